@@ -1,0 +1,121 @@
+//! `perceiver evaluate`: a checkpoint's verdict on the test split, the same that its training ended with.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
+use perceiver_model::Perceiver;
+use perceiver_train::{Checkpoint, DeviceChoice, MetricSums, TestResults};
+
+use crate::checkpoint::open;
+use crate::progress::evaluation_bar;
+
+/// Measure a checkpoint on a test split.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver evaluate --checkpoint runs/shapes-quickstart-1
+  perceiver evaluate --checkpoint runs/photos --dataset folder:other-photos --json")]
+pub(crate) struct Arguments {
+    /// Directory of a run or checkpoint.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+
+    /// Data set, of the same classes [default: the one the checkpoint was trained on].
+    #[arg(long, value_name = "DATASET")]
+    dataset: Option<Source>,
+
+    /// Where fetched data sets lie.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
+
+    /// Use the first N test pictures only [default: as in training].
+    #[arg(long, value_name = "N")]
+    limit_test: Option<usize>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Print the results as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let checkpoint = open(&arguments.checkpoint, arguments.device)?;
+    let test = test_split(arguments, &checkpoint)?;
+    let name = test.name().to_string();
+    let preprocessing = &checkpoint.config.preprocessing;
+    let sums = with_bar(
+        &checkpoint.model,
+        Arc::new(test),
+        preprocessing,
+        checkpoint.device(),
+    )?;
+    let results = TestResults::new(name, &sums);
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else {
+        print(&results);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn test_split(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Dataset> {
+    let card = &checkpoint.config.data;
+    let options = LoadOptions {
+        data_dir: arguments.data_dir.clone(),
+        labels: card.labels,
+        shorter_side: 2 * checkpoint.config.model.image_size,
+        seed: card.seed,
+        ..LoadOptions::default()
+    };
+    let dataset = arguments.dataset.as_ref().unwrap_or(&card.dataset);
+    let mut test = dataset.load(Split::Test, &options).with_context(|| {
+        format!("cannot evaluate on {dataset}; --dataset and --data-dir say where it is")
+    })?;
+    let as_in_training = card.limit_test.filter(|_| arguments.dataset.is_none());
+    if let Some(limit) = arguments.limit_test.or(as_in_training) {
+        test.truncate(limit);
+    }
+    Ok(test)
+}
+
+/// Evaluates under a progress bar.
+pub(crate) fn with_bar(
+    model: &Perceiver,
+    test: Arc<Dataset>,
+    preprocessing: &Preprocessing,
+    device: &Device,
+) -> Result<MetricSums> {
+    let bar = evaluation_bar(test.len() as u64, "testing");
+    let mut show = |done, _| bar.set_position(done);
+    let sums = perceiver_train::evaluate(model, test, preprocessing, device, &mut show)?;
+    bar.finish_and_clear();
+    Ok(sums)
+}
+
+/// Prints results for people.
+pub(crate) fn print(results: &TestResults) {
+    let percent = |share: f64, [low, high]: [f64; 2]| {
+        format!(
+            "{:.2}% (95% interval {:.2} to {:.2})",
+            100.0 * share,
+            100.0 * low,
+            100.0 * high
+        )
+    };
+    println!("test of {} on {} pictures", results.dataset, results.images);
+    println!(
+        "  accuracy        {}",
+        percent(results.acc, results.acc_interval_95)
+    );
+    println!(
+        "  top-5 accuracy  {}",
+        percent(results.top5_acc, results.top5_acc_interval_95)
+    );
+    println!("  loss            {}", results.loss);
+}

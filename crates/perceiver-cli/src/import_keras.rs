@@ -1,0 +1,192 @@
+//! `perceiver import-keras`: weights of the Keras example become a checkpoint of ours.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use perceiver_data::{Labels, Normalization, Preprocessing, Source};
+use perceiver_model::{PerceiverConfig, keras, read_safetensors};
+use perceiver_train::{CheckpointConfig, DataCard, Preset, Recipe, TrainingData, write_weights};
+
+use crate::train::grouped;
+
+/// Turn Keras weights into a checkpoint.
+///
+/// The weights are a safetensors file with one array a variable under its Keras path, as docs/parity.md shows; names may
+/// all begin with `w/`. What the weights do not tell comes from flags: the architecture, and either the data set
+/// the model was trained on, or its normalization and class names.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver import-keras --weights keras.safetensors --dataset cifar100 --output checkpoints/keras
+  perceiver import-keras --weights w.safetensors --architecture model.json --mean 125,123,114 --variance 4001,3826,4373 \\
+      --classes names.txt --output checkpoints/mine")]
+pub(crate) struct Arguments {
+    /// Keras weights, a safetensors file.
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+
+    /// JSON object with the hyperparameters, by the example's names [default: the example's own].
+    #[arg(long, value_name = "FILE")]
+    architecture: Option<PathBuf>,
+
+    /// Data set the model was trained on: gives normalization, class names and hash.
+    #[arg(long, value_name = "DATASET", conflicts_with_all = ["mean", "variance", "classes"])]
+    dataset: Option<Source>,
+
+    /// Where fetched data sets lie.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
+
+    /// Labels the model was trained on: fine or coarse.
+    #[arg(long, value_name = "KIND", default_value = "fine")]
+    labels: Labels,
+
+    /// Mean of each channel, as Keras's Normalization layer holds it.
+    #[arg(long, value_delimiter = ',', value_name = "R,G,B", requires_all = ["variance", "classes"])]
+    mean: Option<Vec<f32>>,
+
+    /// Variance of each channel, as Keras's Normalization layer holds it.
+    #[arg(long, value_delimiter = ',', value_name = "R,G,B", requires = "mean")]
+    variance: Option<Vec<f32>>,
+
+    /// Text file with one class name a line, in the order of the logits.
+    #[arg(long, value_name = "FILE", requires = "mean")]
+    classes: Option<PathBuf>,
+
+    /// Directory of the new checkpoint.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let model = architecture(arguments.architecture.as_deref())?;
+    let arrays = read_safetensors(&arguments.weights)?;
+    let prefix = if arrays.contains_key("w/latents") {
+        "w/"
+    } else {
+        ""
+    };
+    let parameters = keras::import(&model, &arrays, prefix, &Device::Cpu).with_context(|| {
+        format!(
+            "--weights {} do not fit the architecture",
+            arguments.weights.display()
+        )
+    })?;
+    let config = match &arguments.dataset {
+        Some(dataset) => from_dataset(arguments, dataset, model)?,
+        None => from_flags(arguments, model)?,
+    };
+    write(&arguments.output, &config, &parameters)?;
+    println!(
+        "{} parameters written to {}",
+        grouped(parameters.count()),
+        arguments.output.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn architecture(path: Option<&Path>) -> Result<PerceiverConfig> {
+    let Some(path) = path else {
+        return Ok(PerceiverConfig::default());
+    };
+    let expected = || {
+        format!(
+            "--architecture {}: expected a JSON object of hyperparameters",
+            path.display()
+        )
+    };
+    let text = std::fs::read_to_string(path).with_context(expected)?;
+    serde_json::from_str(&text).with_context(expected)
+}
+
+/// Normalization, classes and hash as training on the data set would have them.
+fn from_dataset(
+    arguments: &Arguments,
+    dataset: &Source,
+    model: PerceiverConfig,
+) -> Result<CheckpointConfig> {
+    let mut recipe = Recipe::from_layers(&[(Preset::Keras.name(), Preset::Keras.table())])?;
+    recipe.data.dataset = dataset.clone();
+    recipe.data.data_dir.clone_from(&arguments.data_dir);
+    recipe.data.labels = arguments.labels;
+    recipe.model = model;
+    let data = TrainingData::load(&recipe)?;
+    let card = DataCard {
+        dataset: dataset.clone(),
+        labels: arguments.labels,
+        train_images: data.len(),
+        train_sha256: data.sha256.clone(),
+        seed: recipe.training.seed,
+        limit_test: None,
+    };
+    let classes = data.train.classes().to_vec();
+    checked(CheckpointConfig::new(
+        recipe.model,
+        data.preprocessing,
+        classes,
+        card,
+    ))
+}
+
+fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<CheckpointConfig> {
+    let (Some(mean), Some(variance), Some(path)) =
+        (&arguments.mean, &arguments.variance, &arguments.classes)
+    else {
+        bail!(
+            "expected --dataset, or --mean, --variance and --classes: a checkpoint holds all that prediction needs"
+        );
+    };
+    let normalization = Normalization {
+        mean: mean.clone(),
+        variance: variance.clone(),
+    };
+    normalization.validate()?;
+    let preprocessing = Preprocessing {
+        image_size: model.image_size,
+        antialias: false,
+        normalization,
+    };
+    let names = std::fs::read_to_string(path)
+        .with_context(|| format!("--classes {}: expected a text file", path.display()))?;
+    let classes = names.lines().map(str::trim).filter(|line| !line.is_empty());
+    let card = DataCard {
+        dataset: Source::Cifar100,
+        labels: arguments.labels,
+        train_images: 0,
+        train_sha256: String::new(),
+        seed: 0,
+        limit_test: None,
+    };
+    let classes = classes.map(String::from).collect();
+    checked(CheckpointConfig::new(model, preprocessing, classes, card))
+}
+
+fn checked(config: CheckpointConfig) -> Result<CheckpointConfig> {
+    let (names, logits) = (config.classes.len(), config.model.num_classes());
+    if names != logits {
+        bail!("expected as many class names as the model has logits, found {names} for {logits}");
+    }
+    Ok(config)
+}
+
+fn write(
+    output: &Path,
+    config: &CheckpointConfig,
+    parameters: &perceiver_model::Parameters,
+) -> Result<()> {
+    let path = output.join("config.json");
+    if path.exists() {
+        bail!(
+            "--output {}: expected no checkpoint there yet, found config.json",
+            output.display()
+        );
+    }
+    std::fs::create_dir_all(output)
+        .with_context(|| format!("cannot create {}", output.display()))?;
+    let tensors = parameters
+        .iter()
+        .map(|(name, variable)| (name, variable.as_tensor()));
+    write_weights(tensors, &output.join("model.safetensors"))?;
+    Ok(config.write(&path)?)
+}

@@ -1,0 +1,80 @@
+//! The `perceiver` command as a library: [`run`] is the whole program.
+//!
+//! ```
+//! use std::process::ExitCode;
+//!
+//! let code = perceiver_cli::run(["perceiver", "summary", "--preset", "quickstart"]);
+//! assert_eq!(code, ExitCode::SUCCESS);
+//! ```
+
+mod checkpoint;
+mod evaluate;
+mod import_keras;
+mod interrupt;
+mod logging;
+mod predict;
+pub mod process_settings;
+mod progress;
+mod recipe_flags;
+mod summary;
+mod terminal;
+mod train;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Train, evaluate and use Perceiver image classifiers.
+#[derive(Debug, Parser)]
+#[command(name = "perceiver", version, about, arg_required_else_help = true)]
+#[command(after_help = "Start with `perceiver train`: it needs no flags, no data and no network.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say less: warnings and results only.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+
+    /// Say more: what each step does.
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(train::Arguments),
+    Evaluate(evaluate::Arguments),
+    Predict(predict::Arguments),
+    Summary(summary::Arguments),
+    ImportKeras(import_keras::Arguments),
+}
+
+/// Runs the program with these arguments, the first of which is its name. Results go to standard output, everything else
+/// to standard error.
+///
+/// The exit code is 0 on success, 1 when something failed, 2 for wrong arguments, and 130 when training was
+/// interrupted and saved.
+pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come as errors too; printing fails only when nobody listens.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    logging::start(arguments.quiet, arguments.verbose);
+    let outcome = match arguments.command {
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
+        Command::Summary(arguments) => summary::run(&arguments),
+        Command::ImportKeras(arguments) => import_keras::run(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,124 @@
+//! The observer that people watch: a bar an epoch on a terminal, and a line an epoch everywhere.
+
+use indicatif::ProgressBar;
+use perceiver_train::{EpochMetrics, Event, Metrics, Observer, Result};
+
+use crate::terminal;
+
+const EPOCH: &str = "{prefix} [{bar:24}] {pos}/{len} steps  {msg}  {elapsed} < {eta}";
+const EVALUATION: &str = "{prefix} [{bar:24}] {pos}/{len} images  {elapsed} < {eta}";
+
+/// A bar over pictures, for evaluation.
+pub(crate) fn evaluation_bar(images: u64, what: &'static str) -> ProgressBar {
+    terminal::bar(images, EVALUATION).with_prefix(what)
+}
+
+/// Shows training.
+#[derive(Debug, Default)]
+pub(crate) struct TrainingProgress {
+    bar: Option<ProgressBar>,
+    epochs: usize,
+    images: usize,
+}
+
+impl TrainingProgress {
+    fn start(&mut self, bar: ProgressBar) {
+        self.finish();
+        self.bar = Some(bar);
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn step(&mut self, step: usize, images: usize, metrics: &Metrics) {
+        self.images += images;
+        if let Some(bar) = &self.bar {
+            let rate = self.images as f64 / bar.elapsed().as_secs_f64().max(1e-9);
+            bar.set_message(format!(
+                "loss {:.4}  acc {:.2}%  {rate:.0} images/s",
+                metrics.loss,
+                100.0 * metrics.acc
+            ));
+            bar.set_position(step as u64);
+        }
+    }
+}
+
+impl Observer for TrainingProgress {
+    fn notice(&mut self, event: &Event<'_>) -> Result<()> {
+        match *event {
+            Event::Started {
+                history: [.., last],
+            } => {
+                tracing::info!("going on after epoch {}", last.epoch);
+            }
+            Event::EpochStarted {
+                epoch,
+                epochs,
+                first_step,
+                steps,
+            } => {
+                (self.epochs, self.images) = (epochs, 0);
+                let bar = terminal::bar(steps as u64, EPOCH)
+                    .with_prefix(format!("epoch {epoch}/{epochs}"))
+                    .with_position(first_step as u64);
+                bar.reset_eta();
+                self.start(bar);
+            }
+            Event::Step {
+                step,
+                images,
+                metrics,
+            } => self.step(step, images, &metrics),
+            Event::Validation { done, total } => {
+                if self
+                    .bar
+                    .as_ref()
+                    .is_none_or(|bar| bar.prefix() != "validating")
+                {
+                    self.start(evaluation_bar(total, "validating"));
+                }
+                if let Some(bar) = &self.bar {
+                    bar.set_position(done);
+                }
+            }
+            Event::EpochEnded {
+                history: [.., last],
+                best,
+            } => {
+                self.finish();
+                tracing::info!("{}", epoch_line(last, self.epochs, best));
+            }
+            Event::LearningRateReduced { from, to } => {
+                tracing::info!("validation loss no longer falls: learning rate {from} -> {to}");
+            }
+            Event::StoppedEarly { best_epoch } => {
+                tracing::info!(
+                    "validation loss has not fallen for long: stopping, with the weights of epoch {best_epoch}"
+                );
+            }
+            Event::Interrupted { .. } => self.finish(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn epoch_line(epoch: &EpochMetrics, epochs: usize, best: bool) -> String {
+    format!(
+        "epoch {}/{epochs}  loss {:.4}  acc {:.2}%  top-5 {:.2}%  |  val loss {:.4}  acc {:.2}%  top-5 {:.2}%  |  {:.0} s, {:.0} images/s{}",
+        epoch.epoch,
+        epoch.loss,
+        100.0 * epoch.acc,
+        100.0 * epoch.top5_acc,
+        epoch.val_loss,
+        100.0 * epoch.val_acc,
+        100.0 * epoch.val_top5_acc,
+        epoch.seconds,
+        epoch.images_per_second,
+        if best { "  *" } else { "" }
+    )
+}

@@ -1,0 +1,140 @@
+//! The flags that change a recipe, and the order in which preset, file and flags are laid over one another.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use perceiver_data::{Labels, Source};
+use perceiver_train::{DeviceChoice, Preset, Recipe};
+use toml::Table;
+
+/// Flags over the configuration file over the preset.
+#[derive(Debug, Args)]
+pub(crate) struct RecipeFlags {
+    /// Recipe to start from: keras, cifar100-cpu or quickstart.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<Preset>,
+
+    /// TOML file with [data], [model] and [training] tables; what it names replaces the preset's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Data set: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME[:IMAGE:LABEL].
+    #[arg(long, value_name = "DATASET")]
+    pub(crate) dataset: Option<Source>,
+
+    /// Where fetched data sets lie [default: data].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Learn the classes or their coarse groups: fine or coarse.
+    #[arg(long, value_name = "KIND")]
+    labels: Option<Labels>,
+
+    /// Passes over the training pictures, at most.
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+
+    /// Pictures a step.
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+
+    /// Learning rate at the start.
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
+
+    /// Root of all randomness.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<DeviceChoice>,
+
+    /// Use the first N training pictures only, validation included.
+    #[arg(long, value_name = "N")]
+    limit_train: Option<usize>,
+
+    /// Use the first N test pictures only.
+    #[arg(long, value_name = "N")]
+    limit_test: Option<usize>,
+}
+
+impl RecipeFlags {
+    /// The recipe of a preset, with `--config` and the flags laid over it.
+    pub(crate) fn recipe(&self, preset: Preset) -> Result<Recipe> {
+        let mut layers = vec![(format!("preset {preset}"), preset.table())];
+        if let Some(path) = &self.config {
+            layers.push((path.display().to_string(), read(path)?));
+        }
+        layers.push(("given by flags".to_string(), self.table()?));
+        let layers: Vec<(&str, Table)> = layers
+            .iter()
+            .map(|(name, table)| (name.as_str(), table.clone()))
+            .collect();
+        Ok(Recipe::from_layers(&layers)?)
+    }
+
+    /// The data set that `--config` names.
+    pub(crate) fn configured_dataset(&self) -> Result<Option<Source>> {
+        let Some(path) = &self.config else {
+            return Ok(None);
+        };
+        let table = read(path)?;
+        let dataset = table.get("data").and_then(|data| data.get("dataset"));
+        let Some(dataset) = dataset.and_then(toml::Value::as_str) else {
+            return Ok(None);
+        };
+        let dataset = dataset
+            .parse()
+            .with_context(|| path.display().to_string())?;
+        Ok(Some(dataset))
+    }
+
+    /// The flags that were given, as a layer.
+    fn table(&self) -> Result<Table> {
+        let mut data = Table::new();
+        let mut training = Table::new();
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        put(
+            &mut data,
+            "dataset",
+            self.dataset.as_ref().map(ToString::to_string),
+        )?;
+        put(&mut data, "data_dir", self.data_dir.as_ref().map(path))?;
+        put(
+            &mut data,
+            "labels",
+            self.labels.map(|labels| labels.to_string()),
+        )?;
+        put(&mut data, "limit_train", self.limit_train)?;
+        put(&mut data, "limit_test", self.limit_test)?;
+        put(&mut training, "epochs", self.epochs)?;
+        put(&mut training, "batch_size", self.batch_size)?;
+        put(&mut training, "learning_rate", self.learning_rate)?;
+        put(&mut training, "seed", self.seed)?;
+        put(
+            &mut training,
+            "device",
+            self.device.map(|device| device.to_string()),
+        )?;
+        Ok(Table::from_iter([
+            ("data".to_string(), data.into()),
+            ("training".to_string(), training.into()),
+        ]))
+    }
+}
+
+fn put(table: &mut Table, key: &str, value: Option<impl serde::Serialize>) -> Result<()> {
+    if let Some(value) = value {
+        let value = toml::Value::try_from(value).with_context(|| format!("flag for {key}"))?;
+        table.insert(key.to_string(), value);
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--config {}: expected a TOML file", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("--config {} is no valid TOML", path.display()))
+}

@@ -1,0 +1,250 @@
+//! `perceiver train`: choose data and recipe, say so, train, and judge once by the test split.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use perceiver_data::{Source, Split};
+use perceiver_model::Summary;
+use perceiver_train::{
+    MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults, Trainer,
+    TrainingData,
+};
+
+use crate::evaluate;
+use crate::interrupt::{self, INTERRUPTED};
+use crate::progress::TrainingProgress;
+use crate::recipe_flags::RecipeFlags;
+
+/// Train a model.
+///
+/// Without flags: CIFAR-100 if it is in `data/`, else the embedded shapes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver train
+  perceiver train --dataset cifar100 --preset cifar100-cpu --epochs 5
+  perceiver train --dataset folder:photos --output runs/photos
+  perceiver train --resume runs/photos")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeFlags,
+
+    /// Directory of the run [default: runs/DATASET-PRESET-NUMBER].
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs",
+        "batch_size", "learning_rate", "seed", "limit_train", "limit_test"])]
+    resume: Option<PathBuf>,
+}
+
+/// What to run, and where.
+struct Plan {
+    recipe: Recipe,
+    run: RunDirectory,
+    device: Device,
+    resumed: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let stop = interrupt::flag()?;
+    let plan = match &arguments.resume {
+        Some(run) => resumed(run, &arguments.recipe)?,
+        None => chosen(arguments)?,
+    };
+    let mut trainer = prepare(plan)?;
+    let mut observers: Observers = vec![
+        Box::new(MetricsFile::new(trainer.run().metrics())),
+        Box::new(TrainingProgress::default()),
+    ];
+    let outcome = trainer.fit(&mut observers, &stop);
+    let run = trainer.run().root().display().to_string();
+    match outcome.with_context(|| format!("the run's last saved state is kept in {run}"))? {
+        Outcome::Finished => finish(&trainer),
+        Outcome::Interrupted => {
+            tracing::warn!("saved; go on with: perceiver train --resume {run}");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// The run to go on with.
+fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
+    let run = RunDirectory::open(run)?;
+    let path = run.recipe();
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let table = toml::from_str(&text)
+        .with_context(|| format!("{} is damaged: expected TOML", path.display()))?;
+    let mut recipe = Recipe::from_layers(&[("of the run", table)])?;
+    if let Some(data_dir) = &flags.data_dir {
+        recipe.data.data_dir.clone_from(data_dir);
+    }
+    if let Some(device) = flags.device {
+        recipe.training.device = device;
+    }
+    tracing::info!("resuming {}", run.root().display());
+    let device = recipe.training.device.open()?;
+    Ok(Plan {
+        recipe,
+        run,
+        device,
+        resumed: true,
+    })
+}
+
+/// A new run, by flags and by what is there.
+fn chosen(arguments: &Arguments) -> Result<Plan> {
+    let flags = &arguments.recipe;
+    let device = flags.device.unwrap_or_default().open()?;
+    let (dataset, preset) = choose(flags, &device)?;
+    let mut recipe = flags.recipe(preset)?;
+    recipe.data.dataset = dataset;
+    require_present(&recipe)?;
+    let root = arguments.output.clone().unwrap_or_else(|| {
+        let dataset = recipe.data.dataset.to_string();
+        let name = dataset.rsplit([':', '/']).find(|part| !part.is_empty());
+        let name = format!("{}-{preset}", name.unwrap_or("run"));
+        RunDirectory::unused_under(Path::new("runs"), &name)
+    });
+    let run = RunDirectory::create(root)
+        .context("choose another --output, or go on with the run by --resume")?;
+    Ok(Plan {
+        recipe,
+        run,
+        device,
+        resumed: false,
+    })
+}
+
+/// The data set and the preset: those named, else the best of what is there. Says what and why.
+fn choose(flags: &RecipeFlags, device: &Device) -> Result<(Source, Preset)> {
+    let named = match &flags.dataset {
+        Some(dataset) => Some(dataset.clone()),
+        None => flags.configured_dataset()?,
+    };
+    let data_dir = flags.data_dir.as_deref().unwrap_or(Path::new("data"));
+    let (dataset, why) = match named {
+        Some(dataset) => (dataset, "as named"),
+        None if flags.preset == Some(Preset::Quickstart) => (Source::Shapes, "quickstart's"),
+        None if Source::Cifar100.is_present(data_dir) => (Source::Cifar100, "found"),
+        None => {
+            tracing::warn!(
+                "no CIFAR-100 in {}: learning the embedded shapes instead; `cargo xtask fetch-data` brings CIFAR-100",
+                data_dir.display()
+            );
+            (Source::Shapes, "embedded")
+        }
+    };
+    let (preset, reason) = match (flags.preset, &dataset) {
+        (Some(preset), _) => (preset, "as named"),
+        (None, Source::Shapes) => (Preset::Quickstart, "for shapes"),
+        (None, _) if device.is_cpu() => (Preset::Cifar100Cpu, "for a CPU"),
+        (None, _) => (Preset::Keras, "for a GPU"),
+    };
+    tracing::info!(
+        "data set {dataset} ({why}), preset {preset} ({reason}): {}",
+        preset.description()
+    );
+    Ok((dataset, preset))
+}
+
+/// A data set that is to be fetched first gets the command for it.
+fn require_present(recipe: &Recipe) -> Result<()> {
+    let checked = recipe.data.dataset.check(&recipe.load_options());
+    match &recipe.data.dataset {
+        name @ (Source::Cifar100 | Source::Cifar10) => checked
+            .with_context(|| format!("fetch it with: cargo xtask fetch-data --dataset {name}")),
+        _ => Ok(checked?),
+    }
+}
+
+fn prepare(plan: Plan) -> Result<Trainer> {
+    let Plan {
+        recipe,
+        run,
+        device,
+        resumed,
+    } = plan;
+    tracing::info!("reading {}", recipe.data.dataset);
+    let data = TrainingData::load(&recipe)?;
+    tracing::info!(
+        "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
+        data.train.len(),
+        data.train.classes().len(),
+        data.validation.len(),
+        data.preprocessing.normalization.mean
+    );
+    let trainer = if resumed {
+        Trainer::resume(recipe, data, run, device)?
+    } else {
+        Trainer::start(recipe, data, run, device)?
+    };
+    let recipe = trainer.recipe();
+    let summary = Summary::new(&recipe.model)?;
+    tracing::info!(
+        "{} parameters, {:.2} G multiply-adds a picture; at most {} epochs of {} steps on {}; run {}",
+        grouped(summary.parameters()),
+        summary.multiply_adds() as f64 / 1e9,
+        recipe.training.epochs,
+        trainer.steps_per_epoch(),
+        recipe.training.device,
+        trainer.run().root().display()
+    );
+    Ok(trainer)
+}
+
+/// Reads the test split for the one time it is read, and writes the verdict.
+fn finish(trainer: &Trainer) -> Result<ExitCode> {
+    let recipe = trainer.recipe();
+    let options = recipe.load_options();
+    let mut test = recipe.data.dataset.load(Split::Test, &options)?;
+    if let Some(limit) = recipe.data.limit_test {
+        test.truncate(limit);
+    }
+    let name = test.name().to_string();
+    let sums = evaluate::with_bar(
+        trainer.model(),
+        Arc::new(test),
+        trainer.preprocessing(),
+        trainer.device(),
+    )?;
+    let results = TestResults::new(name, &sums);
+    results.write(&trainer.run().results())?;
+    evaluate::print(&results);
+    let run = trainer.run().root();
+    tracing::info!("best weights, metrics and results are in {}", run.display());
+    tracing::info!(
+        "try: perceiver predict --checkpoint {} IMAGE",
+        run.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A count with its thousands apart.
+pub(crate) fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1234), "1,234");
+        assert_eq!(grouped(9_697_637), "9,697,637");
+    }
+}

@@ -1,0 +1,225 @@
+//! CIFAR-10 and CIFAR-100 in their official binary layout (Krizhevsky, "Learning multiple layers of features from
+//! tiny images", 2009; <https://www.cs.toronto.edu/~kriz/cifar.html>).
+//!
+//! | | directory | files | record |
+//! |---|---|---|---|
+//! | CIFAR-10 | `cifar-10-batches-bin` | `data_batch_1.bin` to `_5`, `test_batch.bin`, `batches.meta.txt` | class, pixels |
+//! | CIFAR-100 | `cifar-100-binary` | `train.bin`, `test.bin`, `coarse_label_names.txt`, `fine_label_names.txt` | coarse class, fine class, pixels |
+//!
+//! A label is one byte, the pixels are 3,072: planes `[3, 32, 32]`, just as [`Image`] keeps them.
+//!
+//! ```
+//! use perceiver_data::{Cifar, CifarRecord, Image, Labels, Split};
+//!
+//! let data = tempfile::tempdir().unwrap();
+//! let records = [(0, 1), (1, 0)].map(|(coarse, fine)| CifarRecord {
+//!     coarse,
+//!     fine,
+//!     image: Image::new(32, 32, vec![fine; 3072]).unwrap(),
+//! });
+//! let names = ["apple", "seal"].map(String::from);
+//! Cifar::Hundred.write_names(data.path(), &names, &["mammals", "fruit"].map(String::from))?;
+//! Cifar::Hundred.write(data.path(), Split::Train, &records)?;
+//!
+//! let train = Cifar::Hundred.read(data.path(), Split::Train, Labels::Fine)?;
+//! assert_eq!(train.labels(), [1, 0]);
+//! assert_eq!(train.classes(), names);
+//! assert_eq!(train.groups().unwrap().of_class, [1, 0]); // an apple is a fruit
+//! # Ok::<(), perceiver_data::DataError>(())
+//! ```
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::dataset::Split;
+use crate::error::{DataError, Result};
+use crate::image::{CHANNELS, Image};
+use crate::labels::Labels;
+
+/// Height and width of every CIFAR picture, in pixels.
+pub(crate) const SIDE: usize = 32;
+/// Bytes of every CIFAR picture.
+pub(crate) const PIXEL_BYTES: usize = CHANNELS * SIDE * SIDE;
+
+/// One of the two CIFAR data sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cifar {
+    /// CIFAR-10: 10 classes.
+    Ten,
+    /// CIFAR-100: 100 classes in 20 coarse groups.
+    Hundred,
+}
+
+/// One picture with its labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CifarRecord {
+    /// The coarse class; 0 in CIFAR-10, whose records have none.
+    pub coarse: u8,
+    /// The class.
+    pub fine: u8,
+    /// The picture, 32 x 32 pixels.
+    pub image: Image,
+}
+
+impl Cifar {
+    /// The directory that the official archive unpacks to.
+    pub const fn directory(self) -> &'static str {
+        match self {
+            Self::Ten => "cifar-10-batches-bin",
+            Self::Hundred => "cifar-100-binary",
+        }
+    }
+
+    /// The official number of records in each file: 10,000, but 50,000 in CIFAR-100's one training file.
+    pub const fn records_per_file(self, split: Split) -> usize {
+        match (self, split) {
+            (Self::Hundred, Split::Train) => 50_000,
+            _ => 10_000,
+        }
+    }
+
+    /// Bytes of one record: its labels and its pixels.
+    pub const fn record_bytes(self) -> usize {
+        self.label_bytes() + PIXEL_BYTES
+    }
+
+    pub(crate) const fn label_bytes(self) -> usize {
+        match self {
+            Self::Ten => 1,
+            Self::Hundred => 2,
+        }
+    }
+
+    /// The files of a split inside [`Cifar::directory`], in order.
+    pub(crate) const fn files(self, split: Split) -> &'static [&'static str] {
+        match (self, split) {
+            (Self::Ten, Split::Train) => &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
+            (Self::Ten, Split::Test) => &["test_batch.bin"],
+            (Self::Hundred, Split::Train) => &["train.bin"],
+            (Self::Hundred, Split::Test) => &["test.bin"],
+        }
+    }
+
+    pub(crate) const fn names_file(self, labels: Labels) -> &'static str {
+        match (self, labels) {
+            (Self::Ten, _) => "batches.meta.txt",
+            (Self::Hundred, Labels::Fine) => "fine_label_names.txt",
+            (Self::Hundred, Labels::Coarse) => "coarse_label_names.txt",
+        }
+    }
+
+    /// Whether all files are there with sizes that fit, without reading the pictures.
+    ///
+    /// # Errors
+    /// The one that reading would end in.
+    pub fn check(self, data_dir: &Path) -> Result<()> {
+        self.read_names(data_dir)?;
+        for split in [Split::Train, Split::Test] {
+            for file in self.files(split) {
+                self.count_records(&self.path(data_dir, file), split)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all files are there, whatever is in them.
+    pub(crate) fn is_present(self, data_dir: &Path) -> bool {
+        let pictures = [Split::Train, Split::Test].map(|split| self.files(split));
+        let names = [Labels::Fine, Labels::Coarse].map(|labels| self.names_file(labels));
+        pictures
+            .into_iter()
+            .flatten()
+            .chain(&names)
+            .all(|file| self.path(data_dir, file).is_file())
+    }
+
+    pub(crate) fn path(self, data_dir: &Path, file: &str) -> PathBuf {
+        data_dir.join(self.directory()).join(file)
+    }
+
+    /// The number of records in a file, told by its size.
+    pub(crate) fn count_records(self, path: &Path, split: Split) -> Result<usize> {
+        let metadata = fs::metadata(path).map_err(|error| self.unreadable(path, error))?;
+        let (size, record, most) = (
+            metadata.len(),
+            self.record_bytes() as u64,
+            self.records_per_file(split) as u64,
+        );
+        if size == 0 || size % record != 0 || size / record > most {
+            return Err(DataError::WrongSize {
+                path: path.to_owned(),
+                expected: format!("a whole number of {record}-byte records, from 1 to {most}"),
+                found: size,
+            });
+        }
+        Ok((size / record) as usize)
+    }
+
+    pub(crate) fn read_names(self, data_dir: &Path) -> Result<Names> {
+        Ok(Names {
+            fine: self.read_names_file(data_dir, Labels::Fine)?,
+            coarse: match self {
+                Self::Ten => Vec::new(),
+                Self::Hundred => self.read_names_file(data_dir, Labels::Coarse)?,
+            },
+        })
+    }
+
+    fn read_names_file(self, data_dir: &Path, labels: Labels) -> Result<Vec<String>> {
+        let path = self.path(data_dir, self.names_file(labels));
+        let text = fs::read_to_string(&path).map_err(|error| self.unreadable(&path, error))?;
+        // The official CIFAR-10 file ends in a blank line.
+        let names: Vec<String> = text
+            .trim_end()
+            .lines()
+            .map(|name| name.trim().into())
+            .collect();
+        if names.is_empty() {
+            return Err(DataError::WrongSize {
+                path,
+                expected: "the name of one class a line".into(),
+                found: text.len() as u64,
+            });
+        }
+        Ok(names)
+    }
+
+    pub(crate) fn unreadable(self, path: &Path, source: io::Error) -> DataError {
+        if source.kind() == io::ErrorKind::NotFound {
+            return DataError::Missing {
+                path: path.to_owned(),
+                expected: format!(
+                    "a file of {self}; `cargo xtask fetch-data --dataset {self}` brings it"
+                ),
+            };
+        }
+        DataError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+impl fmt::Display for Cifar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ten => "cifar10",
+            Self::Hundred => "cifar100",
+        })
+    }
+}
+
+/// Class names; none coarse in CIFAR-10.
+pub(crate) struct Names {
+    pub(crate) fine: Vec<String>,
+    pub(crate) coarse: Vec<String>,
+}

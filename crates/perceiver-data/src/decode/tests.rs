@@ -1,0 +1,272 @@
+use image::{ColorType, DynamicImage, Luma, Rgba, RgbaImage};
+use proptest::prelude::*;
+
+use super::*;
+
+const ORIGIN: &str = "shelf/cat.png";
+
+fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn decode(bytes: &[u8]) -> Result<Image> {
+    Image::decode(bytes, Path::new(ORIGIN))
+}
+
+/// One pixel, lossy, as libwebp writes it; the encoder at hand is lossless.
+const LOSSY_WEBP: &[u8] = &[
+    0x52, 0x49, 0x46, 0x46, 0x22, 0x00, 0x00, 0x00, 0x57, 0x45, 0x42, 0x50, 0x56, 0x50, 0x38, 0x20,
+    0x16, 0x00, 0x00, 0x00, 0x30, 0x01, 0x00, 0x9d, 0x01, 0x2a, 0x01, 0x00, 0x01, 0x00, 0x0e, 0xc0,
+    0xfe, 0x25, 0xa4, 0x00, 0x03, 0x70, 0x00, 0x00, 0x00, 0x00,
+];
+
+/// One pixel, lossy, with an alpha channel of its own, in the extended layout.
+const ALPHA_WEBP: &[u8] = &[
+    0x52, 0x49, 0x46, 0x46, 0x4a, 0x00, 0x00, 0x00, 0x57, 0x45, 0x42, 0x50, 0x56, 0x50, 0x38, 0x58,
+    0x0a, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x41, 0x4c,
+    0x50, 0x48, 0x0c, 0x00, 0x00, 0x00, 0x11, 0x07, 0x10, 0x11, 0xfd, 0x0f, 0x44, 0x44, 0xff, 0x03,
+    0x00, 0x00, 0x56, 0x50, 0x38, 0x20, 0x18, 0x00, 0x00, 0x00, 0x14, 0x01, 0x00, 0x9d, 0x01, 0x2a,
+    0x01, 0x00, 0x01, 0x00, 0x00, 0x00, 0xfe, 0x00, 0x00, 0x0d, 0xc0, 0x00, 0xfe, 0xe6, 0xb5, 0x00,
+    0x00, 0x00,
+];
+
+/// 5 x 7 pixels, no two alike and none of the sides either.
+fn sample() -> RgbImage {
+    RgbImage::from_fn(5, 7, |x, y| {
+        image::Rgb([x as u8 * 50, y as u8 * 36, (x * y) as u8 * 10])
+    })
+}
+
+fn sample_file(format: ImageFormat) -> Vec<u8> {
+    encode(&sample().into(), format)
+}
+
+/// A small file of every format and of both kinds of WebP that the encoder at hand cannot write.
+fn sample_files() -> Vec<Vec<u8>> {
+    let mut files = FORMATS.map(sample_file).to_vec();
+    files.extend([LOSSY_WEBP.to_vec(), ALPHA_WEBP.to_vec()]);
+    files
+}
+
+const FORMATS: [ImageFormat; 3] = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP];
+
+/// The JPEG with an EXIF segment that holds an orientation alone.
+fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+    let tiff = [
+        b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0",
+        &[orientation][..],
+        b"\0\0\0\0\0\0",
+    ];
+    let exif = [b"Exif\0\0", tiff.concat().as_slice()].concat();
+    let length = (exif.len() as u16 + 2).to_be_bytes();
+    [&jpeg[..2], &[0xff, 0xe1], &length, &exif, &jpeg[2..]].concat()
+}
+
+#[test]
+fn lossless_formats_keep_every_pixel_in_its_place() {
+    for format in [ImageFormat::Png, ImageFormat::WebP] {
+        let picture = decode(&sample_file(format)).unwrap();
+        assert_eq!((picture.height(), picture.width()), (7, 5));
+        assert_eq!(picture.to_interleaved(), sample().into_raw());
+    }
+}
+
+#[test]
+fn lossy_webp_is_read_with_and_without_alpha() {
+    for file in [LOSSY_WEBP, ALPHA_WEBP] {
+        let picture = decode(file).unwrap();
+        assert_eq!((picture.height(), picture.width()), (1, 1));
+    }
+}
+
+#[test]
+fn other_colour_types_become_rgb() {
+    let grey = image::GrayImage::from_pixel(1, 1, Luma([200]));
+    let deep = image::ImageBuffer::from_pixel(1, 1, Luma([200_u16 * 257]));
+    for picture in [DynamicImage::from(grey), DynamicImage::from(deep)] {
+        let decoded = decode(&encode(&picture, ImageFormat::Png)).unwrap();
+        assert_eq!(decoded.pixels(), [200; 3], "{:?}", picture.color());
+    }
+}
+
+#[test]
+fn transparency_is_laid_over_white() {
+    let pixels = [[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]];
+    let picture = RgbaImage::from_fn(3, 1, |x, _| Rgba(pixels[x as usize]));
+    for format in [ImageFormat::Png, ImageFormat::WebP] {
+        let decoded = decode(&encode(&picture.clone().into(), format)).unwrap();
+        // 51 is a fifth of 255: a fifth of the colour and four of white.
+        let expected = [10, 20, 30, 255, 255, 255, 204, 224, 255];
+        assert_eq!(decoded.to_interleaved(), expected);
+    }
+}
+
+#[test]
+fn exif_orientation_is_applied() {
+    let halves = RgbImage::from_fn(32, 16, |x, _| image::Rgb([if x < 16 { 0 } else { 255 }; 3]));
+    let jpeg = encode(&halves.into(), ImageFormat::Jpeg);
+    // Where the black left half of the stored picture ends up, by the EXIF standard.
+    for (orientation, size, black) in [
+        (1, (16, 32), "left"),
+        (3, (16, 32), "right"),
+        (6, (32, 16), "top"),
+        (8, (32, 16), "bottom"),
+    ] {
+        let picture = decode(&with_orientation(&jpeg, orientation)).unwrap();
+        let (height, width) = (picture.height(), picture.width());
+        assert_eq!((height, width), size, "orientation {orientation}");
+        let red = |row: usize, column: usize| picture.pixels()[row * width + column];
+        let is_black = match black {
+            "left" => red(8, 2) < 9 && red(8, 29) > 246,
+            "right" => red(8, 29) < 9 && red(8, 2) > 246,
+            "top" => red(2, 8) < 9 && red(29, 8) > 246,
+            _ => red(29, 8) < 9 && red(2, 8) > 246,
+        };
+        assert!(is_black, "orientation {orientation} puts black {black}");
+    }
+}
+
+#[test]
+fn what_is_no_picture_is_named_with_its_first_bytes() {
+    for (bytes, finding) in [
+        (&b""[..], "an empty file"),
+        (
+            b"<!DOCTYPE html>",
+            r#"bytes that begin with "<!DOCTYPE ht""#,
+        ),
+        (
+            b"GIF89a\x01\0\x01\0\0\0\0",
+            r#"bytes that begin with "GIF89a\x01\x00\x01\x00\x00\x00""#,
+        ),
+    ] {
+        let error = decode(bytes).unwrap_err().to_string();
+        let expected = format!(
+            "{ORIGIN} is not a readable picture: expected PNG, JPEG or WebP, found {finding}"
+        );
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn a_file_cut_short_is_refused_wherever_it_is_cut() {
+    for format in FORMATS {
+        let whole = sample_file(format);
+        // A PNG has 12 bytes of end marker after its last pixel.
+        for length in 0..whole.len() - 12 {
+            let error = decode(&whole[..length]).unwrap_err();
+            assert!(
+                matches!(error, DataError::NotAnImage { .. }),
+                "{format:?} {length}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_thumbnails_end_marker_does_not_make_a_jpeg_whole() {
+    let jpeg = sample_file(ImageFormat::Jpeg);
+    let with_thumbnail =
+        |jpeg: &[u8]| [&jpeg[..2], b"\xff\xe1\0\x06\xff\xd9\xff\xd9", &jpeg[2..]].concat();
+    decode(&with_thumbnail(&jpeg)).unwrap();
+    decode(&with_thumbnail(&jpeg[..jpeg.len() - 2])).unwrap_err();
+}
+
+#[test]
+fn bytes_after_the_picture_do_no_harm() {
+    for format in FORMATS {
+        let mut bytes = sample_file(format);
+        bytes.extend_from_slice(b"trailing bytes of any length");
+        decode(&bytes).unwrap();
+    }
+}
+
+/// A PNG of a few bytes whose header claims `side` x `side` pixels.
+fn png_claiming(side: u32) -> Vec<u8> {
+    let mut png = Vec::new();
+    let mut encoder = Vec::new();
+    let picture = image::codecs::png::PngEncoder::new(&mut encoder);
+    image::ImageEncoder::write_image(picture, &[0; 3], 1, 1, ColorType::Rgb8.into()).unwrap();
+    png.extend_from_slice(&encoder[..16]);
+    png.extend_from_slice(&side.to_be_bytes());
+    png.extend_from_slice(&side.to_be_bytes());
+    png.extend_from_slice(&encoder[24..29]);
+    png.extend_from_slice(&crc32(&png[12..29]).to_be_bytes());
+    png.extend_from_slice(&encoder[33..]);
+    png
+}
+
+/// The checksum of PNG chunks.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc: u32, _| {
+            (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
+        })
+    })
+}
+
+#[test]
+fn a_decompression_bomb_is_refused_by_its_header() {
+    let error = decode(&png_claiming(60_000)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "shelf/cat.png has 60000 x 60000 pixels: expected at most 512 MiB of them when decoded"
+    );
+    assert!(matches!(error, DataError::TooManyPixels { .. }));
+}
+
+#[test]
+fn a_picture_without_pixels_is_refused() {
+    let error = decode(&png_claiming(0)).unwrap_err();
+    assert!(matches!(error, DataError::NotAnImage { .. }), "{error}");
+}
+
+#[test]
+fn a_missing_file_and_an_unwritable_one_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Image::open(&dir.path().join("no.png"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("cannot read ") && error.contains("no.png"),
+        "{error}"
+    );
+    let picture = decode(&sample_file(ImageFormat::Png)).unwrap();
+    let error = picture
+        .write_png(&dir.path().join("no/no.png"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("cannot write ") && error.contains("no.png"),
+        "{error}"
+    );
+}
+
+proptest! {
+
+    #[test]
+    fn random_bytes_never_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        signature in prop::sample::select(vec![
+            &b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"[..], b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8X", b"",
+        ]),
+    ) {
+        let _ = decode(&[signature, &bytes].concat());
+    }
+
+    #[test]
+    fn damaged_pictures_never_panic(
+        file in prop::sample::select(sample_files()),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = file;
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let _ = decode(&bytes);
+        let _ = decode(&bytes[..cut.index(bytes.len())]);
+    }
+}

@@ -1,0 +1,235 @@
+//! Image data sets of the Hugging Face Hub: `uoft-cs/cifar100`, `uoft-cs/cifar10`, and any repository of Parquet
+//! files with a picture and a label column.
+//!
+//! Files come through the `hf-hub` library and lie in its cache, which Python's `huggingface_hub` shares, so nothing
+//! is fetched twice. `HF_TOKEN` (or the token file of `hf auth login`), `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT` and
+//! `HF_HUB_OFFLINE` have their usual meaning. Every file is checked against the size and the SHA-256 that the Hub
+//! states before it is read.
+//!
+//! ```no_run
+//! use perceiver_data::{HubDataset, Split};
+//!
+//! let cifar = HubDataset::new("uoft-cs/cifar100");
+//! let train = cifar.load(Split::Train, 32)?;
+//! assert_eq!((train.len(), train.classes()[19].as_str()), (50_000, "cattle"));
+//! # Ok::<(), perceiver_data::DataError>(())
+//! ```
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use perceiver_ops::Key;
+
+use crate::dataset::{Dataset, Split};
+use crate::error::{DataError, Result};
+use crate::hub_repo::HubRepo;
+use crate::labels::Labels;
+use crate::parquet::{ParquetOptions, named_classes, numbered_classes, read_parquet};
+
+/// An image data set on the Hub.
+#[derive(Clone, Debug)]
+pub struct HubDataset {
+    /// `owner/name`.
+    pub repo: String,
+    /// Branch, tag or commit; if not given, `main`, then the `refs/convert/parquet` that the Hub keeps for
+    /// repositories with other file types.
+    pub revision: Option<String>,
+    /// Configuration, for repositories with several.
+    pub config: Option<String>,
+    /// Column of the pictures; guessed if not given.
+    pub image_column: Option<String>,
+    /// Column of the labels; guessed if not given.
+    pub label_column: Option<String>,
+    /// Which labels to read where there are fine and coarse ones.
+    pub labels: Labels,
+    /// Seed of the order that the pictures get; see [`HubDataset::load`].
+    pub seed: u64,
+    /// Where and how to reach the Hub.
+    pub access: HubAccess,
+}
+
+impl HubDataset {
+    /// The data set of repository `repo`, everything else by default and by the environment.
+    pub fn new(repo: impl Into<String>) -> Self {
+        Self {
+            repo: repo.into(),
+            revision: None,
+            config: None,
+            image_column: None,
+            label_column: None,
+            labels: Labels::Fine,
+            seed: 0,
+            access: HubAccess::from_env(),
+        }
+    }
+
+    /// Reads one split, pictures shrunk until their shorter side has `shorter_side` pixels. A repository without a
+    /// test split is judged by its validation split.
+    ///
+    /// Files on the Hub are often sorted by class, and validation is cut from the tail of the training set. So the
+    /// pictures are put in an order drawn by `seed`, except those of CIFAR-10 and CIFAR-100, which are mixed already
+    /// and whose own tail is the validation set of published results.
+    ///
+    /// # Errors
+    /// [`DataError::Hub`] with a way out when the Hub or the cache does not have the data set,
+    /// [`DataError::WrongDownload`] when a file is not the one that the Hub announced, and all of
+    /// [`read_parquet`]'s.
+    pub fn load(&self, split: Split, shorter_side: usize) -> Result<Dataset> {
+        let repo = HubRepo::open(self)?;
+        let files = repo.fetch_split(split)?;
+        let mut options = ParquetOptions {
+            image_column: self.image_column.clone(),
+            label_column: self.label_column.clone(),
+            labels: self.labels,
+            classes: None,
+            shorter_side,
+        };
+        // Classes without names are those of the training split, however few of them are tested.
+        if split == Split::Test && named_classes(&files, &options)?.is_none() {
+            options.classes = Some(numbered_classes(
+                &repo.fetch_split(Split::Train)?,
+                &options,
+            )?);
+        }
+        let dataset = read_parquet(&self.repo, &files, &options)?;
+        if self.is_cifar() {
+            return Ok(dataset);
+        }
+        Ok(dataset.shuffled(self.key(split)))
+    }
+
+    /// Whether both splits are there, on the Hub or, offline, in the cache. Downloads no file.
+    ///
+    /// # Errors
+    /// [`DataError::Hub`] as [`HubDataset::load`].
+    pub fn check(&self) -> Result<()> {
+        let repo = HubRepo::open(self)?;
+        repo.split_files(Split::Train)?;
+        repo.split_files(Split::Test)?;
+        Ok(())
+    }
+
+    fn is_cifar(&self) -> bool {
+        let name = self.repo.rsplit('/').next().unwrap_or_default();
+        ["cifar10", "cifar100"].contains(&name)
+    }
+
+    fn key(&self, split: Split) -> Key {
+        Key::new(self.seed).fold_in_name(match split {
+            Split::Train => "hub train",
+            Split::Test => "hub test",
+        })
+    }
+}
+
+/// How far a download is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubProgress<'a> {
+    /// The file, by its path in the repository.
+    pub file: &'a str,
+    /// Bytes that have arrived.
+    pub done: u64,
+    /// Bytes of the whole file.
+    pub total: u64,
+}
+
+/// Called while a file arrives, from another thread.
+pub type OnProgress = Arc<dyn Fn(&HubProgress) + Send + Sync>;
+
+/// Where and how to reach the Hub. What is not given comes from the environment.
+#[derive(Clone, Default)]
+pub struct HubAccess {
+    /// Address of the Hub; else `HF_ENDPOINT`, else the official one. It is sent the token, whichever it is.
+    pub endpoint: Option<String>,
+    /// Directory of the cache; else `HF_HUB_CACHE`, else `HF_HOME/hub`.
+    pub cache_dir: Option<PathBuf>,
+    /// Access token; else `HF_TOKEN`, else the token file. It is never part of a message.
+    pub token: Option<String>,
+    /// Read the cache only and open no connection.
+    pub offline: bool,
+    /// Called while files arrive.
+    pub on_progress: Option<OnProgress>,
+}
+
+impl HubAccess {
+    /// All by the environment; `offline` by `HF_HUB_OFFLINE`, which `hf-hub` itself ignores.
+    pub fn from_env() -> Self {
+        let offline = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
+        Self {
+            offline: ["1", "ON", "YES", "TRUE"].contains(&offline.to_uppercase().as_str()),
+            ..Self::default()
+        }
+    }
+}
+
+impl fmt::Debug for HubAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubAccess")
+            .field("endpoint", &self.endpoint)
+            .field("cache_dir", &self.cache_dir)
+            .field("token", &self.token.as_ref().map(|_| "hidden"))
+            .field("offline", &self.offline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `owner/name` or `name`, of the characters that the Hub allows. The name becomes part of addresses and of paths in
+/// the cache.
+pub(crate) fn check_repo(repo: &str) -> Result<()> {
+    let plain = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !part.is_empty()
+            && part.chars().all(allowed)
+            && !part.starts_with('.')
+            && !part.contains("..")
+    };
+    if repo.split('/').count() <= 2 && repo.split('/').all(plain) {
+        return Ok(());
+    }
+    Err(DataError::InvalidOption {
+        option: "Hub repository",
+        expected: "OWNER/NAME, such as uoft-cs/cifar100".into(),
+        found: format!("{repo:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_printed() {
+        let mut dataset = HubDataset::new("me/pets");
+        dataset.access.token = Some("hf_secret".into());
+        assert!(!format!("{dataset:?}").contains("hf_secret"));
+    }
+
+    #[test]
+    fn names_that_are_no_repository_are_refused() {
+        for repo in [
+            "",
+            "a/b/c",
+            "../up",
+            "a/..",
+            "me/pets?x",
+            "me/",
+            "C:\\pets",
+            ".hidden/x",
+        ] {
+            let error = HubDataset::new(repo).check().unwrap_err();
+            assert!(
+                matches!(error, DataError::InvalidOption { .. }),
+                "{repo}: {error}"
+            );
+        }
+        assert!(check_repo("uoft-cs/cifar100").is_ok() && check_repo("mnist").is_ok());
+    }
+
+    #[test]
+    fn only_cifar_keeps_its_order() {
+        assert!(HubDataset::new("uoft-cs/cifar100").is_cifar());
+        assert!(HubDataset::new("cifar10").is_cifar());
+        assert!(!HubDataset::new("me/cifar100-sorted").is_cifar());
+    }
+}

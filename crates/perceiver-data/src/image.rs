@@ -1,0 +1,65 @@
+//! One picture: 8-bit RGB, kept as three planes.
+
+use crate::error::{DataError, Result};
+
+/// The number of colour channels of every picture: red, green, blue.
+pub const CHANNELS: usize = 3;
+
+/// An 8-bit RGB picture of any size, stored as planes `[3, height, width]`, each row by row, as CIFAR's files
+/// and candle's convention have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    height: usize,
+    width: usize,
+    pixels: Vec<u8>,
+}
+
+impl Image {
+    /// A picture from its planes, `3 * height * width` bytes.
+    pub fn new(height: usize, width: usize, pixels: Vec<u8>) -> Result<Self> {
+        let expected = CHANNELS * height * width;
+        if height == 0 || width == 0 || pixels.len() != expected {
+            return Err(DataError::WrongPixelCount {
+                what: format!("picture of height {height} and width {width}"),
+                expected,
+                found: pixels.len(),
+            });
+        }
+        Ok(Self {
+            height,
+            width,
+            pixels,
+        })
+    }
+
+    /// A picture from pixels stored one after another as `[height, width, 3]`, as picture files have it.
+    pub fn from_interleaved(height: usize, width: usize, pixels: &[u8]) -> Result<Self> {
+        let planes = (0..CHANNELS)
+            .flat_map(|channel| pixels.iter().skip(channel).step_by(CHANNELS).copied())
+            .collect();
+        Self::new(height, width, planes)
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All pixels, `[3, height, width]`.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// The pixels as picture files store them, `[height, width, 3]`.
+    pub fn to_interleaved(&self) -> Vec<u8> {
+        let plane = self.height * self.width;
+        (0..plane)
+            .flat_map(|at| (0..CHANNELS).map(move |channel| self.pixels[channel * plane + at]))
+            .collect()
+    }
+}

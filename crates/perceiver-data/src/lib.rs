@@ -1,0 +1,104 @@
+//! Labelled pictures, from files to batches: data sets, normalization, augmentation and a loader whose batches
+//! depend on a seed and on nothing else.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use perceiver_data::{
+//!     Augmentation, LoadOptions, Loader, LoaderConfig, Normalization, Preprocessing, Source, Split,
+//! };
+//!
+//! let source: Source = "shapes".parse()?; // or cifar100, cifar10, folder:DIR, hf:USER/NAME
+//! let train = source.load(Split::Train, &LoadOptions::default())?;
+//! let preprocessing = Preprocessing {
+//!     image_size: 64,
+//!     antialias: false,
+//!     normalization: Normalization::adapt(&train)?,
+//! };
+//! let (train, validation) = train.split_tail(0.1);
+//! assert_eq!((train.len(), validation.len()), (9_000, 1_000));
+//!
+//! let config = LoaderConfig {
+//!     shuffle: true,
+//!     augmentation: Some(Augmentation { horizontal_flip: true, zoom: 0.2 }),
+//!     ..LoaderConfig::default()
+//! };
+//! let loader = Loader::new(Arc::new(train), preprocessing, config)?;
+//! let batch = loader.epoch(0, 0).next().expect("9,000 pictures make a batch")?;
+//! assert_eq!(batch.images.dims(), [64, 3, 64, 64]); // [batch, channels, height, width], f32
+//! assert_eq!(batch.labels.dims(), [64]);
+//! # Ok::<(), perceiver_data::DataError>(())
+//! ```
+//!
+//! A [`Source`] names where a [`Dataset`] comes from: [`Cifar`]'s binary files, an [`ImageFolder`], the Hugging Face
+//! Hub (feature `hub`) or the embedded [`shapes`](shapes()). Pictures stay 8-bit [`Image`]s in memory until a
+//! [`Loader`] makes a batch of them by [`Preprocessing`] and [`Augmentation`]. Whatever can be wrong with data is a
+//! variant of [`DataError`] that names the file, what was expected and what was found.
+
+mod augment;
+mod batches;
+mod cifar;
+mod cifar_reader;
+mod cifar_writer;
+mod class_folders;
+mod dataset;
+mod decode;
+mod epoch;
+mod error;
+mod folder;
+mod hex;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_check;
+#[cfg(feature = "hub")]
+mod hub_files;
+#[cfg(feature = "hub")]
+mod hub_refusal;
+#[cfg(feature = "hub")]
+mod hub_repo;
+mod image;
+#[cfg(feature = "hub")]
+pub mod interchange;
+mod labels;
+mod loader;
+mod normalization;
+#[cfg(feature = "hub")]
+mod parquet;
+#[cfg(feature = "hub")]
+mod parquet_columns;
+#[cfg(feature = "hub")]
+mod parquet_file;
+#[cfg(feature = "hub")]
+mod parquet_writer;
+mod preprocess;
+mod resample;
+mod shapes;
+mod shrink;
+mod source;
+mod source_text;
+mod taps;
+mod truncation;
+
+pub use augment::{Augmentation, Draw};
+pub use batches::Batch;
+pub use cifar::{Cifar, CifarRecord};
+pub use dataset::{Dataset, Groups, Split};
+pub use decode::MAX_DECODED_BYTES;
+pub use epoch::Epoch;
+pub use error::{DataError, Result};
+pub use folder::ImageFolder;
+#[cfg(feature = "hub")]
+pub use hub::{HubAccess, HubDataset, HubProgress, OnProgress};
+pub use image::{CHANNELS, Image};
+pub use labels::Labels;
+pub use loader::{Loader, LoaderConfig};
+pub use normalization::Normalization;
+#[cfg(feature = "hub")]
+pub use parquet::{ParquetOptions, read_parquet};
+#[cfg(feature = "hub")]
+pub use parquet_writer::write_parquet;
+pub use preprocess::Preprocessing;
+pub use resample::resample;
+pub use shapes::shapes;
+pub use source::{LoadOptions, Source};
+pub use taps::Taps;

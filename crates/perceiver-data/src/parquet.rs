@@ -1,0 +1,218 @@
+//! Pictures and labels from Parquet files, as the Hugging Face Hub stores image data sets.
+//!
+//! One row is one picture. Its column is the Hub's `Image` feature, a struct `{bytes: binary, path: string}` of which
+//! `bytes` is an encoded PNG, JPEG or WebP file, or a plain binary column of such files; its label is an integer
+//! column. Class names come from the metadata that the Hub's library leaves in the file (key `huggingface`); without
+//! it the classes are numbers.
+//!
+//! Pictures are decoded by [`Image::decode`](crate::Image::decode), on all cores, and come out as they look: row by
+//! row, `[3, height, width]`.
+
+use std::path::{Path, PathBuf};
+
+use crate::dataset::{Dataset, Groups};
+use crate::error::{DataError, Result};
+use crate::image::Image;
+use crate::labels::Labels;
+use crate::parquet_file::{ParquetFile, contain_panics};
+
+/// Classes without names are told by the largest label; beyond this a label is taken for something else.
+const MAX_UNNAMED_CLASSES: usize = 100_000;
+
+/// How to read Parquet files.
+#[derive(Clone, Debug)]
+pub struct ParquetOptions {
+    /// Column of the pictures; guessed if not given: `img`, `image`, or the only column of pictures.
+    pub image_column: Option<String>,
+    /// Column of the labels; guessed if not given: `fine_label` or `coarse_label` by `labels`, else `label`,
+    /// `labels`, or the only integer column.
+    pub label_column: Option<String>,
+    /// Which labels to read where a file has fine and coarse ones.
+    pub labels: Labels,
+    /// Class names for files that have none in their metadata; if not given either, the classes are called by their
+    /// numbers, up to the largest label.
+    pub classes: Option<Vec<String>>,
+    /// Pictures whose shorter side is longer than this are shrunk to it while they are read.
+    pub shorter_side: usize,
+}
+
+impl Default for ParquetOptions {
+    fn default() -> Self {
+        Self {
+            image_column: None,
+            label_column: None,
+            labels: Labels::Fine,
+            classes: None,
+            shorter_side: usize::MAX,
+        }
+    }
+}
+
+/// Reads `files`, in this order, as one data set called `name`.
+///
+/// # Errors
+/// [`DataError::Parquet`] for a file that is not whole Parquet or has an empty cell, [`DataError::Column`] when a
+/// column is missing or of the wrong type (the message lists those found), [`DataError::NotAnImage`] and
+/// [`DataError::LabelOutOfRange`] with the file and the row.
+pub fn read_parquet(name: &str, files: &[PathBuf], options: &ParquetOptions) -> Result<Dataset> {
+    let mut table = Table::default();
+    for path in files {
+        contain_panics(path, || table.append(path, options))?;
+    }
+    table.into_dataset(name, options)
+}
+
+/// The class names in the metadata of the first of `files`, if it has some.
+pub(crate) fn named_classes(
+    files: &[PathBuf],
+    options: &ParquetOptions,
+) -> Result<Option<Vec<String>>> {
+    let Some(path) = files.first() else {
+        return Ok(None);
+    };
+    contain_panics(path, || {
+        Ok(ParquetFile::open(path, options)?.columns.label.names)
+    })
+}
+
+/// The class names in the metadata of `files`, or else the numbers up to the largest label.
+pub(crate) fn numbered_classes(files: &[PathBuf], options: &ParquetOptions) -> Result<Vec<String>> {
+    if let Some(names) = named_classes(files, options)? {
+        return Ok(names);
+    }
+    let mut count = 0;
+    for path in files {
+        let labels = contain_panics(path, || {
+            let file = ParquetFile::open(path, options)?;
+            checked(
+                path,
+                &file.integers(&file.columns.label)?,
+                MAX_UNNAMED_CLASSES,
+            )
+        })?;
+        count = labels
+            .into_iter()
+            .map(|label| label + 1)
+            .fold(count, u32::max);
+    }
+    Ok(numbers(count))
+}
+
+fn numbers(count: u32) -> Vec<String> {
+    (0..count).map(|class| class.to_string()).collect()
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Table {
+    images: Vec<Image>,
+    labels: Vec<u32>,
+    names: Option<Vec<String>>,
+    /// Coarse label of every row, and the coarse names, where there are fine labels beside them.
+    groups: Option<(Vec<u32>, Vec<String>)>,
+}
+
+impl Table {
+    fn append(&mut self, path: &Path, options: &ParquetOptions) -> Result<()> {
+        let file = ParquetFile::open(path, options)?;
+        let names = file
+            .columns
+            .label
+            .names
+            .clone()
+            .or_else(|| options.classes.clone());
+        let classes = names.as_ref().map_or(MAX_UNNAMED_CLASSES, Vec::len);
+        let labels = checked(path, &file.integers(&file.columns.label)?, classes)?;
+        let images = file.images(options.shorter_side)?;
+        if images.len() != labels.len() {
+            return Err(file.finding(format!(
+                "{} pictures and {} labels",
+                images.len(),
+                labels.len()
+            )));
+        }
+        if let Some(coarse) = &file.columns.coarse
+            && let Some(names) = &coarse.names
+        {
+            let values = checked(path, &file.integers(coarse)?, names.len())?;
+            self.groups
+                .get_or_insert_with(|| (Vec::new(), names.clone()))
+                .0
+                .extend(values);
+        }
+        if self.names.is_some() && self.names != names {
+            return Err(DataError::Inconsistent {
+                name: path.display().to_string(),
+                expected: "the class names of the files before it".into(),
+                found: format!("{} other names", names.map_or(0, |names| names.len())),
+            });
+        }
+        self.names = names;
+        self.images.extend(images);
+        self.labels.extend(labels);
+        Ok(())
+    }
+
+    fn into_dataset(self, name: &str, options: &ParquetOptions) -> Result<Dataset> {
+        let unnamed = || numbers(self.labels.iter().max().map_or(0, |&largest| largest + 1));
+        let classes = self
+            .names
+            .or_else(|| options.classes.clone())
+            .unwrap_or_else(unnamed);
+        let groups = match self.groups {
+            Some((coarse, names)) => groups(name, &self.labels, &coarse, names, classes.len())?,
+            None => None,
+        };
+        let dataset = Dataset::new(name, self.images, self.labels, classes)?;
+        match groups {
+            Some(groups) => dataset.with_groups(groups),
+            None => Ok(dataset),
+        }
+    }
+}
+
+/// `labels` as class indices, all below `classes`.
+fn checked(path: &Path, labels: &[i64], classes: usize) -> Result<Vec<u32>> {
+    let checked = |(record, &label): (usize, &i64)| {
+        let class = u32::try_from(label)
+            .ok()
+            .filter(|&class| (class as usize) < classes);
+        class.ok_or_else(|| DataError::LabelOutOfRange {
+            path: path.to_owned(),
+            record,
+            label,
+            classes,
+        })
+    };
+    labels.iter().enumerate().map(checked).collect()
+}
+
+/// The group of every class, from rows that have both; `None` when a class has no row to tell its group.
+fn groups(
+    name: &str,
+    fine: &[u32],
+    coarse: &[u32],
+    names: Vec<String>,
+    classes: usize,
+) -> Result<Option<Groups>> {
+    let mut of_class = vec![None; classes];
+    for (&class, &group) in fine.iter().zip(coarse) {
+        let Some(seen) = of_class.get_mut(class as usize) else {
+            continue; // refused by `Dataset::new`, which says more about it
+        };
+        let first = *seen.get_or_insert(group);
+        if first != group {
+            return Err(DataError::Inconsistent {
+                name: name.to_owned(),
+                expected: format!("class {class} in one coarse group, {first}"),
+                found: format!("it in group {group} too"),
+            });
+        }
+    }
+    let of_class: Option<Vec<u32>> = of_class.into_iter().collect();
+    Ok(of_class.map(|of_class| Groups { names, of_class }))
+}
+
+#[cfg(test)]
+#[path = "parquet_tests.rs"]
+mod tests;

@@ -1,0 +1,169 @@
+//! One Parquet file, whose columns are read in pieces: integers as they are, pictures decoded on all cores.
+
+use std::fs::File;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, DataType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use rayon::prelude::*;
+
+use crate::error::{DataError, Result};
+use crate::image::Image;
+use crate::parquet::ParquetOptions;
+use crate::parquet_columns::{Column, ColumnNames, Columns};
+
+/// Rows decoded at a time: enough for all cores, while a file of photographs is never held decoded at full size.
+const CHUNK: usize = 1024;
+
+/// The `parquet` crate returns errors for nearly all malformed files and panics for the rest (lengths that overflow,
+/// levels that disagree). A file is input, so a panic in its decoder is turned into what it means: a damaged file.
+pub(crate) fn contain_panics<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(DataError::Parquet {
+            path: path.to_owned(),
+            finding: "contents that contradict one another".into(),
+        })
+    })
+}
+
+/// An open file and the columns of it that are read.
+pub(crate) struct ParquetFile<'a> {
+    path: &'a Path,
+    reader: SerializedFileReader<File>,
+    pub(crate) columns: Columns,
+}
+
+impl<'a> ParquetFile<'a> {
+    pub(crate) fn open(path: &'a Path, options: &ParquetOptions) -> Result<Self> {
+        let file = File::open(path).map_err(|source| DataError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, &error))?;
+        let names = ColumnNames {
+            image: options.image_column.as_deref(),
+            label: options.label_column.as_deref(),
+            labels: options.labels,
+        };
+        let columns = Columns::find(path, reader.metadata().file_metadata(), &names)?;
+        Ok(Self {
+            path,
+            reader,
+            columns,
+        })
+    }
+
+    fn row_groups(&self) -> impl Iterator<Item = Result<Box<dyn RowGroupReader + '_>>> {
+        (0..self.reader.num_row_groups()).map(|index| {
+            self.reader
+                .get_row_group(index)
+                .map_err(|e| damaged(self.path, &e))
+        })
+    }
+
+    /// All values of an integer column.
+    pub(crate) fn integers(&self, column: &Column) -> Result<Vec<i64>> {
+        let mut values = Vec::new();
+        for group in self.row_groups() {
+            let reader = group?
+                .get_column_reader(column.index)
+                .map_err(|error| damaged(self.path, &error))?;
+            match reader {
+                ColumnReader::Int32ColumnReader(reader) => {
+                    self.in_chunks(column, reader, |_, chunk| {
+                        values.extend(chunk.into_iter().map(i64::from));
+                        Ok(())
+                    })?;
+                }
+                ColumnReader::Int64ColumnReader(reader) => {
+                    self.in_chunks(column, reader, |_, chunk| {
+                        values.extend(chunk);
+                        Ok(())
+                    })?;
+                }
+                _ => return Err(self.finding(format!("column {} without integers", column.name))),
+            }
+        }
+        Ok(values)
+    }
+
+    /// All pictures, in order, shrunk to `shorter_side`.
+    pub(crate) fn images(&self, shorter_side: usize) -> Result<Vec<Image>> {
+        let column = &self.columns.image;
+        let mut images: Vec<Image> = Vec::new();
+        for group in self.row_groups() {
+            let reader = group?
+                .get_column_reader(column.index)
+                .map_err(|error| damaged(self.path, &error))?;
+            let ColumnReader::ByteArrayColumnReader(reader) = reader else {
+                return Err(self.finding(format!("column {} without bytes", column.name)));
+            };
+            let before = images.len();
+            self.in_chunks(column, reader, |start, chunk: Vec<ByteArray>| {
+                let decoded: Result<Vec<Image>> = chunk
+                    .par_iter()
+                    .enumerate()
+                    .map(|(at, bytes)| {
+                        let origin =
+                            format!("{}, row {}", self.path.display(), before + start + at);
+                        let image = Image::decode(bytes.data(), Path::new(&origin))?;
+                        Ok(image.shrunk_to(shorter_side))
+                    })
+                    .collect();
+                images.extend(decoded?);
+                Ok(())
+            })?;
+        }
+        Ok(images)
+    }
+
+    /// Hands the values of one column of one row group to `take`, up to [`CHUNK`] at a time, each time with the
+    /// number of values before.
+    fn in_chunks<T: DataType>(
+        &self,
+        column: &Column,
+        mut reader: ColumnReaderImpl<T>,
+        mut take: impl FnMut(usize, Vec<T::T>) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        loop {
+            let (mut levels, mut values) = (Vec::new(), Vec::new());
+            let (rows, present, _) = reader
+                .read_records(CHUNK, Some(&mut levels), None, &mut values)
+                .map_err(|error| damaged(self.path, &error))?;
+            if rows == 0 {
+                return Ok(());
+            }
+            if present != rows || values.len() != rows {
+                let empty = levels
+                    .iter()
+                    .position(|&level| level < column.max_definition);
+                return Err(self.finding(format!(
+                    "no value in column {} around row {} of a row group",
+                    column.name,
+                    done + empty.unwrap_or(0)
+                )));
+            }
+            take(done, values)?;
+            done += rows;
+        }
+    }
+
+    pub(crate) fn finding(&self, finding: String) -> DataError {
+        DataError::Parquet {
+            path: self.path.to_owned(),
+            finding,
+        }
+    }
+}
+
+fn damaged(path: &Path, error: &ParquetError) -> DataError {
+    DataError::Parquet {
+        path: path.to_owned(),
+        finding: error.to_string(),
+    }
+}

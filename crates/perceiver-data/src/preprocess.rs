@@ -1,0 +1,277 @@
+//! From 8-bit pictures of any size to the model's input, in Keras's order: normalize, resize, flip, zoom.
+//!
+//! `[3, height, width]` of bytes becomes `[3, image_size, image_size]` of f32. The last three steps are one pair of
+//! sparse matrices ([`Taps`]), and normalization a table of the 256 values a byte can have.
+//!
+//! ```
+//! use perceiver_data::{Image, Normalization, Preprocessing};
+//!
+//! let preprocessing = Preprocessing {
+//!     image_size: 2,
+//!     antialias: false,
+//!     normalization: Normalization { mean: vec![100.0; 3], variance: vec![4.0; 3] },
+//! };
+//! let pixel = Image::new(1, 1, vec![100, 102, 98])?;
+//! let input = preprocessing.tensor(&[pixel])?; // [1, 3, 2, 2]
+//! assert_eq!(input.get(0)?.flatten_from(1)?.to_vec2::<f32>()?, [[0.0; 4], [1.0; 4], [-1.0; 4]]);
+//! # Ok::<(), perceiver_data::DataError>(())
+//! ```
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::augment::Draw;
+use crate::error::{DataError, Result};
+use crate::image::{CHANNELS, Image};
+use crate::normalization::{Normalization, Table};
+use crate::resample::{Scratch, resample_into};
+use crate::taps::Taps;
+
+/// The largest side of a model's input; a larger one is taken for a mistake.
+const MAX_IMAGE_SIZE: usize = 4096;
+
+/// How pictures become input; part of a checkpoint, so that prediction does what training did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// Height and width of the input, in pixels.
+    pub image_size: usize,
+    /// Whether shrinking averages over the pixels it drops. Keras's `Resizing` does not, by default.
+    pub antialias: bool,
+    /// Mean and variance of the training pictures.
+    pub normalization: Normalization,
+}
+
+impl Preprocessing {
+    /// Refuses an image size of 0 or above 4096, and a normalization that fits no picture.
+    pub fn validate(&self) -> Result<()> {
+        if !(1..=MAX_IMAGE_SIZE).contains(&self.image_size) {
+            return Err(DataError::InvalidOption {
+                option: "image_size",
+                expected: format!("1 to {MAX_IMAGE_SIZE} pixels"),
+                found: self.image_size.to_string(),
+            });
+        }
+        self.normalization.validate()
+    }
+
+    /// Writes a picture, changed as `draw` says, to `out`, `[3, image_size, image_size]`.
+    ///
+    /// # Errors
+    /// When the options are not valid, or `out` has another size.
+    pub fn apply(&self, image: &Image, draw: &Draw, out: &mut [f32]) -> Result<()> {
+        let prepared = self.prepare([image])?;
+        if out.len() != prepared.output_len() {
+            return Err(DataError::WrongPixelCount {
+                what: format!("input of size {}", self.image_size),
+                expected: prepared.output_len(),
+                found: out.len(),
+            });
+        }
+        prepared.apply(image, draw, &mut Scratch::default(), out);
+        Ok(())
+    }
+
+    /// Pictures as a batch for evaluation, unchanged but for size and scale: f32 `[n, 3, image_size, image_size]`
+    /// on the CPU.
+    pub fn tensor(&self, images: &[Image]) -> Result<Tensor> {
+        let prepared = self.prepare(images)?;
+        prepared.batch(images.par_iter().map(|image| (image, Draw::NONE)))
+    }
+
+    /// Everything that pictures of the sizes of `images` have in common.
+    pub(crate) fn prepare<'a>(
+        &self,
+        images: impl IntoIterator<Item = &'a Image>,
+    ) -> Result<Prepared> {
+        self.validate()?;
+        let mut resize = HashMap::new();
+        for len in images
+            .into_iter()
+            .flat_map(|image| [image.height(), image.width()])
+        {
+            resize
+                .entry(len)
+                .or_insert_with(|| Taps::resize(len, self.image_size, self.antialias));
+        }
+        Ok(Prepared {
+            image_size: self.image_size,
+            antialias: self.antialias,
+            table: self.normalization.table(),
+            resize,
+        })
+    }
+}
+
+/// Valid [`Preprocessing`] with its tables at hand.
+pub(crate) struct Prepared {
+    image_size: usize,
+    antialias: bool,
+    table: Table,
+    /// From each length of a side to `image_size`.
+    resize: HashMap<usize, Taps>,
+}
+
+impl Prepared {
+    /// The number of values a picture becomes.
+    fn output_len(&self) -> usize {
+        CHANNELS * self.image_size * self.image_size
+    }
+
+    /// Preprocesses pictures in parallel: `[n, 3, image_size, image_size]`.
+    pub(crate) fn batch<'a>(
+        &self,
+        images: impl IndexedParallelIterator<Item = (&'a Image, Draw)>,
+    ) -> Result<Tensor> {
+        let shape = (images.len(), CHANNELS, self.image_size, self.image_size);
+        let mut values = vec![0.0; images.len() * self.output_len()];
+        images
+            .zip(values.par_chunks_exact_mut(self.output_len()))
+            .for_each_init(Scratch::default, |scratch, ((image, draw), out)| {
+                self.apply(image, &draw, scratch, out);
+            });
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// One picture into `out`, `[3, image_size, image_size]`.
+    fn apply(&self, image: &Image, draw: &Draw, scratch: &mut Scratch, out: &mut [f32]) {
+        let (height, width) = (image.height(), image.width());
+        let (rows, columns) = self.taps(height, width, draw);
+        let planes = image.pixels().chunks_exact(height * width);
+        let outputs = out.chunks_exact_mut(self.image_size * self.image_size);
+        for ((plane, out), table) in planes.zip(outputs).zip(&self.table) {
+            let read = |row: usize, into: &mut [f32]| {
+                for (value, byte) in into.iter_mut().zip(&plane[row * width..]) {
+                    *value = table[usize::from(*byte)];
+                }
+            };
+            resample_into(&rows, &columns, read, scratch, out);
+        }
+    }
+
+    /// Resize, then flip, then zoom, along each axis.
+    fn taps(&self, height: usize, width: usize, draw: &Draw) -> (Cow<'_, Taps>, Cow<'_, Taps>) {
+        let (rows, columns) = (self.resize(height), self.resize(width));
+        if *draw == Draw::NONE {
+            return (rows, columns);
+        }
+        let size = self.image_size;
+        let columns = if draw.flip {
+            Cow::Owned(Taps::flip(size).compose(&columns))
+        } else {
+            columns
+        };
+        (
+            Cow::Owned(Taps::zoom(size, draw.height_zoom).compose(&rows)),
+            Cow::Owned(Taps::zoom(size, draw.width_zoom).compose(&columns)),
+        )
+    }
+
+    fn resize(&self, len: usize) -> Cow<'_, Taps> {
+        self.resize.get(&len).map_or_else(
+            || Cow::Owned(Taps::resize(len, self.image_size, self.antialias)),
+            Cow::Borrowed,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::resample::resample;
+
+    fn preprocessing(image_size: usize) -> Preprocessing {
+        Preprocessing {
+            image_size,
+            antialias: true,
+            normalization: Normalization {
+                mean: vec![120.0, 125.0, 130.0],
+                variance: vec![4000.0, 4100.0, 4200.0],
+            },
+        }
+    }
+
+    fn picture(height: usize, width: usize) -> Image {
+        let pixels = (0..3 * height * width)
+            .map(|i| (i * 37 % 251) as u8)
+            .collect();
+        Image::new(height, width, pixels).unwrap()
+    }
+
+    #[test]
+    fn wrong_options_are_refused() {
+        for size in [0, MAX_IMAGE_SIZE + 1, usize::MAX] {
+            let message = preprocessing(size)
+                .tensor(&[picture(2, 2)])
+                .unwrap_err()
+                .to_string();
+            assert!(
+                message.contains("image_size: expected 1 to 4096"),
+                "{message}"
+            );
+        }
+        let mut wrong = preprocessing(4);
+        wrong.normalization.mean.pop();
+        assert!(
+            wrong
+                .apply(&picture(2, 2), &Draw::NONE, &mut [0.0; 48])
+                .is_err()
+        );
+        let short = preprocessing(4).apply(&picture(2, 2), &Draw::NONE, &mut [0.0; 47]);
+        assert!(matches!(
+            short,
+            Err(DataError::WrongPixelCount {
+                expected: 48,
+                found: 47,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn no_pictures_make_an_empty_batch() {
+        assert_eq!(preprocessing(8).tensor(&[]).unwrap().dims(), [0, 3, 8, 8]);
+    }
+
+    proptest! {
+        #[test]
+        fn all_at_once_is_step_by_step(
+            height in 1_usize..20,
+            width in 1_usize..20,
+            size in 1_usize..20,
+            flip: bool,
+            height_zoom in 0.8_f32..1.2,
+            width_zoom in 0.8_f32..1.2,
+        ) {
+            let preprocessing = preprocessing(size);
+            let image = picture(height, width);
+            let draw = Draw { flip, height_zoom, width_zoom };
+            let mut out = vec![0.0; 3 * size * size];
+            preprocessing.apply(&image, &draw, &mut out).unwrap();
+
+            let Normalization { mean, variance } = &preprocessing.normalization;
+            let (same, turned) = (Taps::resize(size, size, false), Taps::flip(size));
+            let mut expected = Vec::new();
+            for (channel, plane) in image.pixels().chunks(height * width).enumerate() {
+                let normalized: Vec<f32> = plane
+                    .iter()
+                    .map(|&v| (f32::from(v) - mean[channel]) / variance[channel].sqrt())
+                    .collect();
+                let [rows, columns] = [height, width].map(|len| Taps::resize(len, size, true));
+                let resized = resample(&normalized, &rows, &columns);
+                let flipped = resample(&resized, &same, if flip { &turned } else { &same });
+                let [rows, columns] = [height_zoom, width_zoom].map(|zoom| Taps::zoom(size, zoom));
+                expected.extend(resample(&flipped, &rows, &columns));
+            }
+            for (found, expected) in out.iter().zip(&expected) {
+                prop_assert!((found - expected).abs() < 1e-5);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! `shapes`: a data set that is drawn instead of downloaded, for machines without data or network.
+//!
+//! Twenty figures in five groups, as CIFAR-100 has classes in superclasses, on 32x32 colour pictures. Position,
+//! size, tilt, mirroring, colours, background clutter and noise are random; none of them depends on the class.
+//! A figure is as often lighter as darker than its background, so no weighted sum of pixels tells the classes apart.
+//!
+//! The pictures are the same on every machine and for every number of threads: each is a function of its split and
+//! index, computed with IEEE additions, multiplications, divisions and square roots alone.
+//!
+//! ```
+//! use perceiver_data::{Labels, Split, shapes};
+//!
+//! let test = shapes(Split::Test, Labels::Fine)?;
+//! assert_eq!(test.len(), 2_000);
+//! assert_eq!(test.classes()[0], "disc");
+//! # Ok::<(), perceiver_data::DataError>(())
+//! ```
+
+mod background;
+mod colour;
+mod figure;
+mod random;
+mod scene;
+
+use perceiver_ops::Key;
+use rayon::prelude::*;
+
+use crate::dataset::{Dataset, Groups, Split};
+use crate::error::Result;
+use crate::image::Image;
+use crate::labels::Labels;
+use figure::Figure;
+
+/// Pictures in the training split, 500 a class.
+const TRAIN_LEN: usize = 10_000;
+/// Pictures in the test split, 100 a class.
+const TEST_LEN: usize = 2_000;
+/// The root of all randomness in the pictures. Another seed is another data set.
+const SEED: u64 = 0x5ba9_e500;
+
+/// Every group with its classes: name and outline. Classes are numbered in this order.
+#[rustfmt::skip]
+const GROUPS: [(&str, [(&str, Figure); 4]); 5] = [
+    ("round", [
+        ("disc", figure::disc),
+        ("ring", figure::ring),
+        ("crescent", figure::crescent),
+        ("oval", figure::oval),
+    ]),
+    ("polygon", [
+        ("triangle", figure::triangle),
+        ("square", figure::square),
+        ("diamond", figure::diamond),
+        ("star", figure::star),
+    ]),
+    ("sign", [
+        ("plus", figure::plus),
+        ("cross", figure::cross),
+        ("arrow", figure::arrow),
+        ("chevron", figure::chevron),
+    ]),
+    ("pattern", [
+        ("stripes", figure::stripes),
+        ("checkerboard", figure::checkerboard),
+        ("dots", figure::dots),
+        ("target", figure::target),
+    ]),
+    ("object", [
+        ("heart", figure::heart),
+        ("house", figure::house),
+        ("tree", figure::tree),
+        ("fish", figure::fish),
+    ]),
+];
+
+/// Draws a split of the embedded data set: 10,000 training or 2,000 test pictures of 32x32, classes in turn, so
+/// that any run of consecutive pictures is as balanced as its length allows.
+///
+/// With [`Labels::Fine`] there are 20 classes and their 5 groups; with [`Labels::Coarse`] the groups are the classes.
+pub fn shapes(split: Split, labels: Labels) -> Result<Dataset> {
+    let (name, len) = match split {
+        Split::Train => ("train", TRAIN_LEN),
+        Split::Test => ("test", TEST_LEN),
+    };
+    let figures: Vec<Figure> = each_class().map(|(_, _, figure)| figure).collect();
+    let of_class: Vec<u32> = each_class().map(|(group, _, _)| group).collect();
+
+    let key = Key::new(SEED).fold_in_name(name);
+    let images = (0..len)
+        .into_par_iter()
+        .map(|index| scene::draw(figures[index % figures.len()], key.fold_in(index as u64)))
+        .collect::<Result<Vec<Image>>>()?;
+
+    let group_names: Vec<String> = GROUPS.iter().map(|(group, _)| (*group).into()).collect();
+    let class_of = |index: usize| index % figures.len();
+    match labels {
+        Labels::Fine => {
+            let fine = (0..len).map(|index| class_of(index) as u32).collect();
+            let classes = each_class().map(|(_, class, _)| class.into()).collect();
+            Dataset::new("shapes", images, fine, classes)?.with_groups(Groups {
+                names: group_names,
+                of_class,
+            })
+        }
+        Labels::Coarse => {
+            let coarse = (0..len).map(|index| of_class[class_of(index)]).collect();
+            Dataset::new("shapes", images, coarse, group_names)
+        }
+    }
+}
+
+/// Group index, name and outline of every class, in the order of the labels.
+fn each_class() -> impl Iterator<Item = (u32, &'static str, Figure)> {
+    (0..).zip(&GROUPS).flat_map(|(group, (_, classes))| {
+        classes
+            .iter()
+            .map(move |&(class, figure)| (group, class, figure))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn splits_are_balanced_and_of_the_promised_size() {
+        for (split, per_class) in [(Split::Train, 500), (Split::Test, 100)] {
+            let data = shapes(split, Labels::Fine).unwrap();
+            let mut counts = vec![0; data.classes().len()];
+            for &label in data.labels() {
+                counts[label as usize] += 1;
+            }
+            assert_eq!(counts, vec![per_class; 20]);
+            assert!(
+                data.images()
+                    .iter()
+                    .all(|i| (i.height(), i.width()) == (32, 32))
+            );
+        }
+    }
+
+    #[test]
+    fn coarse_labels_are_the_groups_of_the_fine_ones() {
+        let fine = shapes(Split::Test, Labels::Fine).unwrap();
+        let coarse = shapes(Split::Test, Labels::Coarse).unwrap();
+        let groups = fine.groups().unwrap();
+        let expected: Vec<u32> = fine
+            .labels()
+            .iter()
+            .map(|&class| groups.of_class[class as usize])
+            .collect();
+        assert_eq!(coarse.labels(), expected);
+        assert_eq!(coarse.classes(), groups.names);
+        assert_eq!(coarse.images(), fine.images());
+    }
+
+    #[test]
+    fn no_picture_is_in_both_splits_or_twice_in_one() {
+        let train = shapes(Split::Train, Labels::Fine).unwrap();
+        let test = shapes(Split::Test, Labels::Fine).unwrap();
+        let distinct: HashSet<&[u8]> = train
+            .images()
+            .iter()
+            .chain(test.images())
+            .map(Image::pixels)
+            .collect();
+        assert_eq!(distinct.len(), TRAIN_LEN + TEST_LEN);
+    }
+
+    #[test]
+    fn the_pictures_are_the_same_everywhere() {
+        // Results on this data set are comparable only as long as these hold: another platform, number of threads
+        // or version of a dependency must not change a pixel.
+        let hash = |split| shapes(split, Labels::Fine).unwrap().sha256();
+        assert_eq!(
+            [hash(Split::Train), hash(Split::Test)],
+            [
+                "2806cca19367cf1561d49e510cc08c201fe12e27927cbee4888cff44d395214f",
+                "be42fe270eeb64ac5ece2d7613d594d12f2d7ee64f493b79324d4b3b554133d3",
+            ]
+        );
+    }
+}

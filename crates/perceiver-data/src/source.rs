@@ -1,0 +1,262 @@
+//! Where a data set comes from, as people write it: `cifar100`, `folder:photos`, `hf:uoft-cs/cifar10`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cifar::Cifar;
+use crate::dataset::{Dataset, Split};
+#[cfg(not(feature = "hub"))]
+use crate::error::DataError;
+use crate::error::Result;
+use crate::folder::ImageFolder;
+#[cfg(feature = "hub")]
+use crate::hub::HubDataset;
+use crate::labels::Labels;
+use crate::shapes::shapes;
+
+/// The place a data set is read from. Its text form is what configuration files and flags hold.
+///
+/// ```
+/// use std::path::PathBuf;
+/// use perceiver_data::Source;
+///
+/// let source: Source = "folder:holiday/photos".parse()?;
+/// assert_eq!(source, Source::Folder(PathBuf::from("holiday/photos")));
+/// assert_eq!(source.to_string(), "folder:holiday/photos");
+/// # Ok::<(), perceiver_data::DataError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Source {
+    /// `cifar100`: 100 classes in 20 groups, from the data directory.
+    Cifar100,
+    /// `cifar10`: 10 classes, from the data directory.
+    Cifar10,
+    /// `shapes`: the embedded data set, drawn when it is asked for.
+    Shapes,
+    /// `folder:DIR`: picture files in class folders.
+    Folder(PathBuf),
+    /// `hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]`: a data set of the Hugging Face Hub. Needs the crate's feature
+    /// `hub`.
+    Hub {
+        /// The repository, `USER/NAME`.
+        repo: String,
+        /// The column of the pictures, where it cannot be guessed.
+        image_column: Option<String>,
+        /// The column of the labels, where it cannot be guessed.
+        label_column: Option<String>,
+    },
+}
+
+/// How to read a [`Source`]; each source uses what concerns it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadOptions {
+    /// The directory that CIFAR's directories lie in; `data` by default.
+    pub data_dir: PathBuf,
+    /// Classes or coarse groups.
+    pub labels: Labels,
+    /// Pictures of folders and of the Hub are shrunk until their shorter side has this many pixels; 64 by default.
+    pub shorter_side: usize,
+    /// The test part of a folder that has no split of its own, of each class; 0.2 by default.
+    pub test_fraction: f64,
+    /// The seed of a folder's order and split, and of the Hub's order; 0 by default.
+    pub seed: u64,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data"),
+            labels: Labels::Fine,
+            shorter_side: 64,
+            test_fraction: 0.2,
+            seed: 0,
+        }
+    }
+}
+
+impl Source {
+    /// Reads a split.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the data, or with the options for this source.
+    pub fn load(&self, split: Split, options: &LoadOptions) -> Result<Dataset> {
+        match self {
+            Self::Cifar100 => Cifar::Hundred.read(&options.data_dir, split, options.labels),
+            Self::Cifar10 => Cifar::Ten.read(&options.data_dir, split, options.labels),
+            Self::Shapes => shapes(split, options.labels),
+            Self::Folder(root) => self.image_folder(root, options)?.load(split),
+            #[cfg(feature = "hub")]
+            Self::Hub {
+                repo,
+                image_column,
+                label_column,
+            } => hub_dataset(
+                repo,
+                image_column.as_deref(),
+                label_column.as_deref(),
+                options,
+            )
+            .load(split, options.shorter_side),
+            #[cfg(not(feature = "hub"))]
+            Self::Hub { .. } => Err(self.without_hub()),
+        }
+    }
+
+    /// Looks whether both splits are there and have sizes that fit, without reading pictures, so that a long
+    /// training does not fail at its end for want of a test file. The
+    /// Hub is asked for the list of files only.
+    ///
+    /// # Errors
+    /// The one that loading would end in, as far as it can be told.
+    pub fn check(&self, options: &LoadOptions) -> Result<()> {
+        match self {
+            Self::Cifar100 => Cifar::Hundred.check(&options.data_dir),
+            Self::Cifar10 => {
+                options.labels.require_fine(self)?;
+                Cifar::Ten.check(&options.data_dir)
+            }
+            Self::Shapes => Ok(()),
+            Self::Folder(root) => self.image_folder(root, options)?.check(),
+            #[cfg(feature = "hub")]
+            Self::Hub {
+                repo,
+                image_column,
+                label_column,
+            } => hub_dataset(
+                repo,
+                image_column.as_deref(),
+                label_column.as_deref(),
+                options,
+            )
+            .check(),
+            #[cfg(not(feature = "hub"))]
+            Self::Hub { .. } => Err(self.without_hub()),
+        }
+    }
+
+    /// Whether the data set's files are on this machine, whole or not; never of the Hub's, whose cache is not
+    /// searched.
+    pub fn is_present(&self, data_dir: &Path) -> bool {
+        match self {
+            Self::Cifar100 => Cifar::Hundred.is_present(data_dir),
+            Self::Cifar10 => Cifar::Ten.is_present(data_dir),
+            Self::Shapes => true,
+            Self::Folder(root) => root.is_dir(),
+            Self::Hub { .. } => false,
+        }
+    }
+
+    fn image_folder(&self, root: &Path, options: &LoadOptions) -> Result<ImageFolder> {
+        options.labels.require_fine(self)?;
+        Ok(ImageFolder {
+            root: root.to_owned(),
+            shorter_side: options.shorter_side,
+            test_fraction: options.test_fraction,
+            seed: options.seed,
+        })
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn without_hub(&self) -> DataError {
+        DataError::InvalidOption {
+            option: "dataset",
+            expected:
+                "a data set on this machine, as this program was built without the feature `hub`"
+                    .into(),
+            found: self.to_string(),
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+fn hub_dataset(
+    repo: &str,
+    image_column: Option<&str>,
+    label_column: Option<&str>,
+    options: &LoadOptions,
+) -> HubDataset {
+    HubDataset {
+        image_column: image_column.map(Into::into),
+        label_column: label_column.map(Into::into),
+        labels: options.labels,
+        seed: options.seed,
+        ..HubDataset::new(repo)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(feature = "hub")]
+    use crate::error::DataError;
+
+    fn options(data_dir: &Path, labels: Labels) -> LoadOptions {
+        LoadOptions {
+            data_dir: data_dir.to_owned(),
+            labels,
+            ..LoadOptions::default()
+        }
+    }
+
+    #[test]
+    fn shapes_are_always_there() {
+        let nowhere = Path::new("nowhere");
+        assert!(Source::Shapes.is_present(nowhere));
+        Source::Shapes
+            .check(&options(nowhere, Labels::Coarse))
+            .unwrap();
+    }
+
+    #[test]
+    fn absent_data_is_missing() {
+        let empty = tempfile::tempdir().unwrap();
+        let folder = Source::Folder(empty.path().join("photos"));
+        for source in [Source::Cifar100, Source::Cifar10, folder] {
+            assert!(!source.is_present(empty.path()));
+            let options = options(empty.path(), Labels::Fine);
+            for error in [
+                source.check(&options).unwrap_err(),
+                source.load(Split::Test, &options).unwrap_err(),
+            ] {
+                assert!(matches!(error, DataError::Missing { .. }), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn coarse_labels_are_refused_where_there_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path(), Labels::Coarse);
+        for source in [Source::Cifar10, Source::Folder(dir.path().into())] {
+            for error in [
+                source.check(&options).unwrap_err(),
+                source.load(Split::Train, &options).unwrap_err(),
+            ] {
+                let message = error.to_string();
+                let expected = format!(
+                    "labels: expected fine, the only labels that {source} has, found coarse"
+                );
+                assert_eq!(message, expected);
+            }
+        }
+    }
+
+    #[cfg(not(feature = "hub"))]
+    #[test]
+    fn the_hub_needs_its_feature() {
+        let source: Source = "hf:uoft-cs/cifar10".parse().unwrap();
+        let options = LoadOptions::default();
+        for error in [
+            source.check(&options).unwrap_err(),
+            source.load(Split::Train, &options).unwrap_err(),
+        ] {
+            assert!(
+                error
+                    .to_string()
+                    .contains("built without the feature `hub`")
+            );
+        }
+    }
+}

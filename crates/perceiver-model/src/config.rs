@@ -1,0 +1,243 @@
+//! Every hyperparameter of the model, with the names and defaults of the Keras example.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ModelError, Result};
+
+/// The architecture of a [`Perceiver`](crate::Perceiver). The default is the Keras example's: 9,697,637 parameters on
+/// CIFAR-100.
+///
+/// ```
+/// use perceiver_model::PerceiverConfig;
+///
+/// let config = PerceiverConfig { image_size: 32, patch_size: 4, ..Default::default() };
+/// config.validate()?;
+/// assert_eq!((config.num_patches(), config.patch_len()), (64, 48));
+/// # Ok::<(), perceiver_model::ModelError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PerceiverConfig {
+    /// Height and width of the images the model sees, in pixels, after resizing.
+    pub image_size: usize,
+    /// Colour channels of an image.
+    pub channels: usize,
+    /// Height and width of a patch in pixels; 1 makes every pixel a token.
+    pub patch_size: usize,
+    /// Number of latents. (The example calls it the latent dimension, after the array's first axis.)
+    pub latent_dim: usize,
+    /// Width of data tokens and latents.
+    pub projection_dim: usize,
+    /// Heads of the latent transformer's self-attention.
+    pub num_heads: usize,
+    /// Width of queries, keys and values of one head; 0 stands for `projection_dim`, as in the example, where
+    /// eight heads are together eight times as wide as the model.
+    pub head_dim: usize,
+    /// Blocks of the latent transformer.
+    pub num_transformer_blocks: usize,
+    /// How often cross attention and latent transformer are applied, each time with the same weights.
+    pub num_iterations: usize,
+    /// Widths of the feed-forward layers; the last equals `projection_dim`, for the residual.
+    pub ffn_units: Vec<usize>,
+    /// Widths of the classification head's layers; the last is the number of classes.
+    pub classifier_units: Vec<usize>,
+    /// Dropout after each feed-forward network, the head included.
+    pub dropout_rate: f64,
+    /// Dropout on attention probabilities.
+    pub attention_dropout: f64,
+    /// First value of the learned factor on cross-attention logits. The example starts at 1, where the softmax over
+    /// dot products of 256 terms is all but a maximum; `1 / sqrt(projection_dim)` is the usual scale.
+    pub cross_attention_scale: f64,
+    /// Added to the variance in layer norms.
+    pub layer_norm_epsilon: f64,
+}
+
+impl Default for PerceiverConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 64,
+            channels: 3,
+            patch_size: 2,
+            latent_dim: 256,
+            projection_dim: 256,
+            num_heads: 8,
+            head_dim: 0,
+            num_transformer_blocks: 4,
+            num_iterations: 2,
+            ffn_units: vec![256, 256],
+            classifier_units: vec![256, 100],
+            dropout_rate: 0.2,
+            attention_dropout: 0.1,
+            cross_attention_scale: 1.0,
+            layer_norm_epsilon: 1e-6,
+        }
+    }
+}
+
+impl PerceiverConfig {
+    /// Number of data tokens: patches of an image.
+    pub fn num_patches(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2)
+    }
+
+    /// Values in a patch: `patch_size * patch_size * channels`.
+    pub fn patch_len(&self) -> usize {
+        self.patch_size.pow(2) * self.channels
+    }
+
+    /// Number of classes: the width of the head's last layer.
+    pub fn num_classes(&self) -> usize {
+        self.classifier_units.last().copied().unwrap_or(0)
+    }
+
+    /// Width of one self-attention head.
+    pub fn head_width(&self) -> usize {
+        if self.head_dim == 0 {
+            self.projection_dim
+        } else {
+            self.head_dim
+        }
+    }
+
+    /// The same architecture for another number of classes.
+    #[must_use]
+    pub fn with_num_classes(mut self, classes: usize) -> Self {
+        if let Some(last) = self.classifier_units.last_mut() {
+            *last = classes;
+        }
+        self
+    }
+
+    /// Checks that the fields agree with one another.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`], naming the fields that disagree and their values.
+    pub fn validate(&self) -> Result<()> {
+        self.check_positive()?;
+        if !self.image_size.is_multiple_of(self.patch_size) {
+            return Err(disagreement(
+                "image_size and patch_size",
+                "an image size that is a multiple of the patch size",
+                format!("{} and {}", self.image_size, self.patch_size),
+            ));
+        }
+        if self.ffn_units.last() != Some(&self.projection_dim) {
+            return Err(disagreement(
+                "ffn_units and projection_dim",
+                "the last of ffn_units equal to projection_dim, for the residual connection",
+                format!("{:?} and {}", self.ffn_units, self.projection_dim),
+            ));
+        }
+        self.check_rates()
+    }
+
+    fn check_positive(&self) -> Result<()> {
+        let sizes = [
+            ("image_size", self.image_size),
+            ("channels", self.channels),
+            ("patch_size", self.patch_size),
+            ("latent_dim", self.latent_dim),
+            ("projection_dim", self.projection_dim),
+            ("num_heads", self.num_heads),
+            ("num_iterations", self.num_iterations),
+        ];
+        for (field, size) in sizes {
+            if size == 0 {
+                return Err(disagreement(field, "at least 1", "0"));
+            }
+        }
+        let lists = [
+            ("ffn_units", &self.ffn_units),
+            ("classifier_units", &self.classifier_units),
+        ];
+        for (field, units) in lists {
+            if units.is_empty() || units.contains(&0) {
+                let expected = "one or more layers, each at least 1 wide";
+                return Err(disagreement(field, expected, format!("{units:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_rates(&self) -> Result<()> {
+        let rates = [
+            ("dropout_rate", self.dropout_rate),
+            ("attention_dropout", self.attention_dropout),
+        ];
+        for (field, rate) in rates {
+            if !(0.0..1.0).contains(&rate) {
+                return Err(disagreement(field, "at least 0 and below 1", rate));
+            }
+        }
+        let factors = [
+            ("cross_attention_scale", self.cross_attention_scale),
+            ("layer_norm_epsilon", self.layer_norm_epsilon),
+        ];
+        for (field, factor) in factors {
+            if !(factor.is_finite() && factor > 0.0) {
+                return Err(disagreement(field, "a finite number above 0", factor));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn disagreement(
+    fields: &'static str,
+    expected: &'static str,
+    found: impl std::fmt::Display,
+) -> ModelError {
+    ModelError::Config {
+        fields,
+        expected,
+        found: found.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message with which a changed default configuration is refused.
+    fn refusal(change: impl FnOnce(&mut PerceiverConfig)) -> String {
+        let mut config = PerceiverConfig::default();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_default_is_valid() {
+        PerceiverConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn disagreeing_fields_are_named_with_their_values() {
+        assert_eq!(
+            refusal(|c| c.patch_size = 3),
+            "model configuration: image_size and patch_size: expected an image size that is a multiple of the \
+             patch size, found 64 and 3"
+        );
+        assert_eq!(
+            refusal(|c| c.ffn_units = vec![512, 128]),
+            "model configuration: ffn_units and projection_dim: expected the last of ffn_units equal to \
+             projection_dim, for the residual connection, found [512, 128] and 256"
+        );
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        assert!(refusal(|c| c.patch_size = 0).contains("patch_size: expected at least 1"));
+        assert!(refusal(|c| c.classifier_units = vec![]).contains("classifier_units"));
+        assert!(refusal(|c| c.dropout_rate = 1.0).contains("dropout_rate"));
+        assert!(refusal(|c| c.attention_dropout = f64::NAN).contains("attention_dropout"));
+        assert!(
+            refusal(|c| c.cross_attention_scale = f64::INFINITY).contains("cross_attention_scale")
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let error = serde_json::from_str::<PerceiverConfig>(r#"{"patchsize": 2}"#).unwrap_err();
+        assert!(error.to_string().contains("unknown field `patchsize`"));
+    }
+}

@@ -1,0 +1,73 @@
+//! Every way in which a model or its weights can be refused, one variant each.
+
+use std::path::PathBuf;
+
+/// Why a configuration or a set of weights was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// Fields of a configuration disagree with one another, or have no meaning.
+    #[error("model configuration: {fields}: expected {expected}, found {found}")]
+    Config {
+        /// The field or fields.
+        fields: &'static str,
+        /// What was expected, in words.
+        expected: &'static str,
+        /// The values found.
+        found: String,
+    },
+
+    /// A weight that the architecture needs is not among those given.
+    #[error("weights: {name} is missing: expected shape {expected:?}")]
+    MissingWeight {
+        /// Name of the weight.
+        name: String,
+        /// Its shape.
+        expected: Vec<usize>,
+    },
+
+    /// A weight has another shape than the architecture gives it.
+    #[error("weights: {name}: expected shape {expected:?}, found {found:?}")]
+    WeightShape {
+        /// Name of the weight.
+        name: String,
+        /// Its shape by the configuration.
+        expected: Vec<usize>,
+        /// Its shape in the weights given.
+        found: Vec<usize>,
+    },
+
+    /// Weights were given that the architecture has no place for.
+    #[error("weights: found {} that this architecture does not have: {}", names.len(), names.join(", "))]
+    UnexpectedWeights {
+        /// Their names.
+        names: Vec<String>,
+    },
+
+    /// A weight file cannot be read as safetensors.
+    #[error("cannot read weights from {}: expected a safetensors file: {finding}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What stood in the way.
+        finding: String,
+    },
+
+    /// Images of another shape than the configuration says.
+    #[error("images: expected [batch, {channels}, {image_size}, {image_size}], found {found:?}")]
+    ImageShape {
+        /// Colour channels.
+        channels: usize,
+        /// Height and width.
+        image_size: usize,
+        /// The shape given.
+        found: Vec<usize>,
+    },
+
+    /// candle refused a tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The result of building or running a model.
+pub type Result<T> = std::result::Result<T, ModelError>;

@@ -1,0 +1,50 @@
+//! The feed-forward network of the Keras example: GELU after every layer but the last, dropout after the last.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use perceiver_ops::{Mode, dropout, gelu};
+
+use crate::layers::Dense;
+
+/// Fully connected layers of the given widths. The classification head is one too, so in training dropout falls on
+/// the logits, as in the example.
+#[derive(Debug, Clone)]
+pub(crate) struct FeedForward {
+    hidden: Vec<Dense>,
+    last: Dense,
+    dropout_rate: f64,
+}
+
+impl FeedForward {
+    /// Layers of widths `units`, which is not empty, on inputs of width `inputs`.
+    pub(crate) fn new(
+        inputs: usize,
+        units: &[usize],
+        dropout_rate: f64,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let mut width = inputs;
+        let mut layers = Vec::with_capacity(units.len());
+        for (index, &outputs) in units.iter().enumerate() {
+            layers.push(Dense::new(width, outputs, &vb.pp(index))?);
+            width = outputs;
+        }
+        let Some(last) = layers.pop() else {
+            candle_core::bail!("a feed-forward network needs at least one layer");
+        };
+        Ok(Self {
+            hidden: layers,
+            last,
+            dropout_rate,
+        })
+    }
+
+    /// `[..., inputs] -> [..., units.last()]`
+    pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut x = x.clone();
+        for layer in &self.hidden {
+            x = gelu(&layer.forward(&x)?)?;
+        }
+        dropout(&self.last.forward(&x)?, self.dropout_rate, mode)
+    }
+}

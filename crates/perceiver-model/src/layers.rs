@@ -1,0 +1,56 @@
+//! The two layers everything is made of, with Keras's initialisation.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use perceiver_ops::{layer_norm, linear};
+
+/// A fully connected layer `y = x W^T + b`: Keras's `Dense`, with the kernel stored transposed, `[outputs, inputs]`, as
+/// candle and PyTorch do.
+#[derive(Debug, Clone)]
+pub(crate) struct Dense {
+    weight: Tensor, // [outputs, inputs]
+    bias: Tensor,   // [outputs]
+}
+
+impl Dense {
+    /// The weight starts Glorot-uniform (limit `sqrt(6 / (inputs + outputs))`), the bias at 0.
+    pub(crate) fn new(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
+        let limit = (6.0 / (inputs + outputs) as f64).sqrt();
+        let glorot = Init::Uniform {
+            lo: -limit,
+            up: limit,
+        };
+        Ok(Self {
+            weight: vb.get_with_hints((outputs, inputs), "weight", glorot)?,
+            bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))?,
+        })
+    }
+
+    /// `[..., inputs] -> [..., outputs]`
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        linear(x, &self.weight, &self.bias)
+    }
+}
+
+/// Layer norm over the last dimension, gain starting at 1 and shift at 0.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerNorm {
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(width: usize, epsilon: f64, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            gamma: vb.get_with_hints(width, "weight", Init::Const(1.0))?,
+            beta: vb.get_with_hints(width, "bias", Init::Const(0.0))?,
+            epsilon,
+        })
+    }
+
+    /// `[..., width] -> [..., width]`
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        layer_norm(x, &self.gamma, &self.beta, self.epsilon)
+    }
+}

@@ -1,0 +1,55 @@
+//! The Perceiver image classifier of the Keras example "Image classification with Perceiver", on candle: the same
+//! architecture, the same initialisation and, given the same weights, the same numbers.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use perceiver_model::{Parameters, PerceiverConfig};
+//! use perceiver_ops::Mode;
+//!
+//! let config = PerceiverConfig {
+//!     image_size: 16,
+//!     latent_dim: 8,
+//!     projection_dim: 32,
+//!     ffn_units: vec![32, 32],
+//!     classifier_units: vec![32, 10],
+//!     ..PerceiverConfig::default()
+//! };
+//! let parameters = Parameters::from_seed(&config, 42, &Device::Cpu)?;
+//! let model = parameters.model(&config)?;
+//!
+//! let images = Tensor::zeros((4, 3, 16, 16), DType::F32, &Device::Cpu)?;
+//! let logits = model.forward(&images, Mode::Inference)?;
+//! assert_eq!(logits.dims(), [4, 10]);
+//!
+//! // Where the 8 latents look among the 64 patches, in each of the two iterations.
+//! let maps = model.attention_maps(&images)?;
+//! assert_eq!(maps.len(), 2);
+//! assert_eq!(maps[0].dims(), [4, 8, 64]);
+//! # Ok::<(), perceiver_model::ModelError>(())
+//! ```
+//!
+//! The path of an image: [`patches`], the encoder, then cross attention and the latent transformer in turns,
+//! the mean over the latents, the head. Each is a file of that name.
+
+mod config;
+mod cross_attention;
+mod encoder;
+mod error;
+mod feed_forward;
+pub mod keras;
+mod layers;
+mod parameters;
+mod patches;
+mod perceiver;
+mod probe;
+mod self_attention;
+mod summary;
+mod transformer;
+
+pub use config::PerceiverConfig;
+pub use error::{ModelError, Result};
+pub use parameters::{Parameters, read_safetensors};
+pub use patches::patches;
+pub use perceiver::Perceiver;
+pub use probe::Stage;
+pub use summary::{Summary, SummaryRow};

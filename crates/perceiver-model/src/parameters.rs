@@ -1,0 +1,254 @@
+//! The named parameters of a model: their list, their first values from a seed, and their exchange with files.
+//!
+//! candle's `VarMap` draws from the device's generator, which on the CPU cannot be seeded, and lists its
+//! variables in random order. Here every parameter has its own key, made of the seed and its name, and names are sorted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Shape, Tensor, Var};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use perceiver_ops::Key;
+use rand::distr::{Distribution, Uniform};
+use rand_distr::Normal;
+
+use crate::config::PerceiverConfig;
+use crate::error::{ModelError, Result};
+use crate::perceiver::Perceiver;
+
+/// Shape and initialiser of every parameter of an architecture, by name.
+pub(crate) fn specifications(config: &PerceiverConfig) -> Result<BTreeMap<String, (Shape, Init)>> {
+    let recorder = Recorder::default();
+    let vb = VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, Device::Cpu);
+    Perceiver::new(config, vb)?;
+    let mut requests = recorder
+        .requests
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut requests))
+}
+
+/// Writes down what a model asks for, and answers with zeros that take no memory.
+#[derive(Clone, Default)]
+struct Recorder {
+    requests: Arc<Mutex<BTreeMap<String, (Shape, Init)>>>,
+}
+
+impl SimpleBackend for Recorder {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let placeholder = Tensor::zeros((), dtype, device)?.broadcast_as(&shape)?;
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.insert(name.to_string(), (shape, init));
+        Ok(placeholder)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("{name}: asked for without a shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// The trainable variables of a [`Perceiver`], by name, in sorted order.
+///
+/// ```
+/// use candle_core::Device;
+/// use perceiver_model::{Parameters, PerceiverConfig};
+///
+/// let config = PerceiverConfig::default();
+/// let parameters = Parameters::from_seed(&config, 0, &Device::Cpu)?;
+/// assert_eq!(parameters.count(), 9_697_637);
+/// let model = parameters.model(&config)?;
+/// # Ok::<(), perceiver_model::ModelError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    variables: BTreeMap<String, Var>,
+}
+
+impl Parameters {
+    /// Fresh parameters with Keras's distributions: dense weights Glorot-uniform, biases 0, norms 1 and 0, latents
+    /// normal(0, 0.05), positions uniform in ±0.05. They depend on the seed and their names alone.
+    ///
+    /// # Errors
+    /// When the configuration is invalid or the device has no room.
+    pub fn from_seed(config: &PerceiverConfig, seed: u64, device: &Device) -> Result<Self> {
+        let key = Key::new(seed).fold_in_name("parameters");
+        let initial = |(name, (shape, init)): (String, (Shape, Init))| {
+            let values = initial_values(init, shape.elem_count(), key.fold_in_name(&name))?;
+            let variable = Var::from_vec(values, shape, device)?;
+            Ok((name, variable))
+        };
+        let variables = specifications(config)?
+            .into_iter()
+            .map(initial)
+            .collect::<Result<_>>()?;
+        Ok(Self { variables })
+    }
+
+    /// Parameters with given values, which must be exactly those of the architecture.
+    ///
+    /// # Errors
+    /// When a weight is missing, has another shape, or is one too many; each is named.
+    pub fn from_tensors(
+        config: &PerceiverConfig,
+        mut tensors: HashMap<String, Tensor>,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut variables = BTreeMap::new();
+        for (name, (shape, _)) in specifications(config)? {
+            let expected = shape.dims().to_vec();
+            let Some(tensor) = tensors.remove(&name) else {
+                return Err(ModelError::MissingWeight { name, expected });
+            };
+            if tensor.dims() != expected {
+                let found = tensor.dims().to_vec();
+                return Err(ModelError::WeightShape {
+                    name,
+                    expected,
+                    found,
+                });
+            }
+            let tensor = tensor.to_device(device)?.to_dtype(DType::F32)?;
+            variables.insert(name, Var::from_tensor(&tensor)?);
+        }
+        if !tensors.is_empty() {
+            let mut names: Vec<_> = tensors.into_keys().collect();
+            names.sort();
+            return Err(ModelError::UnexpectedWeights { names });
+        }
+        Ok(Self { variables })
+    }
+
+    /// Any named variables, of no particular architecture.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn from_variables(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
+        let variables = tensors
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { variables })
+    }
+
+    /// Parameters read from a safetensors file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or as for [`Parameters::from_tensors`].
+    pub fn open(config: &PerceiverConfig, path: &Path, device: &Device) -> Result<Self> {
+        Self::from_tensors(config, read_safetensors(path)?, device)
+    }
+
+    /// The model on these parameters: what is learned by one is seen by the other.
+    ///
+    /// # Errors
+    /// When `config` is not the one the parameters were made for.
+    pub fn model(&self, config: &PerceiverConfig) -> Result<Perceiver> {
+        let device = self
+            .variables
+            .values()
+            .next()
+            .map_or(Device::Cpu, |variable| variable.device().clone());
+        let vb = VarBuilder::from_tensors(self.tensors(), DType::F32, &device);
+        Perceiver::new(config, vb)
+    }
+
+    /// Names and variables, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.variables
+            .iter()
+            .map(|(name, variable)| (name.as_str(), variable))
+    }
+
+    /// The variable called `name`.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.variables.get(name)
+    }
+
+    /// The number of trainable values.
+    pub fn count(&self) -> usize {
+        self.variables.values().map(|v| v.elem_count()).sum()
+    }
+
+    /// The variables' tensors by name: views that follow later updates.
+    pub fn tensors(&self) -> HashMap<String, Tensor> {
+        self.iter()
+            .map(|(name, variable)| (name.to_string(), variable.as_tensor().clone()))
+            .collect()
+    }
+
+    /// Gives every variable the value of the tensor of its name.
+    ///
+    /// # Errors
+    /// When a name is missing or a shape differs; nothing has changed then.
+    pub fn assign(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let mut pairs = Vec::with_capacity(self.variables.len());
+        for (name, variable) in self.iter() {
+            let expected = variable.dims().to_vec();
+            let name = name.to_string();
+            match tensors.get(&name) {
+                None => return Err(ModelError::MissingWeight { name, expected }),
+                Some(tensor) if tensor.dims() != expected => {
+                    let found = tensor.dims().to_vec();
+                    return Err(ModelError::WeightShape {
+                        name,
+                        expected,
+                        found,
+                    });
+                }
+                Some(tensor) => pairs.push((variable, tensor)),
+            }
+        }
+        for (variable, tensor) in pairs {
+            variable.set(&tensor.to_device(variable.device())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// All tensors of a safetensors file, on the CPU.
+///
+/// # Errors
+/// [`ModelError::Unreadable`] when the file is not there, is no safetensors file or is damaged.
+pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    let unreadable = |finding: String| ModelError::Unreadable {
+        path: path.to_path_buf(),
+        finding,
+    };
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .map_err(|error| unreadable(error.to_string()))
+}
+
+fn initial_values(init: Init, count: usize, key: Key) -> Result<Vec<f32>> {
+    let mut rng = key.rng();
+    let bad = |error: &dyn std::fmt::Display| {
+        ModelError::Tensor(candle_core::Error::Msg(format!(
+            "initialiser {init:?}: {error}"
+        )))
+    };
+    Ok(match init {
+        Init::Const(value) => vec![value as f32; count],
+        Init::Uniform { lo, up } => {
+            let uniform = Uniform::new(lo as f32, up as f32).map_err(|e| bad(&e))?;
+            uniform.sample_iter(&mut rng).take(count).collect()
+        }
+        Init::Randn { mean, stdev } => {
+            let normal = Normal::new(mean as f32, stdev as f32).map_err(|e| bad(&e))?;
+            normal.sample_iter(&mut rng).take(count).collect()
+        }
+        Init::Kaiming { .. } => return Err(bad(&"not one of the Keras example's")),
+    })
+}

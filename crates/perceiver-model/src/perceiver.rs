@@ -1,0 +1,191 @@
+//! The Perceiver: a data array of patches, read again and again by a small array of latents.
+//!
+//! Jaegle et al., "Perceiver: General Perception with Iterative Attention", 2021, in the form of the Keras example
+//! "Image classification with Perceiver".
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::Tensor;
+use candle_nn::{Init, ModuleT, VarBuilder};
+use perceiver_ops::{Key, Mode};
+
+use crate::config::PerceiverConfig;
+use crate::cross_attention::CrossAttention;
+use crate::encoder::PatchEncoder;
+use crate::error::{ModelError, Result};
+use crate::feed_forward::FeedForward;
+use crate::patches::patches;
+use crate::probe::Stage;
+use crate::transformer::Transformer;
+
+/// Standard deviation of the first latents: Keras's `random_normal`.
+const LATENT_DEVIATION: f64 = 0.05;
+
+/// The image classifier `[batch, channels, H, W] -> [batch, classes]`.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_nn::{ModuleT, VarBuilder, VarMap};
+/// use perceiver_model::{Perceiver, PerceiverConfig};
+///
+/// let config = PerceiverConfig { image_size: 8, latent_dim: 4, ..PerceiverConfig::default() };
+/// let variables = VarMap::new();
+/// let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+/// let model = Perceiver::new(&config, vb)?;
+///
+/// let images = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let logits = model.forward_t(&images, false)?;
+/// assert_eq!(logits.dims(), [2, 100]);
+/// # Ok::<(), perceiver_model::ModelError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Perceiver {
+    config: PerceiverConfig,
+    encoder: PatchEncoder,
+    latents: Tensor, // [latents, width]
+    cross_attention: CrossAttention,
+    transformer: Transformer,
+    head: FeedForward,
+    /// Counts the training passes of [`ModuleT::forward_t`], which has no argument for a key.
+    passes: Arc<AtomicU64>,
+}
+
+impl Perceiver {
+    /// Builds the model on the weights, or the initialisers, that `vb` provides.
+    ///
+    /// # Errors
+    /// When the configuration is invalid, or `vb` lacks a weight or has it in another shape.
+    #[allow(clippy::needless_pass_by_value)] // VarBuilders are passed by value everywhere on candle.
+    pub fn new(config: &PerceiverConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        let width = config.projection_dim;
+        let normal = Init::Randn {
+            mean: 0.0,
+            stdev: LATENT_DEVIATION,
+        };
+        let head = &config.classifier_units;
+        Ok(Self {
+            encoder: PatchEncoder::new(config, &vb.pp("encoder"))?,
+            latents: vb.get_with_hints((config.latent_dim, width), "latents", normal)?,
+            cross_attention: CrossAttention::new(config, &vb.pp("cross_attention"))?,
+            transformer: Transformer::new(config, &vb.pp("transformer"))?,
+            head: FeedForward::new(width, head, config.dropout_rate, &vb.pp("head"))?,
+            config: config.clone(),
+            passes: Arc::default(),
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &PerceiverConfig {
+        &self.config
+    }
+
+    /// Class scores of preprocessed `images` `[batch, channels, H, W]`: logits `[batch, classes]`.
+    ///
+    /// In training, `mode` carries the key of this step; equal keys drop equal values.
+    ///
+    /// # Errors
+    /// When the images have another shape than the configuration says.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_probed(images, mode, &mut |_, _| {})
+    }
+
+    /// [`Perceiver::forward`], showing `probe` the tensor of every [`Stage`] on the way.
+    ///
+    /// # Errors
+    /// As for [`Perceiver::forward`].
+    pub fn forward_probed(
+        &self,
+        images: &Tensor,
+        mode: Mode,
+        probe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> Result<Tensor> {
+        let data = self.encode(images)?; // [batch, tokens, width]
+        probe(Stage::Encoded, &data);
+        self.forward_encoded(&data, mode, probe)
+    }
+
+    /// The data array of `images` `[batch, channels, H, W]`: projected patches with their positions,
+    /// `[batch, tokens, width]`.
+    ///
+    /// # Errors
+    /// When the images have another shape than the configuration says.
+    pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
+        let (channels, image_size) = (self.config.channels, self.config.image_size);
+        match images.dims() {
+            [_, c, h, w] if [*c, *h, *w] == [channels, image_size, image_size] => {}
+            found => {
+                return Err(ModelError::ImageShape {
+                    channels,
+                    image_size,
+                    found: found.to_vec(),
+                });
+            }
+        }
+        let patches = patches(images, self.config.patch_size)?; // [batch, tokens, patch_len]
+        Ok(self.encoder.forward(&patches)?)
+    }
+
+    /// Class scores of a data array `[batch, tokens, width]`, such as [`Perceiver::encode`] makes. The order of the
+    /// tokens does not matter: their positions are in them.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn forward_encoded(
+        &self,
+        data: &Tensor,
+        mode: Mode,
+        probe: &mut dyn FnMut(Stage, &Tensor),
+    ) -> Result<Tensor> {
+        let data = self.cross_attention.project(data)?;
+        let mut latents = self.latents.unsqueeze(0)?; // [1, latents, width]
+        for iteration in 0..self.config.num_iterations {
+            let mode = mode.child(iteration as u64);
+            let attended = self
+                .cross_attention
+                .forward(&latents, &data, mode.child(0))?;
+            probe(Stage::CrossAttentionMap(iteration), &attended.probabilities);
+            probe(Stage::CrossAttention(iteration), &attended.latents);
+            latents = self.transformer.forward(&attended.latents, mode.child(1))?; // [batch, latents, width]
+            probe(Stage::Transformer(iteration), &latents);
+        }
+        let pooled = latents.mean(1)?; // [batch, width]
+        probe(Stage::Pooled, &pooled);
+        let head_mode = mode.child(self.config.num_iterations as u64);
+        let logits = self.head.forward(&pooled, head_mode)?; // [batch, classes]
+        probe(Stage::Logits, &logits);
+        Ok(logits)
+    }
+
+    /// Where the latents look in `images`: one map `[batch, latents, tokens]` an iteration, rows summing to 1. Token
+    /// `t` is the patch in row `t / (H / patch_size)`.
+    ///
+    /// # Errors
+    /// As for [`Perceiver::forward`].
+    pub fn attention_maps(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let mut maps = Vec::with_capacity(self.config.num_iterations);
+        self.forward_probed(images, Mode::Inference, &mut |stage, tensor| {
+            if let Stage::CrossAttentionMap(_) = stage {
+                maps.push(tensor.clone());
+            }
+        })?;
+        Ok(maps)
+    }
+}
+
+impl ModuleT for Perceiver {
+    /// [`Perceiver::forward`] for loops that are written on candle's traits. When training, the dropout key is the
+    /// number of training passes so far; to resume such a run exactly, call [`Perceiver::forward`] with a key.
+    fn forward_t(&self, images: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        let mode = if train {
+            Mode::Training(Key::new(self.passes.fetch_add(1, Ordering::Relaxed)))
+        } else {
+            Mode::Inference
+        };
+        self.forward(images, mode).map_err(|error| match error {
+            ModelError::Tensor(error) => error,
+            other => candle_core::Error::wrap(other),
+        })
+    }
+}

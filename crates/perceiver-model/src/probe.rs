@@ -1,0 +1,18 @@
+//! The stages of a forward pass, for those who want to look inside.
+
+/// A point in the forward pass whose tensor can be looked at; iterations count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The data array, `[batch, tokens, width]`.
+    Encoded,
+    /// Where the latents looked in an iteration: probabilities before dropout, `[batch, latents, tokens]`.
+    CrossAttentionMap(usize),
+    /// The latents after cross attention, `[batch, latents, width]`.
+    CrossAttention(usize),
+    /// The latents after the latent transformer, `[batch, latents, width]`.
+    Transformer(usize),
+    /// The mean over the latents, `[batch, width]`.
+    Pooled,
+    /// The class scores, `[batch, classes]`.
+    Logits,
+}

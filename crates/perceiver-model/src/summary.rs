@@ -1,0 +1,149 @@
+//! What the model consists of and what a forward pass costs, layer by layer, as Keras's `summary` shows it.
+
+use crate::config::PerceiverConfig;
+use crate::error::Result;
+use crate::parameters::specifications;
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SummaryRow {
+    /// The layer's name: the prefix its parameters share.
+    pub layer: String,
+    /// The shape of its output without the batch dimension.
+    pub output_shape: Vec<usize>,
+    /// Trainable values.
+    pub parameters: usize,
+    /// Multiply-adds of one image's matrix products, over all iterations, with every product as the layer's formula
+    /// has it.
+    pub multiply_adds: u64,
+}
+
+/// All layers of an architecture.
+///
+/// ```
+/// use perceiver_model::{PerceiverConfig, Summary};
+///
+/// let summary = Summary::new(&PerceiverConfig::default())?;
+/// assert_eq!(summary.parameters(), 9_697_637);
+/// # Ok::<(), perceiver_model::ModelError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The layers in the order an image meets them.
+    pub rows: Vec<SummaryRow>,
+}
+
+impl Summary {
+    /// Counts an architecture's parameters and multiply-adds.
+    ///
+    /// # Errors
+    /// When the configuration is invalid.
+    pub fn new(config: &PerceiverConfig) -> Result<Self> {
+        let parameters: Vec<(String, usize)> = specifications(config)?
+            .into_iter()
+            .map(|(name, (shape, _))| (name, shape.elem_count()))
+            .collect();
+        let rows = costs(config)
+            .into_iter()
+            .map(|(layer, output_shape, multiply_adds)| SummaryRow {
+                parameters: parameters
+                    .iter()
+                    .filter(|(name, _)| belongs_to(name, &layer))
+                    .map(|(_, count)| count)
+                    .sum(),
+                layer,
+                output_shape,
+                multiply_adds,
+            })
+            .collect();
+        Ok(Self { rows })
+    }
+
+    /// Trainable values in all.
+    pub fn parameters(&self) -> usize {
+        self.rows.iter().map(|row| row.parameters).sum()
+    }
+
+    /// Multiply-adds of one image's forward pass.
+    pub fn multiply_adds(&self) -> u64 {
+        self.rows.iter().map(|row| row.multiply_adds).sum()
+    }
+}
+
+fn belongs_to(parameter: &str, layer: &str) -> bool {
+    parameter
+        .strip_prefix(layer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Layer, output shape, multiply-adds of every row.
+fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
+    let (latents, tokens) = (config.latent_dim, config.num_patches());
+    let (width, inner) = (
+        config.projection_dim,
+        config.num_heads * config.head_width(),
+    );
+    let iterations = config.num_iterations as u64;
+    let array = vec![latents, width];
+    let ffn = (latents as u64) * feed_forward_cost(width, &config.ffn_units);
+    let product = |m: usize, k: usize, n: usize| (m * k * n) as u64;
+
+    let data = vec![tokens, width];
+    let encoder = product(tokens, config.patch_len(), width);
+    // Keys and values of the data once; queries, logits and sums in every iteration.
+    let cross = 2 * product(tokens, width, width)
+        + iterations * (product(latents, width, width) + 2 * product(latents, tokens, width) + ffn);
+    let attention = 4 * product(latents, width, inner) + 2 * product(latents, latents, inner);
+
+    let mut rows = vec![
+        ("encoder".to_string(), data, encoder),
+        ("latents".to_string(), array.clone(), 0),
+        ("cross_attention".to_string(), array.clone(), cross),
+    ];
+    for block in 0..config.num_transformer_blocks {
+        let name = format!("transformer.{block}");
+        rows.push((name, array.clone(), iterations * (attention + ffn)));
+    }
+    let head = feed_forward_cost(width, &config.classifier_units);
+    rows.push(("head".to_string(), vec![config.num_classes()], head));
+    rows
+}
+
+/// Multiply-adds of a feed-forward network on one vector.
+fn feed_forward_cost(inputs: usize, units: &[usize]) -> u64 {
+    let inputs_of_layers = std::iter::once(&inputs).chain(units);
+    inputs_of_layers
+        .zip(units)
+        .map(|(i, o)| (i * o) as u64)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_has_the_parameters_keras_counts() {
+        let summary = Summary::new(&PerceiverConfig::default()).unwrap();
+        let counts: Vec<_> = summary
+            .rows
+            .iter()
+            .map(|r| (r.layer.as_str(), r.parameters))
+            .collect();
+        let block = 2_236_160; // two norms, four attention projections and two dense layers with biases
+        assert_eq!(
+            counts,
+            [
+                ("encoder", 12 * 256 + 256 + 1024 * 256),
+                ("latents", 256 * 256),
+                ("cross_attention", 330_497),
+                ("transformer.0", block),
+                ("transformer.1", block),
+                ("transformer.2", block),
+                ("transformer.3", block),
+                ("head", 256 * 256 + 256 + 256 * 100 + 100),
+            ]
+        );
+        assert_eq!(summary.parameters(), 9_697_637);
+    }
+}

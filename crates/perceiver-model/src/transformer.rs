@@ -1,0 +1,62 @@
+//! The latent transformer: pre-norm residual blocks over the latents.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use perceiver_ops::Mode;
+
+use crate::config::PerceiverConfig;
+use crate::feed_forward::FeedForward;
+use crate::layers::LayerNorm;
+use crate::self_attention::SelfAttention;
+
+/// Self-attention and a feed-forward network, each on normalized input and added to its input.
+#[derive(Debug, Clone)]
+struct Block {
+    norm_attention: LayerNorm,
+    attention: SelfAttention,
+    norm_ffn: LayerNorm,
+    ffn: FeedForward,
+}
+
+impl Block {
+    fn new(config: &PerceiverConfig, vb: &VarBuilder) -> Result<Self> {
+        let width = config.projection_dim;
+        let norm = |name: &str| LayerNorm::new(width, config.layer_norm_epsilon, &vb.pp(name));
+        Ok(Self {
+            norm_attention: norm("norm_attention")?,
+            attention: SelfAttention::new(config, &vb.pp("attention"))?,
+            norm_ffn: norm("norm_ffn")?,
+            ffn: FeedForward::new(width, &config.ffn_units, config.dropout_rate, &vb.pp("ffn"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let normalized = self.norm_attention.forward(x)?;
+        let x = (self.attention.forward(&normalized, mode.child(0))? + x)?;
+        let normalized = self.norm_ffn.forward(&x)?;
+        self.ffn.forward(&normalized, mode.child(1))? + x
+    }
+}
+
+/// The blocks in a row.
+#[derive(Debug, Clone)]
+pub(crate) struct Transformer {
+    blocks: Vec<Block>,
+}
+
+impl Transformer {
+    pub(crate) fn new(config: &PerceiverConfig, vb: &VarBuilder) -> Result<Self> {
+        let blocks = (0..config.num_transformer_blocks)
+            .map(|index| Block::new(config, &vb.pp(index)))
+            .collect::<Result<_>>()?;
+        Ok(Self { blocks })
+    }
+
+    /// `[batch, latents, width] -> [batch, latents, width]`
+    pub(crate) fn forward(&self, latents: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut numbered = self.blocks.iter().zip(0..);
+        numbered.try_fold(latents.clone(), |x, (block, number)| {
+            block.forward(&x, mode.child(number))
+        })
+    }
+}

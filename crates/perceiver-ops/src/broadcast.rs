@@ -1,0 +1,269 @@
+//! Broadcasts with backward passes that sum in parallel: a bias added to every slice, one slice repeated for a whole
+//! batch, a learned factor on all values.
+//!
+//! The gradient of what is broadcast is a sum over all its uses. candle computes such sums on one thread, with an index
+//! calculation for every value; in training that took longer than everything else together.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu;
+
+/// Adds `bias`, whose shape is that of `x`'s last dimensions, to every slice of `x`.
+///
+/// # Errors
+/// When the shape of `bias` is not what the shape of `x` ends in.
+pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    if bias.elem_count() == 0 || !x.dims().ends_with(bias.dims()) {
+        bail!(
+            "add-bias: expected a bias of the last dimensions of {:?}, found {:?}",
+            x.dims(),
+            bias.dims()
+        );
+    }
+    if cpu::has_kernels(x) && cpu::has_kernels(bias) {
+        x.contiguous()?.apply_op2(&bias.contiguous()?, AddBias)
+    } else {
+        add_bias_composed(x, bias)
+    }
+}
+
+/// [`add_bias`] by candle's own operation: what every device runs that has no kernel, and what the kernel is tested
+/// against.
+pub fn add_bias_composed(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.broadcast_add(bias)
+}
+
+/// `x` repeated for a whole batch: `[1, S] -> [batch, S]`. A tensor that has the batch already is returned as it is.
+///
+/// # Errors
+/// When the first dimension of `x` is neither 1 nor `batch`.
+pub fn expand_batch(x: &Tensor, batch: usize) -> Result<Tensor> {
+    match x.dims() {
+        [first, ..] if *first == batch => Ok(x.clone()),
+        [1, ..] if cpu::has_kernels(x) => x.contiguous()?.apply_op1(ExpandBatch { batch }),
+        [1, ..] => expand_batch_composed(x, batch),
+        dims => bail!("expand-batch: expected a first dimension of 1 or {batch}, found {dims:?}"),
+    }
+}
+
+/// [`expand_batch`] by candle's own operations: what every device runs that has no kernel, and what the kernel is
+/// tested against.
+pub fn expand_batch_composed(x: &Tensor, batch: usize) -> Result<Tensor> {
+    let shape = [&[batch], &x.dims()[1..]].concat();
+    x.broadcast_as(shape)?.contiguous()
+}
+
+/// `x` times a learned `factor`, a scalar tensor.
+///
+/// # Errors
+/// When `factor` is no scalar.
+pub fn multiply_scalar(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    if factor.rank() != 0 {
+        bail!(
+            "multiply-scalar: expected a scalar, found shape {:?}",
+            factor.dims()
+        );
+    }
+    if cpu::has_kernels(x) && cpu::has_kernels(factor) {
+        x.contiguous()?.apply_op2(factor, MultiplyScalar)
+    } else {
+        multiply_scalar_composed(x, factor)
+    }
+}
+
+/// [`multiply_scalar`] by candle's own operation: what every device runs that has no kernel, and what the kernel is
+/// tested against.
+pub fn multiply_scalar_composed(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    x.broadcast_mul(factor)
+}
+
+struct AddBias;
+
+impl CustomOp2 for AddBias {
+    fn name(&self) -> &'static str {
+        "add-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::values(self.name(), x, x_layout)?;
+        let bias = cpu::values(self.name(), bias, bias_layout)?;
+        let mut output = vec![0f32; x.len()];
+        let task = cpu::rows_per_task(bias.len()) * bias.len();
+        output
+            .par_chunks_mut(task)
+            .zip(x.par_chunks(task))
+            .for_each(|(output, x)| {
+                let rows = output.chunks_mut(bias.len()).zip(x.chunks(bias.len()));
+                for (output, x) in rows {
+                    for (y, (x, b)) in output.iter_mut().zip(x.iter().zip(bias)) {
+                        *y = x + b;
+                    }
+                }
+            });
+        Ok((CpuStorage::F32(output), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        bias: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let sums = grad.apply_op2_no_bwd(bias, &SumSlices)?;
+        Ok((Some(grad), Some(sums)))
+    }
+}
+
+/// `(dy, bias) -> dbias`, of the shape of `bias`
+pub(crate) struct SumSlices;
+
+impl CustomOp2 for SumSlices {
+    fn name(&self) -> &'static str {
+        "sum-slices"
+    }
+
+    fn cpu_fwd(
+        &self,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+        _bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let grad = cpu::values(self.name(), grad, grad_layout)?;
+        let width = bias_layout.shape().elem_count();
+        let partials: Vec<Vec<f32>> = grad
+            .par_chunks(cpu::rows_per_task(width) * width)
+            .map(|rows| {
+                let mut sum = vec![0f32; width];
+                rows.chunks(width).for_each(|row| add_to(&mut sum, row));
+                sum
+            })
+            .collect();
+        // Added up in the order of the rows, whatever thread summed which.
+        let mut sum = vec![0f32; width];
+        for partial in &partials {
+            add_to(&mut sum, partial);
+        }
+        Ok((CpuStorage::F32(sum), bias_layout.shape().clone()))
+    }
+}
+
+fn add_to(sum: &mut [f32], row: &[f32]) {
+    for (sum, value) in sum.iter_mut().zip(row) {
+        *sum += value;
+    }
+}
+
+struct ExpandBatch {
+    batch: usize,
+}
+
+impl CustomOp1 for ExpandBatch {
+    fn name(&self) -> &'static str {
+        "expand-batch"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::values(self.name(), x, layout)?;
+        let shape = [&[self.batch], &layout.dims()[1..]].concat();
+        Ok((CpuStorage::F32(x.repeat(self.batch)), Shape::from(shape)))
+    }
+
+    fn bwd(&self, x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        grad.contiguous()?.apply_op2_no_bwd(x, &SumSlices).map(Some)
+    }
+}
+
+struct MultiplyScalar;
+
+impl CustomOp2 for MultiplyScalar {
+    fn name(&self) -> &'static str {
+        "multiply-scalar"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        factor: &CpuStorage,
+        factor_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::values(self.name(), x, x_layout)?;
+        let factor = cpu::values(self.name(), factor, factor_layout)?[0];
+        let product = x
+            .par_iter()
+            .with_min_len(cpu::rows_per_task(1))
+            .map(|x| x * factor)
+            .collect();
+        Ok((CpuStorage::F32(product), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        factor: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let dx = grad.apply_op2_no_bwd(factor, &Self)?;
+        let dfactor = grad.apply_op2_no_bwd(x, &Dot)?;
+        Ok((Some(dx), Some(dfactor)))
+    }
+}
+
+/// `(dy, x) -> sum of dy * x`, a scalar
+struct Dot;
+
+impl CustomOp2 for Dot {
+    fn name(&self) -> &'static str {
+        "dot"
+    }
+
+    fn cpu_fwd(
+        &self,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let grad = cpu::values(self.name(), grad, grad_layout)?;
+        let x = cpu::values(self.name(), x, x_layout)?;
+        let task = cpu::rows_per_task(1);
+        let partials: Vec<f32> = grad
+            .par_chunks(task)
+            .zip(x.par_chunks(task))
+            .map(|(grad, x)| grad.iter().zip(x).map(|(g, x)| g * x).sum())
+            .collect();
+        Ok((
+            CpuStorage::F32(vec![partials.iter().sum()]),
+            Shape::from(()),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn a_bias_of_other_dimensions_is_refused() {
+        let x = Tensor::zeros((2, 3, 4), DType::F32, &Device::Cpu).unwrap();
+        let bias = Tensor::zeros((3, 1), DType::F32, &Device::Cpu).unwrap();
+        let error = add_bias(&x, &bias).unwrap_err().to_string();
+        assert!(
+            error.contains("last dimensions of [2, 3, 4], found [3, 1]"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! Access to the `f32` values of CPU tensors for the kernels of this crate.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+
+/// Whether the fused CPU kernels apply to `tensor`; otherwise the composed form does.
+pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
+    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+}
+
+/// The values of a contiguous `f32` tensor.
+///
+/// # Errors
+/// When the tensor has another type or its values do not lie side by side; callers make theirs contiguous.
+pub(crate) fn values<'a>(
+    op: &'static str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        bail!(
+            "{op}: expected f32 values, found {:?}",
+            storage_type(storage)
+        );
+    };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("{op}: expected contiguous values, found {layout:?}"),
+    }
+}
+
+fn storage_type(storage: &CpuStorage) -> DType {
+    use candle_core::backend::BackendStorage;
+    storage.dtype()
+}
+
+/// Rows handed to one task at a time: some 16 thousand values, enough to outweigh the cost of a task and few
+/// enough to stay in a core's cache. A function of the shape alone, so that partial sums are too.
+pub(crate) fn rows_per_task(width: usize) -> usize {
+    (16_384 / width.max(1)).max(1)
+}

@@ -1,0 +1,54 @@
+//! What training a Perceiver on [candle](candle_core) needs and candle lacks: layer norm, softmax and exact GELU
+//! that pass gradients on, linear layers, batched products that use every core, and dropout whose mask is a function of a
+//! [`Key`].
+//!
+//! candle's own fused `layer_norm` and `softmax_last_dim` have no backward pass and cut the graph in silence: a model
+//! built on them trains only what comes after the last one. The operations here always carry gradients, on every
+//! device. On the CPU in `f32` they run as one parallel kernel each; elsewhere they are composed of candle's
+//! differentiable operations. Tests hold both to the same values and the same gradients.
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use perceiver_ops::softmax;
+//!
+//! let logits = Var::new(&[[0f32, 0.0], [7.0, 7.0]], &Device::Cpu)?;
+//! let probabilities = softmax(&logits)?;
+//! assert_eq!(probabilities.to_vec2::<f32>()?, [[0.5, 0.5], [0.5, 0.5]]);
+//!
+//! // The gradient reaches the logits: d(p_0) / d(logits) = p_0 * ([1, 0] - p).
+//! let gradients = probabilities.narrow(1, 0, 1)?.sum_all()?.backward()?;
+//! let gradient = gradients.get(&logits).expect("softmax passes gradients on");
+//! assert_eq!(gradient.to_vec2::<f32>()?, [[0.25, -0.25], [0.25, -0.25]]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+//!
+//! Results do not depend on the number of threads: every sum is taken in an order fixed by the shapes.
+
+mod broadcast;
+mod cpu;
+mod dropout;
+mod gelu;
+mod gemm;
+mod heads;
+mod key;
+mod layer_norm;
+mod linear;
+mod matmul;
+mod mode;
+mod softmax;
+
+pub use broadcast::{
+    add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,
+    multiply_scalar_composed,
+};
+pub use dropout::{dropout, dropout_composed};
+pub use gelu::{gelu, gelu_composed};
+pub use heads::{join_heads, split_heads};
+pub use key::Key;
+pub use layer_norm::{layer_norm, layer_norm_composed};
+pub use linear::{linear, linear_composed};
+pub use matmul::{
+    attention_logits, attention_logits_composed, batched_matmul, batched_matmul_composed,
+};
+pub use mode::Mode;
+pub use softmax::{softmax, softmax_composed};

@@ -1,0 +1,143 @@
+//! Softmax over the last dimension, with a backward pass.
+//!
+//! `y_i = exp(x_i - max x) / sum_j exp(x_j - max x)`, and backward `dx = y * (dy - sum_j dy_j y_j)`.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu;
+
+/// Softmax over the last dimension: `[..., n] -> [..., n]`, every row summing to 1.
+///
+/// # Errors
+/// When candle refuses an operation, as for a scalar.
+pub fn softmax(logits: &Tensor) -> Result<Tensor> {
+    logits.dim(D::Minus1)?;
+    if cpu::has_kernels(logits) {
+        logits.contiguous()?.apply_op1(Softmax)
+    } else {
+        softmax_composed(logits)
+    }
+}
+
+/// [`softmax`] as a composition of candle's own operations: what every device runs that has no kernel, and what
+/// the kernel is tested against.
+pub fn softmax_composed(logits: &Tensor) -> Result<Tensor> {
+    // The shift changes no value, so no gradient flows through it.
+    let max = logits.max_keepdim(D::Minus1)?.detach();
+    let exp = logits.broadcast_sub(&max)?.exp()?;
+    let sum = exp.sum_keepdim(D::Minus1)?;
+    exp.broadcast_div(&sum)
+}
+
+struct Softmax;
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let logits = cpu::values(self.name(), storage, layout)?;
+        let width = layout.dims()[layout.dims().len() - 1];
+        let mut output = vec![0f32; logits.len()];
+        let task = cpu::rows_per_task(width) * width;
+        output
+            .par_chunks_mut(task.max(1))
+            .zip(logits.par_chunks(task.max(1)))
+            .for_each(|(output, logits)| {
+                let rows = output.chunks_mut(width).zip(logits.chunks(width));
+                rows.for_each(|(output, logits)| softmax_row(logits, output));
+            });
+        Ok((CpuStorage::F32(output), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _logits: &Tensor, output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        output.apply_op2_no_bwd(&grad, &SoftmaxBackward).map(Some)
+    }
+}
+
+fn softmax_row(logits: &[f32], output: &mut [f32]) {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for (y, &x) in output.iter_mut().zip(logits) {
+        *y = (x - max).exp();
+    }
+    let scale = output.iter().sum::<f32>().recip();
+    for y in output {
+        *y *= scale;
+    }
+}
+
+struct SoftmaxBackward;
+
+impl CustomOp2 for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        output: &CpuStorage,
+        output_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = cpu::values(self.name(), output, output_layout)?;
+        let dy = cpu::values(self.name(), grad, grad_layout)?;
+        let width = output_layout.dims()[output_layout.dims().len() - 1];
+        let mut dx = vec![0f32; y.len()];
+        let task = (cpu::rows_per_task(width) * width).max(1);
+        dx.par_chunks_mut(task)
+            .zip(y.par_chunks(task).zip(dy.par_chunks(task)))
+            .for_each(|(dx, (y, dy))| {
+                let rows = dx
+                    .chunks_mut(width)
+                    .zip(y.chunks(width).zip(dy.chunks(width)));
+                rows.for_each(|(dx, (y, dy))| {
+                    let dot: f32 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
+                    for (dx, (y, dy)) in dx.iter_mut().zip(y.iter().zip(dy)) {
+                        *dx = y * (dy - dot);
+                    }
+                });
+            });
+        Ok((CpuStorage::F32(dx), output_layout.shape().clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn huge_logits_do_not_overflow() {
+        let logits = Tensor::new(&[[1e30f32, -1e30, 1e30]], &Device::Cpu).unwrap();
+        let probabilities = softmax(&logits).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(probabilities, [[0.5, 0.0, 0.5]]);
+    }
+
+    #[test]
+    fn strided_input_is_read_by_its_strides() {
+        let logits = Tensor::new(&[[0f32, 1.0], [2.0, 5.0]], &Device::Cpu).unwrap();
+        let transposed = logits.t().unwrap();
+        let expected = softmax(&transposed.contiguous().unwrap()).unwrap();
+        let found = softmax(&transposed).unwrap();
+        assert_eq!(
+            found.to_vec2::<f32>().unwrap(),
+            expected.to_vec2::<f32>().unwrap()
+        );
+    }
+
+    #[test]
+    fn rows_gradients_sum_to_zero() {
+        // Adding a constant to a row changes nothing, so the gradient along it vanishes.
+        let logits = Var::new(&[[0.3f32, -2.0, 1.5, 0.0]], &Device::Cpu).unwrap();
+        let weights = Tensor::new(&[[1f32, -3.0, 2.0, 7.0]], &Device::Cpu).unwrap();
+        let loss = (softmax(&logits).unwrap() * weights).unwrap();
+        let gradients = loss.sum_all().unwrap().backward().unwrap();
+        let gradient = gradients.get(&logits).unwrap().to_vec2::<f32>().unwrap();
+        assert!(gradient[0].iter().sum::<f32>().abs() < 1e-6);
+        assert!(gradient[0].iter().any(|g| g.abs() > 0.1));
+    }
+}

@@ -1,0 +1,192 @@
+//! Every fused operation against its composition of candle's own operations, and against finite differences, over
+//! random shapes.
+
+use candle_core::{Device, Result, Tensor, Var};
+use perceiver_ops::{
+    Key, Mode, add_bias, add_bias_composed, attention_logits, attention_logits_composed,
+    batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
+    expand_batch_composed, gelu, gelu_composed, layer_norm, layer_norm_composed, linear,
+    linear_composed, multiply_scalar, multiply_scalar_composed, softmax, softmax_composed,
+};
+use proptest::prelude::*;
+
+/// A variable of values in [-2, 2), a function of `seed` and the shape.
+fn variable(seed: u64, shape: &[usize]) -> Var {
+    let key = Key::new(seed);
+    let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64)
+        .map(|i| (key.bits(i) >> 40) as f32 / (1 << 22) as f32 - 2.0)
+        .collect();
+    Var::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn largest(tensor: &Tensor) -> f32 {
+    let values = tensor.abs().unwrap().flatten_all().unwrap();
+    values
+        .to_vec1::<f32>()
+        .unwrap()
+        .into_iter()
+        .fold(0.0, f32::max)
+}
+
+/// Both tensors are equal to a small part of the largest entry.
+fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let distance = largest(&(found - expected).unwrap());
+    let bound = 2e-5 * largest(expected).max(1.0);
+    assert!(
+        distance <= bound,
+        "{what}: {distance} apart, more than {bound}"
+    );
+}
+
+/// Value and gradients of two forms of one function agree; the loss weighs every output differently.
+fn assert_same(
+    inputs: &[Var],
+    fused: impl Fn(&[Var]) -> Result<Tensor>,
+    composed: impl Fn(&[Var]) -> Result<Tensor>,
+) {
+    let (fused, composed) = (fused(inputs).unwrap(), composed(inputs).unwrap());
+    assert_close(&fused, &composed, "value");
+    let weights = variable(99, fused.dims());
+    let gradients = |output: &Tensor| {
+        let loss = (output * weights.as_tensor()).unwrap().sum_all().unwrap();
+        loss.backward().unwrap()
+    };
+    let (fused, composed) = (gradients(&fused), gradients(&composed));
+    for (index, input) in inputs.iter().enumerate() {
+        let found = fused
+            .get(input)
+            .expect("the fused form passes gradients on");
+        let expected = composed.get(input).expect("the composed form does too");
+        assert_close(found, expected, &format!("gradient of input {index}"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn softmax_equals_its_composition(rows in 1usize..40, width in 1usize..70, seed: u64) {
+        let x = [variable(seed, &[2, rows, width])];
+        assert_same(&x, |x| softmax(&x[0]), |x| softmax_composed(&x[0]));
+    }
+
+    #[test]
+    fn layer_norm_equals_its_composition(rows in 1usize..700, width in 2usize..70, seed: u64) {
+        let inputs = [
+            variable(seed, &[rows, width]),
+            variable(seed ^ 1, &[width]),
+            variable(seed ^ 2, &[width]),
+        ];
+        assert_same(
+            &inputs,
+            |v| layer_norm(&v[0], &v[1], &v[2], 1e-3),
+            |v| layer_norm_composed(&v[0], &v[1], &v[2], 1e-3),
+        );
+    }
+
+    #[test]
+    fn add_bias_equals_its_composition(rows in 1usize..700, width in 1usize..70, seed: u64) {
+        let inputs = [variable(seed, &[rows, 2, width]), variable(seed ^ 1, &[2, width])];
+        assert_same(&inputs, |v| add_bias(&v[0], &v[1]), |v| add_bias_composed(&v[0], &v[1]));
+    }
+
+    #[test]
+    fn expand_batch_equals_its_composition(batch in 2usize..9, (m, n) in (1usize..200, 1usize..200), seed: u64) {
+        let x = [variable(seed, &[1, m, n])];
+        assert_same(&x, |x| expand_batch(&x[0], batch), |x| expand_batch_composed(&x[0], batch));
+    }
+
+    #[test]
+    fn multiply_scalar_equals_its_composition(len in 1usize..40_000, seed: u64) {
+        let inputs = [variable(seed, &[len]), variable(seed ^ 1, &[])];
+        assert_same(
+            &inputs,
+            |v| multiply_scalar(&v[0], &v[1]),
+            |v| multiply_scalar_composed(&v[0], &v[1]),
+        );
+    }
+
+    #[test]
+    fn linear_equals_its_composition(
+        rows in 1usize..600, (inputs, outputs) in (1usize..20, 1usize..20), seed: u64,
+    ) {
+        let inputs = [
+            variable(seed, &[rows, 2, inputs]),
+            variable(seed ^ 1, &[outputs, inputs]),
+            variable(seed ^ 2, &[outputs]),
+        ];
+        assert_same(
+            &inputs,
+            |v| linear(&v[0], &v[1], &v[2]),
+            |v| linear_composed(&v[0], &v[1], &v[2]),
+        );
+    }
+
+    #[test]
+    fn gelu_equals_its_composition(len in 1usize..5000, seed: u64) {
+        let x = [variable(seed, &[len])];
+        assert_same(&x, |x| gelu(&x[0]), |x| gelu_composed(&x[0]));
+    }
+
+    #[test]
+    fn dropout_equals_its_composition(len in 1usize..5000, rate in 0.0..0.95, seed: u64) {
+        let (x, mode) = ([variable(seed, &[len])], Mode::Training(Key::new(seed)));
+        assert_same(&x, |x| dropout(&x[0], rate, mode), |x| dropout_composed(&x[0], rate, mode));
+    }
+
+    #[test]
+    fn batched_matmul_equals_its_composition(
+        (m, k, n) in (1usize..20, 1usize..20, 1usize..20), batch in 1usize..5, seed: u64,
+    ) {
+        let inputs = [variable(seed, &[batch, 2, m, k]), variable(seed ^ 1, &[batch, 2, k, n])];
+        assert_same(
+            &inputs,
+            |v| batched_matmul(&v[0], &v[1]),
+            |v| batched_matmul_composed(&v[0], &v[1]),
+        );
+    }
+
+    #[test]
+    fn attention_logits_equal_their_composition_at_any_strides(
+        (m, k, n) in (1usize..9, 1usize..9, 1usize..9), (batch, heads) in (1usize..4, 1usize..4), seed: u64,
+    ) {
+        // Heads split from a wide projection as views, queries shared by the whole batch.
+        let inputs = [variable(seed, &[1, m, heads * k]), variable(seed ^ 1, &[batch, n, heads * k])];
+        let split = |x: &Var| x.reshape((x.dim(0)?, (), heads, k))?.transpose(1, 2);
+        let product = |v: &[Var], logits: fn(&Tensor, &Tensor, f64) -> Result<Tensor>| {
+            logits(&split(&v[0])?.broadcast_as((batch, heads, m, k))?, &split(&v[1])?, 0.5)
+        };
+        assert_same(&inputs, |v| product(v, attention_logits), |v| product(v, attention_logits_composed));
+    }
+}
+
+/// The composed forms rest on candle's gradients; one check rests on nothing but the definition of a derivative.
+#[test]
+fn layer_norm_gradient_equals_finite_differences() {
+    let (gamma, beta) = (variable(2, &[6]), variable(3, &[6]));
+    let weights = variable(4, &[1, 6]);
+    let loss = |x: &Tensor| -> Result<Tensor> {
+        let y = layer_norm(x, &gamma, &beta, 1e-3)?;
+        (y * weights.as_tensor())?.sum_all()
+    };
+    let x = variable(1, &[1, 6]);
+    let gradients = loss(&x).unwrap().backward().unwrap();
+    let gradient = gradients.get(&x).unwrap().flatten_all().unwrap();
+    let gradient = gradient.to_vec1::<f32>().unwrap();
+    let values = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for i in 0..6 {
+        let at = |shift: f32| {
+            let mut moved = values.clone();
+            moved[i] += shift;
+            let moved = Tensor::from_vec(moved, (1, 6), &Device::Cpu).unwrap();
+            loss(&moved).unwrap().to_scalar::<f32>().unwrap()
+        };
+        let difference = (at(1e-2) - at(-1e-2)) / 2e-2;
+        assert!(
+            (difference - gradient[i]).abs() < 2e-2,
+            "entry {i}: difference {difference}, gradient {}",
+            gradient[i]
+        );
+    }
+}

@@ -1,0 +1,204 @@
+//! A trained model on the disk: weights, and all that prediction needs beside them.
+//!
+//! `model.safetensors` holds the weights by name; `config.json` the architecture, the preprocessing with its
+//! normalization, the class names, and what data the model saw. The two together suffice, on any machine.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use perceiver_data::{Image, Labels, Preprocessing, Source};
+use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
+use perceiver_ops::{Mode, softmax};
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file;
+use crate::error::{Result, TrainError};
+
+/// The name in every `config.json`, by which ours are known.
+const MODEL_TYPE: &str = "perceiver-image-classification";
+
+/// The layout of `config.json` and `model.safetensors`.
+const FORMAT: u32 = 1;
+
+/// What `config.json` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointConfig {
+    model_type: String,
+    format: u32,
+    /// The architecture.
+    pub model: PerceiverConfig,
+    /// How a picture becomes input.
+    pub preprocessing: Preprocessing,
+    /// The class that each logit stands for.
+    pub classes: Vec<String>,
+    /// What the model was trained on.
+    pub data: DataCard,
+}
+
+/// What a model was trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataCard {
+    /// The data set.
+    pub dataset: Source,
+    /// Its labels.
+    pub labels: Labels,
+    /// The number of training pictures, validation included; 0 where unknown.
+    pub train_images: usize,
+    /// The training pictures' and labels' hash, by [`perceiver_data::Dataset::sha256`]; empty where unknown.
+    pub train_sha256: String,
+    /// The seed of the run, which also decides how a folder without a test part is divided.
+    #[serde(default)]
+    pub seed: u64,
+    /// Only the first so many test pictures are evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_test: Option<usize>,
+}
+
+impl CheckpointConfig {
+    /// The configuration of a new checkpoint.
+    pub fn new(
+        model: PerceiverConfig,
+        preprocessing: Preprocessing,
+        classes: Vec<String>,
+        data: DataCard,
+    ) -> Self {
+        Self {
+            model_type: MODEL_TYPE.to_string(),
+            format: FORMAT,
+            model,
+            preprocessing,
+            classes,
+            data,
+        }
+    }
+
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// When it is not there, not ours, or its parts disagree.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
+            action: "read",
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let damaged = |finding: String| TrainError::Damaged {
+            path: path.to_path_buf(),
+            expected: "the config.json of a Perceiver checkpoint",
+            finding,
+        };
+        let config: Self =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        if config.model_type != MODEL_TYPE || config.format != FORMAT {
+            return Err(damaged(format!(
+                "model_type {:?} in format {}, while this program reads {MODEL_TYPE:?} in format {FORMAT}",
+                config.model_type, config.format
+            )));
+        }
+        config.model.validate()?;
+        config.preprocessing.validate()?;
+        if config.classes.len() != config.model.num_classes() {
+            return Err(damaged(format!(
+                "{} class names for {} logits",
+                config.classes.len(),
+                config.model.num_classes()
+            )));
+        }
+        if config.preprocessing.image_size != config.model.image_size {
+            return Err(damaged(format!(
+                "preprocessing to {} pixels for a model of {}",
+                config.preprocessing.image_size, config.model.image_size
+            )));
+        }
+        Ok(config)
+    }
+
+    /// Writes a `config.json`, replacing an old one at once or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        atomic_file::write(path, &to_json(self, path)?)
+    }
+}
+
+/// Indented JSON with a newline at the end.
+pub(crate) fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|error| TrainError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source: error.into(),
+    })?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+/// Writes a `model.safetensors`, replacing an old one at once or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_weights<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    path: &Path,
+) -> Result<()> {
+    let on_cpu = tensors
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let bytes = safetensors::serialize(on_cpu, None).map_err(|error| unwritable(path, &error))?;
+    atomic_file::write(path, &bytes)
+}
+
+/// safetensors refused to put tensors into a file.
+pub(crate) fn unwritable(path: &Path, error: &safetensors::SafeTensorError) -> TrainError {
+    TrainError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source: std::io::Error::other(error.to_string()),
+    }
+}
+
+/// A trained model, ready to classify pictures.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What `config.json` says.
+    pub config: CheckpointConfig,
+    /// The model on its weights.
+    pub model: Perceiver,
+    device: Device,
+}
+
+impl Checkpoint {
+    /// Reads `config.json` and `model.safetensors` from a directory.
+    ///
+    /// # Errors
+    /// When either is missing, damaged, or they do not fit each other.
+    pub fn open(directory: &Path, device: &Device) -> Result<Self> {
+        let config = CheckpointConfig::read(&directory.join("config.json"))?;
+        let weights = directory.join("model.safetensors");
+        let parameters = Parameters::open(&config.model, &weights, device)?;
+        let model = parameters.model(&config.model)?;
+        Ok(Self {
+            config,
+            model,
+            device: device.clone(),
+        })
+    }
+
+    /// The device the model is on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The probability of every class for every picture, `[pictures][classes]`.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn classify(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
+        let input = self.config.preprocessing.tensor(images)?; // [n, 3, s, s]
+        let logits = self
+            .model
+            .forward(&input.to_device(&self.device)?, Mode::Inference)?;
+        Ok(softmax(&logits)?.to_device(&Device::Cpu)?.to_vec2()?)
+    }
+}

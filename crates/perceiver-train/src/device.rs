@@ -1,0 +1,134 @@
+//! Where to compute.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+
+/// A device as people write it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The first GPU this program was built for and finds, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU, by number.
+    Cuda(usize),
+    /// An Apple GPU.
+    Metal,
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// When it is named and not there, or the program was built without support for it.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => Ok(first_gpu().unwrap_or(Device::Cpu)),
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|e| self.unavailable(&e)),
+            Self::Metal => Device::new_metal(0).map_err(|e| self.unavailable(&e)),
+        }
+    }
+
+    fn unavailable(self, error: &candle_core::Error) -> TrainError {
+        let feature = if self == Self::Metal { "metal" } else { "cuda" };
+        TrainError::Device {
+            device: self.to_string(),
+            expected: format!("such a device, and a program built with --features {feature}"),
+            finding: error.to_string(),
+        }
+    }
+}
+
+/// The first GPU, if the program was built for one and one answers.
+fn first_gpu() -> Option<Device> {
+    let built_for_cuda = candle_core::utils::cuda_is_available();
+    let cuda = built_for_cuda.then(|| Device::new_cuda(0).ok()).flatten();
+    let metal = || {
+        let built_for_metal = candle_core::utils::metal_is_available();
+        built_for_metal.then(|| Device::new_metal(0).ok()).flatten()
+    };
+    cuda.or_else(metal)
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = TrainError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let unknown = || TrainError::Device {
+            device: text.to_string(),
+            expected: "auto, cpu, cuda, cuda:N or metal".to_string(),
+            finding: format!("{text:?}"),
+        };
+        match text.split_once(':') {
+            None => match text {
+                "auto" => Ok(Self::Auto),
+                "cpu" => Ok(Self::Cpu),
+                "cuda" => Ok(Self::Cuda(0)),
+                "metal" => Ok(Self::Metal),
+                _ => Err(unknown()),
+            },
+            Some(("cuda", ordinal)) => ordinal.parse().map(Self::Cuda).map_err(|_| unknown()),
+            Some(_) => Err(unknown()),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = TrainError;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_choice_survives_its_text_form() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3", "metal"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!(
+            "cuda".parse::<DeviceChoice>().unwrap(),
+            DeviceChoice::Cuda(0)
+        );
+    }
+
+    #[test]
+    fn unknown_devices_are_answered_with_the_known_ones() {
+        for text in ["gpu", "cuda:x", "cuda:-1", "cpu:0", ""] {
+            let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
+            assert!(
+                error.contains("expected auto, cpu, cuda, cuda:N or metal"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Every way in which training can be refused or end badly, one variant each.
+
+use std::io;
+use std::path::PathBuf;
+
+use perceiver_data::DataError;
+use perceiver_model::ModelError;
+
+/// Why a recipe, a run directory or a checkpoint was refused, or training stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A data set or picture was refused.
+    #[error(transparent)]
+    Data(#[from] DataError),
+
+    /// A configuration or weights were refused.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+
+    /// candle refused a tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was being done, as a verb: "read", "create".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+
+    /// A recipe is no valid TOML, or has fields or values it cannot have.
+    #[error("recipe {name}: {finding}")]
+    Recipe {
+        /// The preset or file.
+        name: String,
+        /// What is wrong, naming the field.
+        finding: String,
+    },
+
+    /// A device is unknown, absent, or not supported by this build.
+    #[error("device {device}: expected {expected}, found {finding}")]
+    Device {
+        /// The device asked for.
+        device: String,
+        /// What was expected, in words.
+        expected: String,
+        /// What was found, in words.
+        finding: String,
+    },
+
+    /// A file of a run or checkpoint is not what it should be.
+    #[error("{} is damaged or not ours: expected {expected}, found {finding}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+        /// What stood in the way.
+        finding: String,
+    },
+
+    /// A new run would overwrite an old one.
+    #[error("{} already holds a run: expected a new or empty directory", path.display())]
+    RunExists {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// A run is continued on other data than it began with.
+    #[error("the run was trained on data with sha256 {expected}, but {name} has {found}")]
+    OtherData {
+        /// The data set now.
+        name: String,
+        /// The hash in the run.
+        expected: String,
+        /// The hash now.
+        found: String,
+    },
+
+    /// The loss does not depend on a variable: somewhere the graph is cut.
+    #[error(
+        "no gradient reaches {name}: an operation between it and the loss has no backward pass"
+    )]
+    NoGradient {
+        /// The variable.
+        name: String,
+    },
+
+    /// The loss became NaN or infinite.
+    #[error("the loss is {loss} at step {step} (epoch {epoch}): expected a finite number")]
+    NotFinite {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Optimizer step, from 1.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+}
+
+/// The result of training or of reading a run.
+pub type Result<T> = std::result::Result<T, TrainError>;

@@ -1,0 +1,106 @@
+//! Measuring a model on pictures it does not learn from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use perceiver_data::{Dataset, Loader, LoaderConfig, Preprocessing};
+use perceiver_model::Perceiver;
+use perceiver_ops::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file;
+use crate::checkpoint::to_json;
+use crate::error::{Result, TrainError};
+use crate::metrics::{MetricSums, wilson_interval};
+
+/// Pictures at a time. The same in every evaluation, so that the same model on the same data gives the same bits.
+const BATCH_SIZE: usize = 64;
+
+/// What `results.json` says: the verdict on the test split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestResults {
+    /// The data set.
+    pub dataset: String,
+    /// The number of test pictures.
+    pub images: u64,
+    /// Mean cross-entropy in nats.
+    pub loss: f64,
+    /// Top-1 accuracy.
+    pub acc: f64,
+    /// Its 95% interval.
+    pub acc_interval_95: [f64; 2],
+    /// Top-5 accuracy.
+    pub top5_acc: f64,
+    /// Its 95% interval.
+    pub top5_acc_interval_95: [f64; 2],
+}
+
+impl TestResults {
+    /// The results that sums over a test split come to.
+    pub fn new(dataset: impl Into<String>, sums: &MetricSums) -> Self {
+        let (means, images) = (sums.means(), sums.samples());
+        Self {
+            dataset: dataset.into(),
+            images,
+            loss: means.loss,
+            acc: means.acc,
+            acc_interval_95: wilson_interval(means.acc, images),
+            top5_acc: means.top5_acc,
+            top5_acc_interval_95: wilson_interval(means.top5_acc, images),
+        }
+    }
+
+    /// Writes `results.json`, replacing an old one at once or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        atomic_file::write(path, &to_json(self, path)?)
+    }
+}
+
+/// Goes through a data set in order and sums up how the model does. After every batch, `progress` is told how many of
+/// how many pictures are done.
+///
+/// # Errors
+/// When there is no picture, or a label names no class of the model.
+pub fn evaluate(
+    model: &Perceiver,
+    dataset: Arc<Dataset>,
+    preprocessing: &Preprocessing,
+    device: &Device,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<MetricSums> {
+    require_classes(&dataset, model.config().num_classes())?;
+    let config = LoaderConfig {
+        batch_size: BATCH_SIZE,
+        ..LoaderConfig::default()
+    };
+    let total = dataset.len() as u64;
+    let loader = Loader::new(dataset, preprocessing.clone(), config)?;
+    let mut sums = MetricSums::default();
+    for batch in loader.epoch(0, 0) {
+        let batch = batch?;
+        let logits = model.forward(&batch.images.to_device(device)?, Mode::Inference)?;
+        sums.update(&logits.to_device(&Device::Cpu)?, &batch.labels)?;
+        progress(sums.samples(), total);
+    }
+    Ok(sums)
+}
+
+/// A data set can be judged by a model of as many classes, and has something to judge.
+fn require_classes(dataset: &Dataset, classes: usize) -> Result<()> {
+    if dataset.classes().len() == classes && !dataset.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::Data(perceiver_data::DataError::Inconsistent {
+        name: dataset.name().to_string(),
+        expected: format!("pictures of the model's {classes} classes"),
+        found: format!(
+            "{} pictures of {} classes",
+            dataset.len(),
+            dataset.classes().len()
+        ),
+    }))
+}

@@ -1,0 +1,70 @@
+//! The gradient of every parameter, by name.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor};
+use perceiver_model::Parameters;
+
+use crate::error::{Result, TrainError};
+
+/// Gradients of a loss with respect to all parameters, sorted by name.
+#[derive(Debug, Clone)]
+pub struct Gradients(BTreeMap<String, Tensor>);
+
+impl Gradients {
+    /// Differentiates a scalar `loss`.
+    ///
+    /// # Errors
+    /// [`TrainError::NoGradient`] when some parameter gets none: candle leaves it out in silence where an operation
+    /// has no backward pass, and a model that trains its last layer only looks as if it trained.
+    pub fn of(loss: &Tensor, parameters: &Parameters) -> Result<Self> {
+        let mut store = loss.backward()?;
+        let gradients = parameters.iter().map(|(name, variable)| {
+            let name = name.to_string();
+            match store.remove(variable) {
+                Some(gradient) => Ok((name, gradient)),
+                None => Err(TrainError::NoGradient { name }),
+            }
+        });
+        gradients.collect::<Result<_>>().map(Self)
+    }
+
+    /// Gradients from tensors by parameter name.
+    pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        Self(tensors.into_iter().collect())
+    }
+
+    /// The gradient of the parameter called `name`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
+    /// The Euclidean norm over all gradients together.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn global_norm(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for gradient in self.0.values() {
+            let squares = gradient.sqr()?.sum_all()?.to_dtype(DType::F32)?;
+            sum += f64::from(squares.to_scalar::<f32>()?);
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// The gradients scaled down so that their global norm is at most `max_norm`: Keras's `global_clipnorm`.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn clipped(&self, max_norm: f64) -> Result<Self> {
+        let norm = self.global_norm()?;
+        if norm <= max_norm {
+            return Ok(self.clone());
+        }
+        let scaled = self.0.iter().map(|(name, gradient)| {
+            let gradient = (gradient * (max_norm / norm))?;
+            Ok((name.clone(), gradient))
+        });
+        scaled.collect::<Result<_>>().map(Self)
+    }
+}

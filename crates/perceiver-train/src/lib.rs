@@ -1,0 +1,63 @@
+//! Training the Perceiver: Adam in Keras's form, the learning-rate plateau, early stopping, metrics, and a trainer
+//! whose runs can be left and resumed to the bit.
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use candle_core::Device;
+//! use perceiver_train::{MetricsFile, Outcome, Preset, Recipe, RunDirectory, Trainer, TrainingData};
+//!
+//! // The quickstart recipe, cut down to a moment.
+//! let changes = toml::from_str("data.limit_train = 80\ntraining.epochs = 1")?;
+//! let layers = [("quickstart", Preset::Quickstart.table()), ("changes", changes)];
+//! let recipe = Recipe::from_layers(&layers)?;
+//!
+//! let directory = tempfile::tempdir()?;
+//! let run = RunDirectory::create(directory.path().join("run"))?;
+//! let data = TrainingData::load(&recipe)?;
+//! let mut metrics = MetricsFile::new(run.metrics());
+//! let mut trainer = Trainer::start(recipe, data, run, Device::Cpu)?;
+//! assert_eq!(trainer.fit(&mut metrics, &AtomicBool::new(false))?, Outcome::Finished);
+//! assert_eq!(trainer.history().len(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod adam;
+mod atomic_file;
+mod checkpoint;
+mod device;
+mod early_stopping;
+mod error;
+mod evaluation;
+mod gradients;
+mod loss;
+mod metrics;
+mod metrics_file;
+mod observer;
+mod optimizer;
+mod plateau;
+mod preset;
+mod progress;
+mod recipe;
+mod run_directory;
+mod trainer;
+mod training_data;
+
+pub use adam::Adam;
+pub use checkpoint::{Checkpoint, CheckpointConfig, DataCard, write_weights};
+pub use device::DeviceChoice;
+pub use early_stopping::{EarlyStopping, Verdict};
+pub use error::{Result, TrainError};
+pub use evaluation::{TestResults, evaluate};
+pub use gradients::Gradients;
+pub use loss::{cross_entropies, cross_entropy};
+pub use metrics::{MetricSums, Metrics, TOP_K, wilson_interval};
+pub use metrics_file::MetricsFile;
+pub use observer::{EpochMetrics, Event, Observer, Observers};
+pub use optimizer::{Optimizer, OptimizerState};
+pub use plateau::{Plateau, PlateauConfig};
+pub use preset::Preset;
+pub use recipe::{DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe};
+pub use run_directory::RunDirectory;
+pub use trainer::{Outcome, Trainer};
+pub use training_data::TrainingData;

@@ -1,0 +1,39 @@
+//! The observer that keeps `metrics.jsonl`.
+
+use std::path::PathBuf;
+
+use crate::atomic_file;
+use crate::error::{Result, TrainError};
+use crate::observer::{Event, Observer};
+
+/// Writes one JSON object an epoch. The whole file is replaced every time, so that a run that was killed and resumed has
+/// every epoch once, also when it was killed between saving an epoch and writing its line.
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+}
+
+impl MetricsFile {
+    /// Keeps the file at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+impl Observer for MetricsFile {
+    fn notice(&mut self, event: &Event<'_>) -> Result<()> {
+        let (Event::Started { history } | Event::EpochEnded { history, .. }) = event else {
+            return Ok(());
+        };
+        let mut lines = Vec::new();
+        for epoch in *history {
+            serde_json::to_writer(&mut lines, epoch).map_err(|error| TrainError::Io {
+                action: "write",
+                path: self.path.clone(),
+                source: error.into(),
+            })?;
+            lines.push(b'\n');
+        }
+        atomic_file::write(&self.path, &lines)
+    }
+}

@@ -1,0 +1,77 @@
+//! The recipes that come with the program.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::TrainError;
+
+/// A recipe by name; its values are in `presets/<name>.toml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The Keras example's listing, exactly.
+    Keras,
+    /// A small model that learns CIFAR-100 on two cores.
+    Cifar100Cpu,
+    /// The embedded shapes, in minutes.
+    Quickstart,
+}
+
+impl Preset {
+    /// All presets.
+    pub const ALL: [Self; 3] = [Self::Keras, Self::Cifar100Cpu, Self::Quickstart];
+
+    /// The name to call it by.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keras => "keras",
+            Self::Cifar100Cpu => "cifar100-cpu",
+            Self::Quickstart => "quickstart",
+        }
+    }
+
+    /// What it does, in a line.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Keras => "the Keras example's listing, exactly (which does not learn)",
+            Self::Cifar100Cpu => "a small model that learns CIFAR-100 on two cores",
+            Self::Quickstart => "the embedded shapes, in minutes",
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Keras => include_str!("../presets/keras.toml"),
+            Self::Cifar100Cpu => include_str!("../presets/cifar100-cpu.toml"),
+            Self::Quickstart => include_str!("../presets/quickstart.toml"),
+        }
+    }
+
+    /// The values, as a layer of a [`Recipe`](crate::Recipe).
+    ///
+    /// # Panics
+    /// Never: the tests parse every preset.
+    pub fn table(self) -> toml::Table {
+        toml::from_str(self.text()).expect("presets are valid TOML")
+    }
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Preset {
+    type Err = TrainError;
+
+    fn from_str(text: &str) -> Result<Self, TrainError> {
+        let found = Self::ALL.into_iter().find(|preset| preset.name() == text);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            TrainError::Recipe {
+                name: text.to_string(),
+                finding: format!("expected one of the presets {names}"),
+            }
+        })
+    }
+}

@@ -1,0 +1,322 @@
+//! A recipe: everything that decides what a training run does, apart from the machine.
+//!
+//! The defaults are the Keras example's. A recipe is written as TOML in three tables, `[data]`, `[model]` and
+//! `[training]`, and put together in layers, of which a later one changes what it names and nothing else:
+//!
+//! ```
+//! use perceiver_train::{Preset, Recipe};
+//!
+//! let changes = toml::from_str("training.epochs = 3")?;
+//! let recipe = Recipe::from_layers(&[
+//!     (Preset::Keras.name(), Preset::Keras.table()),
+//!     ("my flags", changes),
+//! ])?;
+//! assert_eq!((recipe.training.epochs, recipe.training.batch_size), (3, 64));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::path::PathBuf;
+
+use perceiver_data::{Augmentation, Labels, LoadOptions, Source};
+use perceiver_model::PerceiverConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::device::DeviceChoice;
+use crate::error::{Result, TrainError};
+use crate::plateau::PlateauConfig;
+
+/// A whole recipe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// What to learn from, and how pictures become input.
+    pub data: DataRecipe,
+    /// The architecture.
+    pub model: PerceiverConfig,
+    /// How to learn.
+    pub training: TrainingRecipe,
+}
+
+/// What to learn from, and how pictures become input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataRecipe {
+    /// The data set.
+    pub dataset: Source,
+    /// Where fetched data sets lie.
+    pub data_dir: PathBuf,
+    /// Classes or coarse groups.
+    pub labels: Labels,
+    /// The share at the tail of the training pictures that validation is done on: Keras's `validation_split`.
+    pub validation_fraction: f64,
+    /// Only the first so many training pictures, validation included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_train: Option<usize>,
+    /// Only the first so many test pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_test: Option<usize>,
+    /// Whether shrinking a picture averages over the pixels it drops.
+    pub antialias: bool,
+    /// Random changes of training pictures.
+    pub augmentation: Augmentation,
+}
+
+impl Default for DataRecipe {
+    fn default() -> Self {
+        Self {
+            dataset: Source::Cifar100,
+            data_dir: PathBuf::from("data"),
+            labels: Labels::Fine,
+            validation_fraction: 0.1,
+            limit_train: None,
+            limit_test: None,
+            antialias: false,
+            augmentation: Augmentation {
+                horizontal_flip: true,
+                zoom: 0.2,
+            },
+        }
+    }
+}
+
+/// How to learn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingRecipe {
+    /// Passes over the training pictures, at most.
+    pub epochs: usize,
+    /// Pictures a step; the last step of an epoch may have fewer.
+    pub batch_size: usize,
+    /// Adam's learning rate at the start.
+    pub learning_rate: f32,
+    /// Gradients are scaled down to this global norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// The root of all randomness.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// When to lower the learning rate.
+    pub plateau: PlateauConfig,
+    /// When to stop.
+    pub early_stopping: EarlyStoppingConfig,
+}
+
+impl Default for TrainingRecipe {
+    fn default() -> Self {
+        Self {
+            epochs: 50,
+            batch_size: 64,
+            learning_rate: 1e-3,
+            clip_norm: None,
+            seed: 0,
+            device: DeviceChoice::Auto,
+            plateau: PlateauConfig::default(),
+            early_stopping: EarlyStoppingConfig::default(),
+        }
+    }
+}
+
+/// When to stop before the last epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EarlyStoppingConfig {
+    /// Epochs without a lower validation loss.
+    pub patience: usize,
+}
+
+impl Default for EarlyStoppingConfig {
+    fn default() -> Self {
+        Self { patience: 15 }
+    }
+}
+
+impl Recipe {
+    /// Lays named tables over one another, the last on top.
+    ///
+    /// # Errors
+    /// [`TrainError::Recipe`] with the name of the first layer that brings an unknown field or an impossible value.
+    pub fn from_layers(layers: &[(&str, toml::Table)]) -> Result<Self> {
+        let mut merged = toml::Table::new();
+        let mut recipe = Self::default();
+        for (name, layer) in layers {
+            overlay(&mut merged, layer);
+            recipe = Self::from_table(name, &merged)?;
+        }
+        recipe.validate(layers.last().map_or("default", |(name, _)| name))?;
+        Ok(recipe)
+    }
+
+    fn from_table(name: &str, table: &toml::Table) -> Result<Self> {
+        toml::Value::Table(table.clone())
+            .try_into()
+            .map_err(|error: toml::de::Error| recipe_error(name, error.message()))
+    }
+
+    /// The recipe as TOML.
+    ///
+    /// # Errors
+    /// [`TrainError::Recipe`] when a number has no place in TOML, such as a seed of 2^63 or more.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|error| recipe_error("of this run", error))
+    }
+
+    /// Checks all values that types alone do not.
+    fn validate(&self, name: &str) -> Result<()> {
+        self.model.validate()?;
+        self.data.augmentation.validate()?;
+        let (data, training) = (&self.data, &self.training);
+        let positive_rate = training.learning_rate.is_finite() && training.learning_rate > 0.0;
+        let positive_norm = training.clip_norm.is_none_or(|norm| norm > 0.0);
+        let factor_shrinks = (0.0..1.0).contains(&training.plateau.factor);
+        let fraction_leaves_some =
+            (0.0..1.0).contains(&data.validation_fraction) && data.validation_fraction > 0.0;
+        let seed_fits = i64::try_from(training.seed).is_ok(); // TOML's integers are signed
+        let checks = [
+            (
+                training.epochs > 0,
+                "training.epochs: expected at least 1, found 0".to_string(),
+            ),
+            (
+                training.batch_size > 0,
+                "training.batch_size: expected at least 1, found 0".to_string(),
+            ),
+            (
+                positive_rate,
+                format!(
+                    "training.learning_rate: expected a number above 0, found {}",
+                    training.learning_rate
+                ),
+            ),
+            (
+                positive_norm,
+                format!(
+                    "training.clip_norm: expected a number above 0, found {:?}",
+                    training.clip_norm
+                ),
+            ),
+            (
+                factor_shrinks,
+                format!(
+                    "training.plateau.factor: expected at least 0 and below 1, found {}",
+                    training.plateau.factor
+                ),
+            ),
+            (
+                fraction_leaves_some,
+                format!(
+                    "data.validation_fraction: expected above 0 and below 1, found {}",
+                    data.validation_fraction
+                ),
+            ),
+            (
+                seed_fits,
+                format!(
+                    "training.seed: expected at most {}, found {}",
+                    i64::MAX,
+                    training.seed
+                ),
+            ),
+        ];
+        match checks.into_iter().find(|(fine, _)| !fine) {
+            Some((_, finding)) => Err(recipe_error(name, finding)),
+            None => Ok(()),
+        }
+    }
+
+    /// How to read this recipe's data set. Folder pictures are kept at twice the size the model sees, so that
+    /// zooming in still finds detail.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            data_dir: self.data.data_dir.clone(),
+            labels: self.data.labels,
+            shorter_side: 2 * self.model.image_size,
+            seed: self.training.seed,
+            ..LoadOptions::default()
+        }
+    }
+}
+
+fn recipe_error(name: &str, finding: impl std::fmt::Display) -> TrainError {
+    TrainError::Recipe {
+        name: name.to_string(),
+        finding: finding.to_string().trim_end().replace('\n', " "),
+    }
+}
+
+/// Lays `top` over `bottom`: tables are merged, everything else replaced.
+fn overlay(bottom: &mut toml::Table, top: &toml::Table) {
+    for (key, value) in top {
+        match (bottom.get_mut(key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
+            _ => {
+                bottom.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preset::Preset;
+
+    fn layer(text: &str) -> toml::Table {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_keras_preset_is_the_default() {
+        let recipe = Recipe::from_layers(&[("keras", Preset::Keras.table())]).unwrap();
+        assert_eq!(recipe, Recipe::default());
+    }
+
+    #[test]
+    fn every_preset_is_valid_and_survives_toml() {
+        for preset in Preset::ALL {
+            let recipe = Recipe::from_layers(&[(preset.name(), preset.table())]).unwrap();
+            let text = recipe.to_toml().unwrap();
+            let again = Recipe::from_layers(&[("again", layer(&text))]).unwrap();
+            assert_eq!(again, recipe, "{}", preset.name());
+        }
+    }
+
+    #[test]
+    fn later_layers_change_what_they_name_only() {
+        let recipe = Recipe::from_layers(&[
+            (
+                "file",
+                layer("[model]\nlatent_dim = 7\n[training]\nseed = 5"),
+            ),
+            ("flags", layer("training.seed = 6")),
+        ])
+        .unwrap();
+        assert_eq!((recipe.model.latent_dim, recipe.training.seed), (7, 6));
+        assert_eq!(recipe.model.projection_dim, 256);
+    }
+
+    #[test]
+    fn errors_name_the_layer_and_the_field() {
+        let refused = |text: &str| {
+            let layers = [("keras", Preset::Keras.table()), ("my.toml", layer(text))];
+            Recipe::from_layers(&layers).unwrap_err().to_string()
+        };
+        let unknown = refused("[training]\nlearning_rat = 1");
+        assert!(
+            unknown.starts_with("recipe my.toml: unknown field `learning_rat`"),
+            "{unknown}"
+        );
+        let negative = refused("[training]\nlearning_rate = -1.0");
+        assert!(
+            negative.contains("training.learning_rate: expected a number above 0, found -1"),
+            "{negative}"
+        );
+        let zero = refused("[training]\nepochs = 0");
+        assert!(
+            zero.contains("training.epochs: expected at least 1"),
+            "{zero}"
+        );
+        let source = refused("[data]\ndataset = 'mnist'");
+        assert!(source.contains("cifar100, cifar10, shapes"), "{source}");
+    }
+}

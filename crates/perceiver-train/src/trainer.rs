@@ -1,0 +1,435 @@
+//! The training loop, which can be left and entered again at any step.
+//!
+//! Nothing random is drawn from a running generator: augmentation is keyed by (seed, epoch, sample) and dropout by
+//! (seed, step, layer), so where a run stands is a few numbers and the tensors. On the CPU a resumed run ends with the
+//! same bits as one that was never interrupted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
+use perceiver_model::{Parameters, Perceiver};
+use perceiver_ops::{Key, Mode};
+
+use crate::adam::Adam;
+use crate::atomic_file;
+use crate::checkpoint::{CheckpointConfig, DataCard, write_weights};
+use crate::early_stopping::{EarlyStopping, Verdict};
+use crate::error::{Result, TrainError};
+use crate::evaluation::evaluate;
+use crate::gradients::Gradients;
+use crate::loss::cross_entropy;
+use crate::metrics::Metrics;
+use crate::observer::{EpochMetrics, Event, Observer};
+use crate::optimizer::{Optimizer, OptimizerState};
+use crate::plateau::Plateau;
+use crate::progress::{self, EpochProgress, Progress, StateTensors};
+use crate::recipe::Recipe;
+use crate::run_directory::RunDirectory;
+use crate::training_data::TrainingData;
+
+/// How a call of [`Trainer::fit`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All epochs are done, or early stopping ended the run; the model has the best weights.
+    Finished,
+    /// The run was asked to stop and has saved where it stands.
+    Interrupted,
+}
+
+/// Whether an epoch was gone through or left in the middle.
+enum EpochEnd {
+    Complete,
+    Interrupted,
+}
+
+/// A run: a recipe at work on data, in a directory.
+pub struct Trainer {
+    recipe: Recipe,
+    data: TrainingData,
+    device: Device,
+    run: RunDirectory,
+    parameters: Parameters,
+    model: Perceiver,
+    optimizer: Box<dyn Optimizer>,
+    best: HashMap<String, Tensor>,
+    progress: Progress,
+}
+
+impl Trainer {
+    /// Begins a run: makes its directory, and puts the recipe and the checkpoint's configuration there.
+    ///
+    /// The head gets as many classes as the data has.
+    ///
+    /// # Errors
+    /// When the directory holds a run already, or the recipe does not fit the data.
+    pub fn start(
+        mut recipe: Recipe,
+        data: TrainingData,
+        run: RunDirectory,
+        device: Device,
+    ) -> Result<Self> {
+        recipe.model = recipe.model.with_num_classes(data.train.classes().len());
+        let parameters = Parameters::from_seed(&recipe.model, recipe.training.seed, &device)?;
+        let progress = Progress {
+            train_sha256: data.sha256.clone(),
+            steps: 0,
+            learning_rate: recipe.training.learning_rate,
+            plateau: Plateau::new(recipe.training.plateau),
+            early_stopping: EarlyStopping::new(recipe.training.early_stopping.patience),
+            history: Vec::new(),
+            epoch: EpochProgress::default(),
+            stopped: false,
+        };
+        atomic_file::write(&run.recipe(), recipe.to_toml()?.as_bytes())?;
+        Self::checkpoint_config(&recipe, &data).write(&run.config())?;
+        let state = OptimizerState::default();
+        let best = HashMap::new();
+        Self::assemble(recipe, data, run, device, parameters, state, best, progress)
+    }
+
+    /// Goes on with a run from its last saved state, or from its beginning if it has none.
+    ///
+    /// # Errors
+    /// When the state is damaged or does not fit the recipe, or `data` is not what the run began with.
+    pub fn resume(
+        recipe: Recipe,
+        data: TrainingData,
+        run: RunDirectory,
+        device: Device,
+    ) -> Result<Self> {
+        if !run.state().exists() {
+            return Self::start(recipe, data, run, device);
+        }
+        let (progress, tensors) = progress::read(&run.state(), &device)?;
+        if progress.train_sha256 != data.sha256 {
+            return Err(TrainError::OtherData {
+                name: data.train.name().to_string(),
+                expected: progress.train_sha256,
+                found: data.sha256,
+            });
+        }
+        let parameters = Parameters::from_tensors(&recipe.model, tensors.parameters, &device)?;
+        let state = OptimizerState {
+            steps: progress.steps,
+            tensors: tensors.optimizer,
+        };
+        let best = tensors.best;
+        let trainer = Self::assemble(recipe, data, run, device, parameters, state, best, progress)?;
+        trainer.write_best()?;
+        Ok(trainer)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of a run, each once
+    fn assemble(
+        recipe: Recipe,
+        data: TrainingData,
+        run: RunDirectory,
+        device: Device,
+        parameters: Parameters,
+        state: OptimizerState,
+        best: HashMap<String, Tensor>,
+        progress: Progress,
+    ) -> Result<Self> {
+        let model = parameters.model(&recipe.model)?;
+        let mut optimizer =
+            Adam::new(progress.learning_rate).with_clip_norm(recipe.training.clip_norm);
+        optimizer.restore(state);
+        Ok(Self {
+            model,
+            recipe,
+            data,
+            device,
+            run,
+            parameters,
+            optimizer: Box::new(optimizer),
+            best,
+            progress,
+        })
+    }
+
+    fn checkpoint_config(recipe: &Recipe, data: &TrainingData) -> CheckpointConfig {
+        let card = DataCard {
+            dataset: recipe.data.dataset.clone(),
+            labels: recipe.data.labels,
+            train_images: data.len(),
+            train_sha256: data.sha256.clone(),
+            seed: recipe.training.seed,
+            limit_test: recipe.data.limit_test,
+        };
+        let classes = data.train.classes().to_vec();
+        CheckpointConfig::new(
+            recipe.model.clone(),
+            data.preprocessing.clone(),
+            classes,
+            card,
+        )
+    }
+
+    /// The recipe, with the head as wide as the data has classes.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The model as it stands.
+    pub fn model(&self) -> &Perceiver {
+        &self.model
+    }
+
+    /// The model's parameters as they stand.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// How pictures become the model's input.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.data.preprocessing
+    }
+
+    /// The device the model is on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Steps in a whole epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.data
+            .train
+            .len()
+            .div_ceil(self.recipe.training.batch_size)
+    }
+
+    /// The directory of the run.
+    pub fn run(&self) -> &RunDirectory {
+        &self.run
+    }
+
+    /// The epochs done so far.
+    pub fn history(&self) -> &[EpochMetrics] {
+        &self.progress.history
+    }
+
+    /// Trains to the end, or until `stop` is set: then the step at hand is finished and all is saved.
+    ///
+    /// # Errors
+    /// When the loss is no finite number, a file cannot be written, or an observer fails. What was saved last stays.
+    pub fn fit(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
+        let loader = self.training_loader()?;
+        let history = &self.progress.history;
+        observer.notice(&Event::Started { history })?;
+        while !self.is_done() {
+            if let EpochEnd::Interrupted = self.train_epoch(&loader, observer, stop)? {
+                self.save()?;
+                let run = self.run.root();
+                observer.notice(&Event::Interrupted { run })?;
+                return Ok(Outcome::Interrupted);
+            }
+            self.end_epoch(observer)?;
+        }
+        if !self.best.is_empty() {
+            self.parameters.assign(&self.best)?;
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn is_done(&self) -> bool {
+        self.progress.stopped || self.progress.history.len() >= self.recipe.training.epochs
+    }
+
+    fn training_loader(&self) -> Result<Loader> {
+        let config = LoaderConfig {
+            batch_size: self.recipe.training.batch_size,
+            seed: self.recipe.training.seed,
+            shuffle: true,
+            augmentation: Some(self.recipe.data.augmentation),
+            ..LoaderConfig::default()
+        };
+        let preprocessing = self.data.preprocessing.clone();
+        Ok(Loader::new(
+            Arc::clone(&self.data.train),
+            preprocessing,
+            config,
+        )?)
+    }
+
+    fn train_epoch(
+        &mut self,
+        loader: &Loader,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<EpochEnd> {
+        let epoch = self.progress.history.len();
+        let first_step = self.progress.epoch.batches_done;
+        observer.notice(&Event::EpochStarted {
+            epoch: epoch + 1,
+            epochs: self.recipe.training.epochs,
+            first_step,
+            steps: loader.batches_per_epoch(),
+        })?;
+        let seconds_before = self.progress.epoch.seconds;
+        let start = Instant::now();
+        for batch in loader.epoch(epoch, first_step) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(EpochEnd::Interrupted);
+            }
+            let batch = batch?;
+            let metrics = self.step(&batch)?;
+            self.progress.epoch.batches_done += 1;
+            self.progress.epoch.seconds = seconds_before + start.elapsed().as_secs_f64();
+            observer.notice(&Event::Step {
+                step: self.progress.epoch.batches_done,
+                images: batch.indices.len(),
+                metrics,
+            })?;
+        }
+        Ok(EpochEnd::Complete)
+    }
+
+    /// Learns from one batch and returns the epoch's means so far.
+    fn step(&mut self, batch: &Batch) -> Result<Metrics> {
+        let images = batch.images.to_device(&self.device)?; // [batch, 3, s, s]
+        let labels = batch.labels.to_device(&self.device)?; // [batch]
+        let mode = Mode::Training(self.dropout_key());
+        let logits = self.model.forward(&images, mode)?; // [batch, classes]
+        let loss = cross_entropy(&logits, &labels)?;
+        let value = f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            return Err(self.not_finite(value));
+        }
+        let gradients = Gradients::of(&loss, &self.parameters)?;
+        self.optimizer.step(&self.parameters, &gradients)?;
+        self.progress.steps = self.optimizer.steps();
+        let sums = &mut self.progress.epoch.sums;
+        sums.update(&logits.to_device(&Device::Cpu)?, &batch.labels)?;
+        Ok(sums.means())
+    }
+
+    fn dropout_key(&self) -> Key {
+        let root = Key::new(self.recipe.training.seed).fold_in_name("dropout");
+        root.fold_in(self.progress.steps)
+    }
+
+    fn not_finite(&self, loss: f64) -> TrainError {
+        TrainError::NotFinite {
+            epoch: self.progress.history.len() + 1,
+            step: self.progress.steps + 1,
+            loss,
+        }
+    }
+
+    /// Validates, records the epoch, lets the callbacks decide, and saves.
+    fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let start = Instant::now();
+        let validation = self.validate(observer)?;
+        if !validation.loss.is_finite() {
+            return Err(self.not_finite(validation.loss));
+        }
+        let metrics = self.epoch_metrics(validation, start.elapsed().as_secs_f64());
+        self.progress.history.push(metrics);
+        self.progress.epoch = EpochProgress::default();
+
+        let verdict = self.progress.early_stopping.epoch_ended(metrics.val_loss);
+        if verdict == Verdict::Best {
+            self.best = snapshot(&self.parameters)?;
+        }
+        let (from, to) = self.reduce_learning_rate(metrics.val_loss);
+        self.progress.stopped = verdict == Verdict::Stop;
+        self.save()?;
+
+        let history = &self.progress.history;
+        let best = verdict == Verdict::Best;
+        observer.notice(&Event::EpochEnded { history, best })?;
+        if from > to {
+            observer.notice(&Event::LearningRateReduced { from, to })?;
+        }
+        if self.progress.stopped {
+            let best_epoch = self
+                .progress
+                .early_stopping
+                .best_epoch()
+                .map_or(0, |epoch| epoch + 1);
+            observer.notice(&Event::StoppedEarly { best_epoch })?;
+        }
+        Ok(())
+    }
+
+    fn validate(&self, observer: &mut dyn Observer) -> Result<Metrics> {
+        let mut noticed = Ok(());
+        let mut tell = |done, total| {
+            if noticed.is_ok() {
+                noticed = observer.notice(&Event::Validation { done, total });
+            }
+        };
+        let validation = Arc::clone(&self.data.validation);
+        let preprocessing = &self.data.preprocessing;
+        let sums = evaluate(
+            &self.model,
+            validation,
+            preprocessing,
+            &self.device,
+            &mut tell,
+        )?;
+        noticed.map(|()| sums.means())
+    }
+
+    fn epoch_metrics(&self, validation: Metrics, validation_seconds: f64) -> EpochMetrics {
+        let EpochProgress { sums, seconds, .. } = self.progress.epoch;
+        let training = sums.means();
+        EpochMetrics {
+            epoch: self.progress.history.len() + 1,
+            loss: training.loss,
+            acc: training.acc,
+            top5_acc: training.top5_acc,
+            val_loss: validation.loss,
+            val_acc: validation.acc,
+            val_top5_acc: validation.top5_acc,
+            learning_rate: self.progress.learning_rate,
+            seconds: seconds + validation_seconds,
+            images_per_second: sums.samples() as f64 / seconds,
+        }
+    }
+
+    /// The learning rate before and after the plateau schedule has seen a validation loss.
+    fn reduce_learning_rate(&mut self, val_loss: f64) -> (f32, f32) {
+        let from = self.progress.learning_rate;
+        let to = self.progress.plateau.epoch_ended(val_loss, from);
+        self.progress.learning_rate = to;
+        self.optimizer.set_learning_rate(to);
+        (from, to)
+    }
+
+    /// Saves where the run stands, and then the best weights as a checkpoint.
+    fn save(&self) -> Result<()> {
+        let tensors = StateTensors {
+            parameters: self.parameters.tensors(),
+            best: self.best.clone(),
+            optimizer: self.optimizer.state().tensors,
+        };
+        progress::write(&self.run.state(), &self.progress, tensors)?;
+        self.write_best()
+    }
+
+    /// The best weights so far, or in the first epoch the current ones, as `model.safetensors`.
+    fn write_best(&self) -> Result<()> {
+        let current;
+        let weights = if self.best.is_empty() {
+            current = self.parameters.tensors();
+            &current
+        } else {
+            &self.best
+        };
+        let named = weights.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        write_weights(named, &self.run.model())
+    }
+}
+
+/// Copies of all parameters, which later steps do not change.
+fn snapshot(parameters: &Parameters) -> Result<HashMap<String, Tensor>> {
+    parameters
+        .iter()
+        .map(|(name, variable)| Ok((name.to_string(), variable.as_tensor().copy()?)))
+        .collect()
+}

@@ -1,0 +1,526 @@
+//! Data sets from a Hub on loopback: exact pixels, the cache, and every way in which a server can let one down.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use perceiver_data::{
+    Cifar, DataError, Dataset, Groups, HubAccess, HubDataset, Image, Labels, LoadOptions, Source,
+    Split, write_parquet,
+};
+use perceiver_tests::digest::hex;
+use perceiver_tests::http::{Request, Response, Server};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use xtask::download::HttpOptions;
+use xtask::fetch::{Fetch, Origin, Outcome};
+use xtask::observer::Silent;
+use xtask::spec::{DatasetSpec, FileSpec};
+
+const TOKEN: &str = "hf_NobodyMayReadThis";
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// Pictures without any symmetry, each different from the others.
+fn pictures(count: usize, (height, width): (usize, usize)) -> Dataset {
+    let image = |at: usize| {
+        let pixel = |index: usize| (index * 7 + at * 13 + index / 11) as u8;
+        Image::new(height, width, (0..3 * height * width).map(pixel).collect()).unwrap()
+    };
+    let labels = (0..count as u32).map(|at| at % 3).collect();
+    let classes = ["ant", "bee", "cat"].map(String::from).to_vec();
+    Dataset::new("toy", (0..count).map(image).collect(), labels, classes).unwrap()
+}
+
+fn grouped(dataset: Dataset) -> Dataset {
+    let names = ["pet", "insect"].map(String::from).to_vec();
+    dataset
+        .with_groups(Groups {
+            names,
+            of_class: vec![1, 1, 0],
+        })
+        .unwrap()
+}
+
+fn parquet(dataset: &Dataset) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file.parquet");
+    write_parquet(&path, dataset).unwrap();
+    fs::read(path).unwrap()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// The files of one revision of one repository, by path.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn two_splits(train: &Dataset, test: &Dataset) -> Files {
+    let file = |split: &str, dataset| {
+        (
+            format!("data/{split}-00000-of-00001.parquet"),
+            parquet(dataset),
+        )
+    };
+    Files::from([
+        file("train", train),
+        file("test", test),
+        ("README.md".into(), b"# toy".to_vec()),
+    ])
+}
+
+/// A Hub with `files` at `revision` of `repo`. `spoil` may change the answer to a download.
+fn hub(
+    repo: &str,
+    revision: &str,
+    files: Files,
+    spoil: impl Fn(&Request, Response) -> Response + Send + Sync + 'static,
+) -> Server {
+    let revision = revision.replace('/', "%2F");
+    let tree = format!("/api/datasets/{repo}/tree/{revision}");
+    let resolve = format!("/datasets/{repo}/resolve/{revision}/");
+    Server::start(move |request| {
+        if request.path == tree {
+            let entry = |(path, bytes): (&String, &Vec<u8>)| {
+                let lfs = json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 130});
+                json!({"type": "file", "oid": COMMIT, "size": bytes.len(), "path": path, "lfs": lfs})
+            };
+            let list: Vec<_> = files.iter().map(entry).collect();
+            return Response::new(200, json!(list).to_string())
+                .with("Content-Type", "application/json");
+        }
+        let Some(bytes) = request
+            .path
+            .strip_prefix(&resolve)
+            .and_then(|path| files.get(path))
+        else {
+            return Response::new(404, r#"{"error": "Not found"}"#);
+        };
+        let response = Response::new(200, bytes.clone())
+            .with("ETag", &format!("\"{}\"", sha256(bytes)))
+            .with("X-Repo-Commit", COMMIT);
+        if request.method == "GET" {
+            spoil(request, response)
+        } else {
+            response
+        }
+    })
+}
+
+fn honest(_: &Request, response: Response) -> Response {
+    response
+}
+
+/// The data set `repo` of `server`, with its cache in `cache` and a token of its own, so that no test ever sends the
+/// token of whoever runs it.
+fn dataset(repo: &str, server: &Server, cache: &Path) -> HubDataset {
+    let mut dataset = HubDataset::new(repo);
+    dataset.access = HubAccess {
+        endpoint: Some(server.url("")),
+        cache_dir: Some(cache.to_owned()),
+        token: Some(TOKEN.into()),
+        ..HubAccess::default()
+    };
+    dataset
+}
+
+fn downloads(server: &Server) -> usize {
+    let is_download =
+        |request: &&Request| request.method == "GET" && request.path.contains("/resolve/");
+    server.requests().iter().filter(is_download).count()
+}
+
+/// How many files the cache holds, links not counted.
+fn blobs(cache: &Path) -> usize {
+    fs::read_dir(cache.join("datasets--uoft-cs--cifar100/blobs")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn pictures_arrive_pixel_by_pixel_and_in_order() {
+    let (train, test) = (grouped(pictures(10, (4, 6))), grouped(pictures(5, (6, 3))));
+    let server = hub(
+        "uoft-cs/cifar100",
+        "main",
+        two_splits(&train, &test),
+        honest,
+    );
+    let cache = tempfile::tempdir().unwrap();
+    let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
+    cifar.check().unwrap();
+    assert_eq!(downloads(&server), 0);
+    let loaded = cifar.load(Split::Train, 32).unwrap();
+    assert_eq!(loaded.sha256(), train.sha256());
+    assert_eq!(
+        (loaded.images(), loaded.groups()),
+        (train.images(), train.groups())
+    );
+    assert_eq!(cifar.load(Split::Test, 32).unwrap().sha256(), test.sha256());
+
+    let coarse = HubDataset {
+        labels: Labels::Coarse,
+        ..cifar
+    };
+    let coarse = coarse.load(Split::Train, 32).unwrap();
+    assert_eq!(coarse.classes(), ["pet", "insect"]);
+    assert_eq!(coarse.labels()[..3], [1, 1, 0]);
+    assert_eq!(downloads(&server), 2, "each file is downloaded once");
+}
+
+#[test]
+fn other_data_sets_are_shuffled_by_the_seed() {
+    let (train, test) = (pictures(30, (3, 2)), pictures(3, (3, 2)));
+    let server = hub("me/toy", "main", two_splits(&train, &test), honest);
+    let cache = tempfile::tempdir().unwrap();
+    let load = |seed| {
+        let toy = HubDataset {
+            seed,
+            ..dataset("me/toy", &server, cache.path())
+        };
+        toy.load(Split::Train, 32).unwrap()
+    };
+    let (zero, again, one) = (load(0), load(0), load(1));
+    assert_eq!(zero.sha256(), again.sha256());
+    assert_ne!(zero.sha256(), one.sha256());
+    let sorted = |dataset: &Dataset| {
+        let mut rows: Vec<(Vec<u8>, u32)> = dataset
+            .images()
+            .iter()
+            .map(|image| image.pixels().to_vec())
+            .zip(dataset.labels().to_vec())
+            .collect();
+        rows.sort();
+        rows
+    };
+    assert_eq!(sorted(&one), sorted(&train));
+}
+
+#[test]
+fn the_branch_that_the_hub_converts_is_read_where_main_has_no_parquet() {
+    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+    let files = Files::from([
+        ("default/train/0000.parquet".to_owned(), parquet(&train)),
+        ("default/validation/0000.parquet".to_owned(), parquet(&test)),
+    ]);
+    let server = hub("me/toy", "refs/convert/parquet", files, honest);
+    let cache = tempfile::tempdir().unwrap();
+    let toy = dataset("me/toy", &server, cache.path());
+    assert_eq!(toy.load(Split::Train, 32).unwrap().len(), 4);
+    assert_eq!(toy.load(Split::Test, 32).unwrap().len(), 2);
+}
+
+#[test]
+fn a_source_by_name_reads_the_hub() {
+    let source: Source = "hf:me/toy:image:label".parse().unwrap();
+    assert_eq!(source.to_string(), "hf:me/toy:image:label");
+    let error = "hf:".parse::<Source>().unwrap_err();
+    assert!(matches!(error, DataError::InvalidOption { .. }), "{error}");
+    assert_eq!(LoadOptions::default().seed, 0);
+}
+
+#[test]
+fn an_error_page_answered_to_the_download_is_refused_and_not_kept() {
+    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+    let server = hub(
+        "uoft-cs/cifar100",
+        "main",
+        two_splits(&train, &test),
+        |_, _| Response::new(200, "<html>we are busy</html>"),
+    );
+    let cache = tempfile::tempdir().unwrap();
+    let error = dataset("uoft-cs/cifar100", &server, cache.path())
+        .load(Split::Train, 32)
+        .unwrap_err();
+    assert!(matches!(error, DataError::WrongDownload { .. }), "{error}");
+    assert!(error.to_string().contains("found 24 bytes"), "{error}");
+    assert_eq!(blobs(cache.path()), 0);
+
+    // With a page that is as long as the file, and with a Parquet file that is another.
+    for page in [
+        vec![b' '; parquet(&train).len()],
+        parquet(&pictures(4, (2, 3))),
+    ] {
+        let spoiled = Arc::new(Mutex::new(page));
+        let server = hub(
+            "uoft-cs/cifar100",
+            "main",
+            two_splits(&train, &test),
+            move |_, _| Response::new(200, spoiled.lock().unwrap().clone()),
+        );
+        let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
+        let error = cifar.load(Split::Train, 32).unwrap_err();
+        assert!(matches!(error, DataError::WrongDownload { .. }), "{error}");
+        assert_eq!(blobs(cache.path()), 0);
+    }
+}
+
+#[test]
+fn a_download_that_fails_once_is_repeated() {
+    let (train, test) = (pictures(40, (5, 7)), pictures(2, (3, 2)));
+    let count = AtomicUsize::new(0);
+    let server = hub(
+        "uoft-cs/cifar100",
+        "main",
+        two_splits(&train, &test),
+        move |_, response| match count.fetch_add(1, Ordering::Relaxed) {
+            0 => response.cut_after(100),
+            1 => Response::new(200, "<html>"),
+            _ => response,
+        },
+    );
+    let cache = tempfile::tempdir().unwrap();
+    let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
+    assert_eq!(
+        cifar.load(Split::Train, 32).unwrap().sha256(),
+        train.sha256()
+    );
+    assert_eq!(downloads(&server), 3);
+}
+
+#[test]
+fn a_damaged_cache_is_noticed_and_mended() {
+    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+    let server = hub(
+        "uoft-cs/cifar100",
+        "main",
+        two_splits(&train, &test),
+        honest,
+    );
+    let cache = tempfile::tempdir().unwrap();
+    let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
+    cifar.load(Split::Train, 32).unwrap();
+    let blobs = cache.path().join("datasets--uoft-cs--cifar100/blobs");
+    let damage = || {
+        let blob = fs::read_dir(&blobs)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        let mut bytes = fs::read(&blob).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(blob, bytes).unwrap();
+    };
+    damage();
+    assert_eq!(
+        cifar.load(Split::Train, 32).unwrap().sha256(),
+        train.sha256()
+    );
+    assert_eq!(downloads(&server), 2);
+
+    damage();
+    let mut offline = cifar.clone();
+    offline.access.offline = true;
+    let error = offline.load(Split::Train, 32).unwrap_err();
+    assert!(error.to_string().contains("expected SHA-256"), "{error}");
+}
+
+#[test]
+fn the_cache_suffices_offline_and_without_a_server() {
+    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+    let server = hub(
+        "uoft-cs/cifar100",
+        "main",
+        two_splits(&train, &test),
+        honest,
+    );
+    let cache = tempfile::tempdir().unwrap();
+    let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
+    cifar.load(Split::Train, 32).unwrap();
+    let mut offline = cifar.clone();
+    offline.access.offline = true;
+    let asked = server.requests().len();
+    assert_eq!(
+        offline.load(Split::Train, 32).unwrap().sha256(),
+        train.sha256()
+    );
+    assert_eq!(server.requests().len(), asked, "offline means no request");
+
+    // The test split was not loaded, so it is not there.
+    let error = offline.load(Split::Test, 32).unwrap_err().to_string();
+    assert!(error.contains("no Parquet file of a test"), "{error}");
+    assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
+
+    drop(server); // nobody listens there any more
+    assert_eq!(
+        cifar.load(Split::Train, 32).unwrap().sha256(),
+        train.sha256()
+    );
+}
+
+#[test]
+fn a_machine_without_network_and_cache_is_told_what_to_do() {
+    let server = hub("uoft-cs/cifar100", "main", Files::new(), honest);
+    let cache = tempfile::tempdir().unwrap();
+    let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
+    drop(server);
+    let error = cifar.load(Split::Train, 32).unwrap_err().to_string();
+    assert!(
+        error.starts_with(
+            "data set uoft-cs/cifar100 on the Hub: no whole answer from http://127.0.0.1"
+        ),
+        "{error}"
+    );
+    assert!(
+        error.contains("copy its cache directory here and set HF_HUB_OFFLINE=1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_repository_without_pictures_or_a_split_is_refused() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = hub("me/toy", "main", Files::new(), honest);
+    let error = dataset("me/toy", &server, cache.path())
+        .check()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("404"), "{error}"); // of refs/convert/parquet
+
+    let only_train = Files::from([(
+        "data/train-0.parquet".to_owned(),
+        parquet(&pictures(2, (3, 2))),
+    )]);
+    let server = hub("me/toy", "main", only_train, honest);
+    let error = dataset("me/toy", &server, cache.path())
+        .check()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("no Parquet file of a test or validation split"),
+        "{error}"
+    );
+
+    let error = dataset("me/other", &server, cache.path())
+        .check()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("check the name and the revision"), "{error}");
+}
+
+#[test]
+fn the_token_is_sent_and_never_shown() {
+    let server = Server::start(|request| {
+        let sent = request.header("authorization").unwrap_or_default();
+        let body = json!({"error": format!("{sent} may not read this")}).to_string();
+        Response::new(403, body).with("Content-Type", "application/json")
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let toy = dataset("me/toy", &server, cache.path());
+    let error = toy.load(Split::Train, 32).unwrap_err();
+    let sent = format!("Bearer {TOKEN}");
+    assert_eq!(
+        server.requests()[0].header("authorization"),
+        Some(sent.as_str())
+    );
+    let shown = format!("{error} {error:?} {toy:?}");
+    assert!(
+        shown.contains("may not read this") && !shown.contains(TOKEN),
+        "{shown}"
+    );
+    assert!(error.to_string().contains("HF_TOKEN"), "{error}");
+}
+
+#[test]
+fn progress_reaches_the_whole_size() {
+    let (train, test) = (pictures(40, (5, 7)), pictures(2, (3, 2)));
+    let server = hub(
+        "uoft-cs/cifar100",
+        "main",
+        two_splits(&train, &test),
+        honest,
+    );
+    let cache = tempfile::tempdir().unwrap();
+    let mut cifar = dataset("uoft-cs/cifar100", &server, cache.path());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    cifar.access.on_progress = Some(Arc::new({
+        let seen = Arc::clone(&seen);
+        move |progress| {
+            seen.lock()
+                .unwrap()
+                .push((progress.file.to_owned(), progress.done, progress.total));
+        }
+    }));
+    cifar.load(Split::Train, 32).unwrap();
+    let seen = seen.lock().unwrap();
+    let size = parquet(&train).len() as u64;
+    let file = "data/train-00000-of-00001.parquet".to_owned();
+    assert_eq!(seen.last(), Some(&(file, size, size)));
+}
+
+#[test]
+fn fetch_data_writes_the_official_layout_from_the_hub() {
+    let (train, test) = (
+        grouped(pictures(9, (32, 32))),
+        grouped(pictures(4, (32, 32))),
+    );
+    let server = hub(
+        "uoft-cs/cifar100",
+        "main",
+        two_splits(&train, &test),
+        honest,
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+
+    // What the files must be, laid out by hand: coarse label, fine label, planes.
+    let of_class = [1, 1, 0];
+    let records = |dataset: &Dataset| -> Vec<u8> {
+        let rows = dataset.images().iter().zip(dataset.labels());
+        rows.flat_map(|(image, &fine)| {
+            let labels = [of_class[fine as usize], fine as u8];
+            labels
+                .into_iter()
+                .chain(image.pixels().iter().copied())
+                .collect::<Vec<u8>>()
+        })
+        .collect()
+    };
+    let file = |name: &str, bytes: &[u8]| FileSpec {
+        name: name.into(),
+        size: Some(bytes.len() as u64),
+        sha256: Some(sha256(bytes)),
+    };
+    let spec = DatasetSpec {
+        files: vec![
+            file("train.bin", &records(&train)),
+            file("test.bin", &records(&test)),
+            file("fine_label_names.txt", b"ant\nbee\ncat\n"),
+            file("coarse_label_names.txt", b"pet\ninsect\n"),
+        ],
+        ..DatasetSpec::cifar100()
+    };
+    let data_dir = dir.path().join("data");
+    let fetch = Fetch {
+        spec: &spec,
+        data_dir: &data_dir,
+        http: HttpOptions::default(),
+        observer: &Silent,
+    };
+    let origin = Origin::Hub(Box::new(dataset("uoft-cs/cifar100", &server, &cache)));
+    assert_eq!(fetch.run(&origin).unwrap(), Outcome::Installed);
+    let read = Cifar::Hundred
+        .read(&data_dir, Split::Train, Labels::Fine)
+        .unwrap();
+    assert_eq!(
+        (read.images(), read.labels()),
+        (train.images(), train.labels())
+    );
+    assert_eq!(fetch.run(&origin).unwrap(), Outcome::AlreadyThere);
+
+    // Other pictures than the official ones are not put in place.
+    let official = Fetch {
+        spec: &DatasetSpec::cifar100(),
+        data_dir: &dir.path().join("official"),
+        http: HttpOptions::default(),
+        observer: &Silent,
+    };
+    let error = official.run(&origin).unwrap_err().to_string();
+    assert!(
+        error.contains("train.bin: expected 153700000 bytes"),
+        "{error}"
+    );
+    assert!(!official.target().exists());
+}

@@ -1,0 +1,237 @@
+//! A small HTTP server on the loopback interface, for tests of downloads: it answers as a test says, and can also
+//! break off, stall, ignore ranges and change its files.
+//!
+//! ```
+//! use perceiver_tests::http::{Response, Server};
+//!
+//! let server = Server::start(|request| Response::file(request, b"0123456789", "\"v1\""));
+//! let url = server.url("/digits");
+//! # assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/digits"));
+//! ```
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// What was asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `GET` or `HEAD`.
+    pub method: String,
+    /// The path, without the query.
+    pub path: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// The value of a header, if it was sent; `name` in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn read(stream: &TcpStream) -> Option<Self> {
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let first = lines.next()?;
+        let mut words = first.split(' ');
+        let (method, target) = (words.next()?.to_owned(), words.next()?);
+        let headers = lines
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                Some((key.to_lowercase(), value.trim().to_owned()))
+            })
+            .collect();
+        Some(Self {
+            method,
+            path: target.split('?').next()?.to_owned(),
+            headers,
+        })
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    cut_after: Option<usize>,
+    stall_after: Option<usize>,
+}
+
+impl Response {
+    /// A body with a status.
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+            cut_after: None,
+            stall_after: None,
+        }
+    }
+
+    /// The file `body`, whole or, when the request's `Range` and `If-Range` allow it, from the asked byte on.
+    pub fn file(request: &Request, body: &[u8], etag: &str) -> Self {
+        let range = request.header("range").and_then(|range| {
+            let start = range.strip_prefix("bytes=")?.strip_suffix('-')?;
+            start.parse::<usize>().ok()
+        });
+        let same_file = request.header("if-range").is_none_or(|tag| tag == etag);
+        let response = match range.filter(|_| same_file) {
+            None => Self::new(200, body),
+            Some(start) if start < body.len() => Self::new(206, &body[start..]).with(
+                "Content-Range",
+                &format!("bytes {start}-{}/{}", body.len() - 1, body.len()),
+            ),
+            Some(_) => Self::new(416, "").with("Content-Range", &format!("bytes */{}", body.len())),
+        };
+        response.with("ETag", etag)
+    }
+
+    /// The same with one more header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same, but the connection ends after `count` bytes of the body.
+    #[must_use]
+    pub fn cut_after(mut self, count: usize) -> Self {
+        self.cut_after = Some(count);
+        self
+    }
+
+    /// The same, but after `count` bytes of the body nothing more comes until the server stops.
+    #[must_use]
+    pub fn stall_after(mut self, count: usize) -> Self {
+        self.stall_after = Some(count);
+        self
+    }
+
+    fn write(
+        &self,
+        stream: &mut TcpStream,
+        method: &str,
+        stop: &AtomicBool,
+    ) -> std::io::Result<()> {
+        let mut head = format!(
+            "HTTP/1.1 {} Answer\r\nContent-Length: {}\r\nConnection: close\r\n",
+            self.status,
+            self.body.len()
+        );
+        for (name, value) in &self.headers {
+            head.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes())?;
+        if method != "HEAD" {
+            let count = self
+                .cut_after
+                .or(self.stall_after)
+                .unwrap_or(usize::MAX)
+                .min(self.body.len());
+            stream.write_all(&self.body[..count])?;
+            stream.flush()?;
+        }
+        while self.stall_after.is_some() && !stop.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        stream.shutdown(Shutdown::Write)
+    }
+}
+
+/// A server that runs until it is dropped.
+pub struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts a server that answers each request with what `answer` makes of it, one thread a connection.
+    ///
+    /// # Panics
+    /// When the loopback interface has no free port.
+    pub fn start(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
+        let address = listener
+            .local_addr()
+            .expect("the address of a bound socket");
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let answer = Arc::new(answer);
+        let thread = thread::spawn({
+            let (requests, stop) = (Arc::clone(&requests), Arc::clone(&stop));
+            move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let (answer, requests, stop) = (
+                        Arc::clone(&answer),
+                        Arc::clone(&requests),
+                        Arc::clone(&stop),
+                    );
+                    thread::spawn(move || serve(stream, &*answer, &requests, &stop));
+                }
+            }
+        });
+        Self {
+            address,
+            requests,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// The address of `path`, which begins with a slash.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// All requests so far, in order.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    answer: &impl Fn(&Request) -> Response,
+    requests: &Mutex<Vec<Request>>,
+    stop: &AtomicBool,
+) {
+    let Some(request) = Request::read(&stream) else {
+        return;
+    };
+    requests
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(request.clone());
+    // A client that has gone away is part of what is tested.
+    let _ = answer(&request).write(&mut stream, &request.method, stop);
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread that waits for connections.
+        drop(TcpStream::connect(self.address));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Why a data set was not fetched, or golden numbers not made.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What went wrong. Every message names the file or the address, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum XtaskError {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was being done, as a verb: "read", "create".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+
+    /// A file or a checksum is not what it should be.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    WrongContent {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, in words.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+
+    /// A server answered, but not with the file.
+    #[error("{url}: expected {expected}, found {found}")]
+    WrongAnswer {
+        /// The address.
+        url: String,
+        /// What was expected, in words.
+        expected: String,
+        /// What was answered.
+        found: String,
+    },
+
+    /// No answer, or none to the end, however often it was tried.
+    #[error(
+        "cannot download {url}: {finding}\n\
+         On a machine without a network, download that file on another one, copy it here and run\n  \
+         cargo xtask fetch-data --dataset {dataset} --from PATH/TO/{archive}"
+    )]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// The last failure.
+        finding: String,
+        /// The data set's name, as `--dataset` takes it.
+        dataset: String,
+        /// The file name of its archive.
+        archive: String,
+    },
+
+    /// An archive has an entry that a data set has no use for and that could do harm.
+    #[error("{}: refused to unpack entry {entry:?}: {finding}", path.display())]
+    UnsafeArchive {
+        /// The archive.
+        path: PathBuf,
+        /// The entry's name in it.
+        entry: String,
+        /// Why it was refused.
+        finding: String,
+    },
+
+    /// `--from` names something that is no source.
+    #[error(
+        "--from {found}: expected a directory with {directory}, a .tar.gz archive or an http(s) address"
+    )]
+    NoSource {
+        /// What was given.
+        found: String,
+        /// The directory of the data set.
+        directory: String,
+    },
+
+    /// The Hub or the data from it.
+    #[error(transparent)]
+    Data(#[from] perceiver_data::DataError),
+
+    /// Python, or a package for it, is missing.
+    #[error(
+        "{python} cannot run the Keras oracle: {finding}\n\
+         Make an environment for it with\n  \
+         python3 -m venv .venv && .venv/bin/pip install {packages}\n\
+         and run\n  cargo xtask goldens --python .venv/bin/python"
+    )]
+    NoOracle {
+        /// The interpreter.
+        python: String,
+        /// What it said.
+        finding: String,
+        /// What to install.
+        packages: &'static str,
+    },
+
+    /// A script of the oracle failed.
+    #[error("{} failed: {finding}", script.display())]
+    Oracle {
+        /// The script.
+        script: PathBuf,
+        /// How it ended.
+        finding: String,
+    },
+}
+
+impl XtaskError {
+    /// A function that makes an [`XtaskError::Io`] of the operating system's answer.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+/// The result of a chore.
+pub type Result<T> = std::result::Result<T, XtaskError>;

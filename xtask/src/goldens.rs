@@ -1,0 +1,117 @@
+//! Golden numbers for the parity tests, made anew by Keras: runs the scripts in `tests/oracle`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Result, XtaskError};
+use crate::observer::Observer;
+
+/// What the scripts import.
+const PACKAGES: &str = "keras \"jax[cpu]\" numpy safetensors";
+
+const SCRIPTS: [&str; 3] = ["perceiver.py", "preprocess.py", "training.py"];
+
+/// Which golden numbers to make.
+#[derive(Clone, Debug)]
+pub struct Goldens {
+    /// The Python interpreter.
+    pub python: String,
+    /// Seed of all random input.
+    pub seed: u64,
+    /// Directory with the scripts.
+    pub oracle: PathBuf,
+    /// Directory that the files go into; those there are replaced.
+    pub out: PathBuf,
+    /// JSON files, each the configuration of one more Perceiver, called as the file is.
+    pub configs: Vec<PathBuf>,
+}
+
+impl Goldens {
+    /// Runs every script.
+    ///
+    /// # Errors
+    /// When Python or a package is missing, with the command that installs it, or when a script fails.
+    pub fn run(&self, observer: &dyn Observer) -> Result<()> {
+        self.check_python()?;
+        for script in SCRIPTS {
+            let mut arguments = Vec::new();
+            if script == "perceiver.py" {
+                for config in &self.configs {
+                    arguments.extend(["--config".into(), config.clone().into_os_string()]);
+                }
+            }
+            observer.say(&format!("running {script} for {}", self.out.display()));
+            let path = self.oracle.join(script);
+            let status = self
+                .command(&path)
+                .arg(&self.out)
+                .args(["--seed", &self.seed.to_string()])
+                .args(arguments)
+                .status();
+            let finding = match status {
+                Ok(status) if status.success() => continue,
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
+            };
+            return Err(XtaskError::Oracle {
+                script: path,
+                finding,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_python(&self) -> Result<()> {
+        let imports = "import jax, keras, numpy, safetensors";
+        let output = self.command(Path::new("-c")).arg(imports).output();
+        let finding = match output {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stderr);
+                text.lines()
+                    .last()
+                    .unwrap_or("it failed and said nothing")
+                    .to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        Err(XtaskError::NoOracle {
+            python: self.python.clone(),
+            finding,
+            packages: PACKAGES,
+        })
+    }
+
+    /// Python, to be run on JAX and the CPU, whose results vary least between machines.
+    fn command(&self, first_argument: &Path) -> Command {
+        let mut command = Command::new(&self.python);
+        command
+            .arg(first_argument)
+            .env("KERAS_BACKEND", "jax")
+            .env("JAX_PLATFORMS", "cpu");
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observer::Silent;
+
+    #[test]
+    fn a_missing_python_is_explained() {
+        let goldens = Goldens {
+            python: "no-such-python".into(),
+            seed: 0,
+            oracle: "oracle".into(),
+            out: "out".into(),
+            configs: Vec::new(),
+        };
+        let error = goldens.run(&Silent).unwrap_err().to_string();
+        assert!(
+            error.starts_with("no-such-python cannot run the Keras oracle"),
+            "{error}"
+        );
+        assert!(error.contains("pip install keras"), "{error}");
+    }
+}

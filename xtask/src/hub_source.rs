@@ -1,0 +1,85 @@
+//! CIFAR from the Hub, written in the official binary layout, which then passes the same checks as the archive.
+
+use std::path::Path;
+
+use perceiver_data::{Cifar, CifarRecord, DataError, Dataset, HubDataset, Split};
+
+use crate::error::{Result, XtaskError};
+use crate::observer::Observer;
+use crate::spec::DatasetSpec;
+
+/// Where CIFAR lies on the Hub.
+pub fn hub_repo(cifar: Cifar) -> &'static str {
+    match cifar {
+        Cifar::Ten => "uoft-cs/cifar10",
+        Cifar::Hundred => "uoft-cs/cifar100",
+    }
+}
+
+/// Writes `dataset` under `parent` in the layout of `spec`.
+pub(crate) fn write_from_hub(
+    dataset: &HubDataset,
+    spec: &DatasetSpec,
+    parent: &Path,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let known = [Cifar::Ten, Cifar::Hundred];
+    let Some(cifar) = known
+        .into_iter()
+        .find(|cifar| cifar.directory() == spec.directory)
+    else {
+        return Err(XtaskError::NoSource {
+            found: dataset.repo.clone(),
+            directory: spec.directory.clone(),
+        });
+    };
+    for split in [Split::Train, Split::Test] {
+        observer.say(&format!(
+            "reading the {} split",
+            format!("{split:?}").to_lowercase()
+        ));
+        let pictures = dataset.load(split, usize::MAX)?;
+        cifar.write(parent, split, &records(&pictures, cifar)?)?;
+        let groups = pictures.groups().map(|groups| groups.names.as_slice());
+        cifar.write_names(parent, pictures.classes(), groups.unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// The pictures with both labels, as the files have them.
+fn records(pictures: &Dataset, cifar: Cifar) -> Result<Vec<CifarRecord>> {
+    let groups = pictures.groups();
+    if cifar == Cifar::Hundred && groups.is_none() {
+        return Err(inconsistent(
+            pictures,
+            "fine and coarse labels",
+            "one kind of label",
+        ));
+    }
+    let byte = |label: u32| {
+        let found = format!("label {label}");
+        u8::try_from(label).map_err(|_| inconsistent(pictures, "labels below 256", &found))
+    };
+    let record = |(image, &label): (&perceiver_data::Image, &u32)| {
+        let group = groups.and_then(|groups| groups.of_class.get(label as usize));
+        Ok(CifarRecord {
+            coarse: byte(group.copied().unwrap_or(0))?,
+            fine: byte(label)?,
+            image: image.clone(),
+        })
+    };
+    pictures
+        .images()
+        .iter()
+        .zip(pictures.labels())
+        .map(record)
+        .collect()
+}
+
+fn inconsistent(pictures: &Dataset, expected: &str, found: &str) -> XtaskError {
+    XtaskError::Data(DataError::Inconsistent {
+        name: pictures.name().to_owned(),
+        expected: expected.to_owned(),
+        found: found.to_owned(),
+    })
+}

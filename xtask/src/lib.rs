@@ -1,0 +1,14 @@
+//! Chores of the workspace, behind `cargo xtask`.
+//!
+//! - [`fetch`]: brings a data set into `data/`, whole and checked, or not at all.
+//! - [`goldens`]: regenerates the numbers that the parity tests compare with, by Keras.
+
+pub mod download;
+pub mod error;
+pub mod fetch;
+pub mod goldens;
+pub mod hub_source;
+pub mod observer;
+pub mod spec;
+pub mod unpack;
+pub mod verify;

@@ -1,0 +1,135 @@
+//! `cargo xtask`: the workspace's chores.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use perceiver_data::{Cifar, HubDataset, HubProgress};
+use xtask::download::HttpOptions;
+use xtask::fetch::{Fetch, Origin, Outcome};
+use xtask::goldens::Goldens;
+use xtask::hub_source::hub_repo;
+use xtask::observer::{Observer, Terminal};
+use xtask::spec::DatasetSpec;
+
+/// Chores of the workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Bring a data set into the data directory, checked to the last byte.
+    FetchData(FetchData),
+    /// Regenerate the parity tests' numbers with Keras.
+    Goldens(GoldensArguments),
+}
+
+#[derive(Args)]
+struct FetchData {
+    /// The data set.
+    #[arg(long, value_enum, default_value_t = Name::Cifar100)]
+    dataset: Name,
+    /// Where to download it from.
+    #[arg(long, value_enum, default_value_t = Source::Toronto, conflicts_with = "from")]
+    source: Source,
+    /// A copy of it: a directory with it, its .tar.gz archive, or another address of the archive.
+    #[arg(long, value_name = "DIR|ARCHIVE|URL")]
+    from: Option<String>,
+    /// The directory that it comes into.
+    #[arg(long, default_value_os_t = workspace().join("data"))]
+    data_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Name {
+    Cifar100,
+    Cifar10,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Source {
+    /// The authors' archive.
+    Toronto,
+    /// The Parquet files on the Hugging Face Hub.
+    Hub,
+}
+
+#[derive(Args)]
+struct GoldensArguments {
+    /// A Python with keras, jax, numpy and safetensors.
+    #[arg(long, default_value = "python3")]
+    python: String,
+    /// Seed of all random input.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The directory that the files go into.
+    #[arg(long, default_value_os_t = workspace().join("tests/fixtures/golden"))]
+    out: PathBuf,
+    /// A JSON file with the configuration of one more Perceiver; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().chore {
+        Chore::FetchData(arguments) => fetch_data(&arguments),
+        Chore::Goldens(arguments) => {
+            let goldens = Goldens {
+                python: arguments.python,
+                seed: arguments.seed,
+                oracle: workspace().join("tests/oracle"),
+                out: arguments.out,
+                configs: arguments.config,
+            };
+            Ok(goldens.run(&Terminal::default())?)
+        }
+    }
+}
+
+fn fetch_data(arguments: &FetchData) -> Result<()> {
+    let (spec, cifar) = match arguments.dataset {
+        Name::Cifar100 => (DatasetSpec::cifar100(), Cifar::Hundred),
+        Name::Cifar10 => (DatasetSpec::cifar10(), Cifar::Ten),
+    };
+    let origin = match (&arguments.from, arguments.source) {
+        (Some(from), _) => Origin::from_argument(from, &spec)?,
+        (None, Source::Toronto) => Origin::Url(spec.archive_url.clone()),
+        (None, Source::Hub) => Origin::Hub(Box::new(from_hub(cifar))),
+    };
+    let terminal = Terminal::default();
+    let fetch = Fetch {
+        spec: &spec,
+        data_dir: &arguments.data_dir,
+        http: HttpOptions::default(),
+        observer: &terminal,
+    };
+    let there = match fetch.run(&origin)? {
+        Outcome::AlreadyThere => "is already there",
+        Outcome::Installed => "is there now",
+    };
+    println!(
+        "{} {there}, checked: {}",
+        spec.name,
+        fetch.target().display()
+    );
+    Ok(())
+}
+
+fn from_hub(cifar: Cifar) -> HubDataset {
+    let mut dataset = HubDataset::new(hub_repo(cifar));
+    let terminal = Terminal::default();
+    dataset.access.on_progress = Some(std::sync::Arc::new(move |progress: &HubProgress| {
+        terminal.progress(progress.done, progress.total);
+    }));
+    dataset
+}
+
+/// The root of the workspace, wherever it is called from.
+fn workspace() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}

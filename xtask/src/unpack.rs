@@ -1,0 +1,112 @@
+//! Unpacking of a data set's `.tar.gz`, which may come from anywhere.
+//!
+//! Only regular files and directories are accepted, only by plain relative names, and no more bytes than the data
+//! set has. Of these, only the files that the data set needs are written.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Component, Path};
+
+use flate2::read::GzDecoder;
+use tar::{Archive, Entry, EntryType};
+
+use crate::error::{Result, XtaskError};
+use crate::spec::DatasetSpec;
+
+/// Bytes that entries beside the data set's own files may have: a readme, a licence.
+const SLACK: u64 = 16 << 20;
+
+/// Unpacks the data set's files from `archive` into the existing directory `into`.
+///
+/// # Errors
+/// When the archive is damaged, lacks a file, or has an entry that is no plain file of a data set.
+pub fn unpack(archive: &Path, spec: &DatasetSpec, into: &Path) -> Result<()> {
+    let file = File::open(archive).map_err(XtaskError::io("read", archive))?;
+    let mut tar = Archive::new(GzDecoder::new(BufReader::new(file)));
+    let damaged = |error: io::Error| XtaskError::WrongContent {
+        path: archive.to_owned(),
+        expected: "a whole .tar.gz archive".into(),
+        found: error.to_string(),
+    };
+    let mut budget = SLACK + spec.files.iter().filter_map(|file| file.size).sum::<u64>();
+    for entry in tar.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        check(&entry, &mut budget).map_err(|finding| XtaskError::UnsafeArchive {
+            path: archive.to_owned(),
+            entry: name.clone(),
+            finding,
+        })?;
+        if let Some(wanted) = wanted(&entry, spec) {
+            write(&mut entry, &into.join(wanted)).map_err(|error| match error {
+                WriteError::Archive(error) => damaged(error),
+                WriteError::File(error) => error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Why an entry must not be unpacked, if so. `budget` is what entries may still have in bytes.
+fn check(entry: &Entry<impl Read>, budget: &mut u64) -> std::result::Result<(), String> {
+    if !matches!(
+        entry.header().entry_type(),
+        EntryType::Regular | EntryType::Directory
+    ) {
+        return Err(format!(
+            "it is no plain file but {:?}",
+            entry.header().entry_type()
+        ));
+    }
+    let path = entry.path().map_err(|error| error.to_string())?;
+    if !path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
+        return Err("its path leads out of the data directory".into());
+    }
+    *budget = budget
+        .checked_sub(entry.size())
+        .ok_or_else(|| format!("its {} bytes are more than the data set has", entry.size()))?;
+    Ok(())
+}
+
+/// The name of the data set's file that this entry is, if it is one: `directory/name`.
+fn wanted<'a>(entry: &Entry<impl Read>, spec: &'a DatasetSpec) -> Option<&'a str> {
+    let path = entry.path().ok()?;
+    let mut parts = path.components().filter(|part| *part != Component::CurDir);
+    let (directory, name) = (parts.next()?, parts.next()?);
+    let plain = entry.header().entry_type() == EntryType::Regular && parts.next().is_none();
+    if !plain || directory.as_os_str() != spec.directory.as_str() {
+        return None;
+    }
+    spec.files
+        .iter()
+        .map(|file| file.name.as_str())
+        .find(|wanted| name.as_os_str() == *wanted)
+}
+
+enum WriteError {
+    /// Reading the archive failed.
+    Archive(io::Error),
+    /// Writing the file failed.
+    File(XtaskError),
+}
+
+fn write(entry: &mut impl Read, path: &Path) -> std::result::Result<(), WriteError> {
+    let failed = |error| WriteError::File(XtaskError::io("write", path)(error));
+    // A second entry of the same name fails here, too.
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(failed)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match entry.read(&mut buffer).map_err(WriteError::Archive)? {
+            0 => break,
+            count => io::Write::write_all(&mut file, &buffer[..count]).map_err(failed)?,
+        }
+    }
+    file.sync_all().map_err(failed)
+}
