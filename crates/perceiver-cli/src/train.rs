@@ -9,8 +9,8 @@ use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults, Trainer,
-    TrainingData,
+    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults,
+    Trainer, TrainingData,
 };
 
 use crate::evaluate;
@@ -191,7 +191,7 @@ fn prepare(plan: Plan) -> Result<Trainer> {
         summary.multiply_adds() as f64 / 1e9,
         recipe.training.epochs,
         trainer.steps_per_epoch(),
-        recipe.training.device,
+        DeviceChoice::from(trainer.device()),
         trainer.run().root().display()
     );
     Ok(trainer)

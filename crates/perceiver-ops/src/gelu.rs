@@ -44,7 +44,7 @@ fn normal_distribution(x: f32) -> f32 {
 /// values at once; `libm::erff` took a sixth of a training step.
 fn erf(x: f32) -> f32 {
     const ODD: [f32; 7] = [
-        -2.726_142_2e-10,
+        -2.726_142e-10,
         2.770_681_4e-8,
         -2.101_024e-6,
         -5.692_506_5e-5,

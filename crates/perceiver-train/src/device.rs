@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -43,6 +43,17 @@ impl DeviceChoice {
             device: self.to_string(),
             expected: format!("such a device, and a program built with --features {feature}"),
             finding: error.to_string(),
+        }
+    }
+}
+
+impl From<&Device> for DeviceChoice {
+    /// The choice that opens this very device.
+    fn from(device: &Device) -> Self {
+        match device.location() {
+            DeviceLocation::Cpu => Self::Cpu,
+            DeviceLocation::Cuda { gpu_id } => Self::Cuda(gpu_id),
+            DeviceLocation::Metal { .. } => Self::Metal,
         }
     }
 }
