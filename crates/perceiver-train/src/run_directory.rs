@@ -14,6 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file;
 use crate::error::{Result, TrainError};
 
 /// The directory of a run.
@@ -55,6 +56,15 @@ impl RunDirectory {
             expected: "the directory of a run, as `perceiver train` makes it",
             finding: "no training/recipe.toml in it".to_string(),
         })
+    }
+
+    /// Removes unfinished files that a killed program has left.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or a file not removed.
+    pub(crate) fn remove_leftovers(&self) -> Result<()> {
+        atomic_file::remove_leftovers(&self.root)?;
+        atomic_file::remove_leftovers(&self.root.join("training"))
     }
 
     /// A name under `parent` that no run has yet: `NAME-1`, `NAME-2`, ...

@@ -101,6 +101,7 @@ impl Trainer {
         run: RunDirectory,
         device: Device,
     ) -> Result<Self> {
+        run.remove_leftovers()?;
         if !run.state().exists() {
             return Self::start(recipe, data, run, device);
         }
