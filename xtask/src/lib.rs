@@ -1,6 +1,7 @@
 //! Chores of the workspace, behind `cargo xtask`.
 //!
 //! - [`fetch`]: brings a data set into `data/`, whole and checked, or not at all.
+//! - [`pictures`]: writes pictures of a data set as PNG files.
 //! - [`goldens`]: regenerates the numbers that the parity tests compare with, by Keras.
 
 pub mod download;
@@ -9,6 +10,7 @@ pub mod fetch;
 pub mod goldens;
 pub mod hub_source;
 pub mod observer;
+pub mod pictures;
 pub mod spec;
 pub mod unpack;
 pub mod verify;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use perceiver_data::{Cifar, HubDataset, HubProgress};
+use perceiver_data::{Cifar, HubDataset, HubProgress, LoadOptions, Split};
 use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
 use xtask::hub_source::hub_repo;
 use xtask::observer::{Observer, Terminal};
+use xtask::pictures;
 use xtask::spec::DatasetSpec;
 
 /// Chores of the workspace.
@@ -24,6 +25,8 @@ struct Cli {
 enum Chore {
     /// Bring a data set into the data directory, checked to the last byte.
     FetchData(FetchData),
+    /// Write pictures of a data set as PNG files, to look at or to try `perceiver predict` on.
+    SavePictures(SavePictures),
     /// Regenerate the parity tests' numbers with Keras.
     Goldens(GoldensArguments),
 }
@@ -59,6 +62,31 @@ enum Source {
 }
 
 #[derive(Args)]
+struct SavePictures {
+    /// The data set: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME.
+    #[arg(long, default_value = "shapes")]
+    dataset: perceiver_data::Source,
+    /// Which part of it.
+    #[arg(long, value_enum, default_value_t = Part::Test)]
+    split: Part,
+    /// How many pictures, from the first on.
+    #[arg(long, default_value_t = 20)]
+    count: usize,
+    /// The directory that fetched data sets lie in.
+    #[arg(long, default_value_os_t = workspace().join("data"))]
+    data_dir: PathBuf,
+    /// The directory that the pictures go into.
+    #[arg(long, default_value = "pictures")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    Train,
+    Test,
+}
+
+#[derive(Args)]
 struct GoldensArguments {
     /// A Python with keras, jax, numpy and safetensors.
     #[arg(long, default_value = "python3")]
@@ -74,9 +102,25 @@ struct GoldensArguments {
     config: Vec<PathBuf>,
 }
 
+fn save_pictures(arguments: &SavePictures) -> Result<()> {
+    let split = match arguments.split {
+        Part::Train => Split::Train,
+        Part::Test => Split::Test,
+    };
+    let options = LoadOptions {
+        data_dir: arguments.data_dir.clone(),
+        ..LoadOptions::default()
+    };
+    let (source, output) = (&arguments.dataset, &arguments.output);
+    let paths = pictures::save(source, split, arguments.count, &options, output)?;
+    println!("{} pictures written to {}", paths.len(), output.display());
+    Ok(())
+}
+
 fn main() -> Result<()> {
     match Cli::parse().chore {
         Chore::FetchData(arguments) => fetch_data(&arguments),
+        Chore::SavePictures(arguments) => save_pictures(&arguments),
         Chore::Goldens(arguments) => {
             let goldens = Goldens {
                 python: arguments.python,
