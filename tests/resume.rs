@@ -250,7 +250,7 @@ fn in_pieces_of(steps: usize, changes: &str) -> (Vec<u8>, Vec<EpochMetrics>) {
     let root = directory.path().join("run");
     let recipe = recipe(changes);
     let data = TrainingData::load(&recipe).unwrap();
-    let run = RunDirectory::create(&root).unwrap();
+    let run = RunDirectory::unused(&root).unwrap();
     let mut trainer = Trainer::start(recipe, data.clone(), run, Device::Cpu).unwrap();
     loop {
         let stop = AtomicBool::new(false);
@@ -303,7 +303,7 @@ fn early_stopping_and_plateau_remember_across_a_resume() {
 fn a_run_does_not_go_on_with_other_data() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("run");
-    let run = RunDirectory::create(&root).unwrap();
+    let run = RunDirectory::unused(&root).unwrap();
     let recipe_before = recipe("training.epochs = 1");
     let data = TrainingData::load(&recipe_before).unwrap();
     let mut observers: Observers = vec![Box::new(MetricsFile::new(run.metrics()))];

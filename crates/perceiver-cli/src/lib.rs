@@ -27,18 +27,30 @@ use clap::{Parser, Subcommand};
 
 /// Train, evaluate and use Perceiver image classifiers.
 #[derive(Debug, Parser)]
-#[command(name = "perceiver", version, about, arg_required_else_help = true)]
+#[command(
+    name = "perceiver",
+    bin_name = "perceiver",
+    version,
+    about,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Start with `perceiver train`: it needs no flags, no data and no network.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 
     /// Say less: warnings and results only.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Messages")]
     quiet: bool,
 
     /// Say more: what each step does.
-    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        conflicts_with = "quiet",
+        help_heading = "Messages"
+    )]
     verbose: bool,
 }
 
@@ -74,7 +86,36 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::ImportKeras(arguments) => import_keras::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", in_one_line(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error with its causes, those left out that the messages before them have told already.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(if line.is_empty() { "" } else { ": " });
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let error = anyhow!("no such file")
+            .context("cannot read a.toml: no such file")
+            .context("--config");
+        assert_eq!(
+            in_one_line(&error),
+            "--config: cannot read a.toml: no such file"
+        );
+    }
 }

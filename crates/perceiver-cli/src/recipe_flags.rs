@@ -40,7 +40,7 @@ pub(crate) struct RecipeFlags {
     batch_size: Option<usize>,
 
     /// Learning rate at the start.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
 
     /// Root of all randomness.

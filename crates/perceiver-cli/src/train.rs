@@ -103,14 +103,14 @@ fn chosen(arguments: &Arguments) -> Result<Plan> {
     let (dataset, preset) = choose(flags, &device)?;
     let mut recipe = flags.recipe(preset)?;
     recipe.data.dataset = dataset;
-    require_present(&recipe)?;
+    recipe.data.dataset.check(&recipe.load_options())?;
     let root = arguments.output.clone().unwrap_or_else(|| {
         let dataset = recipe.data.dataset.to_string();
         let name = dataset.rsplit([':', '/']).find(|part| !part.is_empty());
         let name = format!("{}-{preset}", name.unwrap_or("run"));
         RunDirectory::unused_under(Path::new("runs"), &name)
     });
-    let run = RunDirectory::create(root)
+    let run = RunDirectory::unused(root)
         .context("choose another --output, or go on with the run by --resume")?;
     Ok(Plan {
         recipe,
@@ -150,16 +150,6 @@ fn choose(flags: &RecipeFlags, device: &Device) -> Result<(Source, Preset)> {
         preset.description()
     );
     Ok((dataset, preset))
-}
-
-/// A data set that is to be fetched first gets the command for it.
-fn require_present(recipe: &Recipe) -> Result<()> {
-    let checked = recipe.data.dataset.check(&recipe.load_options());
-    match &recipe.data.dataset {
-        name @ (Source::Cifar100 | Source::Cifar10) => checked
-            .with_context(|| format!("fetch it with: cargo xtask fetch-data --dataset {name}")),
-        _ => Ok(checked?),
-    }
 }
 
 fn prepare(plan: Plan) -> Result<Trainer> {

@@ -53,6 +53,15 @@ pub enum ModelError {
         finding: String,
     },
 
+    /// What is wrong with the weights in a file.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<ModelError>,
+    },
+
     /// Images of another shape than the configuration says.
     #[error("images: expected [batch, {channels}, {image_size}, {image_size}], found {found:?}")]
     ImageShape {

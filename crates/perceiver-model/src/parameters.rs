@@ -148,7 +148,11 @@ impl Parameters {
     /// # Errors
     /// When the file cannot be read, or as for [`Parameters::from_tensors`].
     pub fn open(config: &PerceiverConfig, path: &Path, device: &Device) -> Result<Self> {
-        Self::from_tensors(config, read_safetensors(path)?, device)
+        let tensors = read_safetensors(path)?;
+        Self::from_tensors(config, tensors, device).map_err(|error| ModelError::InFile {
+            path: path.to_path_buf(),
+            source: Box::new(error),
+        })
     }
 
     /// The model on these parameters: what is learned by one is seen by the other.

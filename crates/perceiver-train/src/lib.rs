@@ -13,7 +13,7 @@
 //! let recipe = Recipe::from_layers(&layers)?;
 //!
 //! let directory = tempfile::tempdir()?;
-//! let run = RunDirectory::create(directory.path().join("run"))?;
+//! let run = RunDirectory::unused(directory.path().join("run"))?;
 //! let data = TrainingData::load(&recipe)?;
 //! let mut metrics = MetricsFile::new(run.metrics());
 //! let mut trainer = Trainer::start(recipe, data, run, Device::Cpu)?;

@@ -139,18 +139,23 @@ impl Recipe {
     pub fn from_layers(layers: &[(&str, toml::Table)]) -> Result<Self> {
         let mut merged = toml::Table::new();
         let mut recipe = Self::default();
+        let mut verdict = Ok(());
         for (name, layer) in layers {
             overlay(&mut merged, layer);
             recipe = Self::from_table(name, &merged)?;
+            // A later layer may put right what an earlier one made impossible; else the earlier one is to blame.
+            let so_far = recipe.validate(name);
+            if verdict.is_ok() || so_far.is_ok() {
+                verdict = so_far;
+            }
         }
-        recipe.validate(layers.last().map_or("default", |(name, _)| name))?;
-        Ok(recipe)
+        verdict.map(|()| recipe)
     }
 
     fn from_table(name: &str, table: &toml::Table) -> Result<Self> {
         toml::Value::Table(table.clone())
             .try_into()
-            .map_err(|error: toml::de::Error| recipe_error(name, error.message()))
+            .map_err(|error: toml::de::Error| recipe_error(name, error))
     }
 
     /// The recipe as TOML.
@@ -163,9 +168,13 @@ impl Recipe {
 
     /// Checks all values that types alone do not.
     fn validate(&self, name: &str) -> Result<()> {
-        self.model.validate()?;
-        self.data.augmentation.validate()?;
         let (data, training) = (&self.data, &self.training);
+        self.model
+            .validate()
+            .map_err(|error| recipe_error(name, error))?;
+        data.augmentation
+            .validate()
+            .map_err(|error| recipe_error(name, error))?;
         let positive_rate = training.learning_rate.is_finite() && training.learning_rate > 0.0;
         let positive_norm = training.clip_norm.is_none_or(|norm| norm > 0.0);
         let factor_shrinks = (0.0..1.0).contains(&training.plateau.factor);
@@ -208,6 +217,17 @@ impl Recipe {
                     "data.validation_fraction: expected above 0 and below 1, found {}",
                     data.validation_fraction
                 ),
+            ),
+            (
+                data.limit_train.is_none_or(|limit| limit >= 2),
+                format!(
+                    "data.limit_train: expected at least 2, one to train and one to validate on, found {}",
+                    data.limit_train.unwrap_or_default()
+                ),
+            ),
+            (
+                data.limit_test != Some(0),
+                "data.limit_test: expected at least 1, found 0".to_string(),
             ),
             (
                 seed_fits,
@@ -318,5 +338,35 @@ mod tests {
         );
         let source = refused("[data]\ndataset = 'mnist'");
         assert!(source.contains("cifar100, cifar10, shapes"), "{source}");
+        let kind = refused("[model]\nlatent_dim = 'many'");
+        assert!(
+            kind.starts_with("recipe my.toml: ") && kind.contains("model.latent_dim"),
+            "{kind}"
+        );
+        let disagreeing = refused("[model]\nimage_size = 30\npatch_size = 4");
+        assert!(
+            disagreeing.starts_with("recipe my.toml: model configuration: image_size"),
+            "{disagreeing}"
+        );
+    }
+
+    #[test]
+    fn limits_that_leave_nothing_are_refused_before_training() {
+        for (field, limit, least) in [("limit_train", 1, 2), ("limit_test", 0, 1)] {
+            let text = format!("[data]\n{field} = {limit}");
+            let error = Recipe::from_layers(&[("my.toml", layer(&text))]).unwrap_err();
+            let expected = format!("recipe my.toml: data.{field}: expected at least {least}");
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_layer_that_brings_an_impossible_value_is_blamed() {
+        let file = layer("training.epochs = 0");
+        let layers = |flags| [("my.toml", file.clone()), ("flags", layer(flags))];
+        let error = Recipe::from_layers(&layers("training.seed = 1")).unwrap_err();
+        assert!(error.to_string().starts_with("recipe my.toml: "), "{error}");
+        let recipe = Recipe::from_layers(&layers("training.epochs = 2")).unwrap();
+        assert_eq!(recipe.training.epochs, 2);
     }
 }

@@ -24,22 +24,29 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes the directory of a new run.
+    /// The directory that a new run will have; [`Trainer::start`](crate::Trainer::start) makes it.
     ///
     /// # Errors
-    /// When it holds a run already, or cannot be made.
-    pub fn create(root: impl Into<PathBuf>) -> Result<Self> {
+    /// When it holds a run already.
+    pub fn unused(root: impl Into<PathBuf>) -> Result<Self> {
         let run = Self { root: root.into() };
         if run.recipe().exists() || run.config().exists() {
             return Err(TrainError::RunExists { path: run.root });
         }
-        let training = run.root.join("training");
+        Ok(run)
+    }
+
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub(crate) fn make(&self) -> Result<()> {
+        let training = self.root.join("training");
         std::fs::create_dir_all(&training).map_err(|source| TrainError::Io {
             action: "create",
             path: training,
             source,
-        })?;
-        Ok(run)
+        })
     }
 
     /// The directory of a run that was begun.

@@ -46,6 +46,15 @@ enum EpochEnd {
     Interrupted,
 }
 
+/// What changes in the course of a run.
+struct State {
+    parameters: Parameters,
+    optimizer: OptimizerState,
+    /// The weights of the best epoch so far; none before the first epoch ends.
+    best: HashMap<String, Tensor>,
+    progress: Progress,
+}
+
 /// A run: a recipe at work on data, in a directory.
 pub struct Trainer {
     recipe: Recipe,
@@ -65,7 +74,7 @@ impl Trainer {
     /// The head gets as many classes as the data has.
     ///
     /// # Errors
-    /// When the directory holds a run already, or the recipe does not fit the data.
+    /// When the directory cannot be made, or the recipe does not fit the data.
     pub fn start(
         mut recipe: Recipe,
         data: TrainingData,
@@ -84,11 +93,16 @@ impl Trainer {
             epoch: EpochProgress::default(),
             stopped: false,
         };
+        run.make()?;
         atomic_file::write(&run.recipe(), recipe.to_toml()?.as_bytes())?;
         Self::checkpoint_config(&recipe, &data).write(&run.config())?;
-        let state = OptimizerState::default();
-        let best = HashMap::new();
-        Self::assemble(recipe, data, run, device, parameters, state, best, progress)
+        let state = State {
+            parameters,
+            optimizer: OptimizerState::default(),
+            best: HashMap::new(),
+            progress,
+        };
+        Self::assemble(recipe, data, run, device, state)
     }
 
     /// Goes on with a run from its last saved state, or from its beginning if it has none.
@@ -113,32 +127,37 @@ impl Trainer {
                 found: data.sha256,
             });
         }
-        let parameters = Parameters::from_tensors(&recipe.model, tensors.parameters, &device)?;
-        let state = OptimizerState {
-            steps: progress.steps,
-            tensors: tensors.optimizer,
+        let state = State {
+            parameters: Parameters::from_tensors(&recipe.model, tensors.parameters, &device)?,
+            optimizer: OptimizerState {
+                steps: progress.steps,
+                tensors: tensors.optimizer,
+            },
+            best: tensors.best,
+            progress,
         };
-        let best = tensors.best;
-        let trainer = Self::assemble(recipe, data, run, device, parameters, state, best, progress)?;
+        let trainer = Self::assemble(recipe, data, run, device, state)?;
         trainer.write_best()?;
         Ok(trainer)
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of a run, each once
     fn assemble(
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
         device: Device,
-        parameters: Parameters,
-        state: OptimizerState,
-        best: HashMap<String, Tensor>,
-        progress: Progress,
+        state: State,
     ) -> Result<Self> {
+        let State {
+            parameters,
+            optimizer: moments,
+            best,
+            progress,
+        } = state;
         let model = parameters.model(&recipe.model)?;
         let mut optimizer =
             Adam::new(progress.learning_rate).with_clip_norm(recipe.training.clip_norm);
-        optimizer.restore(state);
+        optimizer.restore(moments);
         Ok(Self {
             model,
             recipe,

@@ -1,0 +1,451 @@
+//! The command line as people meet it: what it prints, what it leaves, and how it fails.
+
+use std::fs;
+
+use candle_core::Device;
+use insta::assert_snapshot;
+use perceiver_data::{Cifar, CifarRecord, Image, Labels, Split, shapes};
+use perceiver_ops::Mode;
+use perceiver_tests::program::Workplace;
+use perceiver_train::Checkpoint;
+use serde_json::Value;
+
+fn workplace() -> Workplace {
+    Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
+}
+
+/// A workplace with a model trained on shapes in `run`.
+fn trained() -> Workplace {
+    let place = workplace();
+    place.succeed("train --preset quickstart --config tiny.toml --output run");
+    place
+}
+
+fn json(place: &Workplace, file: &str) -> Value {
+    serde_json::from_slice(&fs::read(place.path(file)).unwrap()).unwrap()
+}
+
+/// The error message of a command that must fail with `code`.
+fn failure(place: &Workplace, arguments: &str, code: i32) -> String {
+    let said = place.run(arguments);
+    assert_eq!(said.code, Some(code), "{arguments}: {}", said.err);
+    assert!(!said.err.contains("panicked"), "{}", said.err);
+    let first = said.err.find("error:").expect("an error message");
+    said.err[first..].trim_end().to_string()
+}
+
+#[test]
+fn help_explains_every_command() {
+    let place = workplace();
+    assert_snapshot!("help", place.succeed("--help").out);
+    for command in ["train", "evaluate", "predict", "summary", "import-keras"] {
+        let said = place.succeed(&format!("{command} --help"));
+        assert_snapshot!(format!("help-{command}"), said.out);
+    }
+}
+
+#[test]
+fn summary_counts_what_keras_counts() {
+    let said = workplace().succeed("summary --preset keras");
+    assert!(said.out.contains("9,697,637"));
+    assert_snapshot!("summary", said.out);
+}
+
+#[test]
+fn errors_say_what_was_expected_and_what_to_do() {
+    let place = trained();
+    place.write("bad.toml", "[training\n");
+    place.write("unknown.toml", "[training]\nlearning_rat = 1.0\n");
+    let failures = [
+        ("train --dataset mnist", 2),
+        ("train --dataset cifar100", 1),
+        ("train --dataset cifar10 --labels coarse", 1),
+        ("train --dataset folder:nowhere", 1),
+        ("train --preset nope", 2),
+        ("train --device gpu", 2),
+        ("train --batch-size 0", 1),
+        ("train --learning-rate -1", 1),
+        ("train --config bad.toml", 1),
+        ("train --config unknown.toml", 1),
+        ("train --config missing.toml", 1),
+        ("train --limit-train 1", 1),
+        ("train --output run", 1),
+        ("train --resume nowhere", 1),
+        ("train --resume run --epochs 3", 2),
+        ("evaluate --checkpoint nowhere", 1),
+        ("predict --checkpoint nowhere picture.png", 1),
+        ("import-keras --weights nowhere --output out", 1),
+    ];
+    let messages = failures.map(|(arguments, code)| {
+        format!(
+            "$ perceiver {arguments}\n{}\n",
+            failure(&place, arguments, code)
+        )
+    });
+    assert_snapshot!("errors", messages.join("\n"));
+    assert!(
+        !place.path("runs").exists(),
+        "a refused run leaves nothing behind"
+    );
+}
+
+#[test]
+fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
+    let place = workplace();
+    let said = place.succeed("train --config tiny.toml --epochs 2");
+    let mut lines = said.err.lines();
+    let first = lines.next().unwrap();
+    assert!(
+        first.contains("no CIFAR-100 in data") && first.contains("cargo xtask fetch-data"),
+        "{first}"
+    );
+    let second = lines.next().unwrap();
+    assert!(
+        second.contains("shapes (embedded), preset quickstart"),
+        "{second}"
+    );
+    assert!(
+        !said.err.contains('\x1b'),
+        "colours or bars without a terminal: {}",
+        said.err
+    );
+
+    let metrics = fs::read_to_string(place.path("runs/shapes-quickstart-1/metrics.jsonl")).unwrap();
+    let epochs: Vec<Value> = metrics
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(epochs.len(), 2);
+    let keys: Vec<&String> = epochs[1].as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "acc",
+            "epoch",
+            "images_per_second",
+            "learning_rate",
+            "loss",
+            "seconds",
+            "top5_acc",
+            "val_acc",
+            "val_loss",
+            "val_top5_acc"
+        ]
+    );
+    let config = json(&place, "runs/shapes-quickstart-1/config.json");
+    assert_eq!(config["classes"].as_array().unwrap().len(), 20);
+    assert_eq!(config["data"]["train_images"], 60);
+    assert_eq!(config["data"]["train_sha256"].as_str().unwrap().len(), 64);
+
+    let again = place.succeed("train --config tiny.toml");
+    assert!(
+        again.err.contains("runs/shapes-quickstart-2"),
+        "{}",
+        again.err
+    );
+}
+
+#[test]
+fn flags_are_stronger_than_the_file_and_the_file_than_the_preset() {
+    let place = workplace();
+    place.write(
+        "more.toml",
+        format!("{}seed = 3\n", perceiver_tests::program::TINY),
+    );
+    place.succeed("train --preset quickstart --config more.toml --batch-size 30 --output run");
+    let recipe = fs::read_to_string(place.path("run/training/recipe.toml")).unwrap();
+    let recipe: toml::Table = toml::from_str(&recipe).unwrap();
+    assert_eq!(recipe["training"]["batch_size"].as_integer(), Some(30)); // the flag's
+    assert_eq!(recipe["training"]["seed"].as_integer(), Some(3)); // the file's
+    assert_eq!(recipe["data"]["dataset"].as_str(), Some("shapes")); // the preset's
+}
+
+#[test]
+fn quiet_leaves_warnings_and_results() {
+    let said =
+        workplace().succeed("train --quiet --preset quickstart --config tiny.toml --output run");
+    assert_eq!(said.err, "");
+    assert!(said.out.starts_with("test of shapes"), "{}", said.out);
+}
+
+#[test]
+fn evaluate_repeats_the_results_to_the_last_digit() {
+    let place = trained();
+    let said = place.succeed("evaluate --checkpoint run --json");
+    let results = fs::read_to_string(place.path("run/results.json")).unwrap();
+    assert_eq!(said.out, results);
+    let results = json(&place, "run/results.json");
+    assert_eq!(results["images"], 20);
+    let [low, high] = [0, 1].map(|i| results["acc_interval_95"][i].as_f64().unwrap());
+    let acc = results["acc"].as_f64().unwrap();
+    assert!(low <= acc && acc <= high && high - low < 0.6);
+}
+
+#[test]
+fn a_checkpoint_alone_suffices_to_predict() {
+    let place = trained();
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(
+            place.path("run").join(file),
+            place.path("elsewhere").join(file),
+        )
+        .unwrap();
+    }
+    fs::remove_dir_all(place.path("run")).unwrap();
+    let test = shapes(Split::Test, Labels::Fine).unwrap();
+    test.images()[0]
+        .write_png(&place.path("picture.png"))
+        .unwrap();
+
+    let table = place
+        .succeed("predict --checkpoint elsewhere picture.png --top-k 3")
+        .out;
+    assert_eq!(table.lines().count(), 1 + 3, "{table}");
+    let line = place
+        .succeed("predict --checkpoint elsewhere picture.png --json")
+        .out;
+    let prediction: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(prediction["image"], "picture.png");
+    let classes = prediction["classes"].as_array().unwrap();
+    let probabilities: Vec<f64> = classes
+        .iter()
+        .map(|c| c["probability"].as_f64().unwrap())
+        .collect();
+    assert_eq!(probabilities.len(), 5);
+    assert!(probabilities.is_sorted_by(|a, b| a >= b));
+
+    let checkpoint = Checkpoint::open(&place.path("elsewhere"), &Device::Cpu).unwrap();
+    let all = checkpoint.classify(&test.images()[..1]).unwrap();
+    let highest = all[0].iter().copied().fold(0.0, f32::max);
+    assert!((f64::from(highest) - probabilities[0]).abs() < 1e-6);
+    assert!((all[0].iter().sum::<f32>() - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn a_broken_picture_is_reported_and_the_rest_goes_on() {
+    let place = trained();
+    let test = shapes(Split::Test, Labels::Fine).unwrap();
+    for name in ["a.png", "c.png"] {
+        test.images()[1].write_png(&place.path(name)).unwrap();
+    }
+    place.write("b.png", "not a picture");
+    let said = place.run("predict --checkpoint run --json a.png b.png missing.png c.png");
+    assert_eq!(said.code, Some(1));
+    assert_eq!(said.out.lines().count(), 2, "{}", said.out);
+    assert!(
+        said.err.contains("b.png is not a readable picture"),
+        "{}",
+        said.err
+    );
+    assert!(said.err.contains("missing.png"), "{}", said.err);
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_by_name() {
+    let place = trained();
+    let config = fs::read_to_string(place.path("run/config.json")).unwrap();
+    let weights = fs::read(place.path("run/model.safetensors")).unwrap();
+    let predict = |what: &str| {
+        let message = failure(&place, "predict --checkpoint run tiny.toml", 1);
+        format!("{what}\n{message}\n")
+    };
+    let mut messages = Vec::new();
+    for (what, damaged) in [
+        ("config.json is no JSON", "{".to_string()),
+        (
+            "config.json is another model's",
+            config.replace("perceiver-image-classification", "vit"),
+        ),
+        (
+            "a class name is missing",
+            config.replacen("\"disc\",", "", 1),
+        ),
+        (
+            "the weights have another width",
+            config.replacen("\"latent_dim\": 4", "\"latent_dim\": 5", 1),
+        ),
+        (
+            "the head is wider",
+            config.replacen(
+                "\"num_transformer_blocks\": 1",
+                "\"num_transformer_blocks\": 2",
+                1,
+            ),
+        ),
+        (
+            "an impossible architecture",
+            config.replacen("\"patch_size\": 8", "\"patch_size\": 0", 1),
+        ),
+    ] {
+        assert_ne!(damaged, config, "{what}: nothing was changed");
+        place.write("run/config.json", damaged);
+        messages.push(predict(what));
+    }
+    place.write("run/config.json", &config);
+    place.write("run/model.safetensors", &weights[..weights.len() / 2]);
+    messages.push(predict("model.safetensors is cut in half"));
+    fs::remove_file(place.path("run/model.safetensors")).unwrap();
+    messages.push(predict("model.safetensors is missing"));
+    assert_snapshot!("damaged_checkpoints", messages.join("\n"));
+}
+
+/// A picture of one brightness with a corner of another, `height` by `width`.
+fn picture(height: usize, width: usize, value: u8) -> Image {
+    let mut pixels = vec![value; 3 * height * width];
+    pixels[0] = 255 - value;
+    Image::new(height, width, pixels).unwrap()
+}
+
+#[test]
+fn a_folder_of_pictures_trains_and_predicts() {
+    let place = workplace();
+    for (class, value) in [("dark", 20), ("light", 230)] {
+        fs::create_dir_all(place.path("photos").join(class)).unwrap();
+        for index in 0..12 {
+            let image = picture(16 + index, 40 - index, value + index as u8);
+            image
+                .write_png(&place.path(format!("photos/{class}/{index}.png")))
+                .unwrap();
+        }
+    }
+    let said = place.succeed("train --dataset folder:photos --config tiny.toml --epochs 30 --learning-rate 0.01 --output run");
+    assert!(said.out.contains("test of"), "{}", said.out);
+    let line = place
+        .succeed("predict --checkpoint run --json photos/dark/3.png")
+        .out;
+    let prediction: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(prediction["classes"][0]["class"], "dark");
+    let said = place.succeed("evaluate --checkpoint run --json");
+    assert_eq!(
+        said.out,
+        fs::read_to_string(place.path("run/results.json")).unwrap()
+    );
+}
+
+/// A CIFAR-100 of a few pictures under `data`.
+fn write_cifar100(place: &Workplace) {
+    let records: Vec<CifarRecord> = (0..40u8)
+        .map(|index| CifarRecord {
+            coarse: index % 2,
+            fine: index % 4,
+            image: picture(32, 32, 50 * (index % 4)),
+        })
+        .collect();
+    let names = |names: &[&str]| {
+        names
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<String>>()
+    };
+    let data = place.path("data");
+    Cifar::Hundred.write(&data, Split::Train, &records).unwrap();
+    Cifar::Hundred
+        .write(&data, Split::Test, &records[..8])
+        .unwrap();
+    let (fine, coarse) = (names(&["a", "b", "c", "d"]), names(&["even", "odd"]));
+    Cifar::Hundred.write_names(&data, &fine, &coarse).unwrap();
+}
+
+#[test]
+fn cifar100_is_chosen_when_it_is_there() {
+    let place = workplace();
+    write_cifar100(&place);
+    let said = place.succeed("train --config tiny.toml --output fine");
+    assert!(
+        said.err
+            .contains("cifar100 (found), preset cifar100-cpu (for a CPU)"),
+        "{}",
+        said.err
+    );
+    assert_eq!(
+        json(&place, "fine/config.json")["classes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
+
+    place.succeed("train --config tiny.toml --labels coarse --output coarse");
+    let config = json(&place, "coarse/config.json");
+    assert_eq!(config["classes"], serde_json::json!(["even", "odd"]));
+}
+
+/// Keras's golden case as files for `import-keras`.
+fn write_keras_case(place: &Workplace) -> Value {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
+    let facts: Value =
+        serde_json::from_slice(&fs::read(golden.join("perceiver_small.json")).unwrap()).unwrap();
+    fs::copy(
+        golden.join("perceiver_small.safetensors"),
+        place.path("keras.safetensors"),
+    )
+    .unwrap();
+    place.write("architecture.json", facts["config"].to_string());
+    place.write("classes.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+    facts
+}
+
+const IMPORT: &str =
+    "import-keras --weights keras.safetensors --mean 0,0,0 --variance 1,1,1 --classes classes.txt";
+
+#[test]
+fn imported_keras_weights_give_keras_logits() {
+    let place = workplace();
+    let facts = write_keras_case(&place);
+    let said = place.succeed(&format!(
+        "{IMPORT} --architecture architecture.json --output checkpoint"
+    ));
+    let count = facts["params"].as_u64().unwrap();
+    assert!(
+        said.out.replace(',', "").contains(&count.to_string()),
+        "{}",
+        said.out
+    );
+
+    let checkpoint = Checkpoint::open(&place.path("checkpoint"), &Device::Cpu).unwrap();
+    let arrays =
+        candle_core::safetensors::load(place.path("keras.safetensors"), &Device::Cpu).unwrap();
+    let images = arrays["input"]
+        .permute((0, 3, 1, 2))
+        .unwrap()
+        .contiguous()
+        .unwrap();
+    let logits = checkpoint.model.forward(&images, Mode::Inference).unwrap();
+    let flat = |tensor: &candle_core::Tensor| -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    for (found, expected) in flat(&logits).iter().zip(flat(&arrays["act/logits"])) {
+        assert!((found - expected).abs() < 1e-4, "{found} is not {expected}");
+    }
+}
+
+#[test]
+fn keras_weights_that_do_not_fit_leave_nothing_behind() {
+    let place = workplace();
+    write_keras_case(&place);
+    let other = fs::read_to_string(place.path("architecture.json")).unwrap();
+    place.write(
+        "other.json",
+        other.replace("\"num_heads\":4", "\"num_heads\":2"),
+    );
+    place.write("few.txt", "only one\n");
+    let messages = [
+        format!("{IMPORT} --output out"),
+        format!("{IMPORT} --architecture other.json --output out"),
+        format!(
+            "{} --architecture architecture.json --output out",
+            IMPORT.replace("classes.txt", "few.txt")
+        ),
+        "import-keras --weights keras.safetensors --architecture architecture.json --output out"
+            .to_string(),
+    ]
+    .map(|arguments| {
+        format!(
+            "$ perceiver {arguments}\n{}\n",
+            failure(&place, &arguments, 1)
+        )
+    });
+    assert_snapshot!("import_keras_errors", messages.join("\n"));
+    assert!(!place.path("out").exists());
+}

@@ -1,0 +1,104 @@
+//! Running the real program in a directory of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A model that trains in moments, as a file for `--config`.
+pub const TINY: &str = "
+[data]
+limit_train = 60
+limit_test = 20
+[model]
+image_size = 16
+patch_size = 8
+latent_dim = 4
+projection_dim = 8
+num_heads = 2
+head_dim = 4
+num_transformer_blocks = 1
+ffn_units = [8]
+classifier_units = [20]
+[training]
+epochs = 1
+batch_size = 16
+";
+
+/// A directory to run the program in.
+pub struct Workplace {
+    program: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+/// What a run of the program printed, and its exit code.
+#[derive(Debug)]
+pub struct Said {
+    /// The exit code; none after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Workplace {
+    /// An empty directory but for `tiny.toml`, for the program at `program`.
+    ///
+    /// # Panics
+    /// When there is no room for it.
+    #[must_use]
+    pub fn new(program: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("tiny.toml"), TINY).unwrap();
+        Self {
+            program: program.into(),
+            directory,
+        }
+    }
+
+    /// A path in the directory.
+    #[must_use]
+    pub fn path(&self, file: impl AsRef<Path>) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
+    /// Writes a file, its directories included.
+    ///
+    /// # Panics
+    /// When that is impossible.
+    pub fn write(&self, file: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// Runs the program with arguments that no space is in.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn run(&self, arguments: &str) -> Said {
+        let output = Command::new(&self.program)
+            .current_dir(self.directory.path())
+            .args(arguments.split_whitespace())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        Said {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// [`Workplace::run`] of what must succeed.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn succeed(&self, arguments: &str) -> Said {
+        let said = self.run(arguments);
+        assert_eq!(said.code, Some(0), "{arguments}: {}", said.err);
+        said
+    }
+}
