@@ -449,3 +449,40 @@ fn keras_weights_that_do_not_fit_leave_nothing_behind() {
     assert_snapshot!("import_keras_errors", messages.join("\n"));
     assert!(!place.path("out").exists());
 }
+
+#[test]
+fn a_model_is_not_judged_by_other_classes() {
+    let place = trained();
+    for class in 0..20 {
+        fs::create_dir_all(place.path(format!("photos/x{class:02}"))).unwrap();
+        for index in 0..2 {
+            let path = place.path(format!("photos/x{class:02}/{index}.png"));
+            picture(8, 8, 9).write_png(&path).unwrap();
+        }
+    }
+    let message = failure(
+        &place,
+        "evaluate --checkpoint run --dataset folder:photos",
+        1,
+    );
+    assert!(
+        message.contains("found \"x00\" in the place of \"disc\""),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_file_decides_about_device_and_data_directory_too() {
+    let place = workplace();
+    write_cifar100(&place);
+    fs::rename(place.path("data"), place.path("elsewhere")).unwrap();
+    let tiny = perceiver_tests::program::TINY;
+    let elsewhere = tiny.replace("[data]", "[data]\ndata_dir = 'elsewhere'");
+    place.write("elsewhere.toml", elsewhere);
+    let said = place.succeed("train --config elsewhere.toml --output run");
+    assert!(said.err.contains("cifar100 (found)"), "{}", said.err);
+
+    place.write("gpu.toml", format!("{tiny}device = 'metal'\n"));
+    let message = failure(&place, "train --config gpu.toml", 1);
+    assert!(message.contains("device metal"), "{message}");
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
 use perceiver_model::Perceiver;
@@ -73,15 +73,40 @@ fn test_split(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Dataset>
         seed: card.seed,
         ..LoadOptions::default()
     };
-    let dataset = arguments.dataset.as_ref().unwrap_or(&card.dataset);
+    let Some(dataset) = arguments.dataset.as_ref().or(card.dataset.as_ref()) else {
+        bail!("--dataset: expected one, since the checkpoint does not say what it was trained on");
+    };
     let mut test = dataset.load(Split::Test, &options).with_context(|| {
         format!("cannot evaluate on {dataset}; --dataset and --data-dir say where it is")
     })?;
+    require_same_classes(&test, &checkpoint.config.classes)?;
     let as_in_training = card.limit_test.filter(|_| arguments.dataset.is_none());
     if let Some(limit) = arguments.limit_test.or(as_in_training) {
         test.truncate(limit);
     }
     Ok(test)
+}
+
+/// A label means the same class to the data set and to the model.
+fn require_same_classes(test: &Dataset, classes: &[String]) -> Result<()> {
+    if test.classes() == classes {
+        return Ok(());
+    }
+    let differing = test.classes().iter().zip(classes).find(|(a, b)| a != b);
+    match differing {
+        Some((found, expected)) => {
+            bail!(
+                "{}: expected the model's classes, found {found:?} in the place of {expected:?}",
+                test.name()
+            )
+        }
+        None => bail!(
+            "{}: expected the model's {} classes, found {}",
+            test.name(),
+            classes.len(),
+            test.classes().len()
+        ),
+    }
 }
 
 /// Evaluates under a progress bar.

@@ -113,7 +113,7 @@ fn from_dataset(
     recipe.model = model;
     let data = TrainingData::load(&recipe)?;
     let card = DataCard {
-        dataset: dataset.clone(),
+        dataset: Some(dataset.clone()),
         labels: arguments.labels,
         train_images: data.len(),
         train_sha256: data.sha256.clone(),
@@ -151,7 +151,7 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
         .with_context(|| format!("--classes {}: expected a text file", path.display()))?;
     let classes = names.lines().map(str::trim).filter(|line| !line.is_empty());
     let card = DataCard {
-        dataset: Source::Cifar100,
+        dataset: None,
         labels: arguments.labels,
         train_images: 0,
         train_sha256: String::new(),

@@ -21,7 +21,7 @@ pub(crate) struct RecipeFlags {
 
     /// Data set: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME[:IMAGE:LABEL].
     #[arg(long, value_name = "DATASET")]
-    pub(crate) dataset: Option<Source>,
+    dataset: Option<Source>,
 
     /// Where fetched data sets lie [default: data].
     #[arg(long, value_name = "DIR")]
@@ -60,6 +60,13 @@ pub(crate) struct RecipeFlags {
     limit_test: Option<usize>,
 }
 
+/// What decides which preset to take.
+pub(crate) struct Named {
+    pub(crate) dataset: Option<Source>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) device: DeviceChoice,
+}
+
 impl RecipeFlags {
     /// The recipe of a preset, with `--config` and the flags laid over it.
     pub(crate) fn recipe(&self, preset: Preset) -> Result<Recipe> {
@@ -75,20 +82,29 @@ impl RecipeFlags {
         Ok(Recipe::from_layers(&layers)?)
     }
 
-    /// The data set that `--config` names.
-    pub(crate) fn configured_dataset(&self) -> Result<Option<Source>> {
-        let Some(path) = &self.config else {
-            return Ok(None);
+    /// What was named of the things that decide which preset to take: by flag, else by `--config`.
+    pub(crate) fn named(&self) -> Result<Named> {
+        let mut merged = self.config.as_deref().map_or(Ok(Table::new()), read)?;
+        for (name, flags) in self.table()? {
+            if let Some(flags) = flags.as_table() {
+                let table = merged.entry(name).or_insert_with(|| Table::new().into());
+                if let Some(table) = table.as_table_mut() {
+                    table.extend(flags.clone());
+                }
+            }
+        }
+        let text = |table: &str, key: &str| merged.get(table)?.get(key)?.as_str();
+        let source = || match &self.config {
+            Some(path) => format!("--config {}", path.display()),
+            None => "flags".to_string(),
         };
-        let table = read(path)?;
-        let dataset = table.get("data").and_then(|data| data.get("dataset"));
-        let Some(dataset) = dataset.and_then(toml::Value::as_str) else {
-            return Ok(None);
-        };
-        let dataset = dataset
-            .parse()
-            .with_context(|| path.display().to_string())?;
-        Ok(Some(dataset))
+        let dataset = text("data", "dataset").map(str::parse).transpose();
+        let device = text("training", "device").map(str::parse).transpose();
+        Ok(Named {
+            dataset: dataset.with_context(source)?,
+            data_dir: text("data", "data_dir").unwrap_or("data").into(),
+            device: device.with_context(source)?.unwrap_or_default(),
+        })
     }
 
     /// The flags that were given, as a layer.

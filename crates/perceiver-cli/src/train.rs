@@ -16,7 +16,7 @@ use perceiver_train::{
 use crate::evaluate;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
-use crate::recipe_flags::RecipeFlags;
+use crate::recipe_flags::{Named, RecipeFlags};
 
 /// Train a model.
 ///
@@ -99,8 +99,9 @@ fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
 /// A new run, by flags and by what is there.
 fn chosen(arguments: &Arguments) -> Result<Plan> {
     let flags = &arguments.recipe;
-    let device = flags.device.unwrap_or_default().open()?;
-    let (dataset, preset) = choose(flags, &device)?;
+    let named = flags.named()?;
+    let device = named.device.open()?;
+    let (dataset, preset) = choose(flags.preset, named, &device);
     let mut recipe = flags.recipe(preset)?;
     recipe.data.dataset = dataset;
     recipe.data.dataset.check(&recipe.load_options())?;
@@ -121,16 +122,12 @@ fn chosen(arguments: &Arguments) -> Result<Plan> {
 }
 
 /// The data set and the preset: those named, else the best of what is there. Says what and why.
-fn choose(flags: &RecipeFlags, device: &Device) -> Result<(Source, Preset)> {
-    let named = match &flags.dataset {
-        Some(dataset) => Some(dataset.clone()),
-        None => flags.configured_dataset()?,
-    };
-    let data_dir = flags.data_dir.as_deref().unwrap_or(Path::new("data"));
-    let (dataset, why) = match named {
+fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Preset) {
+    let data_dir = named.data_dir;
+    let (dataset, why) = match named.dataset {
         Some(dataset) => (dataset, "as named"),
-        None if flags.preset == Some(Preset::Quickstart) => (Source::Shapes, "quickstart's"),
-        None if Source::Cifar100.is_present(data_dir) => (Source::Cifar100, "found"),
+        None if preset == Some(Preset::Quickstart) => (Source::Shapes, "quickstart's"),
+        None if Source::Cifar100.is_present(&data_dir) => (Source::Cifar100, "found"),
         None => {
             tracing::warn!(
                 "no CIFAR-100 in {}: learning the embedded shapes instead; `cargo xtask fetch-data` brings CIFAR-100",
@@ -139,7 +136,7 @@ fn choose(flags: &RecipeFlags, device: &Device) -> Result<(Source, Preset)> {
             (Source::Shapes, "embedded")
         }
     };
-    let (preset, reason) = match (flags.preset, &dataset) {
+    let (preset, reason) = match (preset, &dataset) {
         (Some(preset), _) => (preset, "as named"),
         (None, Source::Shapes) => (Preset::Quickstart, "for shapes"),
         (None, _) if device.is_cpu() => (Preset::Cifar100Cpu, "for a CPU"),
@@ -149,7 +146,7 @@ fn choose(flags: &RecipeFlags, device: &Device) -> Result<(Source, Preset)> {
         "data set {dataset} ({why}), preset {preset} ({reason}): {}",
         preset.description()
     );
-    Ok((dataset, preset))
+    (dataset, preset)
 }
 
 fn prepare(plan: Plan) -> Result<Trainer> {
@@ -187,8 +184,28 @@ fn prepare(plan: Plan) -> Result<Trainer> {
     Ok(trainer)
 }
 
-/// Reads the test split for the one time it is read, and writes the verdict.
+/// Shows the verdict of the test split, which is reached once and then kept.
 fn finish(trainer: &Trainer) -> Result<ExitCode> {
+    let path = trainer.run().results();
+    let results = if path.exists() {
+        TestResults::read(&path)?
+    } else {
+        let results = test(trainer)?;
+        results.write(&path)?;
+        results
+    };
+    evaluate::print(&results);
+    let run = trainer.run().root();
+    tracing::info!("best weights, metrics and results are in {}", run.display());
+    tracing::info!(
+        "try: perceiver predict --checkpoint {} IMAGE",
+        run.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the test split, for the one time it is read.
+fn test(trainer: &Trainer) -> Result<TestResults> {
     let recipe = trainer.recipe();
     let options = recipe.load_options();
     let mut test = recipe.data.dataset.load(Split::Test, &options)?;
@@ -202,16 +219,7 @@ fn finish(trainer: &Trainer) -> Result<ExitCode> {
         trainer.preprocessing(),
         trainer.device(),
     )?;
-    let results = TestResults::new(name, &sums);
-    results.write(&trainer.run().results())?;
-    evaluate::print(&results);
-    let run = trainer.run().root();
-    tracing::info!("best weights, metrics and results are in {}", run.display());
-    tracing::info!(
-        "try: perceiver predict --checkpoint {} IMAGE",
-        run.display()
-    );
-    Ok(ExitCode::SUCCESS)
+    Ok(TestResults::new(name, &sums))
 }
 
 /// A count with its thousands apart.

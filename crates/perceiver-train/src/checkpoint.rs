@@ -38,8 +38,9 @@ pub struct CheckpointConfig {
 /// What a model was trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataCard {
-    /// The data set.
-    pub dataset: Source,
+    /// The data set, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<Source>,
     /// Its labels.
     pub labels: Labels,
     /// The number of training pictures, validation included; 0 where unknown.

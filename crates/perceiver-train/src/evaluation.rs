@@ -51,6 +51,23 @@ impl TestResults {
         }
     }
 
+    /// Reads a `results.json`.
+    ///
+    /// # Errors
+    /// When it is not there or not ours.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
+            action: "read",
+            path: path.to_path_buf(),
+            source,
+        })?;
+        serde_json::from_slice(&bytes).map_err(|error| TrainError::Damaged {
+            path: path.to_path_buf(),
+            expected: "the results of a run",
+            finding: error.to_string(),
+        })
+    }
+
     /// Writes `results.json`, replacing an old one at once or not at all.
     ///
     /// # Errors

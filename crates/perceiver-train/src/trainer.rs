@@ -173,7 +173,7 @@ impl Trainer {
 
     fn checkpoint_config(recipe: &Recipe, data: &TrainingData) -> CheckpointConfig {
         let card = DataCard {
-            dataset: recipe.data.dataset.clone(),
+            dataset: Some(recipe.data.dataset.clone()),
             labels: recipe.data.labels,
             train_images: data.len(),
             train_sha256: data.sha256.clone(),
