@@ -1,6 +1,7 @@
 //! The command line as people meet it: what it prints, what it leaves, and how it fails.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use candle_core::Device;
 use insta::assert_snapshot;
@@ -485,4 +486,18 @@ fn the_file_decides_about_device_and_data_directory_too() {
     place.write("gpu.toml", format!("{tiny}device = 'metal'\n"));
     let message = failure(&place, "train --config gpu.toml", 1);
     assert!(message.contains("device metal"), "{message}");
+}
+
+#[test]
+fn a_reader_who_leaves_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
+        .arg("summary")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take()); // long before the program has started to print
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }

@@ -24,6 +24,9 @@ epochs = 1
 batch_size = 16
 ";
 
+/// Variables of whoever runs the tests that would change what the program prints.
+const NOT_OURS: [&str; 3] = ["RUST_LOG", "CLICOLOR_FORCE", "COLUMNS"];
+
 /// A directory to run the program in.
 pub struct Workplace {
     program: PathBuf,
@@ -78,10 +81,13 @@ impl Workplace {
     /// When it cannot be run.
     #[must_use]
     pub fn run(&self, arguments: &str) -> Said {
-        let output = Command::new(&self.program)
+        let mut program = Command::new(&self.program);
+        for variable in NOT_OURS {
+            program.env_remove(variable);
+        }
+        let output = program
             .current_dir(self.directory.path())
             .args(arguments.split_whitespace())
-            .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .output()
             .unwrap();

@@ -12,6 +12,7 @@ use perceiver_train::{Checkpoint, DeviceChoice, MetricSums, TestResults};
 
 use crate::checkpoint::open;
 use crate::progress::evaluation_bar;
+use crate::terminal;
 
 /// Measure a checkpoint on a test split.
 #[derive(Debug, clap::Args)]
@@ -57,9 +58,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     )?;
     let results = TestResults::new(name, &sums);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&results)?);
+        terminal::print(serde_json::to_string_pretty(&results)?)?;
     } else {
-        print(&results);
+        print(&results)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -124,7 +125,7 @@ pub(crate) fn with_bar(
 }
 
 /// Prints results for people.
-pub(crate) fn print(results: &TestResults) {
+pub(crate) fn print(results: &TestResults) -> Result<()> {
     let percent = |share: f64, [low, high]: [f64; 2]| {
         format!(
             "{:.2}% (95% interval {:.2} to {:.2})",
@@ -133,14 +134,17 @@ pub(crate) fn print(results: &TestResults) {
             100.0 * high
         )
     };
-    println!("test of {} on {} pictures", results.dataset, results.images);
-    println!(
-        "  accuracy        {}",
-        percent(results.acc, results.acc_interval_95)
-    );
-    println!(
-        "  top-5 accuracy  {}",
-        percent(results.top5_acc, results.top5_acc_interval_95)
-    );
-    println!("  loss            {}", results.loss);
+    let lines = [
+        format!("test of {} on {} pictures", results.dataset, results.images),
+        format!(
+            "  accuracy        {}",
+            percent(results.acc, results.acc_interval_95)
+        ),
+        format!(
+            "  top-5 accuracy  {}",
+            percent(results.top5_acc, results.top5_acc_interval_95)
+        ),
+        format!("  loss            {}", results.loss),
+    ];
+    Ok(terminal::print(lines.join("\n"))?)
 }

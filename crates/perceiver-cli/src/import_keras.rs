@@ -9,6 +9,7 @@ use perceiver_data::{Labels, Normalization, Preprocessing, Source};
 use perceiver_model::{PerceiverConfig, keras, read_safetensors};
 use perceiver_train::{CheckpointConfig, DataCard, Preset, Recipe, TrainingData, write_weights};
 
+use crate::terminal;
 use crate::train::grouped;
 
 /// Turn Keras weights into a checkpoint.
@@ -78,11 +79,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => from_flags(arguments, model)?,
     };
     write(&arguments.output, &config, &parameters)?;
-    println!(
-        "{} parameters written to {}",
-        grouped(parameters.count()),
-        arguments.output.display()
-    );
+    let (count, output) = (grouped(parameters.count()), arguments.output.display());
+    terminal::print(format_args!("{count} parameters written to {output}"))?;
     Ok(ExitCode::SUCCESS)
 }
 

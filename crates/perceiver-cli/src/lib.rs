@@ -21,6 +21,7 @@ mod terminal;
 mod train;
 
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -86,9 +87,18 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::ImportKeras(arguments) => import_keras::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
+        if nobody_listens(&error) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("error: {}", in_one_line(&error));
         ExitCode::FAILURE
     })
+}
+
+/// Whether the reader of our output has gone, as `head` does when it has seen enough.
+fn nobody_listens(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// An error with its causes, those left out that the messages before them have told already.

@@ -9,6 +9,7 @@ use perceiver_train::{Checkpoint, DeviceChoice};
 use serde::Serialize;
 
 use crate::checkpoint::open;
+use crate::terminal;
 
 /// Pictures at a time.
 const BATCH_SIZE: usize = 64;
@@ -115,16 +116,13 @@ fn most_probable<'a>(classes: &'a [String], probabilities: &[f32], k: usize) -> 
 
 fn show(prediction: &Prediction, json: bool) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string(prediction)?);
+        terminal::print(serde_json::to_string(prediction)?)?;
         return Ok(());
     }
-    println!("{}", prediction.image);
+    terminal::print(&prediction.image)?;
     for candidate in &prediction.classes {
-        println!(
-            "  {:6.2}%  {}",
-            100.0 * candidate.probability,
-            candidate.class
-        );
+        let percent = 100.0 * candidate.probability;
+        terminal::print(format_args!("  {percent:6.2}%  {}", candidate.class))?;
     }
     Ok(())
 }

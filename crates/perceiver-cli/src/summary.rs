@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use perceiver_model::{PerceiverConfig, Summary};
 use perceiver_train::{CheckpointConfig, Preset, Recipe};
 
+use crate::terminal;
 use crate::train::grouped;
 
 /// Show a model's layers and what they cost.
@@ -41,8 +42,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             of_preset(arguments.preset)?,
         ),
     };
-    println!("Perceiver, {name}");
-    println!("{}", table(&Summary::new(&config)?));
+    let table = table(&Summary::new(&config)?);
+    terminal::print(format_args!("Perceiver, {name}\n{table}"))?;
     Ok(ExitCode::SUCCESS)
 }
 

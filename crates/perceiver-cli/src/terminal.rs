@@ -1,5 +1,6 @@
 //! The one place that progress bars and log lines share, so that neither overwrites the other.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
 
@@ -45,4 +46,12 @@ impl<'a> MakeWriter<'a> for AboveBars {
     fn make_writer(&'a self) -> Self {
         *self
     }
+}
+
+/// Prints a result on standard output, a line or several.
+///
+/// # Errors
+/// When nobody listens any more, as at the end of a pipe into `head`; `println!` would panic.
+pub(crate) fn print(result: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{result}")
 }

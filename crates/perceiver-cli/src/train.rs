@@ -60,10 +60,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Box::new(MetricsFile::new(trainer.run().metrics())),
         Box::new(TrainingProgress::default()),
     ];
+    let epochs_before = trainer.history().len();
     let outcome = trainer.fit(&mut observers, &stop);
+    let trained = trainer.history().len() > epochs_before;
     let run = trainer.run().root().display().to_string();
     match outcome.with_context(|| format!("the run's last saved state is kept in {run}"))? {
-        Outcome::Finished => finish(&trainer),
+        Outcome::Finished => finish(&trainer, trained),
         Outcome::Interrupted => {
             tracing::warn!("saved; go on with: perceiver train --resume {run}");
             Ok(ExitCode::from(INTERRUPTED))
@@ -184,17 +186,17 @@ fn prepare(plan: Plan) -> Result<Trainer> {
     Ok(trainer)
 }
 
-/// Shows the verdict of the test split, which is reached once and then kept.
-fn finish(trainer: &Trainer) -> Result<ExitCode> {
+/// Shows the verdict of the test split, which is reached once and kept while the weights stay.
+fn finish(trainer: &Trainer, trained: bool) -> Result<ExitCode> {
     let path = trainer.run().results();
-    let results = if path.exists() {
+    let results = if path.exists() && !trained {
         TestResults::read(&path)?
     } else {
         let results = test(trainer)?;
         results.write(&path)?;
         results
     };
-    evaluate::print(&results);
+    evaluate::print(&results)?;
     let run = trainer.run().root();
     tracing::info!("best weights, metrics and results are in {}", run.display());
     tracing::info!(
