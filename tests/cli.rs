@@ -1,6 +1,7 @@
 //! The command line as people meet it: what it prints, what it leaves, and how it fails.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use candle_core::Device;
@@ -24,6 +25,16 @@ fn trained() -> Workplace {
 
 fn json(place: &Workplace, file: &str) -> Value {
     serde_json::from_slice(&fs::read(place.path(file)).unwrap()).unwrap()
+}
+
+/// The names in a directory, sorted.
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
 }
 
 /// The error message of a command that must fail with `code`.
@@ -132,6 +143,19 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
             "val_loss",
             "val_top5_acc"
         ]
+    );
+    let run = place.path("runs/shapes-quickstart-1");
+    let documented = [
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "results.json",
+        "training",
+    ];
+    assert_eq!(names_in(&run), documented);
+    assert_eq!(
+        names_in(&run.join("training")),
+        ["recipe.toml", "state.safetensors"]
     );
     let config = json(&place, "runs/shapes-quickstart-1/config.json");
     assert_eq!(config["classes"].as_array().unwrap().len(), 20);
@@ -267,7 +291,7 @@ fn damaged_checkpoints_are_refused_by_name() {
             config.replacen("\"latent_dim\": 4", "\"latent_dim\": 5", 1),
         ),
         (
-            "the head is wider",
+            "there is one more block",
             config.replacen(
                 "\"num_transformer_blocks\": 1",
                 "\"num_transformer_blocks\": 2",
@@ -303,17 +327,18 @@ fn a_folder_of_pictures_trains_and_predicts() {
     let place = workplace();
     for (class, value) in [("dark", 20), ("light", 230)] {
         fs::create_dir_all(place.path("photos").join(class)).unwrap();
-        for index in 0..12 {
-            let image = picture(16 + index, 40 - index, value + index as u8);
-            image
-                .write_png(&place.path(format!("photos/{class}/{index}.png")))
+        for index in 0..12u8 {
+            let extension = ["png", "jpg", "webp"][usize::from(index % 3)];
+            let (width, height) = (40 - u32::from(index), 16 + u32::from(index));
+            image::RgbImage::from_pixel(width, height, image::Rgb([value + index; 3]))
+                .save(place.path(format!("photos/{class}/{index}.{extension}")))
                 .unwrap();
         }
     }
     let said = place.succeed("train --dataset folder:photos --config tiny.toml --epochs 30 --learning-rate 0.01 --output run");
     assert!(said.out.contains("test of"), "{}", said.out);
     let line = place
-        .succeed("predict --checkpoint run --json photos/dark/3.png")
+        .succeed("predict --checkpoint run --json photos/dark/4.jpg")
         .out;
     let prediction: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(prediction["classes"][0]["class"], "dark");
@@ -374,7 +399,7 @@ fn cifar100_is_chosen_when_it_is_there() {
 
 /// Keras's golden case as files for `import-keras`.
 fn write_keras_case(place: &Workplace) -> Value {
-    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
     let facts: Value =
         serde_json::from_slice(&fs::read(golden.join("perceiver_small.json")).unwrap()).unwrap();
     fs::copy(

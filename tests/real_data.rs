@@ -7,6 +7,10 @@ use std::path::PathBuf;
 use perceiver_data::{Cifar, Labels, LoadOptions, Normalization, Source, Split};
 use perceiver_tests::program::Workplace;
 use serde_json::Value;
+use xtask::download::HttpOptions;
+use xtask::fetch::{Fetch, Origin, Outcome};
+use xtask::observer::Silent;
+use xtask::spec::DatasetSpec;
 
 fn directory() -> PathBuf {
     let directory = std::env::var_os("PERCEIVER_CIFAR100_DIR")
@@ -48,6 +52,21 @@ fn the_files_are_what_their_authors_say() {
         .read(&directory(), Split::Test, Labels::Coarse)
         .unwrap();
     assert_eq!(coarse.classes().len(), 20);
+}
+
+#[test]
+#[ignore = "needs the real CIFAR-100"]
+fn fetching_from_the_directory_verifies_the_files() {
+    let data = tempfile::tempdir().unwrap();
+    let fetch = Fetch {
+        spec: &DatasetSpec::cifar100(),
+        data_dir: data.path(),
+        http: HttpOptions::default(),
+        observer: &Silent,
+    };
+    let origin = Origin::Directory(directory());
+    assert_eq!(fetch.run(&origin).unwrap(), Outcome::Installed);
+    assert_eq!(fetch.run(&origin).unwrap(), Outcome::AlreadyThere);
 }
 
 fn trained(flags: &str) -> (Workplace, String) {
