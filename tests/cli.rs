@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use candle_core::Device;
 use insta::assert_snapshot;
 use perceiver_data::{Cifar, CifarRecord, Image, Labels, Split, shapes};
 use perceiver_ops::Mode;
-use perceiver_tests::program::Workplace;
+use perceiver_tests::program::{Workplace, names_in, tiny};
 use perceiver_train::Checkpoint;
 use serde_json::Value;
 
@@ -25,16 +24,6 @@ fn trained() -> Workplace {
 
 fn json(place: &Workplace, file: &str) -> Value {
     serde_json::from_slice(&fs::read(place.path(file)).unwrap()).unwrap()
-}
-
-/// The names in a directory, sorted.
-fn names_in(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 /// The error message of a command that must fail with `code`.
@@ -173,10 +162,7 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
 #[test]
 fn flags_are_stronger_than_the_file_and_the_file_than_the_preset() {
     let place = workplace();
-    place.write(
-        "more.toml",
-        format!("{}seed = 3\n", perceiver_tests::program::TINY),
-    );
+    place.write("more.toml", format!("{}seed = 3\n", tiny()));
     place.succeed("train --preset quickstart --config more.toml --batch-size 30 --output run");
     let recipe = fs::read_to_string(place.path("run/training/recipe.toml")).unwrap();
     let recipe: toml::Table = toml::from_str(&recipe).unwrap();
@@ -502,7 +488,7 @@ fn the_file_decides_about_device_and_data_directory_too() {
     let place = workplace();
     write_cifar100(&place);
     fs::rename(place.path("data"), place.path("elsewhere")).unwrap();
-    let tiny = perceiver_tests::program::TINY;
+    let tiny = tiny();
     let elsewhere = tiny.replace("[data]", "[data]\ndata_dir = 'elsewhere'");
     place.write("elsewhere.toml", elsewhere);
     let said = place.succeed("train --config elsewhere.toml --output run");
@@ -515,12 +501,8 @@ fn the_file_decides_about_device_and_data_directory_too() {
 
 #[test]
 fn a_reader_who_leaves_is_no_error() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
-        .arg("summary")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let place = workplace();
+    let mut child = place.command("summary").spawn().unwrap();
     drop(child.stdout.take()); // long before the program has started to print
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));

@@ -13,6 +13,7 @@ use flate2::write::GzEncoder;
 use md5::Md5;
 use perceiver_tests::digest::hex;
 use perceiver_tests::http::{Request, Response, Server};
+use perceiver_tests::program::names_in;
 use sha2::{Digest, Sha256};
 use xtask::download::HttpOptions;
 use xtask::error::{Result, XtaskError};
@@ -138,24 +139,15 @@ impl Toy {
             fs::read(self.target().join("names.txt")).unwrap(),
             b"cat\ndog\n"
         );
-        assert_eq!(files_in(&self.target()).len(), 2);
+        assert_eq!(names_in(&self.target()).len(), 2);
         // What was needed on the way is gone.
-        assert_eq!(files_in(&self.data().join(".partial")), ["lock"]);
+        assert_eq!(names_in(&self.data().join(".partial")), ["lock"]);
     }
 
     fn assert_nothing_in_place(&self) {
         assert!(!self.target().exists());
         assert!(!self.data().join(".partial/unpacked").exists());
     }
-}
-
-fn files_in(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 fn ranges(server: &Server) -> Vec<Option<String>> {

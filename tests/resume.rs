@@ -3,79 +3,59 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use candle_core::Device;
 use perceiver_ops::Key;
+use perceiver_tests::program::{TINY_MODEL, Workplace, names_in};
 use perceiver_train::{
     EpochMetrics, Event, MetricsFile, Observer, Observers, Outcome, Preset, Recipe, RunDirectory,
     TrainError, Trainer, TrainingData,
 };
 
-/// A model that trains in moments, with dropout, so that its masks are tested too.
-const TINY: &str = "
+/// The tiny model with dropout, so that its masks are tested too, for several epochs of many steps.
+fn several_epochs() -> String {
+    let rest = "
+dropout_rate = 0.2
+attention_dropout = 0.1
 [data]
 limit_train = 100
 limit_test = 20
-[model]
-image_size = 16
-patch_size = 8
-latent_dim = 4
-projection_dim = 8
-num_heads = 2
-head_dim = 4
-num_transformer_blocks = 1
-ffn_units = [8]
-classifier_units = [20]
-dropout_rate = 0.2
-attention_dropout = 0.1
 [training]
 epochs = 6
 batch_size = 7
 learning_rate = 0.01
 plateau = { patience = 1 }
 ";
+    format!("{TINY_MODEL}{rest}")
+}
 
-/// A run of the real program on the tiny recipe.
+/// A run of the real program on that recipe.
 struct Run {
-    directory: tempfile::TempDir,
+    place: Workplace,
 }
 
 impl Run {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("tiny.toml"), TINY).unwrap();
-        Self { directory }
+        let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+        place.write("tiny.toml", several_epochs());
+        Self { place }
     }
 
     fn path(&self, file: &str) -> PathBuf {
-        self.directory.path().join("run").join(file)
+        self.place.path("run").join(file)
     }
 
-    fn program(&self, arguments: &[&str]) -> Command {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-        program
-            .current_dir(self.directory.path())
-            .env_remove("RUST_LOG")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        program
-    }
-
-    fn start(&self, more: &[&str]) -> Command {
-        let mut program =
-            self.program(&["train", "--preset", "quickstart", "--config", "tiny.toml"]);
-        program.args(["--output", "run"]).args(more);
-        program
+    fn start(&self) -> Command {
+        let start = "train --preset quickstart --config tiny.toml --output run";
+        self.place.command(start)
     }
 
     fn resume(&self) -> Command {
-        self.program(&["train", "--resume", "run"])
+        self.place.command("train --resume run")
     }
 
     fn weights(&self) -> Vec<u8> {
@@ -116,7 +96,7 @@ fn finished(mut program: Command) -> Output {
 /// A run that nothing disturbed.
 fn undisturbed() -> Run {
     let run = Run::new();
-    finished(run.start(&[]));
+    finished(run.start());
     run
 }
 
@@ -130,14 +110,16 @@ fn assert_same_end(run: &Run, expected: &Run) {
 fn one_seed_gives_the_same_bits_on_one_thread_and_on_two() {
     let [one, two] = ["1", "2"].map(|threads| {
         let run = Run::new();
-        let mut program = run.start(&[]);
+        let mut program = run.start();
         program.env("RAYON_NUM_THREADS", threads);
         finished(program);
         run
     });
     assert_same_end(&one, &two);
     let other_seed = Run::new();
-    finished(other_seed.start(&["--seed", "1"]));
+    let mut program = other_seed.start();
+    program.args(["--seed", "1"]);
+    finished(program);
     assert!(one.weights() != other_seed.weights());
 }
 
@@ -154,7 +136,7 @@ fn kill_when(mut child: Child, done: impl Fn() -> bool) {
 fn a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened() {
     let expected = undisturbed();
     let run = Run::new();
-    kill_when(run.start(&[]).spawn().unwrap(), || {
+    kill_when(run.start().spawn().unwrap(), || {
         run.path("config.json").exists()
     });
     for (index, epochs) in [1, 2, 4].into_iter().enumerate() {
@@ -174,7 +156,7 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened() {
 fn an_interrupted_run_saves_its_step_and_says_how_to_go_on() {
     let expected = undisturbed();
     let run = Run::new();
-    let child = run.start(&[]).spawn().unwrap();
+    let child = run.start().spawn().unwrap();
     while !run.path("config.json").exists() {
         sleep(Duration::from_millis(1));
     }
@@ -222,7 +204,7 @@ fn a_damaged_state_is_refused_by_name_and_nothing_is_lost() {
 fn recipe(changes: &str) -> Recipe {
     Recipe::from_layers(&[
         ("quickstart", Preset::Quickstart.table()),
-        ("tiny", toml::from_str(TINY).unwrap()),
+        ("tiny", toml::from_str(&several_epochs()).unwrap()),
         ("changes", toml::from_str(changes).unwrap()),
     ])
     .unwrap()
@@ -322,7 +304,7 @@ fn a_run_does_not_go_on_with_other_data() {
 fn a_new_run_never_overwrites_an_old_one() {
     let run = undisturbed();
     let weights = run.weights();
-    let output = run.start(&[]).output().unwrap();
+    let output = run.start().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -339,12 +321,7 @@ fn a_run_directory_holds_what_is_documented() {
     fs::write(run.path(".writing-abc"), "half a file").unwrap();
     fs::write(run.path("training/.writing-def"), "another").unwrap();
     finished(run.resume());
-    let mut files = Vec::new();
-    for directory in ["", "training"] {
-        for entry in fs::read_dir(run.path(directory)).unwrap() {
-            files.push(entry.unwrap().file_name().into_string().unwrap());
-        }
-    }
+    let mut files = [names_in(&run.path("")), names_in(&run.path("training"))].concat();
     files.sort();
     assert_eq!(
         files,

@@ -4,11 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A model that trains in moments, as a file for `--config`.
-pub const TINY: &str = "
-[data]
-limit_train = 60
-limit_test = 20
+/// A model that trains in moments: the table of a file for `--config`, to which more of `[model]` can be added.
+pub const TINY_MODEL: &str = "
 [model]
 image_size = 16
 patch_size = 8
@@ -19,10 +16,35 @@ head_dim = 4
 num_transformer_blocks = 1
 ffn_units = [8]
 classifier_units = [20]
+";
+
+/// A whole file for `--config`: that model on few pictures, for an epoch. The last table is `[training]`.
+#[must_use]
+pub fn tiny() -> String {
+    let rest = "
+[data]
+limit_train = 60
+limit_test = 20
 [training]
 epochs = 1
 batch_size = 16
 ";
+    format!("{TINY_MODEL}{rest}")
+}
+
+/// The names in a directory, sorted.
+///
+/// # Panics
+/// When it cannot be read.
+#[must_use]
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
 
 /// Variables of whoever runs the tests that would change what the program prints.
 const NOT_OURS: [&str; 3] = ["RUST_LOG", "CLICOLOR_FORCE", "COLUMNS"];
@@ -52,7 +74,7 @@ impl Workplace {
     #[must_use]
     pub fn new(program: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("tiny.toml"), TINY).unwrap();
+        fs::write(directory.path().join("tiny.toml"), tiny()).unwrap();
         Self {
             program: program.into(),
             directory,
@@ -75,22 +97,29 @@ impl Workplace {
         fs::write(path, content).unwrap();
     }
 
-    /// Runs the program with arguments that no space is in.
+    /// The program with arguments that no space is in, to be run here: no input, output to be collected.
+    #[must_use]
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut program = Command::new(&self.program);
+        for variable in NOT_OURS {
+            program.env_remove(variable);
+        }
+        program
+            .current_dir(self.directory.path())
+            .args(arguments.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        program
+    }
+
+    /// Runs [`Workplace::command`].
     ///
     /// # Panics
     /// When it cannot be run.
     #[must_use]
     pub fn run(&self, arguments: &str) -> Said {
-        let mut program = Command::new(&self.program);
-        for variable in NOT_OURS {
-            program.env_remove(variable);
-        }
-        let output = program
-            .current_dir(self.directory.path())
-            .args(arguments.split_whitespace())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = self.command(arguments).output().unwrap();
         Said {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),

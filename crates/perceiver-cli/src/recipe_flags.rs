@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use perceiver_data::{Labels, Source};
-use perceiver_train::{DeviceChoice, Preset, Recipe};
+use perceiver_train::{DeviceChoice, Preset, Recipe, overlay};
 use toml::Table;
 
 /// Flags over the configuration file over the preset.
@@ -67,36 +67,31 @@ pub(crate) struct Named {
     pub(crate) device: DeviceChoice,
 }
 
-impl RecipeFlags {
-    /// The recipe of a preset, with `--config` and the flags laid over it.
-    pub(crate) fn recipe(&self, preset: Preset) -> Result<Recipe> {
-        let mut layers = vec![(format!("preset {preset}"), preset.table())];
-        if let Some(path) = &self.config {
-            layers.push((path.display().to_string(), read(path)?));
-        }
-        layers.push(("given by flags".to_string(), self.table()?));
-        let layers: Vec<(&str, Table)> = layers
-            .iter()
-            .map(|(name, table)| (name.as_str(), table.clone()))
-            .collect();
+/// What `--config` and the flags say, the flags last, each under the name that errors call it by.
+pub(crate) struct Layers(Vec<(String, Table)>);
+
+impl Layers {
+    /// The recipe of a preset with these layers over it.
+    pub(crate) fn over(&self, preset: Preset) -> Result<Recipe> {
+        let preset_name = format!("preset {preset}");
+        let mut layers = vec![(preset_name.as_str(), preset.table())];
+        let own = self.0.iter();
+        layers.extend(own.map(|(name, table)| (name.as_str(), table.clone())));
         Ok(Recipe::from_layers(&layers)?)
     }
 
     /// What was named of the things that decide which preset to take: by flag, else by `--config`.
     pub(crate) fn named(&self) -> Result<Named> {
-        let mut merged = self.config.as_deref().map_or(Ok(Table::new()), read)?;
-        for (name, flags) in self.table()? {
-            if let Some(flags) = flags.as_table() {
-                let table = merged.entry(name).or_insert_with(|| Table::new().into());
-                if let Some(table) = table.as_table_mut() {
-                    table.extend(flags.clone());
-                }
-            }
+        let mut merged = Table::new();
+        for (_, layer) in &self.0 {
+            overlay(&mut merged, layer);
         }
         let text = |table: &str, key: &str| merged.get(table)?.get(key)?.as_str();
-        let source = || match &self.config {
-            Some(path) => format!("--config {}", path.display()),
-            None => "flags".to_string(),
+        // Flags are parsed by now, so what cannot be parsed stands in the file, the first layer.
+        let source = || {
+            self.0
+                .first()
+                .map_or_else(String::new, |(name, _)| format!("--config {name}"))
         };
         let dataset = text("data", "dataset").map(str::parse).transpose();
         let device = text("training", "device").map(str::parse).transpose();
@@ -105,6 +100,18 @@ impl RecipeFlags {
             data_dir: text("data", "data_dir").unwrap_or("data").into(),
             device: device.with_context(source)?.unwrap_or_default(),
         })
+    }
+}
+
+impl RecipeFlags {
+    /// Reads `--config` and puts the flags over it.
+    pub(crate) fn layers(&self) -> Result<Layers> {
+        let mut layers = Vec::new();
+        if let Some(path) = &self.config {
+            layers.push((path.display().to_string(), read(path)?));
+        }
+        layers.push(("given by flags".to_string(), self.table()?));
+        Ok(Layers(layers))
     }
 
     /// The flags that were given, as a layer.

@@ -101,10 +101,11 @@ fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
 /// A new run, by flags and by what is there.
 fn chosen(arguments: &Arguments) -> Result<Plan> {
     let flags = &arguments.recipe;
-    let named = flags.named()?;
+    let layers = flags.layers()?;
+    let named = layers.named()?;
     let device = named.device.open()?;
     let (dataset, preset) = choose(flags.preset, named, &device);
-    let mut recipe = flags.recipe(preset)?;
+    let mut recipe = layers.over(preset)?;
     recipe.data.dataset = dataset;
     recipe.data.dataset.check(&recipe.load_options())?;
     let root = arguments.output.clone().unwrap_or_else(|| {

@@ -30,6 +30,18 @@ pub(crate) fn remove_leftovers(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The bytes of the file at `path`.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| TrainError::Io {
+        action: "read",
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
 /// Replaces `path` by `bytes`: written beside it, flushed to the disk, then renamed over it. Whoever reads `path`, even
 /// after a power cut, finds the old content or the new.
 ///

@@ -13,12 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::error::{Result, TrainError};
+use crate::json_file;
 
 /// The name in every `config.json`, by which ours are known.
 const MODEL_TYPE: &str = "perceiver-image-classification";
 
 /// The layout of `config.json` and `model.safetensors`.
 const FORMAT: u32 = 1;
+
+/// What a `config.json` is, in errors.
+const EXPECTED: &str = "the config.json of a Perceiver checkpoint";
 
 /// What `config.json` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,18 +82,12 @@ impl CheckpointConfig {
     /// # Errors
     /// When it is not there, not ours, or its parts disagree.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
-            action: "read",
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let config: Self = json_file::read(path, EXPECTED)?;
         let damaged = |finding: String| TrainError::Damaged {
             path: path.to_path_buf(),
-            expected: "the config.json of a Perceiver checkpoint",
+            expected: EXPECTED,
             finding,
         };
-        let config: Self =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         if config.model_type != MODEL_TYPE || config.format != FORMAT {
             return Err(damaged(format!(
                 "model_type {:?} in format {}, while this program reads {MODEL_TYPE:?} in format {FORMAT}",
@@ -119,19 +117,8 @@ impl CheckpointConfig {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        atomic_file::write(path, &to_json(self, path)?)
+        json_file::write(path, self)
     }
-}
-
-/// Indented JSON with a newline at the end.
-pub(crate) fn to_json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
-    let mut json = serde_json::to_vec_pretty(value).map_err(|error| TrainError::Io {
-        action: "write",
-        path: path.to_path_buf(),
-        source: error.into(),
-    })?;
-    json.push(b'\n');
-    Ok(json)
 }
 
 /// Writes a `model.safetensors`, replacing an old one at once or not at all.

@@ -9,9 +9,8 @@ use perceiver_model::Perceiver;
 use perceiver_ops::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file;
-use crate::checkpoint::to_json;
 use crate::error::{Result, TrainError};
+use crate::json_file;
 use crate::metrics::{MetricSums, wilson_interval};
 
 /// Pictures at a time. The same in every evaluation, so that the same model on the same data gives the same bits.
@@ -56,16 +55,7 @@ impl TestResults {
     /// # Errors
     /// When it is not there or not ours.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
-            action: "read",
-            path: path.to_path_buf(),
-            source,
-        })?;
-        serde_json::from_slice(&bytes).map_err(|error| TrainError::Damaged {
-            path: path.to_path_buf(),
-            expected: "the results of a run",
-            finding: error.to_string(),
-        })
+        json_file::read(path, "the results of a run")
     }
 
     /// Writes `results.json`, replacing an old one at once or not at all.
@@ -73,7 +63,7 @@ impl TestResults {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        atomic_file::write(path, &to_json(self, path)?)
+        json_file::write(path, self)
     }
 }
 

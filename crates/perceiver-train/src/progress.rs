@@ -86,11 +86,7 @@ pub(crate) fn write(path: &Path, progress: &Progress, mut tensors: StateTensors)
 /// # Errors
 /// When the file is not there, damaged, or another program's.
 pub(crate) fn read(path: &Path, device: &Device) -> Result<(Progress, StateTensors)> {
-    let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
-        action: "read",
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let bytes = atomic_file::read(path)?;
     let damaged = |finding: &dyn std::fmt::Display| TrainError::Damaged {
         path: path.to_path_buf(),
         expected: "the state of a run",

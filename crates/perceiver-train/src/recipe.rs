@@ -264,8 +264,8 @@ fn recipe_error(name: &str, finding: impl std::fmt::Display) -> TrainError {
     }
 }
 
-/// Lays `top` over `bottom`: tables are merged, everything else replaced.
-fn overlay(bottom: &mut toml::Table, top: &toml::Table) {
+/// Lays `top` over `bottom`, as [`Recipe::from_layers`] does: tables are merged, everything else replaced.
+pub fn overlay(bottom: &mut toml::Table, top: &toml::Table) {
     for (key, value) in top {
         match (bottom.get_mut(key), value) {
             (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),

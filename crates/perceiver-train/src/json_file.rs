@@ -1,0 +1,36 @@
+//! JSON files, read with an error that says what was expected, and replaced at once or not at all.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::atomic_file;
+use crate::error::{Result, TrainError};
+
+/// The value in the file at `path`; `expected` says in words what the file should be.
+///
+/// # Errors
+/// When it is not there, or not JSON of this type.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T> {
+    let bytes = atomic_file::read(path)?;
+    serde_json::from_slice(&bytes).map_err(|error| TrainError::Damaged {
+        path: path.to_path_buf(),
+        expected,
+        finding: error.to_string(),
+    })
+}
+
+/// Writes `value` indented, with a newline at the end.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|error| TrainError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source: error.into(),
+    })?;
+    json.push(b'\n');
+    atomic_file::write(path, &json)
+}
