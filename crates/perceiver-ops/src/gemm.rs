@@ -45,11 +45,16 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Where a product goes: rows of a slice, at any distance from one another.
+pub(crate) struct Target<'a> {
+    pub(crate) values: &'a mut [f32],
+    pub(crate) row_stride: usize,
+}
+
 /// `output` `[lhs.rows, rhs.columns]`, row by row, becomes `scale * lhs * rhs`.
 ///
 /// # Panics
-/// When the shapes do not fit or a matrix reaches beyond its slice: an error of the calling kernel, not of its input.
-#[allow(unsafe_code)]
+/// As for [`multiply_into`].
 pub(crate) fn multiply(
     lhs: Matrix,
     rhs: Matrix,
@@ -57,31 +62,70 @@ pub(crate) fn multiply(
     output: &mut [f32],
     parallelism: Parallelism,
 ) {
-    assert_eq!(lhs.columns, rhs.rows, "inner dimensions of a product");
     assert_eq!(output.len(), lhs.rows * rhs.columns, "size of a product");
+    let target = Target {
+        values: output,
+        row_stride: rhs.columns,
+    };
+    multiply_into(target, Sum::Replace, lhs, rhs, scale, parallelism);
+}
+
+/// Whether a product replaces what is there or is added to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sum {
+    Replace,
+    Add,
+}
+
+/// The matrix `[lhs.rows, rhs.columns]` in `target` becomes `scale * lhs * rhs`, or grows by it.
+///
+/// # Panics
+/// When the shapes do not fit or a matrix reaches beyond its slice: an error of the calling kernel, not of its input.
+#[allow(unsafe_code)]
+pub(crate) fn multiply_into(
+    Target { values, row_stride }: Target,
+    sum: Sum,
+    lhs: Matrix,
+    rhs: Matrix,
+    scale: f32,
+    parallelism: Parallelism,
+) {
+    assert_eq!(lhs.columns, rhs.rows, "inner dimensions of a product");
+    let (rows, columns) = (lhs.rows, rhs.columns);
+    let output = Matrix {
+        values,
+        rows,
+        columns,
+        row_stride,
+        column_stride: 1,
+    };
+    assert!(
+        row_stride >= columns && output.is_inside(),
+        "a product's rows overlap or reach beyond their slice"
+    );
     assert!(
         lhs.is_inside() && rhs.is_inside(),
         "a matrix reaches beyond its slice"
     );
-    // SAFETY: the assertions above say that every entry of both operands lies inside its slice, strides are not
-    // negative, and `output` is an exclusive slice of exactly rows * columns values, written row by row. gemm does not
-    // read it, since `read_dst` is false.
+    // SAFETY: the assertions above say that every entry of both operands and of the product lies inside its slice, and
+    // that the product's entries are distinct; strides are not negative; the slice of the product is borrowed mutably,
+    // so no operand shares it. gemm reads what was there only where `sum` is `Add`.
     unsafe {
         gemm::gemm(
-            lhs.rows,
-            rhs.columns,
+            rows,
+            columns,
             lhs.columns,
-            output.as_mut_ptr(),
+            values.as_mut_ptr(),
             1,
-            signed(rhs.columns),
-            false,
+            signed(row_stride),
+            sum == Sum::Add,
             lhs.values.as_ptr(),
             signed(lhs.column_stride),
             signed(lhs.row_stride),
             rhs.values.as_ptr(),
             signed(rhs.column_stride),
             signed(rhs.row_stride),
-            0f32,
+            1f32,
             scale,
             false,
             false,

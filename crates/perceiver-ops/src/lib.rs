@@ -24,6 +24,10 @@
 //!
 //! Results do not depend on the number of threads: every sum is taken in an order fixed by the shapes.
 
+// Loops are compiled once for each instruction set by inlining them where the set is chosen: see `simd`.
+#![allow(clippy::inline_always)]
+
+mod attention;
 mod broadcast;
 mod cpu;
 mod dropout;
@@ -35,8 +39,10 @@ mod layer_norm;
 mod linear;
 mod matmul;
 mod mode;
+mod simd;
 mod softmax;
 
+pub use attention::{Attention, attention, attention_composed};
 pub use broadcast::{
     add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,
     multiply_scalar_composed,

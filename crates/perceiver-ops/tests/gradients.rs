@@ -3,10 +3,11 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use perceiver_ops::{
-    Key, Mode, add_bias, add_bias_composed, attention_logits, attention_logits_composed,
-    batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
-    expand_batch_composed, gelu, gelu_composed, layer_norm, layer_norm_composed, linear,
-    linear_composed, multiply_scalar, multiply_scalar_composed, softmax, softmax_composed,
+    Attention, Key, Mode, add_bias, add_bias_composed, attention, attention_composed,
+    attention_logits, attention_logits_composed, batched_matmul, batched_matmul_composed, dropout,
+    dropout_composed, expand_batch, expand_batch_composed, gelu, gelu_composed, layer_norm,
+    layer_norm_composed, linear, linear_composed, multiply_scalar, multiply_scalar_composed,
+    softmax, softmax_composed,
 };
 use proptest::prelude::*;
 
@@ -148,6 +149,28 @@ proptest! {
             &inputs,
             |v| batched_matmul(&v[0], &v[1]),
             |v| batched_matmul_composed(&v[0], &v[1]),
+        );
+    }
+
+    #[test]
+    fn attention_equals_its_composition(
+        (batch, n, m) in (1usize..4, prop_oneof![1usize..20, 120usize..140], prop_oneof![1usize..40, 250usize..530]),
+        (heads, width, value_width) in (1usize..4, 1usize..12, 1usize..20),
+        (shared, append_sums, training, rate) in (any::<bool>(), any::<bool>(), any::<bool>(), 0.0..0.9),
+        seed: u64,
+    ) {
+        let kv_heads = if shared { 1 } else { heads };
+        let inputs = [
+            variable(seed, &[batch, n, heads * width]),
+            variable(seed ^ 1, &[batch, m, kv_heads * width]),
+            variable(seed ^ 2, &[batch, m, kv_heads * value_width]),
+        ];
+        let mode = if training { Mode::Training(Key::new(seed)) } else { Mode::Inference };
+        let how = Attention { heads, scale: 0.3, dropout: rate, mode, append_sums };
+        assert_same(
+            &inputs,
+            |v| attention(&v[0], &v[1], &v[2], how),
+            |v| attention_composed(&v[0], &v[1], &v[2], how),
         );
     }
 

@@ -1,0 +1,109 @@
+//! Which probabilities dropout takes: a function of the key, the image, the head, the query and the key's index.
+
+use candle_core::{Result, bail};
+
+use super::shape::Geometry;
+use crate::simd::LANES;
+use crate::{Key, Mode};
+
+/// Random words of a block of `LANES` keys: each word decides two.
+const WORDS: usize = LANES / 2;
+
+/// Decides, by 32 random bits a probability, what falls.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mask {
+    key: Key,
+    threshold: u32,
+    /// `1 / (1 - rate)`
+    pub(super) factor: f32,
+}
+
+impl Mask {
+    /// None where nothing falls.
+    pub(super) fn new(rate: f64, mode: Mode) -> Result<Option<Self>> {
+        if !(0.0..1.0).contains(&rate) {
+            bail!("attention: expected a dropout rate of at least 0 and below 1, found {rate}");
+        }
+        Ok(match mode {
+            Mode::Training(key) if rate > 0.0 => Some(Self {
+                key,
+                threshold: (rate * f64::from(u32::MAX)) as u32,
+                factor: (1.0 / (1.0 - rate)) as f32,
+            }),
+            _ => None,
+        })
+    }
+
+    /// Sets the sign bit of every probability that falls. `row` is the row of logits counted over all images, heads and
+    /// queries; `probabilities` are those of the keys from `first` on, a multiple of `LANES`.
+    #[inline(always)]
+    pub(super) fn mark(&self, row: usize, keys: usize, first: usize, probabilities: &mut [f32]) {
+        let words = keys.div_ceil(LANES) * WORDS;
+        let start = row * words + first / LANES * WORDS;
+        let (chunks, rest) = probabilities.as_chunks_mut::<LANES>();
+        for (index, chunk) in chunks.iter_mut().enumerate() {
+            self.mark_block((start + index * WORDS) as u64, chunk);
+        }
+        if !rest.is_empty() {
+            let mut last = [0f32; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            self.mark_block((start + chunks.len() * WORDS) as u64, &mut last);
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+
+    #[inline(always)]
+    fn mark_block(&self, word: u64, block: &mut [f32; LANES]) {
+        let mut bits = [0u64; WORDS];
+        for (index, bits) in bits.iter_mut().enumerate() {
+            *bits = self.key.bits(word + index as u64);
+        }
+        let (low, high) = block.split_at_mut(WORDS);
+        for ((low, high), bits) in low.iter_mut().zip(high).zip(bits) {
+            *low = negative_if(*low, (bits as u32) < self.threshold);
+            *high = negative_if(*high, ((bits >> 32) as u32) < self.threshold);
+        }
+    }
+
+    /// What every probability is multiplied by, `[batch, heads, queries, keys]`.
+    pub(super) fn factors(&self, g: Geometry) -> Vec<f32> {
+        let mut factors = vec![self.factor; g.batch * g.heads * g.queries * g.keys];
+        for (row, factors) in factors.chunks_mut(g.keys).enumerate() {
+            self.mark(row, g.keys, 0, factors);
+            for factor in factors {
+                *factor = kept(*factor);
+            }
+        }
+        factors
+    }
+}
+
+/// A marked probability after dropout, but for its factor. NaN passes.
+#[inline(always)]
+pub(super) fn kept(marked: f32) -> f32 {
+    if marked < 0.0 { 0.0 } else { marked }
+}
+
+#[inline(always)]
+fn negative_if(value: f32, fallen: bool) -> f32 {
+    f32::from_bits(value.to_bits() | (u32::from(fallen) << 31))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_of_the_probabilities_falls_whatever_the_block() {
+        let mask = Mask::new(0.3, Mode::Training(Key::new(3)))
+            .unwrap()
+            .unwrap();
+        let mut whole = vec![1f32; 10_000];
+        mask.mark(5, 10_000, 0, &mut whole);
+        let fallen = whole.iter().filter(|p| p.is_sign_negative()).count();
+        assert!((2_800..3_200).contains(&fallen), "{fallen} of 10,000 fell");
+        let mut tail = vec![1f32; 10_000 - 4_096];
+        mask.mark(5, 10_000, 4_096, &mut tail);
+        assert_eq!(tail, whole[4_096..]);
+    }
+}

@@ -1,0 +1,145 @@
+//! Loops over `f32` values, compiled for the widest vectors a machine can have and chosen when the program runs.
+//!
+//! Products and sums are never contracted into fused multiply-adds, and sums run over a fixed number of lanes, so that
+//! every machine computes the same bits here.
+
+/// Lanes of a sum; as many as the widest vectors hold.
+pub(crate) const LANES: usize = 16;
+
+/// Runs `loops` with the best instructions of this machine. What they call must be `#[inline(always)]`.
+#[inline]
+pub(crate) fn vectorised<R>(loops: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(loops)
+}
+
+/// Folds `row` into `LANES` accumulators, then those into one, in a fixed order.
+#[inline(always)]
+fn fold(
+    row: &[f32],
+    start: f32,
+    value_of: impl Fn(f32) -> f32,
+    combine: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [start; LANES];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = combine(*lane, value_of(*value));
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = combine(*lane, value_of(*value));
+    }
+    lanes.into_iter().fold(start, combine)
+}
+
+/// The largest value of a row, NaN left out.
+#[inline(always)]
+pub(crate) fn max(row: &[f32]) -> f32 {
+    fold(
+        row,
+        f32::NEG_INFINITY,
+        |x| x,
+        |a, b| if b > a { b } else { a },
+    )
+}
+
+#[inline(always)]
+pub(crate) fn sum(row: &[f32]) -> f32 {
+    sum_of(row, |x| x)
+}
+
+/// The sum of a function of every value.
+#[inline(always)]
+pub(crate) fn sum_of(row: &[f32], value_of: impl Fn(f32) -> f32) -> f32 {
+    fold(row, 0.0, value_of, |a, b| a + b)
+}
+
+/// Multiplies every value of a row.
+#[inline(always)]
+pub(crate) fn scale(row: &mut [f32], factor: f32) {
+    for value in row {
+        *value *= factor;
+    }
+}
+
+/// The sum of the products of two rows of one length.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((chunks_a, rest_a), (chunks_b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0f32; LANES];
+    for (a, b) in chunks_a.iter().zip(chunks_b) {
+        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+    }
+    for (lane, (a, b)) in lanes.iter_mut().zip(rest_a.iter().zip(rest_b)) {
+        *lane += a * b;
+    }
+    lanes.into_iter().sum()
+}
+
+/// `e^x` for `x` up to 80, within 3e-7 of its value; 0 below -87, where `f32` has no normal numbers. NaN stays NaN.
+///
+/// `e^x = 2^n e^r` with `n` the integer nearest to `x / ln 2`; the polynomial for `e^r` is that of Cephes.
+#[inline(always)]
+#[allow(clippy::excessive_precision)] // ln 2 in two parts, the first exact in few bits.
+pub(crate) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the lowest bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_LOW: f32 = -2.121_944_40e-4;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+    let mut p = 1.987_569_15e-4;
+    for coefficient in [
+        1.398_199_950_7e-3,
+        8.333_451_907_3e-3,
+        4.166_579_589_4e-2,
+        1.666_666_545_9e-1,
+        5.000_000_120_1e-1,
+    ] {
+        p = p * r + coefficient;
+    }
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23); // 2^n
+    let y = ((p * r) * r + r + 1.0) * power;
+    if x < -87.0 { 0.0 } else { y }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)] // These values are exact.
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_3e_7_of_its_value() {
+        for step in -870_000..=800_000 {
+            let x = step as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 3e-7, "exp({x}) is {error:e} off");
+        }
+    }
+
+    #[test]
+    fn exp_at_the_ends() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!([exp(-1e30), exp(f32::NEG_INFINITY)], [0.0, 0.0]);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sums_and_maxima_take_every_value() {
+        for len in [0, 1, 15, 16, 17, 100] {
+            let row: Vec<f32> = (0..len).map(|i| (i * 7 % 31) as f32).collect();
+            assert_eq!(vectorised(|| sum(&row)), row.iter().sum::<f32>());
+            assert_eq!(
+                vectorised(|| dot(&row, &row)),
+                row.iter().map(|x| x * x).sum::<f32>()
+            );
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(vectorised(|| max(&row)), largest);
+        }
+    }
+}
