@@ -1,7 +1,7 @@
 //! The model: every stage of the forward pass, the gradient of every trainable variable, weights after five Adam steps.
 
 use candle_core::{DType, Device, Tensor};
-use perceiver_model::{Parameters, Perceiver, PerceiverConfig, Stage, keras};
+use perceiver_model::{AttentionForm, Parameters, Perceiver, PerceiverConfig, Stage, keras};
 use perceiver_ops::Mode;
 use perceiver_train::{Adam, Gradients, Optimizer, cross_entropy};
 
@@ -19,7 +19,13 @@ struct Case {
     model: Perceiver,
 }
 
+/// Every golden case in either form of attention: both are the same function.
 fn cases() -> Vec<Case> {
+    let forms = [AttentionForm::Direct, AttentionForm::Absorbed];
+    forms.into_iter().flat_map(cases_in_form).collect()
+}
+
+fn cases_in_form(form: AttentionForm) -> Vec<Case> {
     let build = |(name, facts, arrays): (String, serde_json::Value, Arrays)| {
         let config: PerceiverConfig = serde_json::from_value(facts["config"].clone()).unwrap();
         let parameters = keras::import(&config, &arrays, "w/", &Device::Cpu).unwrap();
@@ -29,8 +35,9 @@ fn cases() -> Vec<Case> {
             "{name}"
         );
         let model = parameters.model(&config).unwrap();
+        let model = model.with_attention_form(form);
         Case {
-            name,
+            name: format!("{name}, {form:?}"),
             config,
             arrays,
             parameters,

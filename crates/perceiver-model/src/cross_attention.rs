@@ -7,9 +7,11 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use perceiver_ops::{
-    Mode, attention_logits, batched_matmul, dropout, expand_batch, multiply_scalar, softmax,
+    Attention, Mode, attention, attention_logits, expand_batch, multiply_scalar, softmax,
 };
 
+use crate::absorbed::{Absorbed, Projections};
+use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::config::PerceiverConfig;
 use crate::feed_forward::FeedForward;
 use crate::layers::{Dense, LayerNorm};
@@ -26,21 +28,15 @@ pub(crate) struct CrossAttention {
     norm_output: LayerNorm,
     ffn: FeedForward,
     attention_dropout: f64,
+    form: AttentionForm,
+    absorbed: Option<Absorbed>,
 }
 
-/// Keys and values of a data array. They are the same in every iteration, so they are computed once.
+/// What all iterations read: keys and values of a data array, or in absorbed form the normalized data array as both.
 #[derive(Debug)]
 pub(crate) struct ProjectedData {
     keys: Tensor,   // [batch, tokens, width]
     values: Tensor, // [batch, tokens, width]
-}
-
-/// What cross attention computes.
-pub(crate) struct Attended {
-    /// The new latents, `[batch, latents, width]`.
-    pub(crate) latents: Tensor,
-    /// Where each latent looked: `[batch, latents, tokens]`, rows summing to 1, before dropout.
-    pub(crate) probabilities: Tensor,
 }
 
 impl CrossAttention {
@@ -59,40 +55,100 @@ impl CrossAttention {
             norm_output: norm("norm_output")?,
             ffn: FeedForward::new(width, &config.ffn_units, config.dropout_rate, &vb.pp("ffn"))?,
             attention_dropout: config.attention_dropout,
+            form: Self::cost(config).cheaper_form(),
+            absorbed: None,
         })
     }
 
-    /// Keys and values of `data` `[batch, tokens, width]`.
+    pub(crate) fn cost(config: &PerceiverConfig) -> AttentionCost {
+        AttentionCost {
+            queries: config.latent_dim,
+            tokens: config.num_patches(),
+            width: config.projection_dim,
+            heads: 1,
+            head_width: config.projection_dim,
+            reads: config.num_iterations,
+            projects_output: false,
+        }
+    }
+
+    pub(crate) fn set_form(&mut self, form: AttentionForm) {
+        self.form = form;
+    }
+
+    /// The same layer with the products of its weights at hand, where its form asks for them.
+    pub(crate) fn absorb(&self) -> Result<Self> {
+        let mut ready = self.clone();
+        if self.form == AttentionForm::Absorbed && self.absorbed.is_none() {
+            ready.absorbed = Some(Absorbed::new(Projections {
+                heads: 1,
+                query: &self.query,
+                key: &self.key,
+                value: &self.value,
+                output: None,
+            })?);
+        }
+        Ok(ready)
+    }
+
+    /// [`CrossAttention::absorb`] outside any graph.
+    pub(crate) fn fold(&self) -> Result<Self> {
+        let mut ready = self.absorb()?;
+        ready.absorbed = ready.absorbed.as_ref().map(Absorbed::detach);
+        Ok(ready)
+    }
+
+    /// What every iteration reads of `data` `[batch, tokens, width]`.
     pub(crate) fn project(&self, data: &Tensor) -> Result<ProjectedData> {
         let data = self.norm_data.forward(data)?;
-        Ok(ProjectedData {
-            keys: self.key.forward(&data)?,
-            values: self.value.forward(&data)?,
+        Ok(match self.absorbed {
+            Some(_) => ProjectedData {
+                keys: data.clone(),
+                values: data,
+            },
+            None => ProjectedData {
+                keys: self.key.forward(&data)?,
+                values: self.value.forward(&data)?,
+            },
         })
     }
 
-    /// Lets `latents` `[batch or 1, latents, width]` read from the data.
+    /// Lets `latents` `[batch or 1, latents, width]` read from the data: `[batch, latents, width]`.
     pub(crate) fn forward(
         &self,
         latents: &Tensor,
         data: &ProjectedData,
         mode: Mode,
-    ) -> Result<Attended> {
-        let batch = data.keys.dim(0)?;
+    ) -> Result<Tensor> {
         let latents = self.norm_latents.forward(latents)?;
-        // The scale on the queries, which are fewer than the logits.
-        let queries = multiply_scalar(&self.query.forward(&latents)?, &self.scale)?;
-        let queries = expand_batch(&queries, batch)?; // [batch, latents, width]
-        let latents = expand_batch(&latents, batch)?; // [batch, latents, width]
-        let logits = attention_logits(&queries, &data.keys, 1.0)?; // [batch, latents, tokens]
-        let probabilities = softmax(&logits)?;
-        let kept = dropout(&probabilities, self.attention_dropout, mode.child(0))?;
-        let read = batched_matmul(&kept, &data.values)?; // [batch, latents, width]
+        let queries = self.queries(&latents, data)?;
+        let latents = expand_batch(&latents, queries.dim(0)?)?; // [batch, latents, width]
+        let how = Attention {
+            heads: 1,
+            scale: 1.0,
+            dropout: self.attention_dropout,
+            mode: mode.child(0),
+            append_sums: self.absorbed.is_some(),
+        };
+        let mut read = attention(&queries, &data.keys, &data.values, how)?;
+        if let Some(absorbed) = &self.absorbed {
+            read = absorbed.output.forward(&read)?; // [batch, latents, width]
+        }
         let hidden = self.norm_output.forward(&(read + latents)?)?;
-        let latents = (self.ffn.forward(&hidden, mode.child(1))? + hidden)?;
-        Ok(Attended {
-            latents,
-            probabilities,
-        })
+        self.ffn.forward(&hidden, mode.child(1))? + hidden
+    }
+
+    /// Where each of `latents` `[batch or 1, latents, width]` looks: `[batch, latents, tokens]`, rows summing to 1.
+    pub(crate) fn map(&self, latents: &Tensor, data: &ProjectedData) -> Result<Tensor> {
+        let queries = self.queries(&self.norm_latents.forward(latents)?, data)?;
+        softmax(&attention_logits(&queries, &data.keys, 1.0)?)
+    }
+
+    /// Queries of normalized latents, for every image: `[batch, latents, width]`. The scale is on them, who are fewer
+    /// than the logits.
+    fn queries(&self, latents: &Tensor, data: &ProjectedData) -> Result<Tensor> {
+        let query = self.absorbed.as_ref().map_or(&self.query, |a| &a.query);
+        let queries = multiply_scalar(&query.forward(latents)?, &self.scale)?;
+        expand_batch(&queries, data.keys.dim(0)?)
     }
 }

@@ -8,8 +8,8 @@ use perceiver_ops::{layer_norm, linear};
 /// candle and PyTorch do.
 #[derive(Debug, Clone)]
 pub(crate) struct Dense {
-    weight: Tensor, // [outputs, inputs]
-    bias: Tensor,   // [outputs]
+    pub(crate) weight: Tensor, // [outputs, inputs]
+    pub(crate) bias: Tensor,   // [outputs]
 }
 
 impl Dense {

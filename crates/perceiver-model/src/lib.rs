@@ -31,6 +31,8 @@
 //! The path of an image: [`patches`], the encoder, then cross attention and the latent transformer in turns,
 //! the mean over the latents, the head. Each is a file of that name.
 
+mod absorbed;
+mod attention_form;
 mod config;
 mod cross_attention;
 mod encoder;
@@ -46,10 +48,11 @@ mod self_attention;
 mod summary;
 mod transformer;
 
+pub use attention_form::AttentionForm;
 pub use config::PerceiverConfig;
 pub use error::{ModelError, Result};
 pub use parameters::{Parameters, read_safetensors};
 pub use patches::patches;
 pub use perceiver::Perceiver;
-pub use probe::Stage;
+pub use probe::{Probe, Stage};
 pub use summary::{Summary, SummaryRow};

@@ -10,13 +10,14 @@ use candle_core::Tensor;
 use candle_nn::{Init, ModuleT, VarBuilder};
 use perceiver_ops::{Key, Mode};
 
+use crate::attention_form::AttentionForm;
 use crate::config::PerceiverConfig;
 use crate::cross_attention::CrossAttention;
 use crate::encoder::PatchEncoder;
 use crate::error::{ModelError, Result};
 use crate::feed_forward::FeedForward;
 use crate::patches::patches;
-use crate::probe::Stage;
+use crate::probe::{Probe, Stage};
 use crate::transformer::Transformer;
 
 /// Standard deviation of the first latents: Keras's `random_normal`.
@@ -81,6 +82,27 @@ impl Perceiver {
         &self.config
     }
 
+    /// The same model with every attention computed in the given form; by default each takes the one with fewer products.
+    #[must_use]
+    pub fn with_attention_form(mut self, form: AttentionForm) -> Self {
+        self.cross_attention.set_form(form);
+        self.transformer.set_form(form);
+        self
+    }
+
+    /// The same function for inference alone: products of weights that absorbed attention needs are made here, once, and
+    /// not in every pass. Later updates of the parameters are not seen, and no gradient reaches what was multiplied.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn folded(&self) -> Result<Self> {
+        Ok(Self {
+            cross_attention: self.cross_attention.fold()?,
+            transformer: self.transformer.fold()?,
+            ..self.clone()
+        })
+    }
+
     /// Class scores of preprocessed `images` `[batch, channels, H, W]`: logits `[batch, classes]`.
     ///
     /// In training, `mode` carries the key of this step; equal keys drop equal values.
@@ -88,19 +110,14 @@ impl Perceiver {
     /// # Errors
     /// When the images have another shape than the configuration says.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.forward_probed(images, mode, &mut |_, _| {})
+        self.pass(&self.encode(images)?, mode, None)
     }
 
     /// [`Perceiver::forward`], showing `probe` the tensor of every [`Stage`] on the way.
     ///
     /// # Errors
     /// As for [`Perceiver::forward`].
-    pub fn forward_probed(
-        &self,
-        images: &Tensor,
-        mode: Mode,
-        probe: &mut dyn FnMut(Stage, &Tensor),
-    ) -> Result<Tensor> {
+    pub fn forward_probed(&self, images: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
         let data = self.encode(images)?; // [batch, tokens, width]
         probe(Stage::Encoded, &data);
         self.forward_encoded(&data, mode, probe)
@@ -132,29 +149,38 @@ impl Perceiver {
     ///
     /// # Errors
     /// When candle refuses an operation.
-    pub fn forward_encoded(
-        &self,
-        data: &Tensor,
-        mode: Mode,
-        probe: &mut dyn FnMut(Stage, &Tensor),
-    ) -> Result<Tensor> {
-        let data = self.cross_attention.project(data)?;
+    pub fn forward_encoded(&self, data: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
+        self.pass(data, mode, Some(probe))
+    }
+
+    /// Everything after the encoder. Attention maps are made only where a probe asks for them.
+    fn pass(&self, data: &Tensor, mode: Mode, mut probe: Option<&mut Probe>) -> Result<Tensor> {
+        let probed = probe.is_some();
+        let mut show = |stage, tensor: &Tensor| {
+            if let Some(probe) = probe.as_mut() {
+                probe(stage, tensor);
+            }
+        };
+        let (cross_attention, transformer) =
+            (self.cross_attention.absorb()?, self.transformer.absorb()?);
+        let data = cross_attention.project(data)?;
         let mut latents = self.latents.unsqueeze(0)?; // [1, latents, width]
         for iteration in 0..self.config.num_iterations {
             let mode = mode.child(iteration as u64);
-            let attended = self
-                .cross_attention
-                .forward(&latents, &data, mode.child(0))?;
-            probe(Stage::CrossAttentionMap(iteration), &attended.probabilities);
-            probe(Stage::CrossAttention(iteration), &attended.latents);
-            latents = self.transformer.forward(&attended.latents, mode.child(1))?; // [batch, latents, width]
-            probe(Stage::Transformer(iteration), &latents);
+            if probed {
+                let map = cross_attention.map(&latents, &data)?;
+                show(Stage::CrossAttentionMap(iteration), &map);
+            }
+            latents = cross_attention.forward(&latents, &data, mode.child(0))?;
+            show(Stage::CrossAttention(iteration), &latents);
+            latents = transformer.forward(&latents, mode.child(1))?; // [batch, latents, width]
+            show(Stage::Transformer(iteration), &latents);
         }
         let pooled = latents.mean(1)?; // [batch, width]
-        probe(Stage::Pooled, &pooled);
+        show(Stage::Pooled, &pooled);
         let head_mode = mode.child(self.config.num_iterations as u64);
         let logits = self.head.forward(&pooled, head_mode)?; // [batch, classes]
-        probe(Stage::Logits, &logits);
+        show(Stage::Logits, &logits);
         Ok(logits)
     }
 

@@ -1,5 +1,10 @@
 //! The stages of a forward pass, for those who want to look inside.
 
+use candle_core::Tensor;
+
+/// What is shown the tensor of every [`Stage`] on the way.
+pub type Probe<'a> = dyn FnMut(Stage, &Tensor) + 'a;
+
 /// A point in the forward pass whose tensor can be looked at; iterations count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {

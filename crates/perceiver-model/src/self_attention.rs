@@ -2,10 +2,10 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{
-    Mode, attention_logits, batched_matmul, dropout, join_heads, softmax, split_heads,
-};
+use perceiver_ops::{Attention, Mode, attention};
 
+use crate::absorbed::{Absorbed, Projections};
+use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::config::PerceiverConfig;
 use crate::layers::Dense;
 
@@ -19,6 +19,8 @@ pub(crate) struct SelfAttention {
     heads: usize,
     head_width: usize,
     attention_dropout: f64,
+    form: AttentionForm,
+    absorbed: Option<Absorbed>,
 }
 
 impl SelfAttention {
@@ -33,18 +35,65 @@ impl SelfAttention {
             heads: config.num_heads,
             head_width: config.head_width(),
             attention_dropout: config.attention_dropout,
+            form: Self::cost(config).cheaper_form(),
+            absorbed: None,
         })
+    }
+
+    pub(crate) fn cost(config: &PerceiverConfig) -> AttentionCost {
+        AttentionCost {
+            queries: config.latent_dim,
+            tokens: config.latent_dim,
+            width: config.projection_dim,
+            heads: config.num_heads,
+            head_width: config.head_width(),
+            reads: 1,
+            projects_output: true,
+        }
+    }
+
+    pub(crate) fn set_form(&mut self, form: AttentionForm) {
+        self.form = form;
+    }
+
+    /// The same layer with the products of its weights at hand, where its form asks for them.
+    pub(crate) fn absorb(&self) -> Result<Self> {
+        let mut ready = self.clone();
+        if self.form == AttentionForm::Absorbed && self.absorbed.is_none() {
+            ready.absorbed = Some(Absorbed::new(Projections {
+                heads: self.heads,
+                query: &self.query,
+                key: &self.key,
+                value: &self.value,
+                output: Some(&self.output),
+            })?);
+        }
+        Ok(ready)
+    }
+
+    /// [`SelfAttention::absorb`] outside any graph.
+    pub(crate) fn fold(&self) -> Result<Self> {
+        let mut ready = self.absorb()?;
+        ready.absorbed = ready.absorbed.as_ref().map(Absorbed::detach);
+        Ok(ready)
     }
 
     /// `[batch, latents, width] -> [batch, latents, width]`
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let queries = split_heads(&self.query.forward(x)?, self.heads)?; // [batch, heads, latents, head_width]
-        let keys = split_heads(&self.key.forward(x)?, self.heads)?;
-        let values = split_heads(&self.value.forward(x)?, self.heads)?;
-        let scale = 1.0 / (self.head_width as f64).sqrt();
-        let logits = attention_logits(&queries, &keys, scale)?; // [batch, heads, latents, latents]
-        let probabilities = dropout(&softmax(&logits)?, self.attention_dropout, mode)?;
-        let read = batched_matmul(&probabilities, &values)?; // [batch, heads, latents, head_width]
-        self.output.forward(&join_heads(&read)?)
+        let how = Attention {
+            heads: self.heads,
+            scale: 1.0 / (self.head_width as f64).sqrt(),
+            dropout: self.attention_dropout,
+            mode,
+            append_sums: self.absorbed.is_some(),
+        };
+        if let Some(absorbed) = &self.absorbed {
+            let queries = absorbed.query.forward(x)?; // [batch, latents, heads * width]
+            return absorbed.output.forward(&attention(&queries, x, x, how)?);
+        }
+        let queries = self.query.forward(x)?; // [batch, latents, heads * head_width]
+        let (keys, values) = (self.key.forward(x)?, self.value.forward(x)?);
+        self.output
+            .forward(&attention(&queries, &keys, &values, how)?)
     }
 }

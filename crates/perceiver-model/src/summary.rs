@@ -1,8 +1,11 @@
 //! What the model consists of and what a forward pass costs, layer by layer, as Keras's `summary` shows it.
 
+use crate::attention_form::AttentionCost;
 use crate::config::PerceiverConfig;
+use crate::cross_attention::CrossAttention;
 use crate::error::Result;
 use crate::parameters::specifications;
+use crate::self_attention::SelfAttention;
 
 /// One layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +16,8 @@ pub struct SummaryRow {
     pub output_shape: Vec<usize>,
     /// Trainable values.
     pub parameters: usize,
-    /// Multiply-adds of one image's matrix products, over all iterations, with every product as the layer's formula
-    /// has it.
+    /// Multiply-adds of one image's matrix products, over all iterations, in the form of attention with the
+    /// fewest.
     pub multiply_adds: u64,
 }
 
@@ -79,10 +82,7 @@ fn belongs_to(parameter: &str, layer: &str) -> bool {
 /// Layer, output shape, multiply-adds of every row.
 fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
     let (latents, tokens) = (config.latent_dim, config.num_patches());
-    let (width, inner) = (
-        config.projection_dim,
-        config.num_heads * config.head_width(),
-    );
+    let width = config.projection_dim;
     let iterations = config.num_iterations as u64;
     let array = vec![latents, width];
     let ffn = (latents as u64) * feed_forward_cost(width, &config.ffn_units);
@@ -90,10 +90,9 @@ fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
 
     let data = vec![tokens, width];
     let encoder = product(tokens, config.patch_len(), width);
-    // Keys and values of the data once; queries, logits and sums in every iteration.
-    let cross = 2 * product(tokens, width, width)
-        + iterations * (product(latents, width, width) + 2 * product(latents, tokens, width) + ffn);
-    let attention = 4 * product(latents, width, inner) + 2 * product(latents, latents, inner);
+    let cost = |attention: AttentionCost| attention.multiply_adds(attention.cheaper_form());
+    let cross = cost(CrossAttention::cost(config)) + iterations * ffn;
+    let attention = cost(SelfAttention::cost(config));
 
     let mut rows = vec![
         ("encoder".to_string(), data, encoder),
@@ -121,6 +120,7 @@ fn feed_forward_cost(inputs: usize, units: &[usize]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention_form::AttentionForm;
 
     #[test]
     fn the_example_has_the_parameters_keras_counts() {
@@ -145,5 +145,27 @@ mod tests {
             ]
         );
         assert_eq!(summary.parameters(), 9_697_637);
+    }
+
+    #[test]
+    fn attention_takes_the_form_with_fewer_products() {
+        let cost = SelfAttention::cost(&PerceiverConfig::default());
+        assert_eq!(cost.cheaper_form(), AttentionForm::Absorbed);
+        assert_eq!(
+            cost.multiply_adds(AttentionForm::Absorbed),
+            4 * 8 * 256 * 256 * 256
+        );
+        assert_eq!(
+            cost.multiply_adds(AttentionForm::Direct),
+            6 * 8 * 256 * 256 * 256
+        );
+        let narrow = PerceiverConfig {
+            head_dim: 32,
+            ..PerceiverConfig::default()
+        };
+        assert_eq!(
+            SelfAttention::cost(&narrow).cheaper_form(),
+            AttentionForm::Direct
+        );
     }
 }

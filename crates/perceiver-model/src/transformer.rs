@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use perceiver_ops::Mode;
 
+use crate::attention_form::AttentionForm;
 use crate::config::PerceiverConfig;
 use crate::feed_forward::FeedForward;
 use crate::layers::LayerNorm;
@@ -30,6 +31,13 @@ impl Block {
         })
     }
 
+    fn with_attention(&self, attention: SelfAttention) -> Self {
+        Self {
+            attention,
+            ..self.clone()
+        }
+    }
+
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let normalized = self.norm_attention.forward(x)?;
         let x = (self.attention.forward(&normalized, mode.child(0))? + x)?;
@@ -48,6 +56,31 @@ impl Transformer {
     pub(crate) fn new(config: &PerceiverConfig, vb: &VarBuilder) -> Result<Self> {
         let blocks = (0..config.num_transformer_blocks)
             .map(|index| Block::new(config, &vb.pp(index)))
+            .collect::<Result<_>>()?;
+        Ok(Self { blocks })
+    }
+
+    pub(crate) fn set_form(&mut self, form: AttentionForm) {
+        for block in &mut self.blocks {
+            block.attention.set_form(form);
+        }
+    }
+
+    /// The same blocks with the products of their weights at hand, for as many passes as these weights are used.
+    pub(crate) fn absorb(&self) -> Result<Self> {
+        self.with_attentions(SelfAttention::absorb)
+    }
+
+    /// [`Transformer::absorb`] outside any graph.
+    pub(crate) fn fold(&self) -> Result<Self> {
+        self.with_attentions(SelfAttention::fold)
+    }
+
+    fn with_attentions(&self, of: fn(&SelfAttention) -> Result<SelfAttention>) -> Result<Self> {
+        let blocks = self
+            .blocks
+            .iter()
+            .map(|block| Ok(block.with_attention(of(&block.attention)?)))
             .collect::<Result<_>>()?;
         Ok(Self { blocks })
     }

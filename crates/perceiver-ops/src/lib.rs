@@ -55,6 +55,7 @@ pub use layer_norm::{layer_norm, layer_norm_composed};
 pub use linear::{linear, linear_composed};
 pub use matmul::{
     attention_logits, attention_logits_composed, batched_matmul, batched_matmul_composed,
+    batched_matmul_transposed, batched_matmul_transposed_composed,
 };
 pub use mode::Mode;
 pub use softmax::{softmax, softmax_composed};

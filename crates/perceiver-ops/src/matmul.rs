@@ -29,6 +29,28 @@ pub fn batched_matmul_composed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a.contiguous()?.matmul(&b.contiguous()?)
 }
 
+/// The transpose of `a` `[..., k, m]` times `b` `[..., k, n]`: `[..., m, n]`, with equal leading dimensions.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn batched_matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.rank() > 2 && cpu::has_kernels(a) && cpu::has_kernels(b) {
+        let op = BatchedMatmul {
+            transpose_a: true,
+            ..BatchedMatmul::PLAIN
+        };
+        a.apply_op2(b, op)
+    } else {
+        batched_matmul_transposed_composed(a, b)
+    }
+}
+
+/// [`batched_matmul_transposed`] by candle's own operations: what every device runs that has no kernel, and what the
+/// kernel is tested against.
+pub fn batched_matmul_transposed_composed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    a.t()?.contiguous()?.matmul(&b.contiguous()?)
+}
+
 /// Attention logits: `scale` times `queries` `[..., m, k]` times the transpose of `keys` `[..., n, k]`: `[..., m, n]`.
 ///
 /// # Errors
@@ -114,22 +136,33 @@ impl CustomOp2 for BatchedMatmul {
         _output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        // With y = A B: dA = dy B^T and dB = A^T dy. Only the two forms above are differentiated, so A is never
-        // transposed here; with b transposed, db is the transpose of dB, dy^T A.
-        let da = Self {
-            transpose_b: !self.transpose_b,
-            ..*self
+        let form = |transpose_a, transpose_b| Self {
+            transpose_a,
+            transpose_b,
+            scale: self.scale,
         };
-        let db = Self {
-            transpose_a: true,
-            transpose_b: false,
-            ..*self
-        };
-        let da = grad.apply_op2_no_bwd(b, &da)?;
-        let db = if self.transpose_b {
-            grad.apply_op2_no_bwd(a, &db)?
-        } else {
-            a.apply_op2_no_bwd(grad, &db)?
+        let product = |lhs: &Tensor, rhs: &Tensor, form: Self| lhs.apply_op2_no_bwd(rhs, &form);
+        let (da, db) = match (self.transpose_a, self.transpose_b) {
+            // y = a b
+            (false, false) => (
+                product(grad, b, form(false, true))?,
+                product(a, grad, form(true, false))?,
+            ),
+            // y = a b^T
+            (false, true) => (
+                product(grad, b, form(false, false))?,
+                product(grad, a, form(true, false))?,
+            ),
+            // y = a^T b
+            (true, false) => (
+                product(b, grad, form(false, true))?,
+                product(a, grad, form(false, false))?,
+            ),
+            // y = a^T b^T
+            (true, true) => (
+                product(b, grad, form(true, true))?,
+                product(grad, a, form(true, true))?,
+            ),
         };
         Ok((Some(da), Some(db)))
     }

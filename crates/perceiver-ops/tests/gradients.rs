@@ -4,10 +4,10 @@
 use candle_core::{Device, Result, Tensor, Var};
 use perceiver_ops::{
     Attention, Key, Mode, add_bias, add_bias_composed, attention, attention_composed,
-    attention_logits, attention_logits_composed, batched_matmul, batched_matmul_composed, dropout,
-    dropout_composed, expand_batch, expand_batch_composed, gelu, gelu_composed, layer_norm,
-    layer_norm_composed, linear, linear_composed, multiply_scalar, multiply_scalar_composed,
-    softmax, softmax_composed,
+    attention_logits, attention_logits_composed, batched_matmul, batched_matmul_composed,
+    batched_matmul_transposed, batched_matmul_transposed_composed, dropout, dropout_composed,
+    expand_batch, expand_batch_composed, gelu, gelu_composed, layer_norm, layer_norm_composed,
+    linear, linear_composed, multiply_scalar, multiply_scalar_composed, softmax, softmax_composed,
 };
 use proptest::prelude::*;
 
@@ -149,6 +149,18 @@ proptest! {
             &inputs,
             |v| batched_matmul(&v[0], &v[1]),
             |v| batched_matmul_composed(&v[0], &v[1]),
+        );
+    }
+
+    #[test]
+    fn batched_matmul_transposed_equals_its_composition(
+        (m, k, n) in (1usize..20, 1usize..20, 1usize..20), batch in 1usize..5, seed: u64,
+    ) {
+        let inputs = [variable(seed, &[batch, 2, k, m]), variable(seed ^ 1, &[batch, 2, k, n])];
+        assert_same(
+            &inputs,
+            |v| batched_matmul_transposed(&v[0], &v[1]),
+            |v| batched_matmul_transposed_composed(&v[0], &v[1]),
         );
     }
 

@@ -1,0 +1,53 @@
+//! The two ways to compute one attention, and which takes fewer products.
+
+/// How an attention is computed. Both are the same function of the same parameters, up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionForm {
+    /// Queries, keys and values as the formula has them.
+    Direct,
+    /// The projections of keys and values absorbed into those of queries and outputs: fewer products where heads are
+    /// wide.
+    Absorbed,
+}
+
+/// The sizes of an attention of `queries` vectors to `tokens` vectors, all of `width`, in `heads` heads of `head_width`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionCost {
+    pub(crate) queries: usize,
+    pub(crate) tokens: usize,
+    pub(crate) width: usize,
+    pub(crate) heads: usize,
+    pub(crate) head_width: usize,
+    /// How often the same tokens are read; their keys and values are projected once.
+    pub(crate) reads: usize,
+    /// Whether a projection follows the heads.
+    pub(crate) projects_output: bool,
+}
+
+impl AttentionCost {
+    /// Multiply-adds for one image and all reads together.
+    pub(crate) fn multiply_adds(&self, form: AttentionForm) -> u64 {
+        let inner = self.heads * self.head_width;
+        let per_read = |inner: usize, projections: usize| {
+            projections * self.queries * self.width * inner + 2 * self.queries * self.tokens * inner
+        };
+        let products = match form {
+            AttentionForm::Direct => {
+                let projections = if self.projects_output { 2 } else { 1 };
+                2 * self.tokens * self.width * inner + self.reads * per_read(inner, projections)
+            }
+            AttentionForm::Absorbed => self.reads * per_read(self.heads * self.width, 2),
+        };
+        products as u64
+    }
+
+    /// The form with fewer multiply-adds.
+    pub(crate) fn cheaper_form(&self) -> AttentionForm {
+        let cost = |form| self.multiply_adds(form);
+        if cost(AttentionForm::Absorbed) < cost(AttentionForm::Direct) {
+            AttentionForm::Absorbed
+        } else {
+            AttentionForm::Direct
+        }
+    }
+}
