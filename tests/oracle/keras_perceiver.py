@@ -6,7 +6,11 @@ preprocessing. The two shared modules are built once and called in every iterati
 import keras
 from keras import layers, ops
 
-ATTENTION_DROPOUT = 0.1
+ATTENTION_DROPOUT = 0.1  # where a configuration does not say
+
+
+def attention_dropout(c):
+    return c.get("attention_dropout", ATTENTION_DROPOUT)
 
 
 def norm(name):
@@ -66,7 +70,7 @@ def cross_attention(c):
         layers.Dense(c["projection_dim"], name=f"cross_{name}")(array)
         for name, array in (("q", asking), ("k", asked), ("v", asked))
     )
-    attention = layers.Attention(use_scale=True, dropout=ATTENTION_DROPOUT, name="cross_attention")
+    attention = layers.Attention(use_scale=True, dropout=attention_dropout(c), name="cross_attention")
     # The document's order. Keras takes the inputs as [query, value, key], so `cross_k` has the role of the value and
     # `cross_v` that of the key.
     read = norm("cross_ln_out")(attention([query, key, value]) + asking)
@@ -80,7 +84,7 @@ def latent_transformer(c):
     for block in range(c["num_transformer_blocks"]):
         name = f"block{block}"
         attention = layers.MultiHeadAttention(
-            c["num_heads"], c["projection_dim"], dropout=ATTENTION_DROPOUT, name=f"{name}_mha"
+            c["num_heads"], c.get("head_dim") or c["projection_dim"], dropout=attention_dropout(c), name=f"{name}_mha"
         )
         normal = norm(f"{name}_ln1")(latents)
         latents = attention(normal, normal) + latents

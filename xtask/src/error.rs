@@ -1,4 +1,4 @@
-//! Why a data set was not fetched, or golden numbers not made.
+//! Why a chore was not done.
 
 use std::io;
 use std::path::PathBuf;
@@ -107,6 +107,45 @@ pub enum XtaskError {
         /// How it ended.
         finding: String,
     },
+
+    /// A process of a benchmark could not be measured.
+    #[error("{name} ({command}) could not be measured: {finding}")]
+    Contestant {
+        /// Its name in the report.
+        name: String,
+        /// What was started.
+        command: String,
+        /// How it ended and what it said.
+        finding: String,
+    },
+
+    /// The Python for the peers cannot run them.
+    #[error(
+        "{python} cannot run the peers: {finding}\n\
+         Make an environment for them with\n  \
+         python3 -m venv .venv && .venv/bin/pip install {packages}\n\
+         and run\n  cargo xtask bench --peers .venv/bin/python"
+    )]
+    NoPeers {
+        /// The interpreter.
+        python: String,
+        /// What it said.
+        finding: String,
+        /// What to install.
+        packages: &'static str,
+    },
+
+    /// The model's configuration was refused.
+    #[error(transparent)]
+    Model(#[from] perceiver_model::ModelError),
+
+    /// A recipe, a device or a file of a checkpoint was refused.
+    #[error(transparent)]
+    Train(#[from] perceiver_train::TrainError),
+
+    /// candle refused an operation.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
 }
 
 impl XtaskError {

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::error::{Result, XtaskError};
 use crate::observer::Observer;
+use crate::python;
 
 /// What the scripts import.
 const PACKAGES: &str = "keras \"jax[cpu]\" numpy safetensors";
@@ -62,23 +63,12 @@ impl Goldens {
     }
 
     fn check_python(&self) -> Result<()> {
-        let imports = "import jax, keras, numpy, safetensors";
-        let output = self.command(Path::new("-c")).arg(imports).output();
-        let finding = match output {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => {
-                let text = String::from_utf8_lossy(&output.stderr);
-                text.lines()
-                    .last()
-                    .unwrap_or("it failed and said nothing")
-                    .to_owned()
+        python::check(&self.python, "jax, keras, numpy, safetensors").map_err(|finding| {
+            XtaskError::NoOracle {
+                python: self.python.clone(),
+                finding,
+                packages: PACKAGES,
             }
-            Err(error) => error.to_string(),
-        };
-        Err(XtaskError::NoOracle {
-            python: self.python.clone(),
-            finding,
-            packages: PACKAGES,
         })
     }
 

@@ -3,7 +3,9 @@
 //! - [`fetch`]: brings a data set into `data/`, whole and checked, or not at all.
 //! - [`pictures`]: writes pictures of a data set as PNG files.
 //! - [`goldens`]: regenerates the numbers that the parity tests compare with, by Keras.
+//! - [`bench`]: measures how fast the model trains, predicts and starts, on request beside its peers.
 
+pub mod bench;
 pub mod download;
 pub mod error;
 pub mod fetch;
@@ -11,6 +13,7 @@ pub mod goldens;
 pub mod hub_source;
 pub mod observer;
 pub mod pictures;
+mod python;
 pub mod spec;
 pub mod unpack;
 pub mod verify;

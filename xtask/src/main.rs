@@ -1,10 +1,14 @@
 //! `cargo xtask`: the workspace's chores.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perceiver_data::{Cifar, HubDataset, HubProgress, LoadOptions, Split};
+use perceiver_train::{DeviceChoice, Preset};
+use xtask::bench::workload::Workload;
+use xtask::bench::{Bench, Subject};
 use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
@@ -29,6 +33,11 @@ enum Chore {
     SavePictures(SavePictures),
     /// Regenerate the parity tests' numbers with Keras.
     Goldens(GoldensArguments),
+    /// Measure how fast the model trains, predicts and starts on this machine.
+    Bench(BenchArguments),
+    /// One process of a benchmark.
+    #[command(hide = true)]
+    BenchWorker(Workload),
 }
 
 #[derive(Args)]
@@ -102,6 +111,68 @@ struct GoldensArguments {
     config: Vec<PathBuf>,
 }
 
+#[derive(Args)]
+#[command(
+    after_help = "Figures are medians over all rounds, with the least and the most. Compare within one run only.
+
+Examples:
+  cargo xtask bench --only train --batch-size 16
+  cargo xtask bench --json bench.json --peers .venv/bin/python"
+)]
+struct BenchArguments {
+    /// Only these benchmarks.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Subject>,
+    /// The preset whose model is measured.
+    #[arg(long, default_value_t = Preset::Keras)]
+    preset: Preset,
+    /// Pictures in a batch, if not the preset's number.
+    #[arg(long)]
+    batch_size: Option<NonZeroUsize>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// How often every process is started.
+    #[arg(long, default_value = "3")]
+    rounds: NonZeroUsize,
+    /// How many repetitions a process times, after two that do not count.
+    #[arg(long, default_value = "3")]
+    steps: NonZeroUsize,
+    /// Also write the figures here, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure Keras and PyTorch too, in turns, with this Python.
+    #[arg(long, value_name = "PYTHON")]
+    peers: Option<String>,
+}
+
+fn bench(arguments: BenchArguments) -> Result<()> {
+    let bench = Bench {
+        only: arguments.only,
+        preset: arguments.preset,
+        batch_size: arguments.batch_size.map(NonZeroUsize::get),
+        device: arguments.device,
+        peers: arguments.peers,
+        rounds: arguments.rounds.get(),
+        steps: arguments.steps.get(),
+        scripts: workspace().join("tests/oracle"),
+    };
+    let report = bench.run(&Terminal::default())?;
+    println!("{}", report.table());
+    if let Some(path) = arguments.json {
+        report.write_json(&path)?;
+    }
+    Ok(())
+}
+
+/// Measures this process and prints the sample.
+fn bench_worker(workload: &Workload) -> Result<()> {
+    // As the program does it: a benchmark of other settings would be one of another program.
+    perceiver_cli::process_settings::apply();
+    println!("{}", serde_json::to_string(&workload.run()?)?);
+    Ok(())
+}
+
 fn save_pictures(arguments: &SavePictures) -> Result<()> {
     let split = match arguments.split {
         Part::Train => Split::Train,
@@ -131,6 +202,8 @@ fn main() -> Result<()> {
             };
             Ok(goldens.run(&Terminal::default())?)
         }
+        Chore::Bench(arguments) => bench(arguments),
+        Chore::BenchWorker(workload) => bench_worker(&workload),
     }
 }
 

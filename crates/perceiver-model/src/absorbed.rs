@@ -69,7 +69,7 @@ fn queries(p: Projections) -> Result<Dense> {
     // The key's bias changes nothing. It stays in the graph all the same, so that its gradient is there, and zero: candle
     // prunes a product with 0.
     let sum = p.key.bias.sum_all()?;
-    let nothing = (&sum - &sum)?;
+    let nothing = sum.broadcast_sub(&sum)?;
     Ok(Dense {
         weight: batched_matmul_transposed(&key, &query)?.reshape((rows, width))?,
         bias: bias.broadcast_add(&nothing)?,

@@ -1,0 +1,158 @@
+//! From the start of a process to a printed prediction: reads a checkpoint and a picture, says a class, ends.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use candle_core::Device;
+use perceiver_data::{LoadOptions, Normalization, Preprocessing, Source, Split};
+use perceiver_model::Parameters;
+use perceiver_train::{CheckpointConfig, DataCard, Recipe, write_weights};
+
+use super::Bench;
+use super::contestant::OURS;
+use super::peers::Peer;
+use super::report::Report;
+use super::workload::Task;
+use crate::error::{Result, XtaskError};
+use crate::observer::Observer;
+use crate::pictures;
+
+/// Adds `start.seconds` and, with peers, `start.keras-tensorflow.seconds` and the ratio of the two.
+pub(super) fn run(bench: &Bench, report: &mut Report, observer: &dyn Observer) -> Result<()> {
+    let recipe = bench.workload(Task::Infer).recipe()?;
+    let directory =
+        tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
+    let picture = picture(directory.path())?;
+    write_checkpoint(&recipe, directory.path())?;
+    observer.say("start: building the program");
+    let program = build_program()?;
+    let ours = || {
+        let mut command = Command::new(&program);
+        command
+            .args(["predict", "--checkpoint"])
+            .arg(directory.path());
+        command
+            .arg(format!("--device={}", bench.device))
+            .arg(&picture);
+        command
+    };
+    let keras = |python: &str| -> Result<Command> {
+        let mut command = Command::new(python);
+        let config = serde_json::to_string(&recipe.model).unwrap_or_default();
+        command
+            .arg(bench.scripts.join("keras_speed.py"))
+            .args(["start", &config])
+            .arg(directory.path().join("keras.weights.h5"))
+            .arg(&picture)
+            .envs(Peer::KerasTensorflow.environment());
+        Ok(command)
+    };
+    if let Some(python) = &bench.peers {
+        observer.say("start: Keras writes its weights");
+        seconds("keras-tensorflow", keras(python)?)?;
+    }
+    seconds(OURS, ours())?; // The first run reads the program from the disk.
+    let (mut our_seconds, mut keras_seconds, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=bench.rounds {
+        observer.say(&format!("start, round {round} of {}", bench.rounds));
+        let our = seconds(OURS, ours())?;
+        our_seconds.push(our);
+        if let Some(python) = &bench.peers {
+            let theirs = seconds("keras-tensorflow", keras(python)?)?;
+            keras_seconds.push(theirs);
+            ratios.push(theirs / our);
+        }
+    }
+    report.add("start.seconds", &our_seconds);
+    report.add("start.keras-tensorflow.seconds", &keras_seconds);
+    report.add("start.times_keras-tensorflow", &ratios);
+    Ok(())
+}
+
+/// A picture in a file.
+fn picture(directory: &Path) -> Result<PathBuf> {
+    let options = LoadOptions::default();
+    let paths = pictures::save(&Source::Shapes, Split::Test, 1, &options, directory)?;
+    Ok(paths.into_iter().next().unwrap_or_default())
+}
+
+/// The recipe's model, untrained: reading and predicting take as long.
+fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
+    let parameters = Parameters::from_seed(&recipe.model, 0, &Device::Cpu)?;
+    let tensors = parameters.tensors();
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    write_weights(named, &directory.join("model.safetensors"))?;
+    let config = CheckpointConfig::new(
+        recipe.model.clone(),
+        Preprocessing {
+            image_size: recipe.model.image_size,
+            antialias: recipe.data.antialias,
+            normalization: Normalization {
+                mean: vec![0.0; 3],
+                variance: vec![1.0; 3],
+            },
+        },
+        (0..recipe.model.num_classes())
+            .map(|class| class.to_string())
+            .collect(),
+        DataCard {
+            dataset: None,
+            labels: recipe.data.labels,
+            train_images: 0,
+            train_sha256: String::new(),
+            seed: 0,
+            limit_test: None,
+        },
+    );
+    Ok(config.write(&directory.join("config.json"))?)
+}
+
+/// Builds `perceiver` as `cargo run -p perceiver-cli` does, and returns where it is.
+fn build_program() -> Result<PathBuf> {
+    let failed = |finding: String| XtaskError::Contestant {
+        name: OURS.to_owned(),
+        command: "cargo build --package perceiver-cli".to_owned(),
+        finding,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--package",
+            "perceiver-cli",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = messages.filter(|message| message["target"]["name"] == "perceiver");
+    programs
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| failed(format!("{}, and no program was named", output.status)))
+}
+
+fn seconds(name: &str, mut command: Command) -> Result<f64> {
+    let start = Instant::now();
+    let output = command.output();
+    let seconds = start.elapsed().as_secs_f64();
+    let finding = match output {
+        Ok(output) if output.status.success() => return Ok(seconds),
+        Ok(output) => format!(
+            "{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(error) => error.to_string(),
+    };
+    Err(XtaskError::Contestant {
+        name: name.to_owned(),
+        command: command.get_program().to_string_lossy().into_owned(),
+        finding,
+    })
+}

@@ -1,0 +1,115 @@
+//! A process that measures itself and prints a [`Sample`] as its last line.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use super::peers::Peer;
+use super::worker::Sample;
+use super::workload::Workload;
+use crate::error::{Result, XtaskError};
+
+/// Who takes part, and how it is started.
+#[derive(Clone, Debug)]
+pub struct Contestant {
+    /// Its name in the report: `perceiver` is ours.
+    pub name: String,
+    program: OsString,
+    arguments: Vec<OsString>,
+    environment: Vec<(&'static str, &'static str)>,
+}
+
+/// The name of our own process in reports.
+pub const OURS: &str = "perceiver";
+
+impl Contestant {
+    /// Our own worker: this program with the hidden chore `bench-worker`.
+    pub fn ours(workload: &Workload) -> Self {
+        let program = std::env::current_exe().map_or_else(|_| "xtask".into(), OsString::from);
+        let arguments = std::iter::once("bench-worker".to_owned()).chain(workload.arguments());
+        Self {
+            name: OURS.to_owned(),
+            program,
+            arguments: arguments.map(OsString::from).collect(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// A peer's script, on the same model and batch.
+    ///
+    /// # Errors
+    /// When the workload's recipe is not valid.
+    pub fn peer(peer: Peer, python: &str, scripts: &Path, workload: &Workload) -> Result<Self> {
+        Ok(Self {
+            name: peer.name().to_owned(),
+            program: python.into(),
+            arguments: peer.arguments(scripts, workload)?,
+            environment: peer.environment(),
+        })
+    }
+
+    /// Starts the process, waits for its end, reads what it measured.
+    ///
+    /// # Errors
+    /// When it cannot be started, fails, or prints something else.
+    pub fn run(&self) -> Result<Sample> {
+        let failed = |finding: String| XtaskError::Contestant {
+            name: self.name.clone(),
+            command: self.program.to_string_lossy().into_owned(),
+            finding,
+        };
+        let output = Command::new(&self.program)
+            .args(&self.arguments)
+            .envs(self.environment.iter().copied())
+            .output()
+            .map_err(|error| failed(error.to_string()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let tail: Vec<_> = said.lines().rev().take(5).collect();
+            let tail: Vec<_> = tail.into_iter().rev().collect();
+            return Err(failed(format!("{}\n{}", output.status, tail.join("\n"))));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().last().unwrap_or_default();
+        serde_json::from_str(line).map_err(|_| {
+            failed(format!(
+                "expected a JSON object as its last line, found {line:?}"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Contestant {
+        Contestant {
+            name: "shell".into(),
+            program: "sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            environment: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_the_sample() {
+        let line = r#"{"amount":4.0,"seconds":[2.0,1.0],"peak_rss_bytes":null}"#;
+        let sample = shell(&format!("echo chatter; echo '{line}'"))
+            .run()
+            .unwrap();
+        assert_eq!(sample.per_second().collect::<Vec<_>>(), [2.0, 4.0]);
+    }
+
+    #[test]
+    fn a_failure_says_what_the_process_said() {
+        let error = shell("echo no such module >&2; exit 3").run().unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("shell") && text.contains("no such module"),
+            "{text}"
+        );
+        let error = shell("echo 12 img/s").run().unwrap_err().to_string();
+        assert!(error.contains("found \"12 img/s\""), "{error}");
+    }
+}

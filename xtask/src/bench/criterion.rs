@@ -1,0 +1,122 @@
+//! The operations' own benchmarks, `cargo bench -p perceiver-ops`, and what Criterion wrote down about them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use super::report::Report;
+use crate::error::{Result, XtaskError};
+use crate::observer::Observer;
+
+/// Times of a benchmark's samples, as Criterion keeps them.
+#[derive(Deserialize)]
+struct Samples {
+    iters: Vec<f64>,
+    times: Vec<f64>,
+}
+
+/// What a benchmark is called.
+#[derive(Deserialize)]
+struct Id {
+    full_id: String,
+}
+
+/// Runs the benchmarks and adds `ops.<operation>.<form>.seconds` of each.
+pub(super) fn run(report: &mut Report, observer: &dyn Observer) -> Result<()> {
+    observer.say("ops: cargo bench --package perceiver-ops");
+    let directory =
+        tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args([
+            "bench",
+            "--package",
+            "perceiver-ops",
+            "--profile",
+            "dev",
+            "--bench",
+            "ops",
+        ])
+        .env("CRITERION_HOME", directory.path())
+        .env("CANDLE_NUM_THREADS", "1")
+        .stdout(Stdio::null())
+        .status();
+    let finding = match status {
+        Ok(status) if status.success() => return read(directory.path(), report),
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(XtaskError::Contestant {
+        name: "ops".to_owned(),
+        command: "cargo bench --package perceiver-ops".to_owned(),
+        finding,
+    })
+}
+
+/// Every `new/` directory below has a name and samples.
+fn read(home: &Path, report: &mut Report) -> Result<()> {
+    for directory in measured(home)? {
+        let id: Id = json(&directory.join("benchmark.json"))?;
+        let samples: Samples = json(&directory.join("sample.json"))?;
+        let seconds: Vec<f64> = samples
+            .times
+            .iter()
+            .zip(&samples.iters)
+            .map(|(nanoseconds, iterations)| 1e-9 * nanoseconds / iterations)
+            .collect();
+        report.add(
+            format!("ops.{}.seconds", id.full_id.replace('/', ".")),
+            &seconds,
+        );
+    }
+    Ok(())
+}
+
+fn measured(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = || std::fs::read_dir(directory)?.collect::<std::io::Result<Vec<_>>>();
+    let mut found = Vec::new();
+    for entry in entries().map_err(XtaskError::io("read", directory))? {
+        let path = entry.path();
+        if path.join("sample.json").is_file() && entry.file_name() == "new" {
+            found.push(path);
+        } else if path.is_dir() {
+            found.extend(measured(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let read = || {
+        let text = std::fs::read_to_string(path)?;
+        serde_json::from_str(&text).map_err(std::io::Error::other)
+    };
+    read().map_err(XtaskError::io("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_every_benchmark_are_found() {
+        let home = tempfile::tempdir().unwrap();
+        let new = home.path().join("gelu/kernel/new");
+        std::fs::create_dir_all(&new).unwrap();
+        std::fs::write(
+            new.join("benchmark.json"),
+            r#"{"full_id":"gelu/kernel","title":""}"#,
+        )
+        .unwrap();
+        let samples = r#"{"sampling_mode":"Linear","iters":[1.0,2.0,4.0],"times":[3e9,4e9,4e9]}"#;
+        std::fs::write(new.join("sample.json"), samples).unwrap();
+        let mut report = Report::default();
+        read(home.path(), &mut report).unwrap();
+        let figure = report.get("ops.gelu.kernel.seconds").unwrap();
+        assert_eq!(
+            (figure.minimum, figure.median, figure.maximum),
+            (1.0, 2.0, 3.0)
+        );
+    }
+}

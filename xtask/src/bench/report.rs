@@ -1,0 +1,184 @@
+//! Figures by name: medians with the least and the most, as a table and as JSON.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::contestant::{Contestant, OURS};
+use super::worker::Sample;
+use crate::error::{Result, XtaskError};
+
+/// A number that was measured several times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Figure {
+    /// The middle one; of an even number of values, the mean of the two in the middle.
+    pub median: f64,
+    /// The least.
+    pub minimum: f64,
+    /// The most.
+    pub maximum: f64,
+}
+
+impl Figure {
+    /// None of nothing.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (minimum, maximum) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len().is_multiple_of(2) {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        } else {
+            sorted[middle]
+        };
+        Some(Self {
+            median,
+            minimum,
+            maximum,
+        })
+    }
+}
+
+/// Everything a run of benchmarks found.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Report {
+    figures: BTreeMap<String, Figure>,
+}
+
+impl Report {
+    /// Adds a figure of several values; of none, nothing.
+    pub fn add(&mut self, name: impl Into<String>, values: &[f64]) {
+        if let Some(figure) = Figure::of(values) {
+            self.figures.insert(name.into(), figure);
+        }
+    }
+
+    /// A figure by its name.
+    pub fn get(&self, name: &str) -> Option<&Figure> {
+        self.figures.get(name)
+    }
+
+    /// Speed, time and memory of one contestant: `<name>.images_per_second`, `<name>.seconds`, `<name>.peak_rss_bytes`.
+    pub fn add_samples(&mut self, name: &str, samples: &[Sample]) {
+        let speeds: Vec<f64> = samples.iter().flat_map(Sample::per_second).collect();
+        let seconds: Vec<f64> = samples.iter().flat_map(|s| s.seconds.clone()).collect();
+        let peaks: Vec<f64> = samples
+            .iter()
+            .filter_map(|sample| sample.peak_rss_bytes.map(|bytes| bytes as f64))
+            .collect();
+        self.add(format!("{name}.images_per_second"), &speeds);
+        self.add(format!("{name}.seconds"), &seconds);
+        self.add(format!("{name}.peak_rss_bytes"), &peaks);
+    }
+
+    /// Ours under `<name>`, peers under `<name>.<peer>`, and how many times as fast we are: `<name>.times_<peer>`, once a
+    /// round, so that a slow minute of the machine slows down both.
+    pub fn add_contest(&mut self, name: &str, contestants: &[Contestant], samples: &[Vec<Sample>]) {
+        for (contestant, samples_of_it) in contestants.iter().zip(samples) {
+            if contestant.name == OURS {
+                self.add_samples(name, samples_of_it);
+                continue;
+            }
+            let peer = &contestant.name;
+            self.add_samples(&format!("{name}.{peer}"), samples_of_it);
+            let ratios: Vec<f64> = samples[0]
+                .iter()
+                .zip(samples_of_it)
+                .filter_map(|(ours, theirs)| Some(median_speed(ours)? / median_speed(theirs)?))
+                .collect();
+            self.add(format!("{name}.times_{peer}"), &ratios);
+        }
+    }
+
+    /// The rate of matrix products alone, and which share of it the model reaches with the products it needs.
+    pub fn add_rates(&mut self, name: &str, per_second: &[f64], multiply_adds: f64, rates: &[f64]) {
+        let gigaflops: Vec<f64> = rates.iter().map(|rate| 2e-9 * rate).collect();
+        self.add(format!("{name}.products_gflops"), &gigaflops);
+        let best = rates.iter().copied().fold(0.0, f64::max);
+        let shares: Vec<f64> = per_second
+            .iter()
+            .map(|speed| speed * multiply_adds / best)
+            .collect();
+        self.add(format!("{name}.share_of_products"), &shares);
+    }
+
+    /// The figures as a table.
+    pub fn table(&self) -> String {
+        let mut table = Table::new();
+        table
+            .load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(["benchmark", "median", "minimum", "maximum"]);
+        for (name, figure) in &self.figures {
+            let numbers =
+                [figure.median, figure.minimum, figure.maximum].map(|n| readable(name, n));
+            table.add_row(std::iter::once(name.clone()).chain(numbers));
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table.to_string()
+    }
+
+    /// Writes the figures as a JSON object: by name, each with `median`, `minimum` and `maximum`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_json(&self, path: &Path) -> Result<()> {
+        let write = || {
+            let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
+            std::fs::write(path, text + "\n")
+        };
+        write().map_err(XtaskError::io("write", path))
+    }
+}
+
+fn median_speed(sample: &Sample) -> Option<f64> {
+    let speeds: Vec<f64> = sample.per_second().collect();
+    Figure::of(&speeds).map(|figure| figure.median)
+}
+
+fn readable(name: &str, number: f64) -> String {
+    match name {
+        _ if name.ends_with("bytes") => format!("{:.0} MB", number / 1e6),
+        _ if name.ends_with("seconds") && number < 0.1 => format!("{:.3} ms", number * 1e3),
+        _ if name.ends_with("share_of_products") => format!("{:.1} %", number * 100.0),
+        _ => format!("{number:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let of = |values: &[f64]| Figure::of(values).map(|f| (f.minimum, f.median, f.maximum));
+        assert_eq!(of(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
+        assert_eq!(of(&[4.0, 1.0, 2.0, 8.0]), Some((1.0, 3.0, 8.0)));
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn the_share_is_of_the_best_rate() {
+        let mut report = Report::default();
+        // 10 pictures a second of 4 multiply-adds each, where 80 a second are possible.
+        report.add_rates("train", &[10.0], 4.0, &[60.0, 80.0]);
+        let share = Figure::of(&[0.5]);
+        assert_eq!(report.get("train.share_of_products"), share.as_ref());
+    }
+
+    #[test]
+    fn json_has_one_object_a_benchmark() {
+        let mut report = Report::default();
+        report.add("train.images_per_second", &[1.0, 2.0, 4.0]);
+        let json: serde_json::Value = serde_json::to_value(&report).unwrap();
+        let figure = &json["train.images_per_second"];
+        assert_eq!(figure["median"], 2.0);
+        assert_eq!(figure["maximum"], 4.0);
+        assert!(report.table().contains("train.images_per_second"));
+    }
+}

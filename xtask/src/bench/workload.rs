@@ -1,0 +1,278 @@
+//! What our own processes do while the clock runs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use clap::{Args, ValueEnum};
+use perceiver_data::{Loader, LoaderConfig, Normalization, Preprocessing, Split};
+use perceiver_model::{Parameters, PerceiverConfig, Summary};
+use perceiver_ops::{Key, Mode};
+use perceiver_train::{Adam, DeviceChoice, Gradients, Optimizer, Preset, Recipe, cross_entropy};
+use rayon::prelude::*;
+
+use super::worker::{Sample, peak_rss_bytes};
+use crate::error::Result;
+
+/// Batches of one repetition of [`Task::Loader`]: many more than wait ready when the clock starts.
+const LOADER_BATCHES: usize = 64;
+
+/// What is repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Task {
+    /// Matrix products alone, as large as the model's or larger: what the machine can do.
+    Products,
+    /// A training step: forward, backward, Adam.
+    Train,
+    /// A forward pass.
+    Infer,
+    /// An augmented batch from the loader.
+    Loader,
+}
+
+/// One process's work.
+#[derive(Args, Clone, Debug)]
+pub struct Workload {
+    /// What is repeated.
+    #[arg(value_enum)]
+    pub task: Task,
+    /// The preset whose model is measured.
+    #[arg(long)]
+    pub preset: Preset,
+    /// Pictures in a batch.
+    #[arg(long)]
+    pub batch_size: Option<usize>,
+    /// Pixels of a side, if not the preset's.
+    #[arg(long)]
+    pub image_size: Option<usize>,
+    /// Where to compute.
+    #[arg(long)]
+    pub device: DeviceChoice,
+    /// Timed repetitions.
+    #[arg(long)]
+    pub steps: usize,
+}
+
+impl Workload {
+    /// The command line that [`Workload`] is parsed from.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            self.task
+                .to_possible_value()
+                .map_or_else(String::new, |v| v.get_name().to_owned()),
+            format!("--preset={}", self.preset),
+            format!("--device={}", self.device),
+            format!("--steps={}", self.steps),
+        ];
+        arguments.extend(self.batch_size.map(|n| format!("--batch-size={n}")));
+        arguments.extend(self.image_size.map(|n| format!("--image-size={n}")));
+        arguments
+    }
+
+    /// The whole recipe.
+    ///
+    /// # Errors
+    /// When no recipe has pictures of that size.
+    pub fn recipe(&self) -> Result<Recipe> {
+        let mut changes = toml::Table::new();
+        if let Some(side) = self.image_size {
+            let model = toml::Value::try_from(HashMap::from([("image_size", side)]));
+            changes.extend(model.map(|model| ("model".to_owned(), model)));
+        }
+        let layers = [
+            (self.preset.name(), self.preset.table()),
+            ("--image-size", changes),
+        ];
+        Ok(Recipe::from_layers(&layers)?)
+    }
+
+    /// Pictures in a batch.
+    ///
+    /// # Errors
+    /// As [`Workload::recipe`].
+    pub fn batch(&self) -> Result<usize> {
+        Ok(self
+            .batch_size
+            .unwrap_or(self.recipe()?.training.batch_size))
+    }
+
+    /// The multiply-adds that one picture needs, in the form of attention with the fewest. A training step has the forward
+    /// pass's products and, for each of them, those of two gradients; products of weights, made once a batch, are not counted.
+    ///
+    /// # Errors
+    /// As [`Workload::recipe`].
+    pub fn multiply_adds(&self) -> Result<u64> {
+        let forward = Summary::new(&self.recipe()?.model)?.multiply_adds();
+        Ok(match self.task {
+            Task::Train => 3 * forward,
+            _ => forward,
+        })
+    }
+
+    /// Does the work.
+    ///
+    /// # Errors
+    /// When the device cannot be opened or candle refuses an operation.
+    pub fn run(&self) -> Result<Sample> {
+        let mut repeat: Box<dyn FnMut() -> Result<()>> = match self.task {
+            Task::Products => return Ok(self.products()),
+            Task::Train => self.training()?,
+            Task::Infer => self.inference()?,
+            Task::Loader => self.loading()?,
+        };
+        let seconds = timed(self.steps, &mut repeat)?;
+        let batches = if self.task == Task::Loader {
+            LOADER_BATCHES
+        } else {
+            1
+        };
+        Ok(Sample {
+            amount: (self.batch()? * batches) as f64,
+            seconds,
+            peak_rss_bytes: peak_rss_bytes(),
+        })
+    }
+
+    fn training(&self) -> Result<Box<dyn FnMut() -> Result<()>>> {
+        let recipe = self.recipe()?;
+        let device = self.device.open()?;
+        let parameters = Parameters::from_seed(&recipe.model, 0, &device)?;
+        let model = parameters.model(&recipe.model)?;
+        let images = pictures(&recipe.model, self.batch()?, &device)?;
+        let labels = Tensor::zeros(self.batch()?, candle_core::DType::U32, &device)?;
+        let mut adam = Adam::new(recipe.training.learning_rate);
+        Ok(Box::new(move || {
+            let mode = Mode::Training(Key::new(adam.steps()));
+            let loss = cross_entropy(&model.forward(&images, mode)?, &labels)?;
+            let gradients = Gradients::of(&loss, &parameters)?;
+            adam.step(&parameters, &gradients)?;
+            Ok(device.synchronize()?)
+        }))
+    }
+
+    fn inference(&self) -> Result<Box<dyn FnMut() -> Result<()>>> {
+        let recipe = self.recipe()?;
+        let device = self.device.open()?;
+        let parameters = Parameters::from_seed(&recipe.model, 0, &device)?;
+        let model = parameters.model(&recipe.model)?.folded()?;
+        let images = pictures(&recipe.model, self.batch()?, &device)?;
+        Ok(Box::new(move || {
+            model.forward(&images, Mode::Inference)?;
+            Ok(device.synchronize()?)
+        }))
+    }
+
+    fn loading(&self) -> Result<Box<dyn FnMut() -> Result<()>>> {
+        let recipe = self.recipe()?;
+        let data = perceiver_data::Source::Shapes.load(Split::Train, &recipe.load_options())?;
+        let preprocessing = Preprocessing {
+            image_size: recipe.model.image_size,
+            antialias: recipe.data.antialias,
+            normalization: Normalization::adapt(&data)?,
+        };
+        let config = LoaderConfig {
+            batch_size: self.batch()?,
+            shuffle: true,
+            augmentation: Some(recipe.data.augmentation),
+            ..LoaderConfig::default()
+        };
+        let loader = Loader::new(Arc::new(data), preprocessing, config)?;
+        let mut batches = (0..).flat_map(move |epoch| loader.epoch(epoch, 0));
+        Ok(Box::new(move || {
+            for batch in batches.by_ref().take(LOADER_BATCHES) {
+                batch?;
+            }
+            Ok(())
+        }))
+    }
+
+    /// The better of two ways to multiply: one large product on all cores, or one small product a core.
+    fn products(&self) -> Sample {
+        let threads = rayon::current_num_threads();
+        let large = product_seconds(self.steps, 2_048, 1, gemm::Parallelism::Rayon(0));
+        let small = product_seconds(self.steps, 256, 256 * threads, gemm::Parallelism::None);
+        let (large_amount, small_amount) =
+            (2_048f64.powi(3), 256f64.powi(3) * (256 * threads) as f64);
+        let best = |seconds: &[f64]| seconds.iter().copied().fold(f64::INFINITY, f64::min);
+        let large_is_better = large_amount / best(&large) > small_amount / best(&small);
+        let (amount, seconds) = if large_is_better {
+            (large_amount, large)
+        } else {
+            (small_amount, small)
+        };
+        Sample {
+            amount,
+            seconds,
+            peak_rss_bytes: peak_rss_bytes(),
+        }
+    }
+}
+
+/// Seconds of `steps` repetitions, after two that do not count.
+fn timed(steps: usize, repeat: &mut dyn FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    repeat()?;
+    repeat()?;
+    let mut seconds = Vec::with_capacity(steps);
+    for _ in 0..steps {
+        let start = Instant::now();
+        repeat()?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    Ok(seconds)
+}
+
+/// Random preprocessed pictures `[batch, 3, side, side]`.
+fn pictures(config: &PerceiverConfig, batch: usize, device: &Device) -> Result<Tensor> {
+    let side = config.image_size;
+    let values = (0..batch * 3 * side * side)
+        .map(|index| (Key::new(0).bits(index as u64) >> 40) as f32 / 8_388_608.0 - 1.0)
+        .collect();
+    Ok(Tensor::from_vec(values, (batch, 3, side, side), device)?)
+}
+
+/// Seconds of `count` products of square matrices, on all threads at once.
+#[allow(unsafe_code)]
+fn product_seconds(
+    steps: usize,
+    side: usize,
+    count: usize,
+    parallelism: gemm::Parallelism,
+) -> Vec<f64> {
+    let matrix = vec![0.5f32; side * side];
+    let mut outputs = vec![0f32; side * side * count.min(2 * rayon::current_num_threads())];
+    let per_output = count.div_ceil(outputs.len() / (side * side));
+    let stride = side.cast_signed();
+    let mut repeat = || {
+        outputs.par_chunks_mut(side * side).for_each(|output| {
+            for _ in 0..per_output {
+                // SAFETY: all three matrices are `side` by `side`, row by row, in slices of that size.
+                unsafe {
+                    gemm::gemm(
+                        side,
+                        side,
+                        side,
+                        output.as_mut_ptr(),
+                        1,
+                        stride,
+                        false,
+                        matrix.as_ptr(),
+                        1,
+                        stride,
+                        matrix.as_ptr(),
+                        1,
+                        stride,
+                        0f32,
+                        1f32,
+                        false,
+                        false,
+                        false,
+                        parallelism,
+                    );
+                }
+            }
+        });
+        Ok(())
+    };
+    timed(steps, &mut repeat).unwrap_or_default()
+}

@@ -1,0 +1,17 @@
+//! A Python interpreter that somebody names.
+
+use std::process::Command;
+
+/// Whether `python` can import `modules`; if not, why.
+pub(crate) fn check(python: &str, modules: &str) -> Result<(), String> {
+    let import = format!("import {modules}");
+    match Command::new(python).args(["-c", &import]).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            let last = text.lines().last();
+            Err(last.unwrap_or("it failed and said nothing").to_owned())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
