@@ -7,18 +7,11 @@
 //! function, and cheaper where heads are wide: the eight heads of the Keras example are each as wide as the model.
 
 use candle_core::{Result, Tensor};
-use perceiver_ops::{batched_matmul, batched_matmul_transposed, join_heads, split_heads};
+use perceiver_ops::{
+    AbsorbedWeights, Transpose, batched_matmul, join_heads, multiply_scalar, split_heads,
+};
 
 use crate::layers::Dense;
-
-/// The two projections that remain.
-#[derive(Debug, Clone)]
-pub(crate) struct Absorbed {
-    /// `[..., width] -> [..., heads * token_width]`: queries that meet the tokens.
-    pub(crate) query: Dense,
-    /// `[..., heads * token_width + heads] -> [..., width]`: of what the heads read, and the sums of their probabilities.
-    pub(crate) output: Dense,
-}
 
 /// The projections of an attention as the parameters have them.
 #[derive(Clone, Copy)]
@@ -29,69 +22,52 @@ pub(crate) struct Projections<'a> {
     pub(crate) value: &'a Dense,
     /// None where the heads' values, or rather the one head's, are the result.
     pub(crate) output: Option<&'a Dense>,
+    /// A learned factor on the queries.
+    pub(crate) scale: Option<&'a Tensor>,
 }
 
-impl Absorbed {
-    pub(crate) fn new(projections: Projections) -> Result<Self> {
-        let (outputs, output_bias) = outputs(projections)?;
-        Ok(Self {
-            query: queries(projections)?,
-            output: Dense {
-                weight: outputs,
-                bias: output_bias,
-            },
-        })
+impl Projections<'_> {
+    /// The two projections that remain.
+    pub(crate) fn absorb(&self) -> Result<AbsorbedWeights> {
+        AbsorbedWeights::new(&self.queries()?, &self.outputs()?)
     }
 
-    /// The same values outside any graph.
-    pub(crate) fn detach(&self) -> Self {
-        let detach = |dense: &Dense| Dense {
-            weight: dense.weight.detach(),
-            bias: dense.bias.detach(),
-        };
-        Self {
-            query: detach(&self.query),
-            output: detach(&self.output),
+    /// `Wq_h^T Wk_h` side by side for all heads, and `bq_h Wk_h` as last row: `[width + 1, heads * token_width]`.
+    fn queries(&self) -> Result<Tensor> {
+        let token_width = self.key.weight.dim(1)?;
+        let heads = |x: &Tensor, width: usize| x.reshape((1, self.heads, (), width));
+        let key = heads(&self.key.weight, token_width)?; // [1, heads, head_width, token_width]
+        let query = heads(&self.query.weight, self.query.weight.dim(1)?)?; // [1, heads, head_width, width]
+        let bias = heads(&self.query.bias, 1)?; // [1, heads, head_width, 1]
+        let weight = join_heads(&batched_matmul(&query, &key, Transpose::Left)?)?; // [1, width, heads * token_width]
+        let bias = join_heads(&batched_matmul(&bias, &key, Transpose::Left)?)?; // [1, 1, heads * token_width]
+        // The key's bias changes nothing. It stays in the graph all the same, so that its gradient is there, and zero: candle
+        // prunes a product with 0.
+        let sum = self.key.bias.sum_all()?;
+        let nothing = sum.broadcast_sub(&sum)?;
+        let rows = Tensor::cat(&[weight, bias.broadcast_add(&nothing)?], 1)?.squeeze(0)?;
+        match self.scale {
+            Some(scale) => multiply_scalar(&rows, scale),
+            None => Ok(rows),
         }
     }
-}
 
-/// `Wk_h^T Wq_h` and `Wk_h^T bq_h` for every head.
-fn queries(p: Projections) -> Result<Dense> {
-    let heads = |x: &Tensor, width: usize| x.reshape((p.heads, (), width));
-    let (inner, width) = p.query.weight.dims2()?;
-    let token_width = p.key.weight.dim(1)?;
-    let key = heads(&p.key.weight, token_width)?; // [heads, head_width, token_width]
-    let query = heads(&p.query.weight, width)?; // [heads, head_width, width]
-    let bias = p.query.bias.reshape((p.heads, inner / p.heads, 1))?;
-    let rows = p.heads * token_width;
-    let bias = batched_matmul_transposed(&key, &bias)?.reshape(rows)?;
-    // The key's bias changes nothing. It stays in the graph all the same, so that its gradient is there, and zero: candle
-    // prunes a product with 0.
-    let sum = p.key.bias.sum_all()?;
-    let nothing = sum.broadcast_sub(&sum)?;
-    Ok(Dense {
-        weight: batched_matmul_transposed(&key, &query)?.reshape((rows, width))?,
-        bias: bias.broadcast_add(&nothing)?,
-    })
-}
-
-/// `Wo_h Wv_h` side by side for all heads, then `Wo_h bv_h`; and the bias of the output.
-fn outputs(p: Projections) -> Result<(Tensor, Tensor)> {
-    let Some(output) = p.output else {
-        let weight = Tensor::cat(&[&p.value.weight, &p.value.bias.unsqueeze(1)?], 1)?;
-        return Ok((weight, p.value.bias.zeros_like()?));
-    };
-    let (inner, token_width) = p.value.weight.dims2()?;
-    let head_width = inner / p.heads;
-    let output_heads = split_heads(&output.weight.unsqueeze(0)?, p.heads)?; // [1, heads, width, head_width]
-    let value = p
-        .value
-        .weight
-        .reshape((1, p.heads, head_width, token_width))?;
-    let bias = p.value.bias.reshape((1, p.heads, head_width, 1))?;
-    let weight = join_heads(&batched_matmul(&output_heads, &value)?)?; // [1, width, heads * token_width]
-    let sums = join_heads(&batched_matmul(&output_heads, &bias)?)?; // [1, width, heads]
-    let weight = Tensor::cat(&[&weight.squeeze(0)?, &sums.squeeze(0)?], 1)?;
-    Ok((weight, output.bias.clone()))
+    /// `Wv_h^T Wo_h^T` for head after head, then `bv_h Wo_h^T` for all, then the output's bias:
+    /// `[heads * token_width + heads + 1, outputs]`.
+    fn outputs(&self) -> Result<Tensor> {
+        let (inner, token_width) = self.value.weight.dims2()?;
+        let Some(output) = self.output else {
+            let bias = self.value.bias.unsqueeze(0)?;
+            return Tensor::cat(&[&self.value.weight.t()?, &bias, &bias.zeros_like()?], 0);
+        };
+        let heads =
+            |x: &Tensor, width: usize| x.reshape((1, self.heads, inner / self.heads, width));
+        let outputs = output.bias.dim(0)?;
+        let output_heads = split_heads(&output.weight.unsqueeze(0)?, self.heads)?; // [1, heads, outputs, head_width]
+        let project =
+            |x: &Tensor| batched_matmul(x, &output_heads, Transpose::Both)?.reshape(((), outputs));
+        let weight = project(&heads(&self.value.weight, token_width)?)?; // [heads * token_width, outputs]
+        let sums = project(&heads(&self.value.bias, 1)?)?; // [heads, outputs]
+        Tensor::cat(&[weight, sums, output.bias.unsqueeze(0)?], 0)
+    }
 }

@@ -7,10 +7,11 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use perceiver_ops::{
-    Attention, Mode, attention, attention_logits, expand_batch, multiply_scalar, softmax,
+    AbsorbedWeights, Attention, Mode, Transpose, absorbed_attention, attention, batched_matmul,
+    expand_batch, multiply_scalar, softmax,
 };
 
-use crate::absorbed::{Absorbed, Projections};
+use crate::absorbed::Projections;
 use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::config::PerceiverConfig;
 use crate::feed_forward::FeedForward;
@@ -29,14 +30,19 @@ pub(crate) struct CrossAttention {
     ffn: FeedForward,
     attention_dropout: f64,
     form: AttentionForm,
-    absorbed: Option<Absorbed>,
+    absorbed: Option<AbsorbedWeights>,
 }
 
-/// What all iterations read: keys and values of a data array, or in absorbed form the normalized data array as both.
+/// What all iterations read.
 #[derive(Debug)]
-pub(crate) struct ProjectedData {
-    keys: Tensor,   // [batch, tokens, width]
-    values: Tensor, // [batch, tokens, width]
+pub(crate) enum Source {
+    /// Keys and values of the data, both `[batch, tokens, width]`.
+    Projected { keys: Tensor, values: Tensor },
+    /// In absorbed form the normalized data itself, `[batch, tokens, width]`, and the projections that meet it.
+    Tokens {
+        tokens: Tensor,
+        weights: AbsorbedWeights,
+    },
 }
 
 impl CrossAttention {
@@ -80,13 +86,15 @@ impl CrossAttention {
     pub(crate) fn absorb(&self) -> Result<Self> {
         let mut ready = self.clone();
         if self.form == AttentionForm::Absorbed && self.absorbed.is_none() {
-            ready.absorbed = Some(Absorbed::new(Projections {
+            let projections = Projections {
                 heads: 1,
                 query: &self.query,
                 key: &self.key,
                 value: &self.value,
                 output: None,
-            })?);
+                scale: Some(&self.scale),
+            };
+            ready.absorbed = Some(projections.absorb()?);
         }
         Ok(ready)
     }
@@ -94,61 +102,79 @@ impl CrossAttention {
     /// [`CrossAttention::absorb`] outside any graph.
     pub(crate) fn fold(&self) -> Result<Self> {
         let mut ready = self.absorb()?;
-        ready.absorbed = ready.absorbed.as_ref().map(Absorbed::detach);
+        ready.absorbed = ready.absorbed.as_ref().map(AbsorbedWeights::detach);
         Ok(ready)
     }
 
     /// What every iteration reads of `data` `[batch, tokens, width]`.
-    pub(crate) fn project(&self, data: &Tensor) -> Result<ProjectedData> {
-        let data = self.norm_data.forward(data)?;
-        Ok(match self.absorbed {
-            Some(_) => ProjectedData {
-                keys: data.clone(),
-                values: data,
+    pub(crate) fn source(&self, data: &Tensor) -> Result<Source> {
+        let tokens = self.norm_data.forward(data)?;
+        Ok(match &self.absorbed {
+            Some(weights) => Source::Tokens {
+                tokens,
+                weights: weights.clone(),
             },
-            None => ProjectedData {
-                keys: self.key.forward(&data)?,
-                values: self.value.forward(&data)?,
+            None => Source::Projected {
+                keys: self.key.forward(&tokens)?,
+                values: self.value.forward(&tokens)?,
             },
         })
     }
 
-    /// Lets `latents` `[batch or 1, latents, width]` read from the data: `[batch, latents, width]`.
-    pub(crate) fn forward(
-        &self,
-        latents: &Tensor,
-        data: &ProjectedData,
-        mode: Mode,
-    ) -> Result<Tensor> {
+    /// Lets `latents` `[batch or 1, latents, width]` read from the source: `[batch, latents, width]`.
+    pub(crate) fn forward(&self, latents: &Tensor, source: &Source, mode: Mode) -> Result<Tensor> {
         let latents = self.norm_latents.forward(latents)?;
-        let queries = self.queries(&latents, data)?;
-        let latents = expand_batch(&latents, queries.dim(0)?)?; // [batch, latents, width]
+        let latents = expand_batch(&latents, source.batch()?)?; // [batch, latents, width]
         let how = Attention {
             heads: 1,
             scale: 1.0,
             dropout: self.attention_dropout,
             mode: mode.child(0),
-            append_sums: self.absorbed.is_some(),
         };
-        let mut read = attention(&queries, &data.keys, &data.values, how)?;
-        if let Some(absorbed) = &self.absorbed {
-            read = absorbed.output.forward(&read)?; // [batch, latents, width]
-        }
+        let read = match source {
+            Source::Projected { keys, values } => {
+                attention(&self.queries(&latents)?, keys, values, how)?
+            }
+            Source::Tokens { tokens, weights } => {
+                absorbed_attention(&latents, tokens, weights, how)?
+            }
+        };
         let hidden = self.norm_output.forward(&(read + latents)?)?;
         self.ffn.forward(&hidden, mode.child(1))? + hidden
     }
 
     /// Where each of `latents` `[batch or 1, latents, width]` looks: `[batch, latents, tokens]`, rows summing to 1.
-    pub(crate) fn map(&self, latents: &Tensor, data: &ProjectedData) -> Result<Tensor> {
-        let queries = self.queries(&self.norm_latents.forward(latents)?, data)?;
-        softmax(&attention_logits(&queries, &data.keys, 1.0)?)
+    pub(crate) fn map(&self, latents: &Tensor, source: &Source) -> Result<Tensor> {
+        let latents = self.norm_latents.forward(latents)?;
+        let latents = expand_batch(&latents, source.batch()?)?; // [batch, latents, width]
+        let (queries, keys) = match source {
+            Source::Projected { keys, .. } => (self.queries(&latents)?, keys),
+            Source::Tokens { tokens, weights } => {
+                let query = weights.query()?; // [width + 1, width]
+                let (weight, bias) = (
+                    query.narrow(0, 0, query.dim(0)? - 1)?,
+                    query.get(query.dim(0)? - 1)?,
+                );
+                (
+                    latents.broadcast_matmul(&weight)?.broadcast_add(&bias)?,
+                    tokens,
+                )
+            }
+        };
+        softmax(&batched_matmul(&queries, keys, Transpose::Right)?)
     }
 
-    /// Queries of normalized latents, for every image: `[batch, latents, width]`. The scale is on them, who are fewer
-    /// than the logits.
-    fn queries(&self, latents: &Tensor, data: &ProjectedData) -> Result<Tensor> {
-        let query = self.absorbed.as_ref().map_or(&self.query, |a| &a.query);
-        let queries = multiply_scalar(&query.forward(latents)?, &self.scale)?;
-        expand_batch(&queries, data.keys.dim(0)?)
+    /// `[batch, latents, width] -> [batch, latents, width]`, scaled: the queries are fewer than the logits.
+    fn queries(&self, latents: &Tensor) -> Result<Tensor> {
+        multiply_scalar(&self.query.forward(latents)?, &self.scale)
+    }
+}
+
+impl Source {
+    fn batch(&self) -> Result<usize> {
+        match self {
+            Self::Projected { keys, .. } => keys.dim(0),
+            Self::Tokens { tokens, .. } => tokens.dim(0),
+        }
     }
 }

@@ -163,15 +163,15 @@ impl Perceiver {
         };
         let (cross_attention, transformer) =
             (self.cross_attention.absorb()?, self.transformer.absorb()?);
-        let data = cross_attention.project(data)?;
+        let source = cross_attention.source(data)?;
         let mut latents = self.latents.unsqueeze(0)?; // [1, latents, width]
         for iteration in 0..self.config.num_iterations {
             let mode = mode.child(iteration as u64);
             if probed {
-                let map = cross_attention.map(&latents, &data)?;
+                let map = cross_attention.map(&latents, &source)?;
                 show(Stage::CrossAttentionMap(iteration), &map);
             }
-            latents = cross_attention.forward(&latents, &data, mode.child(0))?;
+            latents = cross_attention.forward(&latents, &source, mode.child(0))?;
             show(Stage::CrossAttention(iteration), &latents);
             latents = transformer.forward(&latents, mode.child(1))?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);

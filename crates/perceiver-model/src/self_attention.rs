@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{Attention, Mode, attention};
+use perceiver_ops::{AbsorbedWeights, Attention, Mode, absorbed_attention, attention};
 
-use crate::absorbed::{Absorbed, Projections};
+use crate::absorbed::Projections;
 use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::config::PerceiverConfig;
 use crate::layers::Dense;
@@ -20,7 +20,7 @@ pub(crate) struct SelfAttention {
     head_width: usize,
     attention_dropout: f64,
     form: AttentionForm,
-    absorbed: Option<Absorbed>,
+    absorbed: Option<AbsorbedWeights>,
 }
 
 impl SelfAttention {
@@ -60,13 +60,15 @@ impl SelfAttention {
     pub(crate) fn absorb(&self) -> Result<Self> {
         let mut ready = self.clone();
         if self.form == AttentionForm::Absorbed && self.absorbed.is_none() {
-            ready.absorbed = Some(Absorbed::new(Projections {
+            let projections = Projections {
                 heads: self.heads,
                 query: &self.query,
                 key: &self.key,
                 value: &self.value,
                 output: Some(&self.output),
-            })?);
+                scale: None,
+            };
+            ready.absorbed = Some(projections.absorb()?);
         }
         Ok(ready)
     }
@@ -74,7 +76,7 @@ impl SelfAttention {
     /// [`SelfAttention::absorb`] outside any graph.
     pub(crate) fn fold(&self) -> Result<Self> {
         let mut ready = self.absorb()?;
-        ready.absorbed = ready.absorbed.as_ref().map(Absorbed::detach);
+        ready.absorbed = ready.absorbed.as_ref().map(AbsorbedWeights::detach);
         Ok(ready)
     }
 
@@ -85,11 +87,9 @@ impl SelfAttention {
             scale: 1.0 / (self.head_width as f64).sqrt(),
             dropout: self.attention_dropout,
             mode,
-            append_sums: self.absorbed.is_some(),
         };
-        if let Some(absorbed) = &self.absorbed {
-            let queries = absorbed.query.forward(x)?; // [batch, latents, heads * width]
-            return absorbed.output.forward(&attention(&queries, x, x, how)?);
+        if let Some(weights) = &self.absorbed {
+            return absorbed_attention(x, x, weights, how);
         }
         let queries = self.query.forward(x)?; // [batch, latents, heads * head_width]
         let (keys, values) = (self.key.forward(x)?, self.value.forward(x)?);

@@ -8,16 +8,16 @@
 //! With `P` the probabilities, `D` the mask of dropout (0 or `1 / (1 - rate)`) and `y = (P * D) v`, backward is
 //! `dv = (P * D)^T dy`, `dP = D * (dy v^T)`, `dS = P * (dP - rows(dy * y))`, `dq = scale * dS k`, `dk = scale * dS^T q`.
 
-mod backward;
-mod forward;
-mod mask;
-mod shape;
+pub(crate) mod backward;
+pub(crate) mod forward;
+pub(crate) mod mask;
+pub(crate) mod shape;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
-use crate::{Mode, batched_matmul_composed, cpu, softmax_composed};
+use crate::{Mode, Transpose, batched_matmul_composed, cpu, softmax_composed};
 use mask::Mask;
 use shape::Geometry;
 
@@ -36,13 +36,11 @@ pub struct Attention {
     pub dropout: f64,
     /// Whether dropout acts, and with which key.
     pub mode: Mode,
-    /// Appends, for every query, each head's sum of probabilities after dropout: what a bias on the values is worth.
-    pub append_sums: bool,
 }
 
 /// What `queries` `[batch, n, heads * width]` read from `values` `[batch, m, kv_heads * value_width]` by their likeness
-/// to `keys` `[batch, m, kv_heads * width]`: `[batch, n, heads * value_width]`, or with
-/// [`append_sums`](Attention::append_sums) `[batch, n, heads * value_width + heads]`. `kv_heads` is `heads` or 1.
+/// to `keys` `[batch, m, kv_heads * width]`: `[batch, n, heads * value_width]`. `kv_heads` is
+/// `heads` or 1.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -51,7 +49,7 @@ pub struct Attention {
 /// let queries = Tensor::new(&[[[100f32, 0.0]]], &Device::Cpu)?; // one query, of width 2
 /// let keys = Tensor::new(&[[[1f32, 0.0], [0.0, 1.0]]], &Device::Cpu)?;
 /// let values = Tensor::new(&[[[7f32], [3.0]]], &Device::Cpu)?;
-/// let how = Attention { heads: 1, scale: 1.0, dropout: 0.0, mode: Mode::Inference, append_sums: false };
+/// let how = Attention { heads: 1, scale: 1.0, dropout: 0.0, mode: Mode::Inference };
 /// assert_eq!(attention(&queries, &keys, &values, how)?.to_vec3::<f32>()?, [[[7.0]]]);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
@@ -94,7 +92,8 @@ pub fn attention_composed(
     composed(queries, keys, values, geometry, how)
 }
 
-fn composed(
+/// [`attention_composed`] of checked shapes; where the geometry says so, with the sums of probabilities and ones.
+pub(crate) fn composed(
     queries: &Tensor,
     keys: &Tensor,
     values: &Tensor,
@@ -123,12 +122,17 @@ fn composed(
             .contiguous()?
             .reshape((g.batch, g.queries, width))
     };
-    let read = join(&batched_matmul_composed(&probabilities, &values)?)?;
-    if !how.append_sums {
+    let read = join(&batched_matmul_composed(
+        &probabilities,
+        &values,
+        Transpose::Neither,
+    )?)?;
+    if !g.append_sums {
         return Ok(read);
     }
     let sums = join(&probabilities.sum_keepdim(D::Minus1)?)?;
-    Tensor::cat(&[&read, &sums], 2)
+    let one = sums.narrow(2, 0, 1)?.ones_like()?;
+    Tensor::cat(&[&read, &sums, &one], 2)
 }
 
 struct FusedAttention {
@@ -136,16 +140,8 @@ struct FusedAttention {
     mask: Option<Mask>,
     /// Whether backward may come.
     keep: bool,
-    /// What the forward pass leaves for backward, by image.
-    kept: Mutex<Vec<Kept>>,
-}
-
-/// What backward needs of an image's softmax.
-enum Kept {
-    /// `[heads, queries, keys]`, where all keys are one block. A set sign bit marks what dropout took.
-    Probabilities(Vec<f32>),
-    /// `[heads, queries]`: the logarithm of the sum of the exponentials, from which probabilities are computed again.
-    LogSums(Vec<f32>),
+    /// What the forward pass leaves for backward, by image: see [`Geometry::kept_width`].
+    kept: Mutex<Vec<Vec<f32>>>,
 }
 
 impl CustomOp3 for FusedAttention {
@@ -167,10 +163,7 @@ impl CustomOp3 for FusedAttention {
         let values = cpu::values(self.name(), values, values_layout)?;
         let g = self.geometry;
         let (output, kept) = forward::run(g, self.mask, self.keep, queries, keys, values);
-        *self
-            .kept
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = kept;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
         let shape = Shape::from((g.batch, g.queries, g.output_width()));
         Ok((CpuStorage::F32(output), shape))
     }
@@ -183,27 +176,22 @@ impl CustomOp3 for FusedAttention {
         output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let tensors = [queries, keys, values, output, &grad.contiguous()?].map(Tensor::clone);
-        let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
-        let mut slices = Vec::with_capacity(guards.len());
-        for (storage, layout) in &guards {
-            let Storage::Cpu(storage) = &**storage else {
-                bail!("{}: expected tensors on the CPU", self.name());
-            };
-            slices.push(cpu::values(self.name(), storage, layout)?);
-        }
-        let inputs = backward::Inputs {
-            queries: slices[0],
-            keys: slices[1],
-            values: slices[2],
-            output: slices[3],
-            grad: slices[4],
-        };
-        let kept = self
-            .kept
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let [dq, dk, dv] = backward::run(self.geometry, self.mask, &kept, inputs);
+        let tensors = [queries, keys, values, output, &grad.contiguous()?];
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let [dq, dk, dv] = cpu::with_values(
+            self.name(),
+            tensors,
+            |[queries, keys, values, output, grad]| {
+                let inputs = backward::Inputs {
+                    queries,
+                    keys,
+                    values,
+                    output,
+                    grad,
+                };
+                backward::run(self.geometry, self.mask, &kept, inputs)
+            },
+        )?;
         let tensor = |values: Vec<f32>, like: &Tensor| {
             Tensor::from_vec(values, like.shape(), like.device()).map(Some)
         };

@@ -1,6 +1,6 @@
 //! Access to the `f32` values of CPU tensors for the kernels of this crate.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 
 /// Whether the fused CPU kernels apply to `tensor`; otherwise the composed form does.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
@@ -26,6 +26,26 @@ pub(crate) fn values<'a>(
         Some((start, end)) => Ok(&values[start..end]),
         None => bail!("{op}: expected contiguous values, found {layout:?}"),
     }
+}
+
+/// Calls `compute` with the values of contiguous tensors, which a backward pass gets in place of storages.
+///
+/// # Errors
+/// As for [`values`], and when a tensor is not on the CPU.
+pub(crate) fn with_values<const N: usize, R>(
+    op: &'static str,
+    tensors: [&Tensor; N],
+    compute: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut slices = [&[][..]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else {
+            bail!("{op}: expected tensors on the CPU");
+        };
+        *slice = values(op, storage, layout)?;
+    }
+    Ok(compute(slices))
 }
 
 fn storage_type(storage: &CpuStorage) -> DType {

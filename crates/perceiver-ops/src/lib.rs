@@ -27,6 +27,7 @@
 // Loops are compiled once for each instruction set by inlining them where the set is chosen: see `simd`.
 #![allow(clippy::inline_always)]
 
+mod absorbed_attention;
 mod attention;
 mod broadcast;
 mod cpu;
@@ -42,6 +43,7 @@ mod mode;
 mod simd;
 mod softmax;
 
+pub use absorbed_attention::{AbsorbedWeights, absorbed_attention, absorbed_attention_composed};
 pub use attention::{Attention, attention, attention_composed};
 pub use broadcast::{
     add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,
@@ -53,9 +55,6 @@ pub use heads::{join_heads, split_heads};
 pub use key::Key;
 pub use layer_norm::{layer_norm, layer_norm_composed};
 pub use linear::{linear, linear_composed};
-pub use matmul::{
-    attention_logits, attention_logits_composed, batched_matmul, batched_matmul_composed,
-    batched_matmul_transposed, batched_matmul_transposed_composed,
-};
+pub use matmul::{Transpose, batched_matmul, batched_matmul_composed};
 pub use mode::Mode;
 pub use softmax::{softmax, softmax_composed};

@@ -3,11 +3,11 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use perceiver_ops::{
-    Attention, Key, Mode, add_bias, add_bias_composed, attention, attention_composed,
-    attention_logits, attention_logits_composed, batched_matmul, batched_matmul_composed,
-    batched_matmul_transposed, batched_matmul_transposed_composed, dropout, dropout_composed,
-    expand_batch, expand_batch_composed, gelu, gelu_composed, layer_norm, layer_norm_composed,
-    linear, linear_composed, multiply_scalar, multiply_scalar_composed, softmax, softmax_composed,
+    AbsorbedWeights, Attention, Key, Mode, Transpose, absorbed_attention,
+    absorbed_attention_composed, add_bias, add_bias_composed, attention, attention_composed,
+    batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
+    expand_batch_composed, gelu, gelu_composed, layer_norm, layer_norm_composed, linear,
+    linear_composed, multiply_scalar, multiply_scalar_composed, softmax, softmax_composed,
 };
 use proptest::prelude::*;
 
@@ -142,25 +142,20 @@ proptest! {
 
     #[test]
     fn batched_matmul_equals_its_composition(
-        (m, k, n) in (1usize..20, 1usize..20, 1usize..20), batch in 1usize..5, seed: u64,
+        (m, k, n) in (1usize..20, 1usize..20, 1usize..20), batch in 1usize..5, (left, right) in any::<(bool, bool)>(), seed: u64,
     ) {
-        let inputs = [variable(seed, &[batch, 2, m, k]), variable(seed ^ 1, &[batch, 2, k, n])];
+        let transpose = match (left, right) {
+            (false, false) => Transpose::Neither,
+            (true, false) => Transpose::Left,
+            (false, true) => Transpose::Right,
+            (true, true) => Transpose::Both,
+        };
+        let shape = |transposed, rows, columns| if transposed { [batch, 2, columns, rows] } else { [batch, 2, rows, columns] };
+        let inputs = [variable(seed, &shape(left, m, k)), variable(seed ^ 1, &shape(right, k, n))];
         assert_same(
             &inputs,
-            |v| batched_matmul(&v[0], &v[1]),
-            |v| batched_matmul_composed(&v[0], &v[1]),
-        );
-    }
-
-    #[test]
-    fn batched_matmul_transposed_equals_its_composition(
-        (m, k, n) in (1usize..20, 1usize..20, 1usize..20), batch in 1usize..5, seed: u64,
-    ) {
-        let inputs = [variable(seed, &[batch, 2, k, m]), variable(seed ^ 1, &[batch, 2, k, n])];
-        assert_same(
-            &inputs,
-            |v| batched_matmul_transposed(&v[0], &v[1]),
-            |v| batched_matmul_transposed_composed(&v[0], &v[1]),
+            |v| batched_matmul(&v[0], &v[1], transpose),
+            |v| batched_matmul_composed(&v[0], &v[1], transpose),
         );
     }
 
@@ -168,7 +163,7 @@ proptest! {
     fn attention_equals_its_composition(
         (batch, n, m) in (1usize..4, prop_oneof![1usize..20, 120usize..140], prop_oneof![1usize..40, 250usize..530]),
         (heads, width, value_width) in (1usize..4, 1usize..12, 1usize..20),
-        (shared, append_sums, training, rate) in (any::<bool>(), any::<bool>(), any::<bool>(), 0.0..0.9),
+        (shared, training, rate) in (any::<bool>(), any::<bool>(), 0.0..0.9),
         seed: u64,
     ) {
         let kv_heads = if shared { 1 } else { heads };
@@ -178,7 +173,7 @@ proptest! {
             variable(seed ^ 2, &[batch, m, kv_heads * value_width]),
         ];
         let mode = if training { Mode::Training(Key::new(seed)) } else { Mode::Inference };
-        let how = Attention { heads, scale: 0.3, dropout: rate, mode, append_sums };
+        let how = Attention { heads, scale: 0.3, dropout: rate, mode };
         assert_same(
             &inputs,
             |v| attention(&v[0], &v[1], &v[2], how),
@@ -187,16 +182,47 @@ proptest! {
     }
 
     #[test]
-    fn attention_logits_equal_their_composition_at_any_strides(
+    fn batched_matmul_takes_any_strides(
         (m, k, n) in (1usize..9, 1usize..9, 1usize..9), (batch, heads) in (1usize..4, 1usize..4), seed: u64,
     ) {
         // Heads split from a wide projection as views, queries shared by the whole batch.
         let inputs = [variable(seed, &[1, m, heads * k]), variable(seed ^ 1, &[batch, n, heads * k])];
         let split = |x: &Var| x.reshape((x.dim(0)?, (), heads, k))?.transpose(1, 2);
-        let product = |v: &[Var], logits: fn(&Tensor, &Tensor, f64) -> Result<Tensor>| {
-            logits(&split(&v[0])?.broadcast_as((batch, heads, m, k))?, &split(&v[1])?, 0.5)
+        let product = |v: &[Var], matmul: fn(&Tensor, &Tensor, Transpose) -> Result<Tensor>| {
+            matmul(&split(&v[0])?.broadcast_as((batch, heads, m, k))?, &split(&v[1])?, Transpose::Right)
         };
-        assert_same(&inputs, |v| product(v, attention_logits), |v| product(v, attention_logits_composed));
+        assert_same(&inputs, |v| product(v, batched_matmul), |v| product(v, batched_matmul_composed));
+    }
+
+    #[test]
+    fn absorbed_attention_equals_its_composition(
+        (batch, n, m) in (1usize..4, prop_oneof![1usize..20, 120usize..140], prop_oneof![1usize..40, 250usize..530]),
+        (heads, width, token_width, outputs) in (1usize..4, 1usize..12, 1usize..12, 1usize..12),
+        (training, rate) in (any::<bool>(), 0.0..0.9),
+        seed: u64,
+    ) {
+        let inner = heads * token_width;
+        let inputs = [
+            variable(seed, &[batch, n, width]),
+            variable(seed ^ 1, &[batch, m, token_width]),
+            variable(seed ^ 2, &[width + 1, inner]),
+            variable(seed ^ 3, &[inner + heads + 1, outputs]),
+        ];
+        let mode = if training { Mode::Training(Key::new(seed)) } else { Mode::Inference };
+        let how = Attention { heads, scale: 0.1, dropout: rate, mode };
+        let weights = |v: &[Var]| AbsorbedWeights::new(&v[2], &v[3]);
+        assert_same(
+            &inputs,
+            |v| absorbed_attention(&v[0], &v[1], &weights(v)?, how),
+            |v| absorbed_attention_composed(&v[0], &v[1], &weights(v)?, how),
+        );
+        if width == token_width {
+            assert_same(
+                &[inputs[1].clone(), inputs[2].clone(), inputs[3].clone()],
+                |v| absorbed_attention(&v[0], &v[0], &AbsorbedWeights::new(&v[1], &v[2])?, how),
+                |v| absorbed_attention_composed(&v[0], &v[0], &AbsorbedWeights::new(&v[1], &v[2])?, how),
+            );
+        }
     }
 }
 

@@ -3,24 +3,30 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::KEY_BLOCK;
+use super::forward::{image_of, transpose};
 use super::mask::{self, Mask};
 use super::shape::{Geometry, part};
-use super::{KEY_BLOCK, Kept, forward::transpose};
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::simd;
 
 /// What the forward pass saw and made, and the gradient of its output.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a> {
-    pub(super) queries: &'a [f32],
-    pub(super) keys: &'a [f32],
-    pub(super) values: &'a [f32],
-    pub(super) output: &'a [f32],
-    pub(super) grad: &'a [f32],
+pub(crate) struct Inputs<'a> {
+    pub(crate) queries: &'a [f32],
+    pub(crate) keys: &'a [f32],
+    pub(crate) values: &'a [f32],
+    pub(crate) output: &'a [f32],
+    pub(crate) grad: &'a [f32],
 }
 
 /// The gradients of queries, keys and values.
-pub(super) fn run(g: Geometry, mask: Option<Mask>, kept: &[Kept], inputs: Inputs) -> [Vec<f32>; 3] {
+pub(super) fn run(
+    g: Geometry,
+    mask: Option<Mask>,
+    kept: &[Vec<f32>],
+    inputs: Inputs,
+) -> [Vec<f32>; 3] {
     let sizes = [
         g.queries * g.query_row(),
         g.keys * g.key_row(),
@@ -48,25 +54,25 @@ pub(super) fn run(g: Geometry, mask: Option<Mask>, kept: &[Kept], inputs: Inputs
                 kept,
                 inputs,
             };
-            image.differentiate(dq, dk, dv);
+            image.differentiate(dq, dk, Some(dv));
         });
     [dq, dk, dv]
 }
 
-fn image_of(values: &[f32], image: usize, size: usize) -> &[f32] {
-    &values[image * size..][..size]
-}
-
-struct Image<'a> {
-    g: Geometry,
-    mask: Option<Mask>,
-    number: usize,
-    kept: &'a Kept,
-    inputs: Inputs<'a>,
+/// One image of the batch.
+pub(crate) struct Image<'a> {
+    pub(crate) g: Geometry,
+    pub(crate) mask: Option<Mask>,
+    /// The image's place in the batch.
+    pub(crate) number: usize,
+    /// What the forward pass kept.
+    pub(crate) kept: &'a [f32],
+    pub(crate) inputs: Inputs<'a>,
 }
 
 impl Image<'_> {
-    fn differentiate(&self, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+    /// Adds the gradients to `dq`, `dk` and `dv`; where keys and values are one and have no `dv`, to `dk`.
+    pub(crate) fn differentiate(&self, dq: &mut [f32], dk: &mut [f32], mut dv: Option<&mut [f32]>) {
         let (g, inputs) = (self.g, self.inputs);
         let sums = simd::vectorised(|| self.output_products());
         let block = g.keys.min(KEY_BLOCK);
@@ -116,16 +122,17 @@ impl Image<'_> {
                 };
 
                 // P, with a set sign bit where dropout took it.
-                match self.kept {
-                    Kept::Probabilities(all) => {
-                        let size = g.queries * g.keys;
-                        marked.copy_from_slice(&all[head * size..][..size]);
-                    }
-                    Kept::LogSums(sums) => {
-                        product(marked, queries, keys.transposed(), g.scale);
-                        let sums = &sums[head * g.queries..][..g.queries];
-                        simd::vectorised(|| self.probabilities(head, start, sums, marked));
-                    }
+                if g.keys <= KEY_BLOCK {
+                    let rows = self
+                        .kept
+                        .chunks(g.heads * g.keys)
+                        .zip(marked.chunks_mut(count));
+                    rows.for_each(|(kept, marked)| {
+                        marked.copy_from_slice(&kept[head * count..][..count])
+                    });
+                } else {
+                    product(marked, queries, keys.transposed(), g.scale);
+                    simd::vectorised(|| self.probabilities(head, start, marked));
                 }
                 // dP before dropout's mask: dy v^T
                 if shared {
@@ -147,13 +154,13 @@ impl Image<'_> {
 
                 let probabilities = Matrix::new(marked, g.queries, count);
                 let dlogits = Matrix::new(tile, g.queries, count);
-                let add = |values, row_stride, lhs, rhs, scale| {
+                let add = |values: &mut [f32], row_stride, lhs, rhs, scale| {
                     let target = Target { values, row_stride };
                     multiply_into(target, Sum::Add, lhs, rhs, scale, Parallelism::None);
                 };
-                let dv = &mut dv[start * g.value_row() + value_column..];
+                let dv = dv.as_deref_mut().unwrap_or(&mut *dk);
                 add(
-                    dv,
+                    &mut dv[start * g.value_row() + value_column..],
                     g.value_row(),
                     probabilities.transposed(),
                     grad,
@@ -195,12 +202,13 @@ impl Image<'_> {
 
     /// Logits become probabilities, marked as the forward pass marked them.
     #[inline(always)]
-    fn probabilities(&self, head: usize, start: usize, log_sums: &[f32], logits: &mut [f32]) {
+    fn probabilities(&self, head: usize, start: usize, logits: &mut [f32]) {
         let g = self.g;
         let count = logits.len() / g.queries;
         for (query, row) in logits.chunks_mut(count).enumerate() {
+            let log_sum = self.kept[query * g.heads + head];
             for value in row.iter_mut() {
-                *value = simd::exp(*value - log_sums[query]);
+                *value = simd::exp(*value - log_sum);
             }
             if let Some(mask) = self.mask {
                 let row_number = (self.number * g.heads + head) * g.queries + query;

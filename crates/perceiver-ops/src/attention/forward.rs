@@ -3,14 +3,14 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::KEY_BLOCK;
 use super::mask::{self, Mask};
 use super::shape::{Geometry, part};
-use super::{KEY_BLOCK, Kept};
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::simd;
 
 /// Queries of a task: enough to make a product worth its packing, few enough that one image keeps several cores busy.
-const QUERY_BLOCK: usize = 128;
+pub(crate) const QUERY_BLOCK: usize = 128;
 
 /// The outputs of all images, and what backward needs of each when `keep` is set.
 pub(super) fn run(
@@ -20,69 +20,61 @@ pub(super) fn run(
     queries: &[f32],
     keys: &[f32],
     values: &[f32],
-) -> (Vec<f32>, Vec<Kept>) {
+) -> (Vec<f32>, Vec<Vec<f32>>) {
     let mut output = vec![0f32; g.batch * g.queries * g.output_width()];
+    let kept_row = if keep { g.heads * g.kept_width() } else { 0 };
     let kept = output
         .par_chunks_mut(g.queries * g.output_width())
+        .zip(queries.par_chunks(g.queries * g.query_row()))
         .enumerate()
-        .map(|(image, output)| {
-            let queries =
-                &queries[image * g.queries * g.query_row()..][..g.queries * g.query_row()];
+        .map(|(number, (output, queries))| {
             let source = Source {
                 g,
                 mask,
-                image,
-                keys: &keys[image * g.keys * g.key_row()..][..g.keys * g.key_row()],
-                values: &values[image * g.keys * g.value_row()..][..g.keys * g.value_row()],
+                number,
+                keys: image_of(keys, number, g.keys * g.key_row()),
+                values: image_of(values, number, g.keys * g.value_row()),
             };
-            let blocks: Vec<Left> = output
+            let mut kept = vec![0f32; g.queries * kept_row];
+            output
                 .par_chunks_mut(QUERY_BLOCK * g.output_width())
                 .zip(queries.par_chunks(QUERY_BLOCK * g.query_row()))
+                .zip(blocks_mut(
+                    &mut kept,
+                    g.queries.div_ceil(QUERY_BLOCK),
+                    QUERY_BLOCK * kept_row,
+                ))
                 .enumerate()
-                .map(|(block, (output, queries))| {
-                    source.read(block * QUERY_BLOCK, queries, output, keep)
-                })
-                .collect();
-            keep.then(|| join(g, blocks))
+                .for_each(|(block, ((output, queries), kept))| {
+                    source.read(block * QUERY_BLOCK, queries, output, kept);
+                });
+            kept
         })
-        .collect::<Vec<_>>();
-    (output, kept.into_iter().flatten().collect())
+        .collect();
+    (output, kept)
 }
 
-/// What a block of queries leaves for backward, `[heads, block, keys]` or `[heads, block]`.
-struct Left {
-    values: Vec<f32>,
-    rows: usize,
+/// `count` blocks of `size` values, which may be 0.
+pub(crate) fn blocks_mut(values: &mut [f32], count: usize, size: usize) -> Vec<&mut [f32]> {
+    match size {
+        0 => (0..count).map(|_| [].as_mut_slice()).collect(),
+        _ => values.chunks_mut(size).collect(),
+    }
 }
 
-/// The blocks of an image put together.
-fn join(g: Geometry, blocks: Vec<Left>) -> Kept {
-    let width = if g.keys <= KEY_BLOCK { g.keys } else { 1 };
-    let mut joined = Vec::with_capacity(g.heads * g.queries * width);
-    if blocks.len() == 1 {
-        joined = blocks.into_iter().flat_map(|block| block.values).collect();
-    } else {
-        for head in 0..g.heads {
-            for block in &blocks {
-                let size = block.rows * width;
-                joined.extend_from_slice(&block.values[head * size..][..size]);
-            }
-        }
-    }
-    if g.keys <= KEY_BLOCK {
-        Kept::Probabilities(joined)
-    } else {
-        Kept::LogSums(joined)
-    }
+/// The values of one image of many.
+pub(crate) fn image_of(values: &[f32], image: usize, size: usize) -> &[f32] {
+    &values[image * size..][..size]
 }
 
 /// Keys and values of one image.
-struct Source<'a> {
-    g: Geometry,
-    mask: Option<Mask>,
-    image: usize,
-    keys: &'a [f32],
-    values: &'a [f32],
+pub(crate) struct Source<'a> {
+    pub(crate) g: Geometry,
+    pub(crate) mask: Option<Mask>,
+    /// The image's place in the batch.
+    pub(crate) number: usize,
+    pub(crate) keys: &'a [f32],
+    pub(crate) values: &'a [f32],
 }
 
 /// A query's softmax so far.
@@ -95,8 +87,8 @@ struct Running {
 }
 
 impl Source<'_> {
-    /// Reads for the queries from `first` on.
-    fn read(&self, first: usize, queries: &[f32], output: &mut [f32], keep: bool) -> Left {
+    /// Reads for the queries from `first` on. `kept` is empty, or takes what backward needs of these queries.
+    pub(crate) fn read(&self, first: usize, queries: &[f32], output: &mut [f32], kept: &mut [f32]) {
         let g = self.g;
         let rows = queries.len() / g.query_row();
         let mut running = vec![
@@ -110,11 +102,6 @@ impl Source<'_> {
         let mut tile = vec![0f32; rows * g.keys.min(KEY_BLOCK)];
         let mut transposed = vec![0f32; g.width * g.keys.min(KEY_BLOCK)];
         let whole = g.keys <= KEY_BLOCK;
-        let mut kept = Vec::with_capacity(if keep && whole {
-            g.heads * rows * g.keys
-        } else {
-            0
-        });
         for start in (0..g.keys).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(g.keys - start);
             let tile = &mut tile[..rows * count];
@@ -136,14 +123,17 @@ impl Source<'_> {
                 multiply(queries, keys, g.scale, tile, Parallelism::None);
 
                 let running = &mut running[head * rows..][..rows];
-                let row = (self.image * g.heads + head) * g.queries + first;
+                let row = (self.number * g.heads + head) * g.queries + first;
                 let mut read = Target {
                     values: &mut output[head * g.value_width..],
                     row_stride: g.output_width(),
                 };
                 simd::vectorised(|| self.softmax(row, start, tile, running, &mut read, whole));
-                if keep && whole {
-                    kept.extend_from_slice(tile);
+                if whole && !kept.is_empty() {
+                    let rows = kept.chunks_mut(g.heads * count).zip(tile.chunks(count));
+                    rows.for_each(|(kept, tile)| {
+                        kept[head * count..][..count].copy_from_slice(tile)
+                    });
                 }
                 if self.mask.is_some() {
                     simd::vectorised(|| tile.iter_mut().for_each(|p| *p = mask::kept(*p)));
@@ -167,10 +157,12 @@ impl Source<'_> {
             }
         }
         simd::vectorised(|| self.finish(&running, output, whole));
-        if keep && !whole {
-            kept = running.iter().map(|row| row.max + row.sum.ln()).collect();
+        if !whole {
+            for (index, log_sum) in kept.iter_mut().enumerate() {
+                let running = running[index % g.heads * rows + index / g.heads];
+                *log_sum = running.max + running.sum.ln();
+            }
         }
-        Left { values: kept, rows }
     }
 
     /// Turns the tile's logits into exponentials, with a set sign bit where dropout takes them, and brings what was read
@@ -236,12 +228,15 @@ impl Source<'_> {
                     };
                 }
             }
+            if g.append_sums {
+                sums[g.heads] = 1.0;
+            }
         }
     }
 }
 
 /// Writes the transpose of `matrix` row by row, in squares that fit the nearest cache.
-pub(super) fn transpose(matrix: Matrix, output: &mut [f32]) {
+pub(crate) fn transpose(matrix: Matrix, output: &mut [f32]) {
     const SQUARE: usize = 16;
     for first_row in (0..matrix.rows).step_by(SQUARE) {
         for first_column in (0..matrix.columns).step_by(SQUARE) {

@@ -11,16 +11,16 @@ const WORDS: usize = LANES / 2;
 
 /// Decides, by 32 random bits a probability, what falls.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mask {
+pub(crate) struct Mask {
     key: Key,
     threshold: u32,
     /// `1 / (1 - rate)`
-    pub(super) factor: f32,
+    pub(crate) factor: f32,
 }
 
 impl Mask {
     /// None where nothing falls.
-    pub(super) fn new(rate: f64, mode: Mode) -> Result<Option<Self>> {
+    pub(crate) fn new(rate: f64, mode: Mode) -> Result<Option<Self>> {
         if !(0.0..1.0).contains(&rate) {
             bail!("attention: expected a dropout rate of at least 0 and below 1, found {rate}");
         }
@@ -37,7 +37,7 @@ impl Mask {
     /// Sets the sign bit of every probability that falls. `row` is the row of logits counted over all images, heads and
     /// queries; `probabilities` are those of the keys from `first` on, a multiple of `LANES`.
     #[inline(always)]
-    pub(super) fn mark(&self, row: usize, keys: usize, first: usize, probabilities: &mut [f32]) {
+    pub(crate) fn mark(&self, row: usize, keys: usize, first: usize, probabilities: &mut [f32]) {
         let words = keys.div_ceil(LANES) * WORDS;
         let start = row * words + first / LANES * WORDS;
         let (chunks, rest) = probabilities.as_chunks_mut::<LANES>();
@@ -66,7 +66,7 @@ impl Mask {
     }
 
     /// What every probability is multiplied by, `[batch, heads, queries, keys]`.
-    pub(super) fn factors(&self, g: Geometry) -> Vec<f32> {
+    pub(crate) fn factors(&self, g: Geometry) -> Vec<f32> {
         let mut factors = vec![self.factor; g.batch * g.heads * g.queries * g.keys];
         for (row, factors) in factors.chunks_mut(g.keys).enumerate() {
             self.mark(row, g.keys, 0, factors);
@@ -80,7 +80,7 @@ impl Mask {
 
 /// A marked probability after dropout, but for its factor. NaN passes.
 #[inline(always)]
-pub(super) fn kept(marked: f32) -> f32 {
+pub(crate) fn kept(marked: f32) -> f32 {
     if marked < 0.0 { 0.0 } else { marked }
 }
 

@@ -2,28 +2,30 @@
 
 use candle_core::{Result, bail};
 
-use super::Attention;
+use super::{Attention, KEY_BLOCK};
 use crate::gemm::Matrix;
 
 /// Sizes that fit together, checked once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
-    pub(super) batch: usize,
-    pub(super) queries: usize,
-    pub(super) keys: usize,
-    pub(super) heads: usize,
+pub(crate) struct Geometry {
+    pub(crate) batch: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) heads: usize,
     /// Heads of keys and values: `heads`, or 1 that all share.
-    pub(super) kv_heads: usize,
+    pub(crate) kv_heads: usize,
     /// Width of a head's queries and keys.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Width of a head's values.
-    pub(super) value_width: usize,
-    pub(super) scale: f32,
-    pub(super) append_sums: bool,
+    pub(crate) value_width: usize,
+    pub(crate) scale: f32,
+    /// Whether each query's output ends in every head's sum of probabilities after dropout and a 1: what biases on
+    /// values and output are worth.
+    pub(crate) append_sums: bool,
 }
 
 impl Geometry {
-    pub(super) fn new(
+    pub(crate) fn new(
         queries: &[usize],
         keys: &[usize],
         values: &[usize],
@@ -62,35 +64,42 @@ impl Geometry {
             width,
             value_width: all_values / kv_heads,
             scale: how.scale as f32,
-            append_sums: how.append_sums,
+            append_sums: false,
         })
     }
 
-    pub(super) fn query_row(&self) -> usize {
+    pub(crate) fn query_row(&self) -> usize {
         self.heads * self.width
     }
 
-    pub(super) fn key_row(&self) -> usize {
+    pub(crate) fn key_row(&self) -> usize {
         self.kv_heads * self.width
     }
 
-    pub(super) fn value_row(&self) -> usize {
+    pub(crate) fn value_row(&self) -> usize {
         self.kv_heads * self.value_width
     }
 
     /// Values of one query's output.
-    pub(super) fn output_width(&self) -> usize {
-        self.heads * self.value_width + if self.append_sums { self.heads } else { 0 }
+    pub(crate) fn output_width(&self) -> usize {
+        self.heads * self.value_width + if self.append_sums { self.heads + 1 } else { 0 }
+    }
+
+    /// Values that backward needs of one query and head: where all keys are one block, its probabilities, with a set sign
+    /// bit where dropout took them; else the logarithm of the sum of its exponentials, from which probabilities are computed
+    /// again. They lie as `[queries, heads, kept_width]`.
+    pub(crate) fn kept_width(&self) -> usize {
+        if self.keys <= KEY_BLOCK { self.keys } else { 1 }
     }
 
     /// The head of keys and values that `head` of the queries reads.
-    pub(super) fn kv_head(&self, head: usize) -> usize {
+    pub(crate) fn kv_head(&self, head: usize) -> usize {
         if self.kv_heads == 1 { 0 } else { head }
     }
 }
 
 /// The matrix of `rows` rows and `columns` columns from `column` on, in rows of `row_stride` values.
-pub(super) fn part(
+pub(crate) fn part(
     values: &[f32],
     rows: usize,
     row_stride: usize,

@@ -1,0 +1,446 @@
+//! Attention whose projections are absorbed into two: `softmax(scale * q t^T) t`, with `q` a projection of the asking vectors
+//! and the tokens `t` themselves as keys and values of every head, projected once more at the end.
+//!
+//! Projections of keys and values are linear, so their products with those of queries and outputs can be made beforehand,
+//! once for all images. What is left per image is less where heads are as wide as the tokens.
+//!
+//! One task is a block of an image's asking vectors, from the first projection to the last: queries and what they read stay
+//! in a core's cache and are never tensors of the graph.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::attention::backward::{Image, Inputs};
+use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of, transpose};
+use crate::attention::mask::Mask;
+use crate::attention::shape::Geometry;
+use crate::attention::{self, Attention};
+use crate::cpu;
+use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+
+/// Rows of a weight's gradient summed by one task.
+const GRADIENT_ROWS: usize = 128;
+
+/// The two projections of [`absorbed_attention`], as one tensor: an operation of candle takes three.
+#[derive(Clone, Debug)]
+pub struct AbsorbedWeights {
+    values: Tensor,        // [all], the query's rows, then the output's
+    query: (usize, usize), // rows and columns
+    output: (usize, usize),
+}
+
+impl AbsorbedWeights {
+    /// `query` `[width + 1, heads * token_width]`, with the bias as last row, makes queries of the asking vectors. `output`
+    /// `[heads * token_width + heads + 1, outputs]` projects what the heads read; then come, for every head, what its
+    /// probabilities' sum is worth, and the bias.
+    ///
+    /// # Errors
+    /// When either is no matrix or they are of different types.
+    pub fn new(query: &Tensor, output: &Tensor) -> Result<Self> {
+        Ok(Self {
+            values: Tensor::cat(&[query.flatten_all()?, output.flatten_all()?], 0)?,
+            query: query.dims2()?,
+            output: output.dims2()?,
+        })
+    }
+
+    /// The query's projection, `[width + 1, heads * token_width]`.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn query(&self) -> Result<Tensor> {
+        let size = self.query.0 * self.query.1;
+        self.values.narrow(0, 0, size)?.reshape(self.query)
+    }
+
+    /// The output's projection, `[heads * token_width + heads + 1, outputs]`.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn output(&self) -> Result<Tensor> {
+        let start = self.query.0 * self.query.1;
+        let size = self.output.0 * self.output.1;
+        self.values.narrow(0, start, size)?.reshape(self.output)
+    }
+
+    /// The same values outside any graph.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        Self {
+            values: self.values.detach(),
+            ..*self
+        }
+    }
+}
+
+/// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`.
+///
+/// # Errors
+/// When the shapes do not fit or the dropout rate is not in `[0, 1)`.
+pub fn absorbed_attention(
+    x: &Tensor,
+    tokens: &Tensor,
+    weights: &AbsorbedWeights,
+    how: Attention,
+) -> Result<Tensor> {
+    let geometry = geometry(x, tokens, weights, how)?;
+    let inputs = [x, tokens, &weights.values];
+    if !inputs.into_iter().all(cpu::has_kernels) {
+        return absorbed_attention_composed(x, tokens, weights, how);
+    }
+    let op = AbsorbedAttention {
+        geometry,
+        width: weights.query.0 - 1,
+        outputs: weights.output.1,
+        mask: Mask::new(how.dropout, how.mode)?,
+        keep: inputs.into_iter().any(Tensor::track_op),
+        kept: Mutex::new(Vec::new()),
+    };
+    x.contiguous()?
+        .apply_op3(&tokens.contiguous()?, &weights.values.contiguous()?, op)
+}
+
+/// [`absorbed_attention`] as a composition of candle's own operations: what every device runs that has no kernel, and what
+/// the kernel is tested against. The mask of dropout is the same.
+///
+/// # Errors
+/// As for [`absorbed_attention`].
+pub fn absorbed_attention_composed(
+    x: &Tensor,
+    tokens: &Tensor,
+    weights: &AbsorbedWeights,
+    how: Attention,
+) -> Result<Tensor> {
+    let geometry = geometry(x, tokens, weights, how)?;
+    let (query, output) = (weights.query()?, weights.output()?);
+    let (width, outputs) = (weights.query.0 - 1, weights.output.1);
+    let (batch, n, _) = x.dims3()?;
+    let rows = x.reshape((batch * n, width))?;
+    let queries = rows
+        .matmul(&query.narrow(0, 0, width)?)?
+        .broadcast_add(&query.get(width)?)?
+        .reshape((batch, n, ()))?;
+    let read = attention::composed(&queries, tokens, tokens, geometry, how)?;
+    read.reshape((batch * n, ()))?
+        .matmul(&output)?
+        .reshape((batch, n, outputs))
+}
+
+/// The sizes of the attention between the projections.
+fn geometry(
+    x: &Tensor,
+    tokens: &Tensor,
+    weights: &AbsorbedWeights,
+    how: Attention,
+) -> Result<Geometry> {
+    let (batch, n, width) = x.dims3()?;
+    let (_, _, token_width) = tokens.dims3()?;
+    let inner = how.heads * token_width;
+    if weights.query != (width + 1, inner)
+        || weights.output.0 != inner + how.heads + 1
+        || weights.output.1 == 0
+    {
+        bail!(
+            "absorbed attention of {} heads: expected a query projection {:?} and an output projection [{}, outputs], found {:?} \
+             and {:?}",
+            how.heads,
+            (width + 1, inner),
+            inner + how.heads + 1,
+            weights.query,
+            weights.output
+        );
+    }
+    let mut geometry = Geometry::new(&[batch, n, inner], tokens.dims(), tokens.dims(), how)?;
+    geometry.append_sums = true;
+    Ok(geometry)
+}
+
+struct AbsorbedAttention {
+    geometry: Geometry,
+    /// Width of the asking vectors.
+    width: usize,
+    outputs: usize,
+    mask: Option<Mask>,
+    /// Whether backward may come.
+    keep: bool,
+    /// What the forward pass leaves for backward, by image.
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// What backward needs of an image. Every input of a product ends in a 1 that its bias is multiplied by.
+struct Kept {
+    input: Vec<f32>,   // [n, width + 1]
+    queries: Vec<f32>, // [n, heads * token_width]
+    softmax: Vec<f32>, // [n, heads, kept_width]
+    read: Vec<f32>,    // [n, heads * token_width + heads + 1]
+}
+
+impl AbsorbedAttention {
+    /// Both projections, row by row.
+    fn projections<'a>(&self, weights: &'a [f32]) -> [Matrix<'a>; 2] {
+        let g = self.geometry;
+        let (query, output) = weights.split_at((self.width + 1) * g.query_row());
+        [
+            Matrix::new(query, self.width + 1, g.query_row()),
+            Matrix::new(output, g.output_width(), self.outputs),
+        ]
+    }
+
+    fn forward(&self, x: &[f32], tokens: &[f32], weights: &[f32]) -> (Vec<f32>, Vec<Kept>) {
+        let g = self.geometry;
+        let mut output = vec![0f32; g.batch * g.queries * self.outputs];
+        let kept = output
+            .par_chunks_mut(g.queries * self.outputs)
+            .zip(x.par_chunks(g.queries * self.width))
+            .enumerate()
+            .map(|(number, (output, x))| {
+                let tokens = image_of(tokens, number, g.keys * g.key_row());
+                self.forward_image(number, x, tokens, weights, output)
+            })
+            .collect::<Vec<_>>();
+        (output, if self.keep { kept } else { Vec::new() })
+    }
+
+    fn forward_image(
+        &self,
+        number: usize,
+        x: &[f32],
+        tokens: &[f32],
+        weights: &[f32],
+        output: &mut [f32],
+    ) -> Kept {
+        let g = self.geometry;
+        let [query, project] = self.projections(weights);
+        let softmax_row = if self.keep {
+            g.heads * g.kept_width()
+        } else {
+            0
+        };
+        let mut kept = Kept {
+            input: with_ones(x, self.width),
+            queries: vec![0f32; g.queries * g.query_row()],
+            softmax: vec![0f32; g.queries * softmax_row],
+            read: vec![0f32; g.queries * g.output_width()],
+        };
+        let source = Source {
+            g,
+            mask: self.mask,
+            number,
+            keys: tokens,
+            values: tokens,
+        };
+        let blocks = g.queries.div_ceil(QUERY_BLOCK);
+        output
+            .par_chunks_mut(QUERY_BLOCK * self.outputs)
+            .zip(kept.input.par_chunks(QUERY_BLOCK * (self.width + 1)))
+            .zip(kept.queries.par_chunks_mut(QUERY_BLOCK * g.query_row()))
+            .zip(kept.read.par_chunks_mut(QUERY_BLOCK * g.output_width()))
+            .zip(blocks_mut(
+                &mut kept.softmax,
+                blocks,
+                QUERY_BLOCK * softmax_row,
+            ))
+            .enumerate()
+            .for_each(|(block, ((((output, input), queries), read), softmax))| {
+                let rows =
+                    |values, width| Matrix::new(values, input.len() / (self.width + 1), width);
+                multiply(
+                    rows(input, self.width + 1),
+                    query,
+                    1.0,
+                    queries,
+                    Parallelism::None,
+                );
+                source.read(block * QUERY_BLOCK, queries, read, softmax);
+                multiply(
+                    rows(read, g.output_width()),
+                    project,
+                    1.0,
+                    output,
+                    Parallelism::None,
+                );
+            });
+        kept
+    }
+
+    /// The gradients of `x`, `tokens` and the weights. Without `tokens` of their own, all of the first two are in the first.
+    fn backward(
+        &self,
+        tokens: &[f32],
+        weights: &[f32],
+        grad: &[f32],
+        are_tokens: bool,
+    ) -> [Vec<f32>; 3] {
+        let g = self.geometry;
+        let all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Every image multiplies by the transposes: made once, they need no packing in each product.
+        let [query, project] = self.projections(weights).map(|matrix| {
+            let mut values = vec![0f32; matrix.rows * matrix.columns];
+            transpose(matrix, &mut values);
+            (values, matrix.columns, matrix.rows)
+        });
+        let [query, project] =
+            [&query, &project].map(|(values, rows, columns)| Matrix::new(values, *rows, *columns));
+        let mut dx = vec![0f32; g.batch * g.queries * self.width];
+        let mut dtokens = vec![
+            0f32;
+            if are_tokens {
+                0
+            } else {
+                g.batch * g.keys * g.key_row()
+            }
+        ];
+        let dqueries: Vec<Vec<f32>> = dx
+            .par_chunks_mut(g.queries * self.width)
+            .zip(blocks_mut(
+                &mut dtokens,
+                g.batch,
+                if are_tokens { 0 } else { g.keys * g.key_row() },
+            ))
+            .zip(all.par_iter())
+            .enumerate()
+            .map(|(number, ((dx, dtokens), kept))| {
+                let grad = image_of(grad, number, g.queries * self.outputs);
+                let mut dread = vec![0f32; g.queries * g.output_width()];
+                let rows = Matrix::new(grad, g.queries, self.outputs);
+                multiply(rows, project, 1.0, &mut dread, Parallelism::None);
+                let tokens = image_of(tokens, number, g.keys * g.key_row());
+                let image = Image {
+                    g,
+                    mask: self.mask,
+                    number,
+                    kept: &kept.softmax,
+                    inputs: Inputs {
+                        queries: &kept.queries,
+                        keys: tokens,
+                        values: tokens,
+                        output: &kept.read,
+                        grad: &dread,
+                    },
+                };
+                let mut dqueries = vec![0f32; g.queries * g.query_row()];
+                image.differentiate(
+                    &mut dqueries,
+                    if are_tokens { &mut *dx } else { dtokens },
+                    None,
+                );
+                let columns = Matrix {
+                    columns: self.width, // the last belongs to the bias
+                    ..query
+                };
+                let target = Target {
+                    values: dx,
+                    row_stride: self.width,
+                };
+                let rows = Matrix::new(&dqueries, g.queries, g.query_row());
+                multiply_into(target, Sum::Add, rows, columns, 1.0, Parallelism::None);
+                dqueries
+            })
+            .collect();
+        let split = (self.width + 1) * g.query_row();
+        let mut dweights = vec![0f32; split + g.output_width() * self.outputs];
+        let (dquery, dproject) = dweights.split_at_mut(split);
+        let images = all.iter().zip(&dqueries);
+        let pairs: Vec<_> = images
+            .map(|(kept, dqueries)| (&kept.input[..], &dqueries[..]))
+            .collect();
+        weight_gradient(&pairs, self.width + 1, g.query_row(), dquery);
+        let images = all.iter().zip(grad.chunks(g.queries * self.outputs));
+        let pairs: Vec<_> = images.map(|(kept, grad)| (&kept.read[..], grad)).collect();
+        weight_gradient(&pairs, g.output_width(), self.outputs, dproject);
+        [dx, dtokens, dweights]
+    }
+}
+
+/// Rows of `width` values, each followed by a 1.
+fn with_ones(x: &[f32], width: usize) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(x.len() / width * (width + 1));
+    for row in x.chunks(width) {
+        rows.extend_from_slice(row);
+        rows.push(1.0);
+    }
+    rows
+}
+
+/// The sum over all images of `input^T grad`, from pairs of `[n, inputs]` and `[n, outputs]`: a task adds up some rows of the
+/// result, image after image, so that the order is that of the batch.
+fn weight_gradient(pairs: &[(&[f32], &[f32])], inputs: usize, outputs: usize, sums: &mut [f32]) {
+    sums.par_chunks_mut(GRADIENT_ROWS * outputs)
+        .enumerate()
+        .for_each(|(block, sums)| {
+            for (input, grad) in pairs {
+                let n = input.len() / inputs;
+                let columns = Matrix {
+                    values: &input[block * GRADIENT_ROWS..],
+                    rows: n,
+                    columns: sums.len() / outputs,
+                    row_stride: inputs,
+                    column_stride: 1,
+                };
+                let target = Target {
+                    values: &mut *sums,
+                    row_stride: outputs,
+                };
+                let grad = Matrix::new(grad, n, outputs);
+                multiply_into(
+                    target,
+                    Sum::Add,
+                    columns.transposed(),
+                    grad,
+                    1.0,
+                    Parallelism::None,
+                );
+            }
+        });
+}
+
+impl CustomOp3 for AbsorbedAttention {
+    fn name(&self) -> &'static str {
+        "absorbed-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        tokens: &CpuStorage,
+        tokens_layout: &Layout,
+        weights: &CpuStorage,
+        weights_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::values(self.name(), x, x_layout)?;
+        let tokens = cpu::values(self.name(), tokens, tokens_layout)?;
+        let weights = cpu::values(self.name(), weights, weights_layout)?;
+        let (output, kept) = self.forward(x, tokens, weights);
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        let g = self.geometry;
+        let shape = Shape::from((g.batch, g.queries, self.outputs));
+        Ok((CpuStorage::F32(output), shape))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        tokens: &Tensor,
+        weights: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let are_tokens = x.id() == tokens.id();
+        let tensors = [tokens, weights, &grad.contiguous()?];
+        let [dx, dtokens, dweights] =
+            cpu::with_values(self.name(), tensors, |[tokens, weights, grad]| {
+                self.backward(tokens, weights, grad, are_tokens)
+            })?;
+        let tensor =
+            |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+        Ok((
+            Some(tensor(dx, x)?),
+            (!are_tokens).then(|| tensor(dtokens, tokens)).transpose()?,
+            Some(tensor(dweights, weights)?),
+        ))
+    }
+}
