@@ -99,13 +99,6 @@ impl CrossAttention {
         Ok(ready)
     }
 
-    /// [`CrossAttention::absorb`] outside any graph.
-    pub(crate) fn fold(&self) -> Result<Self> {
-        let mut ready = self.absorb()?;
-        ready.absorbed = ready.absorbed.as_ref().map(AbsorbedWeights::detach);
-        Ok(ready)
-    }
-
     /// What every iteration reads of `data` `[batch, tokens, width]`.
     pub(crate) fn source(&self, data: &Tensor) -> Result<Source> {
         let tokens = self.norm_data.forward(data)?;

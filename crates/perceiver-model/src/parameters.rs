@@ -160,13 +160,25 @@ impl Parameters {
     /// # Errors
     /// When `config` is not the one the parameters were made for.
     pub fn model(&self, config: &PerceiverConfig) -> Result<Perceiver> {
-        let device = self
-            .variables
-            .values()
-            .next()
-            .map_or(Device::Cpu, |variable| variable.device().clone());
-        let vb = VarBuilder::from_tensors(self.tensors(), DType::F32, &device);
+        let vb = VarBuilder::from_tensors(self.tensors(), DType::F32, &self.device());
         Perceiver::new(config, vb)
+    }
+
+    /// The model for inference alone, on the parameters as they are now. Nothing it computes is kept for a gradient, and
+    /// products of weights are made here, not in every pass; later updates of the parameters are not seen, or by half.
+    ///
+    /// # Errors
+    /// As for [`Parameters::model`].
+    pub fn inference_model(&self, config: &PerceiverConfig) -> Result<Perceiver> {
+        let detach = |(name, tensor): (String, Tensor)| (name, tensor.detach());
+        let tensors = self.tensors().into_iter().map(detach).collect();
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &self.device());
+        Perceiver::new(config, vb)?.folded()
+    }
+
+    fn device(&self) -> Device {
+        let first = self.variables.values().next();
+        first.map_or(Device::Cpu, |variable| variable.device().clone())
     }
 
     /// Names and variables, sorted by name.

@@ -90,15 +90,11 @@ impl Perceiver {
         self
     }
 
-    /// The same function for inference alone: products of weights that absorbed attention needs are made here, once, and
-    /// not in every pass. Later updates of the parameters are not seen, and no gradient reaches what was multiplied.
-    ///
-    /// # Errors
-    /// When candle refuses an operation.
-    pub fn folded(&self) -> Result<Self> {
+    /// The same model with the products of its weights made once.
+    pub(crate) fn folded(&self) -> Result<Self> {
         Ok(Self {
-            cross_attention: self.cross_attention.fold()?,
-            transformer: self.transformer.fold()?,
+            cross_attention: self.cross_attention.absorb()?,
+            transformer: self.transformer.absorb()?,
             ..self.clone()
         })
     }
@@ -161,8 +157,11 @@ impl Perceiver {
                 probe(stage, tensor);
             }
         };
-        let (cross_attention, transformer) =
-            (self.cross_attention.absorb()?, self.transformer.absorb()?);
+        let Self {
+            cross_attention,
+            transformer,
+            ..
+        } = self.folded()?;
         let source = cross_attention.source(data)?;
         let mut latents = self.latents.unsqueeze(0)?; // [1, latents, width]
         for iteration in 0..self.config.num_iterations {

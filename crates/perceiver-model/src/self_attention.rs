@@ -73,13 +73,6 @@ impl SelfAttention {
         Ok(ready)
     }
 
-    /// [`SelfAttention::absorb`] outside any graph.
-    pub(crate) fn fold(&self) -> Result<Self> {
-        let mut ready = self.absorb()?;
-        ready.absorbed = ready.absorbed.as_ref().map(AbsorbedWeights::detach);
-        Ok(ready)
-    }
-
     /// `[batch, latents, width] -> [batch, latents, width]`
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let how = Attention {

@@ -31,13 +31,6 @@ impl Block {
         })
     }
 
-    fn with_attention(&self, attention: SelfAttention) -> Self {
-        Self {
-            attention,
-            ..self.clone()
-        }
-    }
-
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let normalized = self.norm_attention.forward(x)?;
         let x = (self.attention.forward(&normalized, mode.child(0))? + x)?;
@@ -68,20 +61,13 @@ impl Transformer {
 
     /// The same blocks with the products of their weights at hand, for as many passes as these weights are used.
     pub(crate) fn absorb(&self) -> Result<Self> {
-        self.with_attentions(SelfAttention::absorb)
-    }
-
-    /// [`Transformer::absorb`] outside any graph.
-    pub(crate) fn fold(&self) -> Result<Self> {
-        self.with_attentions(SelfAttention::fold)
-    }
-
-    fn with_attentions(&self, of: fn(&SelfAttention) -> Result<SelfAttention>) -> Result<Self> {
-        let blocks = self
-            .blocks
-            .iter()
-            .map(|block| Ok(block.with_attention(of(&block.attention)?)))
-            .collect::<Result<_>>()?;
+        let absorb = |block: &Block| {
+            Ok(Block {
+                attention: block.attention.absorb()?,
+                ..block.clone()
+            })
+        };
+        let blocks = self.blocks.iter().map(absorb).collect::<Result<_>>()?;
         Ok(Self { blocks })
     }
 

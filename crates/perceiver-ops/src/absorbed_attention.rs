@@ -14,15 +14,14 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::attention::backward::{Image, Inputs};
-use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of, transpose};
+use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
 use crate::attention::shape::Geometry;
 use crate::attention::{self, Attention};
 use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
-
-/// Rows of a weight's gradient summed by one task.
-const GRADIENT_ROWS: usize = 128;
+use crate::linear::weight_gradient;
+use crate::transpose::transposed;
 
 /// The two projections of [`absorbed_attention`], as one tensor: an operation of candle takes three.
 #[derive(Clone, Debug)]
@@ -64,15 +63,6 @@ impl AbsorbedWeights {
         let start = self.query.0 * self.query.1;
         let size = self.output.0 * self.output.1;
         self.values.narrow(0, start, size)?.reshape(self.output)
-    }
-
-    /// The same values outside any graph.
-    #[must_use]
-    pub fn detach(&self) -> Self {
-        Self {
-            values: self.values.detach(),
-            ..*self
-        }
     }
 }
 
@@ -277,13 +267,10 @@ impl AbsorbedAttention {
         let g = self.geometry;
         let all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         // Every image multiplies by the transposes: made once, they need no packing in each product.
-        let [query, project] = self.projections(weights).map(|matrix| {
-            let mut values = vec![0f32; matrix.rows * matrix.columns];
-            transpose(matrix, &mut values);
-            (values, matrix.columns, matrix.rows)
-        });
-        let [query, project] =
-            [&query, &project].map(|(values, rows, columns)| Matrix::new(values, *rows, *columns));
+        let [query, project] = self.projections(weights);
+        let [query_values, project_values] = [query, project].map(transposed);
+        let query = Matrix::new(&query_values, query.columns, query.rows);
+        let project = Matrix::new(&project_values, project.columns, project.rows);
         let mut dx = vec![0f32; g.batch * g.queries * self.width];
         let mut dtokens = vec![
             0f32;
@@ -293,7 +280,7 @@ impl AbsorbedAttention {
                 g.batch * g.keys * g.key_row()
             }
         ];
-        let dqueries: Vec<Vec<f32>> = dx
+        let for_weights: Vec<ForWeights> = dx
             .par_chunks_mut(g.queries * self.width)
             .zip(blocks_mut(
                 &mut dtokens,
@@ -337,22 +324,49 @@ impl AbsorbedAttention {
                 };
                 let rows = Matrix::new(&dqueries, g.queries, g.query_row());
                 multiply_into(target, Sum::Add, rows, columns, 1.0, Parallelism::None);
-                dqueries
+                ForWeights {
+                    input: transposed(Matrix::new(&kept.input, g.queries, self.width + 1)),
+                    read: transposed(Matrix::new(&kept.read, g.queries, g.output_width())),
+                    dqueries,
+                }
             })
             .collect();
         let split = (self.width + 1) * g.query_row();
         let mut dweights = vec![0f32; split + g.output_width() * self.outputs];
         let (dquery, dproject) = dweights.split_at_mut(split);
-        let images = all.iter().zip(&dqueries);
-        let pairs: Vec<_> = images
-            .map(|(kept, dqueries)| (&kept.input[..], &dqueries[..]))
+        let rows = |values, width| Matrix::new(values, g.queries, width);
+        let columns = |values, height| Matrix::new(values, height, g.queries);
+        let pairs: Vec<_> = for_weights
+            .iter()
+            .map(|image| {
+                (
+                    columns(&image.input, self.width + 1),
+                    rows(&image.dqueries, g.query_row()),
+                )
+            })
             .collect();
-        weight_gradient(&pairs, self.width + 1, g.query_row(), dquery);
-        let images = all.iter().zip(grad.chunks(g.queries * self.outputs));
-        let pairs: Vec<_> = images.map(|(kept, grad)| (&kept.read[..], grad)).collect();
-        weight_gradient(&pairs, g.output_width(), self.outputs, dproject);
+        weight_gradient(&pairs, dquery);
+        let grads = grad.chunks(g.queries * self.outputs);
+        let pairs: Vec<_> = for_weights
+            .iter()
+            .zip(grads)
+            .map(|(image, grad)| {
+                (
+                    columns(&image.read, g.output_width()),
+                    rows(grad, self.outputs),
+                )
+            })
+            .collect();
+        weight_gradient(&pairs, dproject);
         [dx, dtokens, dweights]
     }
+}
+
+/// An image's share in the gradients of the weights; inputs are transposed.
+struct ForWeights {
+    input: Vec<f32>,    // [width + 1, n]
+    read: Vec<f32>,     // [heads * token_width + heads + 1, n]
+    dqueries: Vec<f32>, // [n, heads * token_width]
 }
 
 /// Rows of `width` values, each followed by a 1.
@@ -363,38 +377,6 @@ fn with_ones(x: &[f32], width: usize) -> Vec<f32> {
         rows.push(1.0);
     }
     rows
-}
-
-/// The sum over all images of `input^T grad`, from pairs of `[n, inputs]` and `[n, outputs]`: a task adds up some rows of the
-/// result, image after image, so that the order is that of the batch.
-fn weight_gradient(pairs: &[(&[f32], &[f32])], inputs: usize, outputs: usize, sums: &mut [f32]) {
-    sums.par_chunks_mut(GRADIENT_ROWS * outputs)
-        .enumerate()
-        .for_each(|(block, sums)| {
-            for (input, grad) in pairs {
-                let n = input.len() / inputs;
-                let columns = Matrix {
-                    values: &input[block * GRADIENT_ROWS..],
-                    rows: n,
-                    columns: sums.len() / outputs,
-                    row_stride: inputs,
-                    column_stride: 1,
-                };
-                let target = Target {
-                    values: &mut *sums,
-                    row_stride: outputs,
-                };
-                let grad = Matrix::new(grad, n, outputs);
-                multiply_into(
-                    target,
-                    Sum::Add,
-                    columns.transposed(),
-                    grad,
-                    1.0,
-                    Parallelism::None,
-                );
-            }
-        });
 }
 
 impl CustomOp3 for AbsorbedAttention {

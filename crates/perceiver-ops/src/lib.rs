@@ -42,6 +42,7 @@ mod matmul;
 mod mode;
 mod simd;
 mod softmax;
+mod transpose;
 
 pub use absorbed_attention::{AbsorbedWeights, absorbed_attention, absorbed_attention_composed};
 pub use attention::{Attention, attention, attention_composed};

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use crate::broadcast::{SumSlices, add_bias_composed};
 use crate::cpu;
-use crate::gemm::{Matrix, multiply};
+use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+use crate::transpose::transposed;
 
 /// Rows of `x` multiplied by one task; fixed, so that results do not depend on the number of threads.
 const TASK_ROWS: usize = 256;
@@ -90,7 +91,9 @@ impl CustomOp3 for Linear {
         let bias = cpu::values(self.name(), bias, bias_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
         let mut output = vec![0f32; x.len() / inputs * outputs];
-        let matrix = Matrix::new(weight, outputs, inputs).transposed();
+        // Transposed once, it needs no packing in each product.
+        let columns = transposed(Matrix::new(weight, outputs, inputs));
+        let matrix = Matrix::new(&columns, inputs, outputs);
         multiply_rows(x, matrix, &mut output, |rows| {
             for row in rows.chunks_mut(outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
@@ -161,18 +164,48 @@ impl CustomOp2 for WeightGradient {
         let x = cpu::values(self.name(), x, x_layout)?;
         let width = |layout: &Layout| layout.dims().last().copied().unwrap_or(1);
         let (outputs, inputs) = (width(grad_layout), width(x_layout));
-        let rows = x.len() / inputs;
+        let columns: Vec<Vec<f32>> = grad
+            .par_chunks(TASK_ROWS * outputs)
+            .map(|grad| transposed(Matrix::new(grad, grad.len() / outputs, outputs)))
+            .collect();
+        let pairs: Vec<_> = columns
+            .iter()
+            .zip(x.chunks(TASK_ROWS * inputs))
+            .map(|(columns, x)| {
+                let rows = x.len() / inputs;
+                (
+                    Matrix::new(columns, outputs, rows),
+                    Matrix::new(x, rows, inputs),
+                )
+            })
+            .collect();
         let mut dweight = vec![0f32; outputs * inputs];
-        // gemm divides the output among threads, not the sum over rows, so the bits do not depend on their number.
-        multiply(
-            Matrix::new(grad, rows, outputs).transposed(),
-            Matrix::new(x, rows, inputs),
-            1.0,
-            &mut dweight,
-            Parallelism::Rayon(0),
-        );
+        weight_gradient(&pairs, &mut dweight);
         Ok((CpuStorage::F32(dweight), Shape::from((outputs, inputs))))
     }
+}
+
+/// Adds the products of all pairs of matrices to `sums`. A task adds up some rows of the result, pair after pair, so that
+/// the order is theirs, whatever thread does it.
+pub(crate) fn weight_gradient(pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
+    const ROWS: usize = 128;
+    let width = pairs.first().map_or(1, |(_, rhs)| rhs.columns);
+    sums.par_chunks_mut(ROWS * width)
+        .enumerate()
+        .for_each(|(block, sums)| {
+            for (lhs, rhs) in pairs {
+                let lhs = Matrix {
+                    values: &lhs.values[block * ROWS * lhs.row_stride..],
+                    rows: sums.len() / width,
+                    ..*lhs
+                };
+                let target = Target {
+                    values: &mut *sums,
+                    row_stride: width,
+                };
+                multiply_into(target, Sum::Add, lhs, *rhs, 1.0, Parallelism::None);
+            }
+        });
 }
 
 #[cfg(test)]

@@ -6,11 +6,18 @@
 /// Lanes of a sum; as many as the widest vectors hold.
 pub(crate) const LANES: usize = 16;
 
-/// Runs `loops` with the best instructions of this machine. What they call must be `#[inline(always)]`.
-#[inline]
-pub(crate) fn vectorised<R>(loops: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(loops)
+/// Functions compiled several times, for the widest vectors a machine can have and for those every machine has; a call
+/// takes the best that this machine can run. Only what is inlined takes part: loops, and what is `#[inline(always)]`.
+macro_rules! vectorised {
+    ($($function:item)*) => {$(
+        #[multiversion::multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+            "x86_64+avx2+fma",
+        ))]
+        $function
+    )*};
 }
+pub(crate) use vectorised;
 
 /// Folds `row` into `LANES` accumulators, then those into one, in a fixed order.
 #[inline(always)]
@@ -133,13 +140,10 @@ mod tests {
     fn sums_and_maxima_take_every_value() {
         for len in [0, 1, 15, 16, 17, 100] {
             let row: Vec<f32> = (0..len).map(|i| (i * 7 % 31) as f32).collect();
-            assert_eq!(vectorised(|| sum(&row)), row.iter().sum::<f32>());
-            assert_eq!(
-                vectorised(|| dot(&row, &row)),
-                row.iter().map(|x| x * x).sum::<f32>()
-            );
+            assert_eq!(sum(&row), row.iter().sum::<f32>());
+            assert_eq!(dot(&row, &row), row.iter().map(|x| x * x).sum::<f32>());
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            assert_eq!(vectorised(|| max(&row)), largest);
+            assert_eq!(max(&row), largest);
         }
     }
 }

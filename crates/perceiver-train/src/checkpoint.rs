@@ -151,7 +151,7 @@ pub(crate) fn unwritable(path: &Path, error: &safetensors::SafeTensorError) -> T
 pub struct Checkpoint {
     /// What `config.json` says.
     pub config: CheckpointConfig,
-    /// The model on its weights, folded for inference.
+    /// The model on its weights, for inference alone.
     pub model: Perceiver,
     device: Device,
 }
@@ -165,7 +165,7 @@ impl Checkpoint {
         let config = CheckpointConfig::read(&directory.join("config.json"))?;
         let weights = directory.join("model.safetensors");
         let parameters = Parameters::open(&config.model, &weights, device)?;
-        let model = parameters.model(&config.model)?.folded()?;
+        let model = parameters.inference_model(&config.model)?;
         Ok(Self {
             config,
             model,

@@ -385,13 +385,8 @@ impl Trainer {
         };
         let validation = Arc::clone(&self.data.validation);
         let preprocessing = &self.data.preprocessing;
-        let sums = evaluate(
-            &self.model,
-            validation,
-            preprocessing,
-            &self.device,
-            &mut tell,
-        )?;
+        let model = self.parameters.inference_model(&self.recipe.model)?;
+        let sums = evaluate(&model, validation, preprocessing, &self.device, &mut tell)?;
         noticed.map(|()| sums.means())
     }
 

@@ -155,7 +155,7 @@ impl Workload {
         let recipe = self.recipe()?;
         let device = self.device.open()?;
         let parameters = Parameters::from_seed(&recipe.model, 0, &device)?;
-        let model = parameters.model(&recipe.model)?.folded()?;
+        let model = parameters.inference_model(&recipe.model)?;
         let images = pictures(&recipe.model, self.batch()?, &device)?;
         Ok(Box::new(move || {
             model.forward(&images, Mode::Inference)?;

@@ -4,11 +4,12 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::KEY_BLOCK;
-use super::forward::{image_of, transpose};
+use super::forward::image_of;
 use super::mask::{self, Mask};
 use super::shape::{Geometry, part};
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
-use crate::simd;
+use crate::simd::{self, vectorised};
+use crate::transpose::transpose;
 
 /// What the forward pass saw and made, and the gradient of its output.
 #[derive(Clone, Copy)]
@@ -74,52 +75,22 @@ impl Image<'_> {
     /// Adds the gradients to `dq`, `dk` and `dv`; where keys and values are one and have no `dv`, to `dk`.
     pub(crate) fn differentiate(&self, dq: &mut [f32], dk: &mut [f32], mut dv: Option<&mut [f32]>) {
         let (g, inputs) = (self.g, self.inputs);
-        let sums = simd::vectorised(|| self.output_products());
+        let sums = output_products(g, inputs.grad, inputs.output);
         let block = g.keys.min(KEY_BLOCK);
-        let mut marked = vec![0f32; g.queries * block];
-        let mut tile = vec![0f32; g.queries * block];
-        let mut transposed = vec![0f32; g.value_width * block];
-        let shared = g.kv_heads < g.heads;
+        let [mut marked, mut tile, mut transposed] =
+            [(); 3].map(|()| vec![0f32; g.queries * block]);
+        let mut values_transposed = vec![0f32; g.value_width * block];
         for start in (0..g.keys).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(g.keys - start);
-            let (marked, tile) = (
-                &mut marked[..g.queries * count],
-                &mut tile[..g.queries * count],
-            );
+            let [marked, tile, transposed] = [&mut marked, &mut tile, &mut transposed]
+                .map(|buffer| &mut buffer[..g.queries * count]);
             for head in 0..g.heads {
-                let (key_column, value_column) =
-                    (g.kv_head(head) * g.width, g.kv_head(head) * g.value_width);
-                let keys = part(
-                    &inputs.keys[start * g.key_row()..],
-                    count,
-                    g.key_row(),
-                    key_column,
-                    g.width,
-                );
-                let values = part(
-                    &inputs.values[start * g.value_row()..],
-                    count,
-                    g.value_row(),
-                    value_column,
-                    g.value_width,
-                );
-                let queries = part(
-                    inputs.queries,
-                    g.queries,
-                    g.query_row(),
-                    head * g.width,
-                    g.width,
-                );
-                let grad = part(
-                    inputs.grad,
-                    g.queries,
-                    g.output_width(),
-                    head * g.value_width,
-                    g.value_width,
-                );
-                let product = |target: &mut [f32], lhs, rhs, scale| {
-                    multiply(lhs, rhs, scale, target, Parallelism::None);
-                };
+                let Operands {
+                    queries,
+                    keys,
+                    values,
+                    grad,
+                } = self.operands(head, start, count);
 
                 // P, with a set sign bit where dropout took it.
                 if g.keys <= KEY_BLOCK {
@@ -128,49 +99,83 @@ impl Image<'_> {
                         .chunks(g.heads * g.keys)
                         .zip(marked.chunks_mut(count));
                     rows.for_each(|(kept, marked)| {
-                        marked.copy_from_slice(&kept[head * count..][..count])
+                        marked.copy_from_slice(&kept[head * count..][..count]);
                     });
                 } else {
                     product(marked, queries, keys.transposed(), g.scale);
-                    simd::vectorised(|| self.probabilities(head, start, marked));
+                    let first_row = (self.number * g.heads + head) * g.queries;
+                    let log_sums = self.kept.iter().skip(head).step_by(g.heads);
+                    let log_sums: Vec<f32> = log_sums.copied().collect();
+                    probabilities(self.mask, g.keys, first_row, start, &log_sums, marked);
                 }
-                // dP before dropout's mask: dy v^T
-                if shared {
-                    let transposed = &mut transposed[..g.value_width * count];
-                    if head == 0 {
-                        transpose(values, transposed);
-                    }
-                    product(
-                        tile,
-                        grad,
-                        Matrix::new(transposed, g.value_width, count),
-                        1.0,
-                    );
-                } else {
-                    product(tile, grad, values.transposed(), 1.0);
+                // dP before dropout's mask: dy v^T. Values that all heads share are transposed once.
+                if head == 0 || g.kv_heads > 1 {
+                    transpose(values, &mut values_transposed[..g.value_width * count]);
                 }
+                let values = &values_transposed[..g.value_width * count];
+                product(tile, grad, Matrix::new(values, g.value_width, count), 1.0);
+                let from_sums = g.heads * g.value_width + head;
+                let rows = inputs.grad.chunks(g.output_width());
+                let of_sums: Vec<f32> = rows
+                    .map(|row| if g.append_sums { row[from_sums] } else { 0.0 })
+                    .collect();
                 let sums = &sums[head * g.queries..][..g.queries];
-                simd::vectorised(|| self.logit_gradients(head, sums, marked, tile));
+                logit_gradients(self.factor(), sums, &of_sums, marked, tile);
 
-                let probabilities = Matrix::new(marked, g.queries, count);
-                let dlogits = Matrix::new(tile, g.queries, count);
-                let add = |values: &mut [f32], row_stride, lhs, rhs, scale| {
-                    let target = Target { values, row_stride };
-                    multiply_into(target, Sum::Add, lhs, rhs, scale, Parallelism::None);
-                };
+                let (keys_column, values_column) =
+                    (g.kv_head(head) * g.width, g.kv_head(head) * g.value_width);
+                transpose(Matrix::new(marked, g.queries, count), transposed);
+                let probabilities = Matrix::new(transposed, count, g.queries);
                 let dv = dv.as_deref_mut().unwrap_or(&mut *dk);
+                let dv = &mut dv[start * g.value_row() + values_column..];
+                add(dv, g.value_row(), probabilities, grad, self.factor());
+
                 add(
-                    &mut dv[start * g.value_row() + value_column..],
-                    g.value_row(),
-                    probabilities.transposed(),
-                    grad,
-                    self.factor(),
+                    &mut dq[head * g.width..],
+                    g.query_row(),
+                    Matrix::new(tile, g.queries, count),
+                    keys,
+                    g.scale,
                 );
-                let dk = &mut dk[start * g.key_row() + key_column..];
-                add(dk, g.key_row(), dlogits.transposed(), queries, g.scale);
-                let dq = &mut dq[head * g.width..];
-                add(dq, g.query_row(), dlogits, keys, g.scale);
+                transpose(Matrix::new(tile, g.queries, count), transposed);
+                let dlogits = Matrix::new(transposed, count, g.queries);
+                let dk = &mut dk[start * g.key_row() + keys_column..];
+                add(dk, g.key_row(), dlogits, queries, g.scale);
             }
+        }
+    }
+
+    /// What one head reads and is given, of the keys from `start` on.
+    fn operands(&self, head: usize, start: usize, count: usize) -> Operands<'_> {
+        let (g, inputs) = (self.g, self.inputs);
+        let kv_head = g.kv_head(head);
+        let (keys, values) = (
+            &inputs.keys[start * g.key_row()..],
+            &inputs.values[start * g.value_row()..],
+        );
+        Operands {
+            queries: part(
+                inputs.queries,
+                g.queries,
+                g.query_row(),
+                head * g.width,
+                g.width,
+            ),
+            keys: part(keys, count, g.key_row(), kv_head * g.width, g.width),
+            values: part(
+                values,
+                count,
+                g.value_row(),
+                kv_head * g.value_width,
+                g.value_width,
+            ),
+            grad: part(
+                inputs.grad,
+                g.queries,
+                g.output_width(),
+                head * g.value_width,
+                g.value_width,
+            ),
         }
     }
 
@@ -178,15 +183,31 @@ impl Image<'_> {
     fn factor(&self) -> f32 {
         self.mask.map_or(1.0, |mask| mask.factor)
     }
+}
 
+fn product(target: &mut [f32], lhs: Matrix, rhs: Matrix, scale: f32) {
+    multiply(lhs, rhs, scale, target, Parallelism::None);
+}
+
+fn add(values: &mut [f32], row_stride: usize, lhs: Matrix, rhs: Matrix, scale: f32) {
+    let target = Target { values, row_stride };
+    multiply_into(target, Sum::Add, lhs, rhs, scale, Parallelism::None);
+}
+
+/// One head's matrices.
+struct Operands<'a> {
+    queries: Matrix<'a>,
+    keys: Matrix<'a>,
+    values: Matrix<'a>,
+    grad: Matrix<'a>,
+}
+
+vectorised! {
     /// `rows(dy * y)` for every head and query, `[heads, queries]`: the sum of `P * dP` along a row of probabilities.
-    #[inline(always)]
-    fn output_products(&self) -> Vec<f32> {
-        let g = self.g;
+    fn output_products(g: Geometry, grad: &[f32], output: &[f32]) -> Vec<f32> {
         let mut sums = vec![0f32; g.heads * g.queries];
-        for query in 0..g.queries {
-            let row = |values| image_of(values, query, g.output_width());
-            let (grad, output) = (row(self.inputs.grad), row(self.inputs.output));
+        let rows = grad.chunks(g.output_width()).zip(output.chunks(g.output_width()));
+        for (query, (grad, output)) in rows.enumerate() {
             for head in 0..g.heads {
                 let columns = head * g.value_width..(head + 1) * g.value_width;
                 let mut sum = simd::dot(&grad[columns.clone()], &output[columns]);
@@ -200,40 +221,28 @@ impl Image<'_> {
         sums
     }
 
-    /// Logits become probabilities, marked as the forward pass marked them.
-    #[inline(always)]
-    fn probabilities(&self, head: usize, start: usize, logits: &mut [f32]) {
-        let g = self.g;
-        let count = logits.len() / g.queries;
-        for (query, row) in logits.chunks_mut(count).enumerate() {
-            let log_sum = self.kept[query * g.heads + head];
+    /// A head's logits become probabilities, marked as the forward pass marked them.
+    fn probabilities(mask: Option<Mask>, keys: usize, first_row: usize, start: usize, log_sums: &[f32], logits: &mut [f32]) {
+        let count = logits.len() / log_sums.len();
+        for (query, (row, log_sum)) in logits.chunks_mut(count).zip(log_sums).enumerate() {
             for value in row.iter_mut() {
                 *value = simd::exp(*value - log_sum);
             }
-            if let Some(mask) = self.mask {
-                let row_number = (self.number * g.heads + head) * g.queries + query;
-                mask.mark(row_number, g.keys, start, row);
+            if let Some(mask) = mask {
+                mask.mark(first_row + query, keys, start, row);
             }
         }
     }
 
     /// The tile's `dy v^T` becomes the gradient of the logits, and the marked probabilities what dropout left of them.
-    #[inline(always)]
-    fn logit_gradients(&self, head: usize, sums: &[f32], marked: &mut [f32], tile: &mut [f32]) {
-        let g = self.g;
-        let count = tile.len() / g.queries;
-        let factor = self.factor();
+    fn logit_gradients(factor: f32, sums: &[f32], of_sums: &[f32], marked: &mut [f32], tile: &mut [f32]) {
+        let count = tile.len() / sums.len();
         let rows = tile.chunks_mut(count).zip(marked.chunks_mut(count));
-        for (query, (tile, marked)) in rows.enumerate() {
-            let from_sums = if g.append_sums {
-                self.inputs.grad[query * g.output_width() + g.heads * g.value_width + head]
-            } else {
-                0.0
-            };
+        for ((tile, marked), (sum, of_sum)) in rows.zip(sums.iter().zip(of_sums)) {
             for (gradient, marked) in tile.iter_mut().zip(marked) {
                 let left = mask::kept(*marked);
                 let probability = if *marked < 0.0 { -*marked } else { *marked };
-                *gradient = left * (factor * (*gradient + from_sums)) - probability * sums[query];
+                *gradient = left * (factor * (*gradient + of_sum)) - probability * sum;
                 *marked = left;
             }
         }

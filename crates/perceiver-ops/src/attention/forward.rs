@@ -7,7 +7,8 @@ use super::KEY_BLOCK;
 use super::mask::{self, Mask};
 use super::shape::{Geometry, part};
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
-use crate::simd;
+use crate::simd::{self, vectorised};
+use crate::transpose::transpose;
 
 /// Queries of a task: enough to make a product worth its packing, few enough that one image keeps several cores busy.
 pub(crate) const QUERY_BLOCK: usize = 128;
@@ -128,15 +129,22 @@ impl Source<'_> {
                     values: &mut output[head * g.value_width..],
                     row_stride: g.output_width(),
                 };
-                simd::vectorised(|| self.softmax(row, start, tile, running, &mut read, whole));
+                let block = Block {
+                    mask: self.mask,
+                    keys: g.keys,
+                    first_row: row,
+                    start,
+                    whole,
+                };
+                softmax(block, tile, running, &mut read, g.value_width);
                 if whole && !kept.is_empty() {
                     let rows = kept.chunks_mut(g.heads * count).zip(tile.chunks(count));
                     rows.for_each(|(kept, tile)| {
-                        kept[head * count..][..count].copy_from_slice(tile)
+                        kept[head * count..][..count].copy_from_slice(tile);
                     });
                 }
                 if self.mask.is_some() {
-                    simd::vectorised(|| tile.iter_mut().for_each(|p| *p = mask::kept(*p)));
+                    drop_marked(tile);
                 }
                 let values = part(
                     values,
@@ -156,7 +164,7 @@ impl Source<'_> {
                 );
             }
         }
-        simd::vectorised(|| self.finish(&running, output, whole));
+        finish(g, self.mask, &running, output);
         if !whole {
             for (index, log_sum) in kept.iter_mut().enumerate() {
                 let running = running[index % g.heads * rows + index / g.heads];
@@ -164,19 +172,25 @@ impl Source<'_> {
             }
         }
     }
+}
 
+/// Where a tile of logits lies.
+#[derive(Clone, Copy)]
+struct Block {
+    mask: Option<Mask>,
+    keys: usize,
+    /// The tile's first row among all rows of logits of the batch.
+    first_row: usize,
+    /// The tile's first key.
+    start: usize,
+    /// Whether the tile has all keys.
+    whole: bool,
+}
+
+vectorised! {
     /// Turns the tile's logits into exponentials, with a set sign bit where dropout takes them, and brings what was read
     /// before to the new maximum. Where the tile is the whole row, the result are the probabilities.
-    #[inline(always)]
-    fn softmax(
-        &self,
-        first_row: usize,
-        start: usize,
-        tile: &mut [f32],
-        running: &mut [Running],
-        read: &mut Target,
-        whole: bool,
-    ) {
+    fn softmax(block: Block, tile: &mut [f32], running: &mut [Running], read: &mut Target, value_width: usize) {
         let count = tile.len() / running.len();
         for (index, (logits, running)) in tile.chunks_mut(count).zip(running).enumerate() {
             let max = running.max.max(simd::max(logits));
@@ -184,67 +198,52 @@ impl Source<'_> {
                 *logit = simd::exp(*logit - max);
             }
             let sum = simd::sum(logits);
-            if start > 0 && max > running.max {
+            if block.start > 0 && max > running.max {
                 let factor = simd::exp(running.max - max);
                 running.sum *= factor;
                 running.left *= factor;
-                let row = &mut read.values[index * read.row_stride..][..self.g.value_width];
+                let row = &mut read.values[index * read.row_stride..][..value_width];
                 simd::scale(row, factor);
             }
             running.max = max;
             running.sum += sum;
-            if whole {
-                let factor = sum.recip();
-                simd::scale(logits, factor);
+            if block.whole {
+                simd::scale(logits, sum.recip());
             }
-            match self.mask {
+            match block.mask {
                 None => running.left = running.sum,
                 Some(mask) => {
-                    mask.mark(first_row + index, self.g.keys, start, logits);
+                    mask.mark(block.first_row + index, block.keys, block.start, logits);
                     running.left += simd::sum_of(logits, mask::kept);
                 }
             }
         }
     }
 
+    fn drop_marked(tile: &mut [f32]) {
+        for probability in tile {
+            *probability = mask::kept(*probability);
+        }
+    }
+
     /// Divides what was read by the sums and dropout's rate, and appends what dropout left.
-    #[inline(always)]
-    fn finish(&self, running: &[Running], output: &mut [f32], whole: bool) {
-        let g = self.g;
+    fn finish(g: Geometry, mask: Option<Mask>, running: &[Running], output: &mut [f32]) {
         let rows = running.len() / g.heads;
         for (index, row) in output.chunks_mut(g.output_width()).enumerate() {
             let (read, sums) = row.split_at_mut(g.heads * g.value_width);
             for (head, read) in read.chunks_mut(g.value_width).enumerate() {
                 let running = running[head * rows + index];
-                let mut factor = if whole { 1.0 } else { running.sum.recip() };
-                if let Some(mask) = self.mask {
+                let mut factor = if g.keys <= KEY_BLOCK { 1.0 } else { running.sum.recip() };
+                if let Some(mask) = mask {
                     factor *= mask.factor;
                 }
                 simd::scale(read, factor);
                 if g.append_sums {
-                    sums[head] = match self.mask {
-                        None => 1.0,
-                        Some(_) => running.left * factor,
-                    };
+                    sums[head] = if mask.is_some() { running.left * factor } else { 1.0 };
                 }
             }
             if g.append_sums {
                 sums[g.heads] = 1.0;
-            }
-        }
-    }
-}
-
-/// Writes the transpose of `matrix` row by row, in squares that fit the nearest cache.
-pub(crate) fn transpose(matrix: Matrix, output: &mut [f32]) {
-    const SQUARE: usize = 16;
-    for first_row in (0..matrix.rows).step_by(SQUARE) {
-        for first_column in (0..matrix.columns).step_by(SQUARE) {
-            for column in first_column..(first_column + SQUARE).min(matrix.columns) {
-                for row in first_row..(first_row + SQUARE).min(matrix.rows) {
-                    output[column * matrix.rows + row] =
-                        matrix.values[row * matrix.row_stride + column * matrix.column_stride];
-                }
             }
         }
     }
