@@ -7,8 +7,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use perceiver_ops::{
-    AbsorbedWeights, Attention, Mode, Transpose, absorbed_attention, attention, batched_matmul,
-    expand_batch, multiply_scalar, softmax,
+    AbsorbedWeights, Attention, Mode, Transpose, absorbed_attention, add_dropout, attention,
+    batched_matmul, expand_batch, multiply_scalar, softmax,
 };
 
 use crate::absorbed::Projections;
@@ -132,8 +132,10 @@ impl CrossAttention {
                 absorbed_attention(&latents, tokens, weights, how)?
             }
         };
-        let hidden = self.norm_output.forward(&(read + latents)?)?;
-        self.ffn.forward(&hidden, mode.child(1))? + hidden
+        let hidden =
+            self.norm_output
+                .forward(&add_dropout(&latents, &read, 0.0, Mode::Inference)?)?;
+        self.ffn.forward_onto(&hidden, &hidden, mode.child(1))
     }
 
     /// Where each of `latents` `[batch or 1, latents, width]` looks: `[batch, latents, tokens]`, rows summing to 1.

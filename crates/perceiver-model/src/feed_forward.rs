@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{Mode, dropout, gelu};
+use perceiver_ops::{Mode, add_dropout, dropout, gelu};
 
 use crate::layers::Dense;
 
@@ -41,10 +41,19 @@ impl FeedForward {
 
     /// `[..., inputs] -> [..., units.last()]`
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        dropout(&self.layers(x)?, self.dropout_rate, mode)
+    }
+
+    /// What the network makes of `x`, added to `residual`.
+    pub(crate) fn forward_onto(&self, residual: &Tensor, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        add_dropout(residual, &self.layers(x)?, self.dropout_rate, mode)
+    }
+
+    fn layers(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.hidden {
             x = gelu(&layer.forward(&x)?)?;
         }
-        dropout(&self.last.forward(&x)?, self.dropout_rate, mode)
+        self.last.forward(&x)
     }
 }

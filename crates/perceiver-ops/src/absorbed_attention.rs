@@ -181,7 +181,7 @@ impl AbsorbedAttention {
 
     fn forward(&self, x: &[f32], tokens: &[f32], weights: &[f32]) -> (Vec<f32>, Vec<Kept>) {
         let g = self.geometry;
-        let mut output = vec![0f32; g.batch * g.queries * self.outputs];
+        let mut output = cpu::zeros(g.batch * g.queries * self.outputs);
         let kept = output
             .par_chunks_mut(g.queries * self.outputs)
             .zip(x.par_chunks(g.queries * self.width))
@@ -271,7 +271,7 @@ impl AbsorbedAttention {
         let [query_values, project_values] = [query, project].map(transposed);
         let query = Matrix::new(&query_values, query.columns, query.rows);
         let project = Matrix::new(&project_values, project.columns, project.rows);
-        let mut dx = vec![0f32; g.batch * g.queries * self.width];
+        let mut dx = cpu::zeros(g.batch * g.queries * self.width);
         let mut dtokens = vec![
             0f32;
             if are_tokens {

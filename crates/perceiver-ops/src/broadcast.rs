@@ -7,7 +7,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
+use crate::{cpu, simd};
 
 /// Adds `bias`, whose shape is that of `x`'s last dimensions, to every slice of `x`.
 ///
@@ -94,18 +94,14 @@ impl CustomOp2 for AddBias {
     ) -> Result<(CpuStorage, Shape)> {
         let x = cpu::values(self.name(), x, x_layout)?;
         let bias = cpu::values(self.name(), bias, bias_layout)?;
-        let mut output = vec![0f32; x.len()];
+        let mut output = cpu::zeros(x.len());
         let task = cpu::rows_per_task(bias.len()) * bias.len();
         output
             .par_chunks_mut(task)
             .zip(x.par_chunks(task))
             .for_each(|(output, x)| {
-                let rows = output.chunks_mut(bias.len()).zip(x.chunks(bias.len()));
-                for (output, x) in rows {
-                    for (y, (x, b)) in output.iter_mut().zip(x.iter().zip(bias)) {
-                        *y = x + b;
-                    }
-                }
+                output.copy_from_slice(x);
+                simd::add_to_rows(output, bias);
             });
         Ok((CpuStorage::F32(output), x_layout.shape().clone()))
     }
@@ -144,22 +140,16 @@ impl CustomOp2 for SumSlices {
             .par_chunks(cpu::rows_per_task(width) * width)
             .map(|rows| {
                 let mut sum = vec![0f32; width];
-                rows.chunks(width).for_each(|row| add_to(&mut sum, row));
+                simd::add_rows_to(&mut sum, rows);
                 sum
             })
             .collect();
         // Added up in the order of the rows, whatever thread summed which.
         let mut sum = vec![0f32; width];
         for partial in &partials {
-            add_to(&mut sum, partial);
+            simd::add_to(&mut sum, partial);
         }
         Ok((CpuStorage::F32(sum), bias_layout.shape().clone()))
-    }
-}
-
-fn add_to(sum: &mut [f32], row: &[f32]) {
-    for (sum, value) in sum.iter_mut().zip(row) {
-        *sum += value;
     }
 }
 

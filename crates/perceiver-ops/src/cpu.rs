@@ -1,6 +1,7 @@
 //! Access to the `f32` values of CPU tensors for the kernels of this crate.
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 /// Whether the fused CPU kernels apply to `tensor`; otherwise the composed form does.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
@@ -28,6 +29,19 @@ pub(crate) fn values<'a>(
     }
 }
 
+/// [`values`], to be changed in place.
+pub(crate) fn values_mut<'a>(
+    op: &'static str,
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [f32]> {
+    let dtype = storage_type(storage);
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("{op}: expected contiguous f32 values, found {dtype:?} of {layout:?}"),
+    }
+}
+
 /// Calls `compute` with the values of contiguous tensors, which a backward pass gets in place of storages.
 ///
 /// # Errors
@@ -51,6 +65,16 @@ pub(crate) fn with_values<const N: usize, R>(
 fn storage_type(storage: &CpuStorage) -> DType {
     use candle_core::backend::BackendStorage;
     storage.dtype()
+}
+
+/// So many zeros, written by all cores: for large buffers, that is a good part of the work on them.
+pub(crate) fn zeros(count: usize) -> Vec<f32> {
+    let task = rows_per_task(1);
+    if count <= task {
+        return vec![0f32; count];
+    }
+    let zeros = (0..count).into_par_iter().with_min_len(task);
+    zeros.map(|_| 0f32).collect()
 }
 
 /// Rows handed to one task at a time: some 16 thousand values, enough to outweigh the cost of a task and few

@@ -4,9 +4,10 @@
 //! Each value is kept with probability `1 - rate` and then divided by it, so that the expectation stays (Srivastava
 //! et al., 2014; Keras's `Dropout`).
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::simd::vectorised;
 use crate::{Key, Mode, cpu};
 
 /// Values handed to one task at a time.
@@ -21,7 +22,9 @@ const TASK: usize = 16_384;
 pub fn dropout(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
     match training_key(rate, mode)? {
         None => Ok(x.clone()),
-        Some(key) if cpu::has_kernels(x) => x.contiguous()?.apply_op1(Dropout { key, rate }),
+        Some(key) if cpu::has_kernels(x) => x.contiguous()?.apply_op1(Dropout {
+            rule: Rule::new(key, rate),
+        }),
         Some(key) => multiply_by_mask(x, key, rate),
     }
 }
@@ -33,6 +36,33 @@ pub fn dropout_composed(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
         None => Ok(x.clone()),
         Some(key) => multiply_by_mask(x, key, rate),
     }
+}
+
+/// `x + dropout(branch)`, both of one shape: how a branch of a network joins its input again.
+///
+/// # Errors
+/// When the shapes differ or `rate` is not in `[0, 1)`.
+pub fn add_dropout(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
+    let key = training_key(rate, mode)?;
+    if x.dims() != branch.dims() {
+        bail!(
+            "add-dropout: expected two tensors of one shape, found {:?} and {:?}",
+            x.dims(),
+            branch.dims()
+        );
+    }
+    if cpu::has_kernels(x) && cpu::has_kernels(branch) {
+        let rule = key.map(|key| Rule::new(key, rate));
+        x.contiguous()?
+            .apply_op2(&branch.contiguous()?, AddDropout { rule })
+    } else {
+        add_dropout_composed(x, branch, rate, mode)
+    }
+}
+
+/// [`add_dropout`] by candle's own sum: what every device runs that has no kernel, and what the kernel is tested against.
+pub fn add_dropout_composed(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
+    x + dropout_composed(branch, rate, mode)?
 }
 
 /// The key to drop by, or none where nothing falls.
@@ -73,7 +103,7 @@ impl Rule {
     }
 
     /// 0 where the value at `index` falls, 1 / (1 - rate) where it stays.
-    #[inline]
+    #[inline(always)]
     fn factor(&self, index: u64) -> f32 {
         if self.key.bits(index) >> 32 < self.threshold {
             0.0
@@ -83,9 +113,31 @@ impl Rule {
     }
 }
 
+vectorised! {
+    /// `y = x * factor`, of values whose places start at `first`.
+    fn drop_values(rule: Rule, first: u64, x: &[f32], y: &mut [f32]) {
+        for (index, (y, x)) in y.iter_mut().zip(x).enumerate() {
+            *y = x * rule.factor(first + index as u64);
+        }
+    }
+
+    /// `y = x + branch * factor`, of values whose places start at `first`.
+    fn add_dropped(rule: Rule, first: u64, x: &[f32], branch: &[f32], y: &mut [f32]) {
+        for (index, (y, (x, branch))) in y.iter_mut().zip(x.iter().zip(branch)).enumerate() {
+            *y = x + branch * rule.factor(first + index as u64);
+        }
+    }
+
+    fn add(x: &[f32], branch: &[f32], y: &mut [f32]) {
+        for (y, (x, branch)) in y.iter_mut().zip(x.iter().zip(branch)) {
+            *y = x + branch;
+        }
+    }
+}
+
+/// Values of a tensor after dropout.
 struct Dropout {
-    key: Key,
-    rate: f64,
+    rule: Rule,
 }
 
 impl CustomOp1 for Dropout {
@@ -95,22 +147,63 @@ impl CustomOp1 for Dropout {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = cpu::values(self.name(), storage, layout)?;
-        let rule = Rule::new(self.key, self.rate);
-        let y: Vec<f32> = x
-            .par_iter()
+        let mut y = cpu::zeros(x.len());
+        y.par_chunks_mut(TASK)
+            .zip(x.par_chunks(TASK))
             .enumerate()
-            .with_min_len(TASK)
-            .map(|(index, &x)| x * rule.factor(index as u64))
-            .collect();
+            .for_each(|(task, (y, x))| drop_values(self.rule, (task * TASK) as u64, x, y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, _x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let again = Self {
-            key: self.key,
-            rate: self.rate,
-        };
+        let again = Self { rule: self.rule };
         grad.contiguous()?.apply_op1_no_bwd(&again).map(Some)
+    }
+}
+
+/// A sum whose second term falls in part.
+struct AddDropout {
+    rule: Option<Rule>,
+}
+
+impl CustomOp2 for AddDropout {
+    fn name(&self) -> &'static str {
+        "add-dropout"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        branch: &CpuStorage,
+        branch_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::values(self.name(), x, x_layout)?;
+        let branch = cpu::values(self.name(), branch, branch_layout)?;
+        let mut y = cpu::zeros(x.len());
+        y.par_chunks_mut(TASK)
+            .zip(x.par_chunks(TASK).zip(branch.par_chunks(TASK)))
+            .enumerate()
+            .for_each(|(task, (y, (x, branch)))| match self.rule {
+                None => add(x, branch, y),
+                Some(rule) => add_dropped(rule, (task * TASK) as u64, x, branch, y),
+            });
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        _branch: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let branch = match self.rule {
+            None => grad.clone(),
+            Some(rule) => grad.apply_op1_no_bwd(&Dropout { rule })?,
+        };
+        Ok((Some(grad), Some(branch)))
     }
 }
 

@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::simd::{self, vectorised};
 
 /// Values handed to one task at a time.
 const TASK: usize = 16_384;
@@ -35,14 +36,11 @@ pub fn gelu_composed(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
 }
 
-fn normal_distribution(x: f32) -> f32 {
-    0.5 * (1.0 + erf(x * FRAC_1_SQRT_2))
-}
-
 /// The error function to within 2e-7: the quotient of an odd and an even polynomial on [-4, 4], beyond which it is 1 or
 /// -1 to within the same. The coefficients are those of Eigen and XLA. In `f64`: rounding in `f32` takes the error
 /// to 4.5e-7. Free of branches, so that the compiler works on several values at once;
 /// `libm::erff` took a sixth of a training step.
+#[inline(always)]
 fn erf(x: f32) -> f32 {
     const ODD: [f64; 7] = [
         -2.726_142_258_013_06e-10,
@@ -66,6 +64,26 @@ fn erf(x: f32) -> f32 {
     (x * ODD.iter().fold(0.0, horner) / EVEN.iter().fold(0.0, horner)) as f32
 }
 
+vectorised! {
+    fn forward(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * normal_distribution(x);
+        }
+    }
+
+    fn backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        for (dx, (&x, dy)) in dx.iter_mut().zip(x.iter().zip(dy)) {
+            let density = DENSITY_AT_ZERO * simd::exp(-0.5 * x * x);
+            *dx = dy * (normal_distribution(x) + x * density);
+        }
+    }
+}
+
+#[inline(always)]
+fn normal_distribution(x: f32) -> f32 {
+    0.5 * (1.0 + erf(x * FRAC_1_SQRT_2))
+}
+
 struct Gelu;
 
 impl CustomOp1 for Gelu {
@@ -75,11 +93,10 @@ impl CustomOp1 for Gelu {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = cpu::values(self.name(), storage, layout)?;
-        let y: Vec<f32> = x
-            .par_iter()
-            .with_min_len(TASK)
-            .map(|&x| x * normal_distribution(x))
-            .collect();
+        let mut y = cpu::zeros(x.len());
+        y.par_chunks_mut(TASK)
+            .zip(x.par_chunks(TASK))
+            .for_each(|(y, x)| forward(x, y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -105,15 +122,10 @@ impl CustomOp2 for GeluBackward {
     ) -> Result<(CpuStorage, Shape)> {
         let x = cpu::values(self.name(), x, x_layout)?;
         let dy = cpu::values(self.name(), grad, grad_layout)?;
-        let dx: Vec<f32> = x
-            .par_iter()
-            .zip(dy)
-            .with_min_len(TASK)
-            .map(|(&x, &dy)| {
-                let density = DENSITY_AT_ZERO * (-0.5 * x * x).exp();
-                dy * (normal_distribution(x) + x * density)
-            })
-            .collect();
+        let mut dx = cpu::zeros(x.len());
+        dx.par_chunks_mut(TASK)
+            .zip(x.par_chunks(TASK).zip(dy.par_chunks(TASK)))
+            .for_each(|(dx, (x, dy))| backward(x, dy, dx));
         Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
     }
 }

@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::simd::{self, vectorised};
 
 /// Normalizes every row of `x` `[..., width]`, then scales by `gamma` `[width]` and shifts by `beta` `[width]`.
 ///
@@ -69,19 +70,12 @@ impl CustomOp3 for LayerNorm {
         let gamma = cpu::values(self.name(), gamma, gamma_layout)?;
         let beta = cpu::values(self.name(), beta, beta_layout)?;
         let width = gamma.len();
-        let mut output = vec![0f32; x.len()];
+        let mut output = cpu::zeros(x.len());
         let task = (cpu::rows_per_task(width) * width).max(1);
         output
             .par_chunks_mut(task)
             .zip(x.par_chunks(task))
-            .for_each(|(output, x)| {
-                for (output, x) in output.chunks_mut(width).zip(x.chunks(width)) {
-                    let (mean, scale) = moments(x, self.epsilon);
-                    for (i, y) in output.iter_mut().enumerate() {
-                        *y = (x[i] - mean) * scale * gamma[i] + beta[i];
-                    }
-                }
-            });
+            .for_each(|(output, x)| forward(x, gamma, beta, self.epsilon, output));
         Ok((CpuStorage::F32(output), x_layout.shape().clone()))
     }
 
@@ -93,125 +87,99 @@ impl CustomOp3 for LayerNorm {
         _output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let epsilon = self.epsilon;
-        let dx = x.apply_op3_no_bwd(gamma, &grad, &InputGradient { epsilon })?;
-        let sums = x.apply_op3_no_bwd(gamma, &grad, &ParameterGradients { epsilon })?; // [2, width]
-        Ok((Some(dx), Some(sums.get(0)?), Some(sums.get(1)?)))
+        let tensors = [x, gamma, &grad.contiguous()?];
+        let [dx, dgamma, dbeta] = cpu::with_values(self.name(), tensors, |[x, gamma, dy]| {
+            gradients(x, gamma, dy, self.epsilon)
+        })?;
+        let tensor =
+            |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+        Ok((
+            Some(tensor(dx, x)?),
+            Some(tensor(dgamma, gamma)?),
+            Some(tensor(dbeta, gamma)?),
+        ))
+    }
+}
+
+/// The gradients of all three inputs.
+fn gradients(x: &[f32], gamma: &[f32], dy: &[f32], epsilon: f32) -> [Vec<f32>; 3] {
+    let width = gamma.len();
+    let mut dx = cpu::zeros(x.len());
+    let task = (cpu::rows_per_task(width) * width).max(1);
+    // One partial sum a task, added up in the order of the rows whatever thread made it.
+    let partials: Vec<[Vec<f32>; 2]> = dx
+        .par_chunks_mut(task)
+        .zip(x.par_chunks(task).zip(dy.par_chunks(task)))
+        .map(|(dx, (x, dy))| {
+            let mut sums = [vec![0f32; width], vec![0f32; width]];
+            let [dgamma, dbeta] = &mut sums;
+            backward(x, gamma, dy, epsilon, dx, dgamma, dbeta);
+            sums
+        })
+        .collect();
+    let mut sums = [vec![0f32; width], vec![0f32; width]];
+    for partial in &partials {
+        for (sum, partial) in sums.iter_mut().zip(partial) {
+            simd::add_to(sum, partial);
+        }
+    }
+    let [dgamma, dbeta] = sums;
+    [dx, dgamma, dbeta]
+}
+
+vectorised! {
+    fn forward(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, output: &mut [f32]) {
+        let width = gamma.len();
+        for (output, x) in output.chunks_mut(width).zip(x.chunks(width)) {
+            let (mean, scale) = moments(x, epsilon);
+            for ((y, x), (gamma, beta)) in output.iter_mut().zip(x).zip(gamma.iter().zip(beta)) {
+                *y = (x - mean) * scale * gamma + beta;
+            }
+        }
+    }
+
+    /// `dx` of some rows, and their share in `dgamma` and `dbeta`.
+    fn backward(
+        x: &[f32],
+        gamma: &[f32],
+        dy: &[f32],
+        epsilon: f32,
+        dx: &mut [f32],
+        dgamma: &mut [f32],
+        dbeta: &mut [f32],
+    ) {
+        let width = gamma.len();
+        let mut normalized = vec![0f32; width];
+        let rows = x.chunks(width).zip(dy.chunks(width));
+        for (dx, (x, dy)) in dx.chunks_mut(width).zip(rows) {
+            let (mean, scale) = moments(x, epsilon);
+            for (n, x) in normalized.iter_mut().zip(x) {
+                *n = (x - mean) * scale;
+            }
+            for ((g, dy), gamma) in dx.iter_mut().zip(dy).zip(gamma) {
+                *g = dy * gamma;
+            }
+            let mean_g = simd::sum(dx) / width as f32;
+            let mean_gn = simd::dot(dx, &normalized) / width as f32;
+            for (dx, n) in dx.iter_mut().zip(&normalized) {
+                *dx = (*dx - mean_g - n * mean_gn) * scale;
+            }
+            let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
+            for ((dgamma, dbeta), (dy, n)) in sums.zip(dy.iter().zip(&normalized)) {
+                *dgamma += dy * n;
+                *dbeta += dy;
+            }
+        }
     }
 }
 
 /// Mean and reciprocal standard deviation of a row.
+#[inline(always)]
 fn moments(row: &[f32], epsilon: f32) -> (f32, f32) {
     let count = row.len() as f32;
-    let mean = row.iter().sum::<f32>() / count;
-    let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
+    let mean = simd::sum(row) / count;
+    let variance = simd::sum_of(row, |x| (x - mean) * (x - mean)) / count;
     (mean, (variance + epsilon).sqrt().recip())
-}
-
-/// `(x, gamma, dy) -> dx`
-struct InputGradient {
-    epsilon: f32,
-}
-
-impl CustomOp3 for InputGradient {
-    fn name(&self) -> &'static str {
-        "layer-norm-input-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        gamma: &CpuStorage,
-        gamma_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, x_layout)?;
-        let gamma = cpu::values(self.name(), gamma, gamma_layout)?;
-        let dy = cpu::values(self.name(), grad, grad_layout)?;
-        let width = gamma.len();
-        let mut dx = vec![0f32; x.len()];
-        let task = (cpu::rows_per_task(width) * width).max(1);
-        dx.par_chunks_mut(task)
-            .zip(x.par_chunks(task).zip(dy.par_chunks(task)))
-            .for_each(|(dx, (x, dy))| {
-                let rows = x.chunks(width).zip(dy.chunks(width));
-                for (dx, (x, dy)) in dx.chunks_mut(width).zip(rows) {
-                    input_gradient_row(x, gamma, dy, self.epsilon, dx);
-                }
-            });
-        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
-    }
-}
-
-fn input_gradient_row(x: &[f32], gamma: &[f32], dy: &[f32], epsilon: f32, dx: &mut [f32]) {
-    let count = x.len() as f32;
-    let (mean, scale) = moments(x, epsilon);
-    let (mut sum_g, mut sum_gn) = (0f32, 0f32);
-    for i in 0..x.len() {
-        let g = dy[i] * gamma[i];
-        sum_g += g;
-        sum_gn += g * (x[i] - mean) * scale;
-    }
-    let (mean_g, mean_gn) = (sum_g / count, sum_gn / count);
-    for i in 0..x.len() {
-        let n = (x[i] - mean) * scale;
-        dx[i] = (dy[i] * gamma[i] - mean_g - n * mean_gn) * scale;
-    }
-}
-
-/// `(x, gamma, dy) -> [dgamma, dbeta]`, `[2, width]`
-struct ParameterGradients {
-    epsilon: f32,
-}
-
-impl CustomOp3 for ParameterGradients {
-    fn name(&self) -> &'static str {
-        "layer-norm-parameter-gradients"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        gamma: &CpuStorage,
-        gamma_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, x_layout)?;
-        let width = cpu::values(self.name(), gamma, gamma_layout)?.len();
-        let dy = cpu::values(self.name(), grad, grad_layout)?;
-        let task = (cpu::rows_per_task(width) * width).max(1);
-        // One partial sum a task, added up in the order of the rows whatever thread made it.
-        let partials: Vec<Vec<f32>> = x
-            .par_chunks(task)
-            .zip(dy.par_chunks(task))
-            .map(|(x, dy)| partial_sums(x, dy, width, self.epsilon))
-            .collect();
-        let mut sums = vec![0f32; 2 * width];
-        for partial in partials {
-            for (sum, part) in sums.iter_mut().zip(partial) {
-                *sum += part;
-            }
-        }
-        Ok((CpuStorage::F32(sums), Shape::from((2, width))))
-    }
-}
-
-fn partial_sums(x: &[f32], dy: &[f32], width: usize, epsilon: f32) -> Vec<f32> {
-    let mut sums = vec![0f32; 2 * width];
-    let (dgamma, dbeta) = sums.split_at_mut(width);
-    for (x, dy) in x.chunks(width).zip(dy.chunks(width)) {
-        let (mean, scale) = moments(x, epsilon);
-        for i in 0..width {
-            dgamma[i] += dy[i] * (x[i] - mean) * scale;
-            dbeta[i] += dy[i];
-        }
-    }
-    sums
 }
 
 #[cfg(test)]

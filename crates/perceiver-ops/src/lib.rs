@@ -28,6 +28,7 @@
 #![allow(clippy::inline_always)]
 
 mod absorbed_attention;
+mod adam;
 mod attention;
 mod broadcast;
 mod cpu;
@@ -45,12 +46,13 @@ mod softmax;
 mod transpose;
 
 pub use absorbed_attention::{AbsorbedWeights, absorbed_attention, absorbed_attention_composed};
+pub use adam::{AdamStep, adam_step, adam_step_composed};
 pub use attention::{Attention, attention, attention_composed};
 pub use broadcast::{
     add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,
     multiply_scalar_composed,
 };
-pub use dropout::{dropout, dropout_composed};
+pub use dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
 pub use gelu::{gelu, gelu_composed};
 pub use heads::{join_heads, split_heads};
 pub use key::Key;

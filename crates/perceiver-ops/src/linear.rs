@@ -8,9 +8,9 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::broadcast::{SumSlices, add_bias_composed};
-use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::transpose::transposed;
+use crate::{cpu, simd};
 
 /// Rows of `x` multiplied by one task; fixed, so that results do not depend on the number of threads.
 const TASK_ROWS: usize = 256;
@@ -90,14 +90,12 @@ impl CustomOp3 for Linear {
         let weight = cpu::values(self.name(), weight, weight_layout)?;
         let bias = cpu::values(self.name(), bias, bias_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let mut output = vec![0f32; x.len() / inputs * outputs];
+        let mut output = cpu::zeros(x.len() / inputs * outputs);
         // Transposed once, it needs no packing in each product.
         let columns = transposed(Matrix::new(weight, outputs, inputs));
         let matrix = Matrix::new(&columns, inputs, outputs);
         multiply_rows(x, matrix, &mut output, |rows| {
-            for row in rows.chunks_mut(outputs) {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
+            simd::add_to_rows(rows, bias);
         });
         Ok((
             CpuStorage::F32(output),
@@ -139,7 +137,7 @@ impl CustomOp2 for InputGradient {
         let grad = cpu::values(self.name(), grad, grad_layout)?;
         let weight = cpu::values(self.name(), weight, weight_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let mut dx = vec![0f32; grad.len() / outputs * inputs];
+        let mut dx = cpu::zeros(grad.len() / outputs * inputs);
         multiply_rows(grad, Matrix::new(weight, outputs, inputs), &mut dx, |_| {});
         Ok((CpuStorage::F32(dx), with_width(grad_layout.dims(), inputs)))
     }

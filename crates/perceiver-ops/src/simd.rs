@@ -70,6 +70,33 @@ pub(crate) fn scale(row: &mut [f32], factor: f32) {
     }
 }
 
+vectorised! {
+    /// Adds a row to sums of one length.
+    pub(crate) fn add_to(sums: &mut [f32], row: &[f32]) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += value;
+        }
+    }
+
+    /// Adds a row to every row of its length.
+    pub(crate) fn add_to_rows(rows: &mut [f32], row: &[f32]) {
+        for values in rows.chunks_mut(row.len().max(1)) {
+            for (value, add) in values.iter_mut().zip(row) {
+                *value += add;
+            }
+        }
+    }
+
+    /// Adds every row of `rows` to sums as long as a row.
+    pub(crate) fn add_rows_to(sums: &mut [f32], rows: &[f32]) {
+        for row in rows.chunks(sums.len().max(1)) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+    }
+}
+
 /// The sum of the products of two rows of one length.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -3,11 +3,12 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use perceiver_ops::{
-    AbsorbedWeights, Attention, Key, Mode, Transpose, absorbed_attention,
-    absorbed_attention_composed, add_bias, add_bias_composed, attention, attention_composed,
-    batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
-    expand_batch_composed, gelu, gelu_composed, layer_norm, layer_norm_composed, linear,
-    linear_composed, multiply_scalar, multiply_scalar_composed, softmax, softmax_composed,
+    AbsorbedWeights, AdamStep, Attention, Key, Mode, Transpose, absorbed_attention,
+    absorbed_attention_composed, adam_step, adam_step_composed, add_bias, add_bias_composed,
+    add_dropout, add_dropout_composed, attention, attention_composed, batched_matmul,
+    batched_matmul_composed, dropout, dropout_composed, expand_batch, expand_batch_composed, gelu,
+    gelu_composed, layer_norm, layer_norm_composed, linear, linear_composed, multiply_scalar,
+    multiply_scalar_composed, softmax, softmax_composed,
 };
 use proptest::prelude::*;
 
@@ -138,6 +139,38 @@ proptest! {
     fn dropout_equals_its_composition(len in 1usize..5000, rate in 0.0..0.95, seed: u64) {
         let (x, mode) = ([variable(seed, &[len])], Mode::Training(Key::new(seed)));
         assert_same(&x, |x| dropout(&x[0], rate, mode), |x| dropout_composed(&x[0], rate, mode));
+    }
+
+    #[test]
+    fn add_dropout_equals_its_composition(
+        (rows, width) in (1usize..9, 1usize..40), rate in 0.0..0.9, training: bool, seed: u64,
+    ) {
+        let inputs = [variable(seed, &[rows, width]), variable(seed ^ 1, &[rows, width])];
+        let mode = if training { Mode::Training(Key::new(seed)) } else { Mode::Inference };
+        assert_same(
+            &inputs,
+            |v| add_dropout(&v[0], &v[1], rate, mode),
+            |v| add_dropout_composed(&v[0], &v[1], rate, mode),
+        );
+    }
+
+    #[test]
+    fn adam_step_equals_its_composition((rows, width) in (1usize..9, 1usize..40), seed: u64) {
+        let tensors = || {
+            let made = |number: u64| variable(seed ^ number, &[rows, width]);
+            [made(0), made(1), Var::from_tensor(&made(2).abs().unwrap()).unwrap(), made(3)]
+        };
+        let step = AdamStep { first_rate: 0.1, second_rate: 0.001, step_size: 0.01, epsilon: 1e-3 };
+        let (fused, composed) = (tensors(), tensors());
+        let [w, m, v, g] = &fused;
+        adam_step(w, m, v, g, step).unwrap();
+        let [w, m, v, g] = &composed;
+        adam_step_composed(w, m, v, g, step).unwrap();
+        let names = ["parameter", "first", "second", "gradient"];
+        for (name, (found, expected)) in names.into_iter().zip(fused.iter().zip(&composed)) {
+            assert_close(found, expected, 1.0, name);
+        }
+        prop_assert!(largest(&(w.as_tensor() - variable(seed, &[rows, width]).as_tensor()).unwrap()) > 0.0);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! `w -= rate * sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon)` (Kingma and Ba, 2015, the form before section
 //! 2.1). The epsilon stands outside the bias correction, unlike PyTorch's and candle's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::Tensor;
 use perceiver_model::Parameters;
+use perceiver_ops::{AdamStep, adam_step};
 
 use crate::error::{Result, TrainError};
 use crate::gradients::Gradients;
@@ -51,21 +52,17 @@ impl Adam {
         self
     }
 
-    fn update(&mut self, name: &str, gradient: &Tensor, step_size: f64) -> Result<Tensor> {
-        let towards = |mean: &Tensor, value: &Tensor, rate: f64| mean + ((value - mean)? * rate)?;
-        let before = match self.moments.remove(name) {
-            Some(moments) => moments,
-            None => Moments {
-                first: gradient.zeros_like()?,
-                second: gradient.zeros_like()?,
-            },
+    /// The means that belong to a parameter, zero at first.
+    fn moments(&mut self, name: &str, gradient: &Tensor) -> Result<Moments> {
+        if let Some(moments) = self.moments.get(name) {
+            return Ok(moments.clone());
+        }
+        let moments = Moments {
+            first: gradient.zeros_like()?,
+            second: gradient.zeros_like()?,
         };
-        let first = towards(&before.first, gradient, 1.0 - BETA_1)?;
-        let second = towards(&before.second, &gradient.sqr()?, 1.0 - BETA_2)?;
-        let change = ((&first * step_size)? / (second.sqrt()? + EPSILON)?)?;
-        self.moments
-            .insert(name.to_string(), Moments { first, second });
-        Ok(change)
+        self.moments.insert(name.to_string(), moments.clone());
+        Ok(moments)
     }
 }
 
@@ -82,14 +79,19 @@ impl Optimizer for Adam {
         self.steps += 1;
         let time = self.steps as f64;
         let correction = (1.0 - BETA_2.powf(time)).sqrt() / (1.0 - BETA_1.powf(time));
-        let step_size = f64::from(self.learning_rate) * correction;
+        let step = AdamStep {
+            first_rate: (1.0 - BETA_1) as f32,
+            second_rate: (1.0 - BETA_2) as f32,
+            step_size: (f64::from(self.learning_rate) * correction) as f32,
+            epsilon: EPSILON as f32,
+        };
         for (name, variable) in parameters.iter() {
             let Some(gradient) = gradients.get(name) else {
                 let name = name.to_string();
                 return Err(TrainError::NoGradient { name });
             };
-            let change = self.update(name, gradient, step_size)?;
-            variable.set(&(variable.as_tensor() - change)?)?;
+            let Moments { first, second } = self.moments(name, gradient)?;
+            adam_step(variable, &first, &second, gradient, step)?;
         }
         Ok(())
     }
@@ -106,17 +108,16 @@ impl Optimizer for Adam {
         self.steps
     }
 
-    fn state(&self) -> OptimizerState {
-        let named = |(name, moments): (&String, &Moments)| {
-            [
-                (format!("first.{name}"), moments.first.clone()),
-                (format!("second.{name}"), moments.second.clone()),
-            ]
-        };
-        OptimizerState {
-            steps: self.steps,
-            tensors: self.moments.iter().flat_map(named).collect(),
+    fn state(&self) -> Result<OptimizerState> {
+        let mut tensors = HashMap::new();
+        for (name, moments) in &self.moments {
+            tensors.insert(format!("first.{name}"), moments.first.copy()?);
+            tensors.insert(format!("second.{name}"), moments.second.copy()?);
         }
+        Ok(OptimizerState {
+            steps: self.steps,
+            tensors,
+        })
     }
 
     fn restore(&mut self, mut state: OptimizerState) {

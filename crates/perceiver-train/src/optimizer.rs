@@ -34,8 +34,12 @@ pub trait Optimizer: Send {
     /// Steps taken so far.
     fn steps(&self) -> u64;
 
-    /// What must be saved for the next step to be the same after a restart, the learning rate aside.
-    fn state(&self) -> OptimizerState;
+    /// What must be saved for the next step to be the same after a restart, the learning rate aside. Later steps do not
+    /// change it.
+    ///
+    /// # Errors
+    /// When candle refuses a copy.
+    fn state(&self) -> Result<OptimizerState>;
 
     /// Continues from a saved state.
     fn restore(&mut self, state: OptimizerState);

@@ -421,7 +421,7 @@ impl Trainer {
         let tensors = StateTensors {
             parameters: self.parameters.tensors(),
             best: self.best.clone(),
-            optimizer: self.optimizer.state().tensors,
+            optimizer: self.optimizer.state()?.tensors,
         };
         progress::write(&self.run.state(), &self.progress, tensors)?;
         self.write_best()

@@ -7,6 +7,7 @@ use super::KEY_BLOCK;
 use super::forward::image_of;
 use super::mask::{self, Mask};
 use super::shape::{Geometry, part};
+use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::simd::{self, vectorised};
 use crate::transpose::transpose;
@@ -33,7 +34,7 @@ pub(super) fn run(
         g.keys * g.key_row(),
         g.keys * g.value_row(),
     ];
-    let [mut dq, mut dk, mut dv] = sizes.map(|size| vec![0f32; g.batch * size]);
+    let [mut dq, mut dk, mut dv] = sizes.map(|size| cpu::zeros(g.batch * size));
     dq.par_chunks_mut(sizes[0])
         .zip(dk.par_chunks_mut(sizes[1]).zip(dv.par_chunks_mut(sizes[2])))
         .zip(kept)

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::KEY_BLOCK;
 use super::mask::{self, Mask};
 use super::shape::{Geometry, part};
+use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::simd::{self, vectorised};
 use crate::transpose::transpose;
@@ -22,7 +23,7 @@ pub(super) fn run(
     keys: &[f32],
     values: &[f32],
 ) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let mut output = vec![0f32; g.batch * g.queries * g.output_width()];
+    let mut output = cpu::zeros(g.batch * g.queries * g.output_width());
     let kept_row = if keep { g.heads * g.kept_width() } else { 0 };
     let kept = output
         .par_chunks_mut(g.queries * g.output_width())

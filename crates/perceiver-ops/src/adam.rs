@@ -1,0 +1,175 @@
+//! One parameter's step of Adam, in place.
+//!
+//! `m += (g - m) * rate_1`, `v += (g^2 - v) * rate_2`, `w -= step_size * m / (sqrt(v) + epsilon)` (Kingma and Ba, "Adam", 2015,
+//! the form before section 2.1, which is Keras's). Composed of candle's operations, it makes ten tensors as large as the
+//! parameter.
+
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu;
+use crate::simd::vectorised;
+
+/// Values handed to one task at a time.
+const TASK: usize = 16_384;
+
+/// The numbers of a step, the same for all parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamStep {
+    /// How far the mean of the gradients moves towards the newest: `1 - beta_1`.
+    pub first_rate: f32,
+    /// The same for the mean of their squares: `1 - beta_2`.
+    pub second_rate: f32,
+    /// The learning rate, corrected for the means' start at zero.
+    pub step_size: f32,
+    /// Keeps the quotient finite.
+    pub epsilon: f32,
+}
+
+/// Moves `first` and `second`, the means of the gradients and of their squares, then `parameter`; all of one shape. They
+/// change where they are, so whoever holds a clone of one sees the change.
+///
+/// # Errors
+/// When the shapes differ or a tensor is not contiguous.
+pub fn adam_step(
+    parameter: &Tensor,
+    first: &Tensor,
+    second: &Tensor,
+    gradient: &Tensor,
+    step: AdamStep,
+) -> Result<()> {
+    let tensors = [parameter, first, second, gradient];
+    if tensors
+        .iter()
+        .any(|tensor| tensor.dims() != parameter.dims())
+    {
+        let dims = tensors.map(Tensor::dims);
+        bail!("adam: expected a parameter, two means and a gradient of one shape, found {dims:?}");
+    }
+    if !tensors.into_iter().all(cpu::has_kernels) {
+        return adam_step_composed(parameter, first, second, gradient, step);
+    }
+    let gradient = gradient.contiguous()?;
+    first.inplace_op2(
+        &gradient,
+        &MoveMean {
+            rate: step.first_rate,
+            squared: false,
+        },
+    )?;
+    second.inplace_op2(
+        &gradient,
+        &MoveMean {
+            rate: step.second_rate,
+            squared: true,
+        },
+    )?;
+    parameter.inplace_op3(first, second, &Descend(step))
+}
+
+/// [`adam_step`] by candle's own operations: what every device runs that has no kernel, and what the kernel is tested
+/// against.
+///
+/// # Errors
+/// As for [`adam_step`].
+pub fn adam_step_composed(
+    parameter: &Tensor,
+    first: &Tensor,
+    second: &Tensor,
+    gradient: &Tensor,
+    step: AdamStep,
+) -> Result<()> {
+    let moved =
+        |mean: &Tensor, value: &Tensor, rate: f32| mean + ((value - mean)? * f64::from(rate))?;
+    let replace = |tensor: &Tensor, values: &Tensor| tensor.slice_set(&values.contiguous()?, 0, 0);
+    let flat = |tensor: &Tensor| tensor.flatten_all();
+    let [parameter, first, second] = [flat(parameter)?, flat(first)?, flat(second)?];
+    let gradient = flat(&gradient.detach())?;
+    replace(&first, &moved(&first, &gradient, step.first_rate)?)?;
+    replace(
+        &second,
+        &moved(&second, &gradient.sqr()?, step.second_rate)?,
+    )?;
+    let change =
+        ((&first * f64::from(step.step_size))? / (second.sqrt()? + f64::from(step.epsilon))?)?;
+    replace(&parameter.detach(), &(parameter.detach() - change)?)
+}
+
+vectorised! {
+    fn move_mean(mean: &mut [f32], gradient: &[f32], rate: f32) {
+        for (mean, gradient) in mean.iter_mut().zip(gradient) {
+            *mean += (gradient - *mean) * rate;
+        }
+    }
+
+    fn move_mean_square(mean: &mut [f32], gradient: &[f32], rate: f32) {
+        for (mean, gradient) in mean.iter_mut().zip(gradient) {
+            *mean += (gradient * gradient - *mean) * rate;
+        }
+    }
+
+    fn descend(parameter: &mut [f32], first: &[f32], second: &[f32], step: AdamStep) {
+        for (parameter, (first, second)) in parameter.iter_mut().zip(first.iter().zip(second)) {
+            *parameter -= first * step.step_size / (second.sqrt() + step.epsilon);
+        }
+    }
+}
+
+struct MoveMean {
+    rate: f32,
+    squared: bool,
+}
+
+impl InplaceOp2 for MoveMean {
+    fn name(&self) -> &'static str {
+        "adam-mean"
+    }
+
+    fn cpu_fwd(
+        &self,
+        mean: &mut CpuStorage,
+        mean_layout: &Layout,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+    ) -> Result<()> {
+        let mean = cpu::values_mut(self.name(), mean, mean_layout)?;
+        let gradient = cpu::values(self.name(), gradient, gradient_layout)?;
+        mean.par_chunks_mut(TASK)
+            .zip(gradient.par_chunks(TASK))
+            .for_each(|(mean, gradient)| {
+                if self.squared {
+                    move_mean_square(mean, gradient, self.rate);
+                } else {
+                    move_mean(mean, gradient, self.rate);
+                }
+            });
+        Ok(())
+    }
+}
+
+struct Descend(AdamStep);
+
+impl InplaceOp3 for Descend {
+    fn name(&self) -> &'static str {
+        "adam-descend"
+    }
+
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        parameter_layout: &Layout,
+        first: &CpuStorage,
+        first_layout: &Layout,
+        second: &CpuStorage,
+        second_layout: &Layout,
+    ) -> Result<()> {
+        let parameter = cpu::values_mut(self.name(), parameter, parameter_layout)?;
+        let first = cpu::values(self.name(), first, first_layout)?;
+        let second = cpu::values(self.name(), second, second_layout)?;
+        parameter
+            .par_chunks_mut(TASK)
+            .zip(first.par_chunks(TASK).zip(second.par_chunks(TASK)))
+            .for_each(|(parameter, (first, second))| descend(parameter, first, second, self.0));
+        Ok(())
+    }
+}
