@@ -1,0 +1,147 @@
+//! Every fused operation beside its composition of candle's own, forward and backward together, in the shapes of the `keras`
+//! preset's model: `<operation>/kernel` and `<operation>/composed`.
+
+// `criterion_group!` makes a function without documentation.
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+
+use candle_core::{Device, Result, Tensor, Var};
+use criterion::{Criterion, criterion_group, criterion_main};
+use perceiver_ops::{
+    AbsorbedWeights, AdamStep, Attention, Key, Mode, absorbed_attention,
+    absorbed_attention_composed, adam_step, adam_step_composed, add_dropout, add_dropout_composed,
+    attention, attention_composed, gelu, gelu_composed, layer_norm, layer_norm_composed, linear,
+    linear_composed, softmax, softmax_composed,
+};
+
+const BATCH: usize = 2;
+const LATENTS: usize = 256;
+const WIDTH: usize = 256;
+const HEADS: usize = 8;
+/// Cross attention reads so many tokens: a picture of 64 x 64 pixels in patches of 2 x 2.
+const TOKENS: usize = 1024;
+
+type Op<'a> = &'a dyn Fn(&[Var]) -> Result<Tensor>;
+
+fn variables(shapes: &[&[usize]]) -> Vec<Var> {
+    let variable = |shape: &&[usize]| {
+        let values = Tensor::randn(0f32, 0.05, *shape, &Device::Cpu)?;
+        Var::from_tensor(&values)
+    };
+    let all: Result<Vec<Var>> = shapes.iter().map(variable).collect();
+    all.expect("variables on the CPU")
+}
+
+fn forward_and_backward(inputs: &[Var], op: Op) -> Result<()> {
+    black_box(op(inputs)?.sum_all()?.backward()?);
+    Ok(())
+}
+
+fn compare(criterion: &mut Criterion, name: &str, shapes: &[&[usize]], kernel: Op, composed: Op) {
+    let inputs = variables(shapes);
+    let mut group = criterion.benchmark_group(name);
+    for (form, op) in [("kernel", kernel), ("composed", composed)] {
+        group.bench_function(form, |bencher| {
+            bencher.iter(|| forward_and_backward(&inputs, op).expect(name));
+        });
+    }
+    group.finish();
+}
+
+fn element_wise(criterion: &mut Criterion) {
+    let values: &[usize] = &[BATCH, LATENTS, WIDTH];
+    let mode = Mode::Training(Key::new(1));
+    compare(criterion, "gelu", &[values], &|x| gelu(&x[0]), &|x| {
+        gelu_composed(&x[0])
+    });
+    compare(criterion, "softmax", &[values], &|x| softmax(&x[0]), &|x| {
+        softmax_composed(&x[0])
+    });
+    compare(
+        criterion,
+        "layer_norm",
+        &[values, &[WIDTH], &[WIDTH]],
+        &|x| layer_norm(&x[0], &x[1], &x[2], 1e-6),
+        &|x| layer_norm_composed(&x[0], &x[1], &x[2], 1e-6),
+    );
+    compare(
+        criterion,
+        "add_dropout",
+        &[values, values],
+        &|x| add_dropout(&x[0], &x[1], 0.2, mode),
+        &|x| add_dropout_composed(&x[0], &x[1], 0.2, mode),
+    );
+    compare(
+        criterion,
+        "linear",
+        &[values, &[WIDTH, WIDTH], &[WIDTH]],
+        &|x| linear(&x[0], &x[1], &x[2]),
+        &|x| linear_composed(&x[0], &x[1], &x[2]),
+    );
+}
+
+fn attentions(criterion: &mut Criterion) {
+    let mode = Mode::Training(Key::new(2));
+    let how = |heads, width: usize| Attention {
+        heads,
+        scale: (width as f64).powf(-0.5),
+        dropout: 0.2,
+        mode,
+    };
+    let (one, eight) = (how(1, WIDTH), how(HEADS, WIDTH));
+    let data: &[usize] = &[BATCH, TOKENS, WIDTH];
+    compare(
+        criterion,
+        "cross_attention",
+        &[&[BATCH, LATENTS, WIDTH], data, data],
+        &|x| attention(&x[0], &x[1], &x[2], one),
+        &|x| attention_composed(&x[0], &x[1], &x[2], one),
+    );
+    let inner = HEADS * WIDTH;
+    let absorbed = |x: &[Var]| AbsorbedWeights::new(x[1].as_tensor(), x[2].as_tensor());
+    compare(
+        criterion,
+        "absorbed_self_attention",
+        &[
+            &[BATCH, LATENTS, WIDTH],
+            &[WIDTH + 1, inner],
+            &[inner + HEADS + 1, WIDTH],
+        ],
+        &|x| absorbed_attention(&x[0], &x[0], &absorbed(x)?, eight),
+        &|x| absorbed_attention_composed(&x[0], &x[0], &absorbed(x)?, eight),
+    );
+}
+
+fn adam(criterion: &mut Criterion) {
+    let step = AdamStep {
+        first_rate: 0.1,
+        second_rate: 0.001,
+        step_size: 1e-9,
+        epsilon: 1e-7,
+    };
+    let shape: &[usize] = &[WIDTH, HEADS * WIDTH];
+    let tensors = variables(&[shape, shape, shape, shape]);
+    let [parameter, first, second, gradient] = &tensors[..] else {
+        unreachable!("four were made");
+    };
+    let second_positive = second.sqr().expect("squares");
+    let mut group = criterion.benchmark_group("adam");
+    group.bench_function("kernel", |bencher| {
+        bencher
+            .iter(|| adam_step(parameter, first, &second_positive, gradient, step).expect("adam"));
+    });
+    group.bench_function("composed", |bencher| {
+        bencher.iter(|| {
+            adam_step_composed(parameter, first, &second_positive, gradient, step).expect("adam");
+        });
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = element_wise, attentions, adam
+}
+criterion_main!(benches);
