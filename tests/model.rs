@@ -180,6 +180,32 @@ fn the_gradient_reaches_every_parameter() {
     }
 }
 
+/// Chen et al., 2016: what is computed again is what was there.
+#[test]
+fn recomputation_changes_no_bit_of_a_gradient() {
+    for head_dim in [0, 4] {
+        let config = PerceiverConfig {
+            head_dim,
+            num_transformer_blocks: 2,
+            ..small()
+        };
+        let parameters = Parameters::from_seed(&config, 9, &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[2u32, 5, 0], &Device::Cpu).unwrap();
+        let gradients = |recomputes| {
+            let model = parameters.model(&config).unwrap();
+            let model = model.with_recomputation(recomputes);
+            let mode = Mode::Training(Key::new(9));
+            let logits = model.forward(&images(&config, 3, 9), mode).unwrap();
+            Gradients::of(&cross_entropy(&logits, &labels).unwrap(), &parameters).unwrap()
+        };
+        let (kept, again) = (gradients(false), gradients(true));
+        for (name, _) in parameters.iter() {
+            let of = |gradients: &Gradients| values(gradients.get(name).unwrap());
+            assert_eq!(of(&again), of(&kept), "{name}");
+        }
+    }
+}
+
 #[test]
 fn fresh_parameters_have_the_distributions_of_keras() {
     let config = PerceiverConfig::default();

@@ -50,6 +50,8 @@ pub struct Bench {
     pub preset: Preset,
     /// Pictures in a batch; the preset's own number if None.
     pub batch_size: Option<usize>,
+    /// Whether training recomputes.
+    pub recompute: bool,
     /// Where to compute.
     pub device: DeviceChoice,
     /// A Python with the peers, to be measured too.
@@ -107,6 +109,7 @@ impl Bench {
             preset: self.preset,
             batch_size: self.batch_size,
             image_size: None,
+            recompute: self.recompute,
             device: self.device,
             steps: self.steps,
         }

@@ -3,7 +3,7 @@
 //! - [`fetch`]: brings a data set into `data/`, whole and checked, or not at all.
 //! - [`pictures`]: writes pictures of a data set as PNG files.
 //! - [`goldens`]: regenerates the numbers that the parity tests compare with, by Keras.
-//! - [`bench`]: measures how fast the model trains, predicts and starts, on request beside its peers.
+//! - [`mod@bench`]: measures how fast the model trains, predicts and starts, on request beside its peers.
 
 pub mod bench;
 pub mod download;

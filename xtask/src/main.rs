@@ -129,6 +129,9 @@ struct BenchArguments {
     /// Pictures in a batch, if not the preset's number.
     #[arg(long)]
     batch_size: Option<NonZeroUsize>,
+    /// Train with recomputation, as `perceiver train --recompute` does.
+    #[arg(long)]
+    recompute: bool,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -151,6 +154,7 @@ fn bench(arguments: BenchArguments) -> Result<()> {
         only: arguments.only,
         preset: arguments.preset,
         batch_size: arguments.batch_size.map(NonZeroUsize::get),
+        recompute: arguments.recompute,
         device: arguments.device,
         peers: arguments.peers,
         rounds: arguments.rounds.get(),

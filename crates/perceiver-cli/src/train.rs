@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs",
-        "batch_size", "learning_rate", "seed", "limit_train", "limit_test"])]
+        "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
 }
 

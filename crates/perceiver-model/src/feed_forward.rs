@@ -39,6 +39,11 @@ impl FeedForward {
         })
     }
 
+    pub(crate) fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        let layers = self.hidden.iter_mut().chain([&mut self.last]);
+        layers.flat_map(Dense::tensors_mut).collect()
+    }
+
     /// `[..., inputs] -> [..., units.last()]`
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         dropout(&self.layers(x)?, self.dropout_rate, mode)

@@ -26,6 +26,10 @@ impl Dense {
         })
     }
 
+    pub(crate) fn tensors_mut(&mut self) -> [&mut Tensor; 2] {
+        [&mut self.weight, &mut self.bias]
+    }
+
     /// `[..., inputs] -> [..., outputs]`
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight, &self.bias)
@@ -47,6 +51,10 @@ impl LayerNorm {
             beta: vb.get_with_hints(width, "bias", Init::Const(0.0))?,
             epsilon,
         })
+    }
+
+    pub(crate) fn tensors_mut(&mut self) -> [&mut Tensor; 2] {
+        [&mut self.gamma, &mut self.beta]
     }
 
     /// `[..., width] -> [..., width]`

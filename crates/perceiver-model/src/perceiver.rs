@@ -90,6 +90,14 @@ impl Perceiver {
         self
     }
 
+    /// The same model, training with less memory and in more time, or not, as is the default: of every transformer block
+    /// backward keeps the input alone and computes the rest again. Neither values nor gradients change.
+    #[must_use]
+    pub fn with_recomputation(mut self, recomputes: bool) -> Self {
+        self.transformer.set_recomputation(recomputes);
+        self
+    }
+
     /// The same model with the products of its weights made once.
     pub(crate) fn folded(&self) -> Result<Self> {
         Ok(Self {

@@ -73,6 +73,20 @@ impl SelfAttention {
         Ok(ready)
     }
 
+    /// The tensors that a forward pass uses.
+    pub(crate) fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        if let Some(weights) = &mut self.absorbed {
+            return vec![weights.values_mut()];
+        }
+        let layers = [
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.output,
+        ];
+        layers.into_iter().flat_map(Dense::tensors_mut).collect()
+    }
+
     /// `[batch, latents, width] -> [batch, latents, width]`
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let how = Attention {

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{Mode, add_dropout};
+use perceiver_ops::{Mode, add_dropout, recompute};
 
 use crate::attention_form::AttentionForm;
 use crate::config::PerceiverConfig;
@@ -31,6 +31,33 @@ impl Block {
         })
     }
 
+    /// The tensors that a forward pass uses.
+    fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        let mut tensors = self.attention.tensors_mut();
+        tensors.extend(self.norm_attention.tensors_mut());
+        tensors.extend(self.norm_ffn.tensors_mut());
+        tensors.extend(self.ffn.tensors_mut());
+        tensors
+    }
+
+    /// [`Block::forward`] of which backward keeps the input alone.
+    fn forward_recomputed(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let block = self.clone();
+        let mut own = self.clone();
+        let tensors: Vec<&Tensor> = own
+            .tensors_mut()
+            .into_iter()
+            .map(|tensor| &*tensor)
+            .collect();
+        recompute(x, &tensors, move |x, tensors| {
+            let mut block = block.clone();
+            for (own, given) in block.tensors_mut().into_iter().zip(tensors) {
+                *own = given.clone();
+            }
+            block.forward(x, mode)
+        })
+    }
+
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let normalized = self.norm_attention.forward(x)?;
         let read = self.attention.forward(&normalized, mode.child(0))?;
@@ -44,6 +71,7 @@ impl Block {
 #[derive(Debug, Clone)]
 pub(crate) struct Transformer {
     blocks: Vec<Block>,
+    recomputes: bool,
 }
 
 impl Transformer {
@@ -51,7 +79,14 @@ impl Transformer {
         let blocks = (0..config.num_transformer_blocks)
             .map(|index| Block::new(config, &vb.pp(index)))
             .collect::<Result<_>>()?;
-        Ok(Self { blocks })
+        Ok(Self {
+            blocks,
+            recomputes: false,
+        })
+    }
+
+    pub(crate) fn set_recomputation(&mut self, recomputes: bool) {
+        self.recomputes = recomputes;
     }
 
     pub(crate) fn set_form(&mut self, form: AttentionForm) {
@@ -68,15 +103,22 @@ impl Transformer {
                 ..block.clone()
             })
         };
-        let blocks = self.blocks.iter().map(absorb).collect::<Result<_>>()?;
-        Ok(Self { blocks })
+        Ok(Self {
+            blocks: self.blocks.iter().map(absorb).collect::<Result<_>>()?,
+            ..*self
+        })
     }
 
     /// `[batch, latents, width] -> [batch, latents, width]`
     pub(crate) fn forward(&self, latents: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut numbered = self.blocks.iter().zip(0..);
         numbered.try_fold(latents.clone(), |x, (block, number)| {
-            block.forward(&x, mode.child(number))
+            let mode = mode.child(number);
+            if self.recomputes {
+                block.forward_recomputed(&x, mode)
+            } else {
+                block.forward(&x, mode)
+            }
         })
     }
 }

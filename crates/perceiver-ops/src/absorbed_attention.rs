@@ -26,7 +26,7 @@ use crate::transpose::transposed;
 /// The two projections of [`absorbed_attention`], as one tensor: an operation of candle takes three.
 #[derive(Clone, Debug)]
 pub struct AbsorbedWeights {
-    values: Tensor,        // [all], the query's rows, then the output's
+    values: Tensor,        // [values], the query's rows, then the output's
     query: (usize, usize), // rows and columns
     output: (usize, usize),
 }
@@ -44,6 +44,11 @@ impl AbsorbedWeights {
             query: query.dims2()?,
             output: output.dims2()?,
         })
+    }
+
+    /// Both projections as they are stored, one after the other, `[values]`: to exchange for others of the same size.
+    pub fn values_mut(&mut self) -> &mut Tensor {
+        &mut self.values
     }
 
     /// The query's projection, `[width + 1, heads * token_width]`.

@@ -92,6 +92,9 @@ pub struct TrainingRecipe {
     /// Gradients are scaled down to this global norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
+    /// Whether backward computes the transformer's inner values again instead of keeping them: a fraction of the memory, for a
+    /// quarter more time.
+    pub recompute: bool,
     /// The root of all randomness.
     pub seed: u64,
     /// Where to compute.
@@ -109,6 +112,7 @@ impl Default for TrainingRecipe {
             batch_size: 64,
             learning_rate: 1e-3,
             clip_norm: None,
+            recompute: false,
             seed: 0,
             device: DeviceChoice::Auto,
             plateau: PlateauConfig::default(),

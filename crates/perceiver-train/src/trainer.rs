@@ -154,7 +154,9 @@ impl Trainer {
             best,
             progress,
         } = state;
-        let model = parameters.model(&recipe.model)?;
+        let model = parameters
+            .model(&recipe.model)?
+            .with_recomputation(recipe.training.recompute);
         let mut optimizer =
             Adam::new(progress.learning_rate).with_clip_norm(recipe.training.clip_norm);
         optimizer.restore(moments);

@@ -46,6 +46,9 @@ pub struct Workload {
     /// Pixels of a side, if not the preset's.
     #[arg(long)]
     pub image_size: Option<usize>,
+    /// Train with recomputation.
+    #[arg(long)]
+    pub recompute: bool,
     /// Where to compute.
     #[arg(long)]
     pub device: DeviceChoice,
@@ -67,6 +70,7 @@ impl Workload {
         ];
         arguments.extend(self.batch_size.map(|n| format!("--batch-size={n}")));
         arguments.extend(self.image_size.map(|n| format!("--image-size={n}")));
+        arguments.extend(self.recompute.then(|| "--recompute".to_owned()));
         arguments
     }
 
@@ -138,7 +142,9 @@ impl Workload {
         let recipe = self.recipe()?;
         let device = self.device.open()?;
         let parameters = Parameters::from_seed(&recipe.model, 0, &device)?;
-        let model = parameters.model(&recipe.model)?;
+        let model = parameters
+            .model(&recipe.model)?
+            .with_recomputation(self.recompute);
         let images = pictures(&recipe.model, self.batch()?, &device)?;
         let labels = Tensor::zeros(self.batch()?, candle_core::DType::U32, &device)?;
         let mut adam = Adam::new(recipe.training.learning_rate);
