@@ -16,12 +16,12 @@ use rayon::prelude::*;
 use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
-use crate::attention::shape::Geometry;
+use crate::attention::shape::{Geometry, part};
 use crate::attention::{self, Attention};
 use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::linear::weight_gradient;
-use crate::transpose::transposed;
+use crate::transpose::{transpose, transposed};
 
 /// The two projections of [`absorbed_attention`], as one tensor: an operation of candle takes three.
 #[derive(Clone, Debug)]
@@ -297,8 +297,8 @@ impl AbsorbedAttention {
             .map(|(number, ((dx, dtokens), kept))| {
                 let grad = image_of(grad, number, g.queries * self.outputs);
                 let mut dread = vec![0f32; g.queries * g.output_width()];
-                let rows = Matrix::new(grad, g.queries, self.outputs);
-                multiply(rows, project, 1.0, &mut dread, Parallelism::None);
+                let rows_of_grad = Matrix::new(grad, g.queries, self.outputs);
+                multiply(rows_of_grad, project, 1.0, &mut dread, Parallelism::None);
                 let tokens = image_of(tokens, number, g.keys * g.key_row());
                 let image = Image {
                     g,
@@ -331,7 +331,7 @@ impl AbsorbedAttention {
                 multiply_into(target, Sum::Add, rows, columns, 1.0, Parallelism::None);
                 ForWeights {
                     input: transposed(Matrix::new(&kept.input, g.queries, self.width + 1)),
-                    read: transposed(Matrix::new(&kept.read, g.queries, g.output_width())),
+                    grad: transposed(rows_of_grad),
                     dqueries,
                 }
             })
@@ -351,26 +351,46 @@ impl AbsorbedAttention {
             })
             .collect();
         weight_gradient(&pairs, dquery);
-        let grads = grad.chunks(g.queries * self.outputs);
         let pairs: Vec<_> = for_weights
             .iter()
-            .zip(grads)
-            .map(|(image, grad)| {
+            .zip(all.iter())
+            .map(|(image, kept)| {
                 (
-                    columns(&image.read, g.output_width()),
-                    rows(grad, self.outputs),
+                    columns(&image.grad, self.outputs),
+                    rows(&kept.read, g.output_width()),
                 )
             })
             .collect();
-        weight_gradient(&pairs, dproject);
+        project_gradient(&pairs, self.outputs, dproject);
         [dx, dtokens, dweights]
     }
 }
 
-/// An image's share in the gradients of the weights; inputs are transposed.
+/// Adds `read^T grad` of all images to `sums`, from pairs of `grad^T` `[outputs, n]` and `read` `[n, width]`: the smaller of
+/// the two is the transposed one, and so is the result of a task, some rows of the sums.
+fn project_gradient(pairs: &[(Matrix, Matrix)], outputs: usize, sums: &mut [f32]) {
+    const ROWS: usize = 256;
+    sums.par_chunks_mut(ROWS * outputs)
+        .enumerate()
+        .for_each(|(block, sums)| {
+            let rows = sums.len() / outputs;
+            let mut columns = vec![0f32; sums.len()];
+            for (grad, read) in pairs {
+                let read = part(read.values, read.rows, read.columns, block * ROWS, rows);
+                let target = Target {
+                    values: &mut columns,
+                    row_stride: rows,
+                };
+                multiply_into(target, Sum::Add, *grad, read, 1.0, Parallelism::None);
+            }
+            transpose(Matrix::new(&columns, outputs, rows), sums);
+        });
+}
+
+/// An image's share in the gradients of the weights, beside what was kept; inputs and gradients are transposed.
 struct ForWeights {
     input: Vec<f32>,    // [width + 1, n]
-    read: Vec<f32>,     // [heads * token_width + heads + 1, n]
+    grad: Vec<f32>,     // [outputs, n]
     dqueries: Vec<f32>, // [n, heads * token_width]
 }
 

@@ -2,6 +2,8 @@
 
 use gemm::Parallelism;
 
+use crate::simd::LANES;
+
 /// A matrix inside a slice, at any strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -107,31 +109,41 @@ pub(crate) fn multiply_into(
         lhs.is_inside() && rhs.is_inside(),
         "a matrix reaches beyond its slice"
     );
-    // SAFETY: the assertions above say that every entry of both operands and of the product lies inside its slice, and
-    // that the product's entries are distinct; strides are not negative; the slice of the product is borrowed mutably,
-    // so no operand shares it. gemm reads what was there only where `sum` is `Add`.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            lhs.columns,
-            values.as_mut_ptr(),
-            1,
-            signed(row_stride),
-            sum == Sum::Add,
-            lhs.values.as_ptr(),
-            signed(lhs.column_stride),
-            signed(lhs.row_stride),
-            rhs.values.as_ptr(),
-            signed(rhs.column_stride),
-            signed(rhs.row_stride),
-            1f32,
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    // gemm copies all of an operand whose rows do not end with a vector, so what is beyond the last one is multiplied apart.
+    let whole = columns - columns % LANES;
+    for part in [0..whole, whole..columns] {
+        if part.is_empty() {
+            continue;
+        }
+        // SAFETY: the assertions above say that every entry of both operands and of the product lies inside its slice, and
+        // that the product's entries are distinct; a part of the columns is inside where all are; strides are not
+        // negative; the slice of the product is borrowed mutably, so no operand shares it. gemm reads what was there only
+        // where `sum` is `Add`.
+        unsafe {
+            gemm::gemm(
+                rows,
+                part.len(),
+                lhs.columns,
+                values.as_mut_ptr().wrapping_add(part.start),
+                1,
+                signed(row_stride),
+                sum == Sum::Add,
+                lhs.values.as_ptr(),
+                signed(lhs.column_stride),
+                signed(lhs.row_stride),
+                rhs.values
+                    .as_ptr()
+                    .wrapping_add(part.start * rhs.column_stride),
+                signed(rhs.column_stride),
+                signed(rhs.row_stride),
+                1f32,
+                scale,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
 
