@@ -2,8 +2,7 @@
 //! environment it starts in.
 //!
 //! candle adds and multiplies large tensors on threads of its own, which spin for the next operation and so take the
-//! cores from the threads that do the work: on two cores, training runs twice as fast without them, and many times as fast
-//! when another program runs too. glibc gives large tensors back to the kernel as soon as they are freed, and the kernel
+//! cores from the threads that do the work: beside another program, training runs many times as fast without them. glibc gives large tensors back to the kernel as soon as they are freed, and the kernel
 //! fills the next one's pages with zeros again. `gemm` copies an operand together before it multiplies more than some rows
 //! by it; with 128 rows, a block of attention's queries, that takes longer than it saves.
 
