@@ -4,14 +4,12 @@
 //! the form before section 2.1, which is Keras's). Composed of candle's operations, it makes ten tensors as large as the
 //! parameter.
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::moving_mean::{TASK, move_mean, move_mean_composed, move_mean_square};
 use crate::simd::vectorised;
-
-/// Values handed to one task at a time.
-const TASK: usize = 16_384;
 
 /// The numbers of a step, the same for all parameters.
 #[derive(Clone, Copy, Debug)]
@@ -49,21 +47,8 @@ pub fn adam_step(
     if !tensors.into_iter().all(cpu::has_kernels) {
         return adam_step_composed(parameter, first, second, gradient, step);
     }
-    let gradient = gradient.contiguous()?;
-    first.inplace_op2(
-        &gradient,
-        &MoveMean {
-            rate: step.first_rate,
-            squared: false,
-        },
-    )?;
-    second.inplace_op2(
-        &gradient,
-        &MoveMean {
-            rate: step.second_rate,
-            squared: true,
-        },
-    )?;
+    move_mean(first, gradient, step.first_rate)?;
+    move_mean_square(second, gradient, step.second_rate)?;
     parameter.inplace_op3(first, second, &Descend(step))
 }
 
@@ -79,71 +64,20 @@ pub fn adam_step_composed(
     gradient: &Tensor,
     step: AdamStep,
 ) -> Result<()> {
-    let moved =
-        |mean: &Tensor, value: &Tensor, rate: f32| mean + ((value - mean)? * f64::from(rate))?;
-    let replace = |tensor: &Tensor, values: &Tensor| tensor.slice_set(&values.contiguous()?, 0, 0);
-    let flat = |tensor: &Tensor| tensor.flatten_all();
+    move_mean_composed(first, gradient, step.first_rate, false)?;
+    move_mean_composed(second, gradient, step.second_rate, true)?;
+    let flat = |tensor: &Tensor| tensor.detach().flatten_all();
     let [parameter, first, second] = [flat(parameter)?, flat(first)?, flat(second)?];
-    let gradient = flat(&gradient.detach())?;
-    replace(&first, &moved(&first, &gradient, step.first_rate)?)?;
-    replace(
-        &second,
-        &moved(&second, &gradient.sqr()?, step.second_rate)?,
-    )?;
     let change =
         ((&first * f64::from(step.step_size))? / (second.sqrt()? + f64::from(step.epsilon))?)?;
-    replace(&parameter.detach(), &(parameter.detach() - change)?)
+    parameter.slice_set(&(&parameter - change)?, 0, 0)
 }
 
 vectorised! {
-    fn move_mean(mean: &mut [f32], gradient: &[f32], rate: f32) {
-        for (mean, gradient) in mean.iter_mut().zip(gradient) {
-            *mean += (gradient - *mean) * rate;
-        }
-    }
-
-    fn move_mean_square(mean: &mut [f32], gradient: &[f32], rate: f32) {
-        for (mean, gradient) in mean.iter_mut().zip(gradient) {
-            *mean += (gradient * gradient - *mean) * rate;
-        }
-    }
-
     fn descend(parameter: &mut [f32], first: &[f32], second: &[f32], step: AdamStep) {
         for (parameter, (first, second)) in parameter.iter_mut().zip(first.iter().zip(second)) {
             *parameter -= first * step.step_size / (second.sqrt() + step.epsilon);
         }
-    }
-}
-
-struct MoveMean {
-    rate: f32,
-    squared: bool,
-}
-
-impl InplaceOp2 for MoveMean {
-    fn name(&self) -> &'static str {
-        "adam-mean"
-    }
-
-    fn cpu_fwd(
-        &self,
-        mean: &mut CpuStorage,
-        mean_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> Result<()> {
-        let mean = cpu::values_mut(self.name(), mean, mean_layout)?;
-        let gradient = cpu::values(self.name(), gradient, gradient_layout)?;
-        mean.par_chunks_mut(TASK)
-            .zip(gradient.par_chunks(TASK))
-            .for_each(|(mean, gradient)| {
-                if self.squared {
-                    move_mean_square(mean, gradient, self.rate);
-                } else {
-                    move_mean(mean, gradient, self.rate);
-                }
-            });
-        Ok(())
     }
 }
 

@@ -3,12 +3,13 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use perceiver_ops::{
-    AbsorbedWeights, AdamStep, Attention, Key, Mode, Transpose, absorbed_attention,
-    absorbed_attention_composed, adam_step, adam_step_composed, add_bias, add_bias_composed,
-    add_dropout, add_dropout_composed, attention, attention_composed, batched_matmul,
-    batched_matmul_composed, dropout, dropout_composed, expand_batch, expand_batch_composed, gelu,
-    gelu_composed, layer_norm, layer_norm_composed, linear, linear_composed, multiply_scalar,
-    multiply_scalar_composed, softmax, softmax_composed,
+    AbsorbedWeights, AdamStep, Attention, Key, LambStep, Mode, SgdStep, Transpose,
+    absorbed_attention, absorbed_attention_composed, adam_step, adam_step_composed, add_bias,
+    add_bias_composed, add_dropout, add_dropout_composed, attention, attention_composed,
+    batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
+    expand_batch_composed, gelu, gelu_composed, lamb_step, lamb_step_composed, layer_norm,
+    layer_norm_composed, linear, linear_composed, multiply_scalar, multiply_scalar_composed,
+    sgd_step, sgd_step_composed, softmax, softmax_composed,
 };
 use proptest::prelude::*;
 
@@ -168,6 +169,42 @@ proptest! {
         adam_step_composed(w, m, v, g, step).unwrap();
         let names = ["parameter", "first", "second", "gradient"];
         for (name, (found, expected)) in names.into_iter().zip(fused.iter().zip(&composed)) {
+            assert_close(found, expected, 1.0, name);
+        }
+        prop_assert!(largest(&(w.as_tensor() - variable(seed, &[rows, width]).as_tensor()).unwrap()) > 0.0);
+    }
+
+    #[test]
+    fn lamb_step_equals_its_composition((rows, width) in (1usize..9, 1usize..5000), weight_decay in 0f32..0.5, seed: u64) {
+        let step = LambStep {
+            first_rate: 0.1, second_rate: 0.001, first_correction: 1.7, second_correction: 30.0, epsilon: 1e-3, weight_decay,
+            learning_rate: 0.01,
+        };
+        let tensors = || {
+            let made = |number: u64| variable(seed ^ number, &[rows, width]);
+            [made(0), made(1), Var::from_tensor(&made(2).abs().unwrap()).unwrap(), made(3)]
+        };
+        let (fused, composed) = (tensors(), tensors());
+        let [w, m, v, g] = &fused;
+        lamb_step(w, m, v, g, step).unwrap();
+        let [w, m, v, g] = &composed;
+        lamb_step_composed(w, m, v, g, step).unwrap();
+        for (name, (found, expected)) in ["parameter", "first", "second"].into_iter().zip(fused.iter().zip(&composed)) {
+            assert_close(found, expected, 1.0, name);
+        }
+        prop_assert!(largest(&(w.as_tensor() - variable(seed, &[rows, width]).as_tensor()).unwrap()) > 0.0);
+    }
+
+    #[test]
+    fn sgd_step_equals_its_composition((rows, width) in (1usize..9, 1usize..5000), nesterov: bool, seed: u64) {
+        let step = SgdStep { learning_rate: 0.1, momentum: 0.9, nesterov };
+        let tensors = || [0, 1, 2].map(|number| variable(seed ^ number, &[rows, width]));
+        let (fused, composed) = (tensors(), tensors());
+        let [w, v, g] = &fused;
+        sgd_step(w, v, g, step).unwrap();
+        let [w, v, g] = &composed;
+        sgd_step_composed(w, v, g, step).unwrap();
+        for (name, (found, expected)) in ["parameter", "velocity"].into_iter().zip(fused.iter().zip(&composed)) {
             assert_close(found, expected, 1.0, name);
         }
         prop_assert!(largest(&(w.as_tensor() - variable(seed, &[rows, width]).as_tensor()).unwrap()) > 0.0);

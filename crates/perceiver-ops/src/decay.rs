@@ -1,0 +1,54 @@
+//! Decoupled weight decay, in place: `w -= w * rate` (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019).
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu;
+use crate::moving_mean::TASK;
+use crate::simd::vectorised;
+
+/// Takes `rate` of `parameter` away: weight decay times learning rate. It changes where it is: whoever holds a clone of it
+/// sees the change.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+///
+/// let weights = Tensor::new(&[4f32, -2.0], &Device::Cpu)?;
+/// perceiver_ops::decay(&weights, 0.25)?;
+/// assert_eq!(weights.to_vec1::<f32>()?, [3.0, -1.5]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+/// When `parameter` is not contiguous.
+pub fn decay(parameter: &Tensor, rate: f32) -> Result<()> {
+    if cpu::has_kernels(parameter) {
+        return parameter.inplace_op1(&Decay(rate));
+    }
+    let flat = parameter.detach().flatten_all()?;
+    flat.slice_set(&(&flat - (&flat * f64::from(rate))?)?, 0, 0)
+}
+
+vectorised! {
+    fn shrink(values: &mut [f32], rate: f32) {
+        for value in values {
+            *value -= *value * rate;
+        }
+    }
+}
+
+struct Decay(f32);
+
+impl InplaceOp1 for Decay {
+    fn name(&self) -> &'static str {
+        "decay"
+    }
+
+    fn cpu_fwd(&self, parameter: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let values = cpu::values_mut(self.name(), parameter, layout)?;
+        values
+            .par_chunks_mut(TASK)
+            .for_each(|values| shrink(values, self.0));
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! One parameter's step of LAMB, in place.
+//!
+//! Adam's update `u = m' / (sqrt(v') + epsilon) + decay * w`, with `m'` and `v'` corrected for their start at zero, made as long
+//! as the parameter: `w -= rate * |w| / |u| * u` (You et al., "Large batch optimization for deep learning: training BERT in 76
+//! minutes", 2020). Where either norm is zero, the quotient counts as one, as in Keras.
+
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu;
+use crate::moving_mean::{TASK, move_mean, move_mean_composed, move_mean_square};
+use crate::norm::{squares, sum_of_squares};
+use crate::simd::{self, vectorised};
+
+/// The numbers of a step, the same for all parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct LambStep {
+    /// How far the mean of the gradients moves towards the newest: `1 - beta_1`.
+    pub first_rate: f32,
+    /// The same for the mean of their squares: `1 - beta_2`.
+    pub second_rate: f32,
+    /// What corrects the first mean's start at zero: `1 / (1 - beta_1^t)`.
+    pub first_correction: f32,
+    /// The same for the mean of squares.
+    pub second_correction: f32,
+    /// Keeps the quotient finite.
+    pub epsilon: f32,
+    /// How much of the parameter itself is in the update, as in the paper.
+    pub weight_decay: f32,
+    /// The learning rate.
+    pub learning_rate: f32,
+}
+
+/// Moves `first` and `second`, the means of the gradients and of their squares, then `parameter`; all of one shape. They
+/// change where they are, so whoever holds a clone of one sees the change.
+///
+/// # Errors
+/// When the shapes differ or a tensor is not contiguous.
+pub fn lamb_step(
+    parameter: &Tensor,
+    first: &Tensor,
+    second: &Tensor,
+    gradient: &Tensor,
+    step: LambStep,
+) -> Result<()> {
+    if parameter.dims() != gradient.dims() {
+        bail!(
+            "lamb: expected a parameter and a gradient of one shape, found {:?} and {:?}",
+            parameter.dims(),
+            gradient.dims()
+        );
+    }
+    if ![parameter, first, second].into_iter().all(cpu::has_kernels) {
+        return lamb_step_composed(parameter, first, second, gradient, step);
+    }
+    move_mean(first, gradient, step.first_rate)?;
+    move_mean_square(second, gradient, step.second_rate)?;
+    parameter.inplace_op3(first, second, &Descend(step))
+}
+
+/// [`lamb_step`] by candle's own operations: what every device runs that has no kernel, and what the kernel is tested
+/// against.
+///
+/// # Errors
+/// As for [`lamb_step`].
+pub fn lamb_step_composed(
+    parameter: &Tensor,
+    first: &Tensor,
+    second: &Tensor,
+    gradient: &Tensor,
+    step: LambStep,
+) -> Result<()> {
+    move_mean_composed(first, gradient, step.first_rate, false)?;
+    move_mean_composed(second, gradient, step.second_rate, true)?;
+    let flat = |tensor: &Tensor| tensor.detach().flatten_all();
+    let [parameter, first, second] = [flat(parameter)?, flat(first)?, flat(second)?];
+    let first = (first * f64::from(step.first_correction))?;
+    let second = (second * f64::from(step.second_correction))?.sqrt()?;
+    let decayed = (&parameter * f64::from(step.weight_decay))?;
+    let update = ((first / (second + f64::from(step.epsilon))?)? + decayed)?;
+    let length = step.length(sum_of_squares(&parameter)?, sum_of_squares(&update)?);
+    let moved = (&parameter - (update * f64::from(length))?)?;
+    parameter.slice_set(&moved, 0, 0)
+}
+
+impl LambStep {
+    /// What the update is multiplied by, from the sums of squares of the parameter and the update.
+    fn length(&self, parameter: f64, update: f64) -> f32 {
+        let both = parameter > 0.0 && update > 0.0;
+        let ratio = if both {
+            (parameter / update).sqrt()
+        } else {
+            1.0
+        };
+        ratio as f32 * self.learning_rate
+    }
+
+    #[inline(always)]
+    fn update(&self, parameter: f32, first: f32, second: f32) -> f32 {
+        let mean = first * self.first_correction;
+        let spread = (second * self.second_correction).sqrt() + self.epsilon;
+        mean / spread + self.weight_decay * parameter
+    }
+}
+
+vectorised! {
+    fn update_squares(step: LambStep, parameter: &[f32], first: &[f32], second: &[f32]) -> f64 {
+        let mut updates = [0f32; simd::LANES];
+        let mut sums = [0f32; simd::LANES];
+        let values = parameter.chunks(simd::LANES).zip(first.chunks(simd::LANES).zip(second.chunks(simd::LANES)));
+        for (parameter, (first, second)) in values {
+            updates.fill(0.0);
+            for (update, (parameter, (first, second))) in
+                updates.iter_mut().zip(parameter.iter().zip(first.iter().zip(second)))
+            {
+                *update = step.update(*parameter, *first, *second);
+            }
+            for (sum, update) in sums.iter_mut().zip(&updates) {
+                *sum += update * update;
+            }
+        }
+        sums.into_iter().map(f64::from).sum()
+    }
+
+    fn descend(step: LambStep, length: f32, parameter: &mut [f32], first: &[f32], second: &[f32]) {
+        for (parameter, (first, second)) in parameter.iter_mut().zip(first.iter().zip(second)) {
+            *parameter -= length * step.update(*parameter, *first, *second);
+        }
+    }
+}
+
+struct Descend(LambStep);
+
+impl InplaceOp3 for Descend {
+    fn name(&self) -> &'static str {
+        "lamb-descend"
+    }
+
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        parameter_layout: &Layout,
+        first: &CpuStorage,
+        first_layout: &Layout,
+        second: &CpuStorage,
+        second_layout: &Layout,
+    ) -> Result<()> {
+        let parameter = cpu::values_mut(self.name(), parameter, parameter_layout)?;
+        let first = cpu::values(self.name(), first, first_layout)?;
+        let second = cpu::values(self.name(), second, second_layout)?;
+        let moments = || first.par_chunks(TASK).zip(second.par_chunks(TASK));
+        let sums: Vec<(f64, f64)> = parameter
+            .par_chunks(TASK)
+            .zip(moments())
+            .map(|(parameter, (first, second))| {
+                let update = update_squares(self.0, parameter, first, second);
+                (squares(parameter), update)
+            })
+            .collect();
+        let own = sums.iter().map(|(parameter, _)| parameter).sum();
+        let length = self
+            .0
+            .length(own, sums.iter().map(|(_, update)| update).sum());
+        parameter
+            .par_chunks_mut(TASK)
+            .zip(moments())
+            .for_each(|(parameter, (first, second))| {
+                descend(self.0, length, parameter, first, second);
+            });
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! One parameter's step of gradient descent with momentum, in place, in Keras's form.
+//!
+//! `v = momentum * v - rate * g`, then `w += v`, or with Nesterov's momentum `w += momentum * v - rate * g` (Sutskever et al., "On
+//! the importance of initialization and momentum in deep learning", 2013).
+
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu;
+use crate::moving_mean::TASK;
+use crate::simd::vectorised;
+
+/// The numbers of a step, the same for all parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct SgdStep {
+    /// The learning rate.
+    pub learning_rate: f32,
+    /// How much of its velocity a parameter keeps.
+    pub momentum: f32,
+    /// Whether the momentum is Nesterov's.
+    pub nesterov: bool,
+}
+
+/// Moves `velocity`, then `parameter`; all of one shape. They change where they are, so whoever holds a clone of one sees the
+/// change.
+///
+/// # Errors
+/// When the shapes differ or a tensor is not contiguous.
+pub fn sgd_step(
+    parameter: &Tensor,
+    velocity: &Tensor,
+    gradient: &Tensor,
+    step: SgdStep,
+) -> Result<()> {
+    let tensors = [parameter, velocity, gradient];
+    let dims = tensors.map(Tensor::dims);
+    if dims.iter().any(|dims| *dims != parameter.dims()) {
+        bail!("sgd: expected a parameter, a velocity and a gradient of one shape, found {dims:?}");
+    }
+    if !tensors.into_iter().all(cpu::has_kernels) {
+        return sgd_step_composed(parameter, velocity, gradient, step);
+    }
+    let gradient = gradient.contiguous()?;
+    velocity.inplace_op2(&gradient, &Accelerate(step))?;
+    parameter.inplace_op3(velocity, &gradient, &Descend(step))
+}
+
+/// [`sgd_step`] by candle's own operations: what every device runs that has no kernel, and what the kernel is tested against.
+///
+/// # Errors
+/// As for [`sgd_step`].
+pub fn sgd_step_composed(
+    parameter: &Tensor,
+    velocity: &Tensor,
+    gradient: &Tensor,
+    step: SgdStep,
+) -> Result<()> {
+    let flat = |tensor: &Tensor| tensor.detach().flatten_all();
+    let (momentum, rate) = (f64::from(step.momentum), f64::from(step.learning_rate));
+    let [parameter, velocity, gradient] = [flat(parameter)?, flat(velocity)?, flat(gradient)?];
+    let pull = (gradient * rate)?;
+    let moved = ((&velocity * momentum)? - &pull)?;
+    velocity.slice_set(&moved, 0, 0)?;
+    let change = if step.nesterov {
+        ((moved * momentum)? - pull)?
+    } else {
+        moved
+    };
+    parameter.slice_set(&(&parameter + change)?, 0, 0)
+}
+
+vectorised! {
+    fn accelerate(step: SgdStep, velocity: &mut [f32], gradient: &[f32]) {
+        for (velocity, gradient) in velocity.iter_mut().zip(gradient) {
+            *velocity = *velocity * step.momentum - gradient * step.learning_rate;
+        }
+    }
+
+    fn descend(step: SgdStep, parameter: &mut [f32], velocity: &[f32], gradient: &[f32]) {
+        for (parameter, (velocity, gradient)) in parameter.iter_mut().zip(velocity.iter().zip(gradient)) {
+            *parameter += if step.nesterov {
+                velocity * step.momentum - gradient * step.learning_rate
+            } else {
+                *velocity
+            };
+        }
+    }
+}
+
+struct Accelerate(SgdStep);
+
+impl InplaceOp2 for Accelerate {
+    fn name(&self) -> &'static str {
+        "sgd-accelerate"
+    }
+
+    fn cpu_fwd(
+        &self,
+        velocity: &mut CpuStorage,
+        velocity_layout: &Layout,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+    ) -> Result<()> {
+        let velocity = cpu::values_mut(self.name(), velocity, velocity_layout)?;
+        let gradient = cpu::values(self.name(), gradient, gradient_layout)?;
+        velocity
+            .par_chunks_mut(TASK)
+            .zip(gradient.par_chunks(TASK))
+            .for_each(|(velocity, gradient)| accelerate(self.0, velocity, gradient));
+        Ok(())
+    }
+}
+
+struct Descend(SgdStep);
+
+impl InplaceOp3 for Descend {
+    fn name(&self) -> &'static str {
+        "sgd-descend"
+    }
+
+    fn cpu_fwd(
+        &self,
+        parameter: &mut CpuStorage,
+        parameter_layout: &Layout,
+        velocity: &CpuStorage,
+        velocity_layout: &Layout,
+        gradient: &CpuStorage,
+        gradient_layout: &Layout,
+    ) -> Result<()> {
+        let parameter = cpu::values_mut(self.name(), parameter, parameter_layout)?;
+        let velocity = cpu::values(self.name(), velocity, velocity_layout)?;
+        let gradient = cpu::values(self.name(), gradient, gradient_layout)?;
+        parameter
+            .par_chunks_mut(TASK)
+            .zip(velocity.par_chunks(TASK).zip(gradient.par_chunks(TASK)))
+            .for_each(|(parameter, (velocity, gradient))| {
+                descend(self.0, parameter, velocity, gradient);
+            });
+        Ok(())
+    }
+}
