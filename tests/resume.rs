@@ -264,6 +264,50 @@ fn a_run_can_be_left_at_any_step() {
     }
 }
 
+/// Everything that has a state of its own or draws at random, at once.
+#[test]
+fn schedules_averages_and_mixed_pictures_remember_across_a_resume() {
+    for optimizer in ["adamw", "lamb", "sgd"] {
+        let changes = format!(
+            "[data.augmentation]
+            shift = 0.2
+            rand_augment = {{ layers = 2 }}
+            erasing = {{ probability = 0.3 }}
+            mixing = {{ mixup = 0.4, cutmix = 1.0 }}
+            [training]
+            epochs = 3
+            accumulate = 2
+            clip_norm = 1.0
+            label_smoothing = 0.1
+            averaging = 0.9
+            optimizer = {{ name = '{optimizer}', weight_decay = 0.1, momentum = 0.9 }}
+            schedule = {{ name = 'cosine', warmup_epochs = 0.5 }}"
+        );
+        let (weights, history) = in_pieces_of(usize::MAX, &changes);
+        assert!(history[2].learning_rate < history[0].learning_rate);
+        let (again, history_again) = in_pieces_of(5, &changes);
+        assert_eq!(history_again, history, "{optimizer}");
+        assert!(again == weights, "{optimizer}");
+    }
+}
+
+/// The parts of a batch have the gradients of the whole, where no dropout tells them apart.
+#[test]
+fn a_batch_in_parts_is_the_batch() {
+    let of = |parts: usize| {
+        let changes = format!(
+            "model.dropout_rate = 0.0\nmodel.attention_dropout = 0.0\ntraining.epochs = 1\ntraining.accumulate = {parts}"
+        );
+        in_pieces_of(usize::MAX, &changes).1[0]
+    };
+    let (whole, parts) = (of(1), of(3));
+    assert!(
+        (whole.loss - parts.loss).abs() < 1e-4,
+        "{whole:?} {parts:?}"
+    );
+    assert!((whole.val_loss - parts.val_loss).abs() < 1e-4);
+}
+
 #[test]
 fn early_stopping_and_plateau_remember_across_a_resume() {
     // At this learning rate the loss soon rises, so that the plateau acts and the run ends early.

@@ -84,6 +84,7 @@ fn every_step_equals_keras() {
             flip: false,
             height_zoom: heights[index],
             width_zoom: widths[index],
+            ..Draw::NONE
         };
         let zoomed = preprocess(&dataset, 64, zoom);
         assert_close(&zoomed, &arrays["zoomed"], TOLERANCE, &what("zoomed"));

@@ -6,7 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use perceiver_model::{Parameters, PerceiverConfig};
 use perceiver_train::{
-    Adam, EarlyStopping, Gradients, MetricSums, Optimizer, Plateau, PlateauConfig, Verdict,
+    Adam, DecayForm, Decayed, EarlyStopping, Gradients, MetricSums, Optimizer, OptimizerName,
+    OptimizerRecipe, Plateau, PlateauConfig, Verdict,
 };
 
 use crate::golden::{self, Arrays, assert_close, read, values};
@@ -14,20 +15,37 @@ use crate::golden::{self, Arrays, assert_close, read, values};
 const WEIGHTS: f32 = 1e-5;
 
 #[test]
-fn eight_steps_of_adam_equal_keras() {
+fn eight_steps_of_every_optimizer_equal_keras() {
+    let decaying = |name| OptimizerRecipe {
+        name,
+        weight_decay: 1e-2,
+        decayed: Decayed::All,
+        ..OptimizerRecipe::default()
+    };
+    let adamw = decaying(OptimizerName::AdamW);
+    let lamb = decaying(OptimizerName::Lamb);
     for directory in golden::directories() {
         let arrays = read(&directory.join("optimizers.safetensors"));
-        compare_optimizer(&directory, &arrays, "adam", || Adam::new(1e-3));
-        compare_optimizer(&directory, &arrays, "adam_clip", || {
-            Adam::new(3e-3).with_clip_norm(Some(0.5))
-        });
+        let compare = |name, optimizer: Box<dyn Optimizer>, clip_norm| {
+            compare_optimizer(&directory, &arrays, name, optimizer, clip_norm);
+        };
+        compare("adam", Box::new(Adam::new(1e-3)), None);
+        compare("adam_clip", Box::new(Adam::new(3e-3)), Some(0.5));
+        compare("adamw", adamw.build(2e-3), None);
+        compare("lamb", lamb.build(5e-3), None);
     }
 }
 
 /// Runs the golden gradients through an optimizer and compares the weights after every step.
 ///
 /// The golden case has its own two variables, so they stand in for two of a small model's.
-fn compare_optimizer(directory: &Path, arrays: &Arrays, name: &str, new: impl Fn() -> Adam) {
+fn compare_optimizer(
+    directory: &Path,
+    arrays: &Arrays,
+    name: &str,
+    mut optimizer: Box<dyn Optimizer>,
+    clip_norm: Option<f64>,
+) {
     let tensor = |step: &str, variable: &str| &arrays[&format!("{name}/{step}/{variable}")];
     let variables: BTreeSet<&str> = arrays
         .keys()
@@ -45,14 +63,15 @@ fn compare_optimizer(directory: &Path, arrays: &Arrays, name: &str, new: impl Fn
             .map(|v| (v.to_string(), tensor("w0", v).clone())),
     )
     .unwrap();
-    let mut optimizer = new();
     for step in 1..=steps {
         let gradients = variables
             .iter()
             .map(|v| (v.to_string(), tensor(&format!("g{step}"), v).clone()));
-        optimizer
-            .step(&parameters, &Gradients::from_tensors(gradients))
-            .unwrap();
+        let mut gradients = Gradients::from_tensors(gradients);
+        if let Some(max_norm) = clip_norm {
+            gradients = gradients.clipped(max_norm).unwrap();
+        }
+        optimizer.step(&parameters, &gradients).unwrap();
         for (variable, found) in parameters.iter() {
             let expected = tensor(&format!("w{step}"), variable);
             let what = format!("{}: {name} {variable} step {step}", directory.display());
@@ -62,7 +81,7 @@ fn compare_optimizer(directory: &Path, arrays: &Arrays, name: &str, new: impl Fn
 }
 
 #[test]
-fn a_restored_adam_takes_the_same_step() {
+fn a_restored_optimizer_takes_the_same_step() {
     let config = PerceiverConfig {
         image_size: 4,
         latent_dim: 2,
@@ -76,22 +95,63 @@ fn a_restored_adam_takes_the_same_step() {
         let like = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
         Gradients::from_tensors(like.tensors())
     };
-    let (one, mut straight) = (parameters(), Adam::new(1e-2));
-    for seed in 1..=4 {
-        straight.step(&one, &gradients(seed)).unwrap();
+    let names = [
+        OptimizerName::Adam,
+        OptimizerName::AdamW,
+        OptimizerName::Lamb,
+        OptimizerName::Sgd,
+    ];
+    for name in names {
+        let recipe = OptimizerRecipe {
+            name,
+            momentum: 0.9,
+            weight_decay: if name == OptimizerName::Adam {
+                0.0
+            } else {
+                0.1
+            },
+            ..OptimizerRecipe::default()
+        };
+        let (one, mut straight) = (parameters(), recipe.build(1e-2));
+        for seed in 1..=4 {
+            straight.step(&one, &gradients(seed)).unwrap();
+        }
+        let (two, mut first_half) = (parameters(), recipe.build(1e-2));
+        for seed in 1..=2 {
+            first_half.step(&two, &gradients(seed)).unwrap();
+        }
+        let mut second_half = recipe.build(1e-2);
+        second_half.restore(first_half.state().unwrap());
+        for seed in 3..=4 {
+            second_half.step(&two, &gradients(seed)).unwrap();
+        }
+        for ((parameter, one), (_, two)) in one.iter().zip(two.iter()) {
+            assert_eq!(values(one), values(two), "{name:?}: {parameter}");
+        }
     }
-    let (two, mut first_half) = (parameters(), Adam::new(1e-2));
-    for seed in 1..=2 {
-        first_half.step(&two, &gradients(seed)).unwrap();
-    }
-    let mut second_half = Adam::new(1e-2);
-    second_half.restore(first_half.state().unwrap());
-    for seed in 3..=4 {
-        second_half.step(&two, &gradients(seed)).unwrap();
-    }
-    for ((name, one), (_, two)) in one.iter().zip(two.iter()) {
-        assert_eq!(values(one), values(two), "{name}");
-    }
+}
+
+/// The two forms of LAMB's weight decay differ; by hand, for one weight of 1 and a gradient of 1 at the first step.
+#[test]
+fn coupled_weight_decay_is_part_of_lambs_update() {
+    let name = "dense.weight".to_string();
+    let one = || Tensor::new(&[1f32], &Device::Cpu).unwrap();
+    let stepped = |decay_form| {
+        let recipe = OptimizerRecipe {
+            name: OptimizerName::Lamb,
+            weight_decay: 0.5,
+            decay_form,
+            ..OptimizerRecipe::default()
+        };
+        let parameters = Parameters::from_variables([(name.clone(), one())]).unwrap();
+        let gradients = Gradients::from_tensors([(name.clone(), one())]);
+        recipe.build(0.1).step(&parameters, &gradients).unwrap();
+        values(parameters.get(&name).unwrap())[0]
+    };
+    // The update's length is that of the weight: 0.1 of 1, whatever is in it.
+    assert!((stepped(DecayForm::Coupled) - 0.9).abs() < 1e-6);
+    // First 0.05 of it goes, then 0.1 of the rest.
+    assert!((stepped(DecayForm::Decoupled) - 0.95 * 0.9).abs() < 1e-6);
 }
 
 #[test]

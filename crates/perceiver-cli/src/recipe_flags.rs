@@ -11,7 +11,7 @@ use toml::Table;
 /// Flags over the configuration file over the preset.
 #[derive(Debug, Args)]
 pub(crate) struct RecipeFlags {
-    /// Recipe to start from: keras, cifar100-cpu or quickstart.
+    /// Recipe to start from: keras, keras-2021, cifar100-cpu or quickstart.
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
 
@@ -39,7 +39,7 @@ pub(crate) struct RecipeFlags {
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
 
-    /// Learning rate at the start.
+    /// Learning rate at its height.
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
 

@@ -1,5 +1,5 @@
-//! Random changes of training pictures that leave their class alone: Keras's `RandomFlip("horizontal")` and
-//! `RandomZoom` with independent factors for height and width.
+//! Random changes of training pictures that leave their class alone: Keras's `RandomFlip("horizontal")`, `RandomZoom` with
+//! independent factors for height and width, and the shift that a random crop of a padded picture is.
 //!
 //! What happens to a picture is a function of a [`Key`] alone, so an epoch can be repeated or resumed anywhere.
 //!
@@ -7,23 +7,34 @@
 //! use perceiver_data::{Augmentation, Draw};
 //! use perceiver_ops::Key;
 //!
-//! let off = Augmentation { horizontal_flip: false, zoom: 0.0 };
-//! assert_eq!(off.draw(Key::new(7)), Draw::NONE);
+//! assert_eq!(Augmentation::default().draw(Key::new(7)), Draw::NONE);
 //! ```
 
 use perceiver_ops::Key;
 use serde::{Deserialize, Serialize};
 
+use crate::erase::Erasing;
 use crate::error::{DataError, Result};
+use crate::mix::Mixing;
+use crate::rand_augment::RandAugment;
 
-/// Which random changes to make.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Which random changes to make. None by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Augmentation {
     /// Mirror every other picture.
     pub horizontal_flip: bool,
     /// Zoom height and width by factors drawn independently from `[1 - zoom, 1 + zoom]`; 0 is no zoom.
     pub zoom: f32,
+    /// Move by up to this share of height and width, in whole pixels of the input, to let the mean colour in: a random crop of a
+    /// picture padded by so much on every side. 0 is no shift; 0.125 are the usual 4 pixels of CIFAR's 32.
+    pub shift: f32,
+    /// Changes of colour and shape.
+    pub rand_augment: RandAugment,
+    /// Rectangles without content.
+    pub erasing: Erasing,
+    /// Pictures mixed with others.
+    pub mixing: Mixing,
 }
 
 /// What happens to one picture.
@@ -35,6 +46,10 @@ pub struct Draw {
     pub height_zoom: f32,
     /// How much of its width it shows.
     pub width_zoom: f32,
+    /// How far it moves down, as a share of the height.
+    pub down: f32,
+    /// How far it moves to the right, as a share of the width.
+    pub right: f32,
 }
 
 impl Draw {
@@ -43,35 +58,48 @@ impl Draw {
         flip: false,
         height_zoom: 1.0,
         width_zoom: 1.0,
+        down: 0.0,
+        right: 0.0,
     };
 }
 
 impl Augmentation {
-    /// Refuses a zoom outside `[0, 1)`.
+    /// Refuses a zoom or shift outside `[0, 1)`, and what its parts refuse.
     pub fn validate(&self) -> Result<()> {
-        if (0.0..1.0).contains(&self.zoom) {
-            return Ok(());
+        let shares = [
+            ("augmentation.zoom", self.zoom),
+            ("augmentation.shift", self.shift),
+        ];
+        for (option, share) in shares {
+            if !(0.0..1.0).contains(&share) {
+                return Err(DataError::InvalidOption {
+                    option,
+                    expected: "at least 0 and less than 1".to_owned(),
+                    found: share.to_string(),
+                });
+            }
         }
-        Err(DataError::InvalidOption {
-            option: "augmentation.zoom",
-            expected: "at least 0 and less than 1".to_owned(),
-            found: self.zoom.to_string(),
-        })
+        self.rand_augment.validate()?;
+        self.erasing.validate()?;
+        self.mixing.validate()
     }
 
     /// What happens to the picture that `key` belongs to.
     pub fn draw(&self, key: Key) -> Draw {
-        let factor = |index| {
-            // 24 bits are what an f32 holds: uniform in [0, 1).
-            let unit = (key.bits(index) >> 40) as f32 / (1_u32 << 24) as f32;
-            1.0 + self.zoom * (2.0 * unit - 1.0)
-        };
+        let spread = |index| 2.0 * unit(key, index) - 1.0;
         Draw {
             flip: self.horizontal_flip && key.bits(0) >> 63 == 1,
-            height_zoom: factor(1),
-            width_zoom: factor(2),
+            height_zoom: 1.0 + self.zoom * spread(1),
+            width_zoom: 1.0 + self.zoom * spread(2),
+            down: self.shift * spread(3),
+            right: self.shift * spread(4),
         }
     }
+}
+
+/// The `index`-th uniform number in `[0, 1)` of a key, of the 24 bits that an `f32` holds.
+pub(crate) fn unit(key: Key, index: u64) -> f32 {
+    (key.bits(index) >> 40) as f32 / (1_u32 << 24) as f32
 }
 
 #[cfg(test)]
@@ -81,6 +109,10 @@ mod tests {
     const KERAS: Augmentation = Augmentation {
         horizontal_flip: true,
         zoom: 0.2,
+        shift: 0.0,
+        rand_augment: RandAugment::NONE,
+        erasing: Erasing::NONE,
+        mixing: Mixing::NONE,
     };
 
     #[test]

@@ -89,6 +89,7 @@ mod tests {
         Ok(Batch {
             images: Tensor::zeros((0, 3, 1, 1), DType::F32, &Device::Cpu)?,
             labels: Tensor::zeros(0, DType::U32, &Device::Cpu)?,
+            mixed: None,
             indices: Vec::new(),
         })
     }

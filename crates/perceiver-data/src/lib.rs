@@ -19,7 +19,7 @@
 //!
 //! let config = LoaderConfig {
 //!     shuffle: true,
-//!     augmentation: Some(Augmentation { horizontal_flip: true, zoom: 0.2 }),
+//!     augmentation: Some(Augmentation { horizontal_flip: true, zoom: 0.2, ..Augmentation::default() }),
 //!     ..LoaderConfig::default()
 //! };
 //! let loader = Loader::new(Arc::new(train), preprocessing, config)?;
@@ -43,6 +43,7 @@ mod class_folders;
 mod dataset;
 mod decode;
 mod epoch;
+mod erase;
 mod error;
 mod folder;
 mod hex;
@@ -61,6 +62,7 @@ mod image;
 pub mod interchange;
 mod labels;
 mod loader;
+mod mix;
 mod normalization;
 #[cfg(feature = "hub")]
 mod parquet;
@@ -71,6 +73,8 @@ mod parquet_file;
 #[cfg(feature = "hub")]
 mod parquet_writer;
 mod preprocess;
+mod rand_augment;
+mod rectangle;
 mod resample;
 mod shapes;
 mod shrink;
@@ -80,11 +84,12 @@ mod taps;
 mod truncation;
 
 pub use augment::{Augmentation, Draw};
-pub use batches::Batch;
+pub use batches::{Batch, Mixed};
 pub use cifar::{Cifar, CifarRecord};
 pub use dataset::{Dataset, Groups, Split};
 pub use decode::MAX_DECODED_BYTES;
 pub use epoch::Epoch;
+pub use erase::Erasing;
 pub use error::{DataError, Result};
 pub use folder::ImageFolder;
 #[cfg(feature = "hub")]
@@ -92,12 +97,14 @@ pub use hub::{HubAccess, HubDataset, HubProgress, OnProgress};
 pub use image::{CHANNELS, Image};
 pub use labels::Labels;
 pub use loader::{Loader, LoaderConfig};
+pub use mix::Mixing;
 pub use normalization::Normalization;
 #[cfg(feature = "hub")]
 pub use parquet::{ParquetOptions, read_parquet};
 #[cfg(feature = "hub")]
 pub use parquet_writer::write_parquet;
 pub use preprocess::Preprocessing;
+pub use rand_augment::RandAugment;
 pub use resample::resample;
 pub use shapes::shapes;
 pub use source::{LoadOptions, Source};

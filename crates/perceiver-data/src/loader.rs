@@ -191,6 +191,7 @@ mod tests {
             augmentation: Some(Augmentation {
                 horizontal_flip: true,
                 zoom: 0.2,
+                ..Augmentation::default()
             }),
             ..LoaderConfig::default()
         }

@@ -118,7 +118,7 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// The number of values a picture becomes.
-    fn output_len(&self) -> usize {
+    pub(crate) fn output_len(&self) -> usize {
         CHANNELS * self.image_size * self.image_size
     }
 
@@ -127,18 +127,34 @@ impl Prepared {
         &self,
         images: impl IndexedParallelIterator<Item = (&'a Image, Draw)>,
     ) -> Result<Tensor> {
-        let shape = (images.len(), CHANNELS, self.image_size, self.image_size);
-        let mut values = vec![0.0; images.len() * self.output_len()];
-        images
+        self.tensor(images, |scratch, (image, draw), out| {
+            self.apply(image, &draw, scratch, out);
+        })
+    }
+
+    /// What `write` makes of items in parallel: `[n, 3, image_size, image_size]`.
+    pub(crate) fn tensor<T: Send>(
+        &self,
+        items: impl IndexedParallelIterator<Item = T>,
+        write: impl Fn(&mut Scratch, T, &mut [f32]) + Send + Sync,
+    ) -> Result<Tensor> {
+        let shape = (items.len(), CHANNELS, self.image_size, self.image_size);
+        let mut values = vec![0.0; items.len() * self.output_len()];
+        items
             .zip(values.par_chunks_exact_mut(self.output_len()))
-            .for_each_init(Scratch::default, |scratch, ((image, draw), out)| {
-                self.apply(image, &draw, scratch, out);
+            .for_each_init(Scratch::default, |scratch, (item, out)| {
+                write(scratch, item, out);
             });
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
+    /// Height and width of the input.
+    pub(crate) fn image_size(&self) -> usize {
+        self.image_size
+    }
+
     /// One picture into `out`, `[3, image_size, image_size]`.
-    fn apply(&self, image: &Image, draw: &Draw, scratch: &mut Scratch, out: &mut [f32]) {
+    pub(crate) fn apply(&self, image: &Image, draw: &Draw, scratch: &mut Scratch, out: &mut [f32]) {
         let (height, width) = (image.height(), image.width());
         let (rows, columns) = self.taps(height, width, draw);
         let planes = image.pixels().chunks_exact(height * width);
@@ -153,7 +169,7 @@ impl Prepared {
         }
     }
 
-    /// Resize, then flip, then zoom, along each axis.
+    /// Resize, then flip, then zoom, then shift, along each axis.
     fn taps(&self, height: usize, width: usize, draw: &Draw) -> (Cow<'_, Taps>, Cow<'_, Taps>) {
         let (rows, columns) = (self.resize(height), self.resize(width));
         if *draw == Draw::NONE {
@@ -165,9 +181,16 @@ impl Prepared {
         } else {
             columns
         };
+        let move_and_zoom = |zoom, by: f32, taps: &Taps| {
+            let zoomed = Taps::zoom(size, zoom).compose(taps);
+            match (by * size as f32).round() as isize {
+                0 => zoomed,
+                places => Taps::shift(size, places).compose(&zoomed),
+            }
+        };
         (
-            Cow::Owned(Taps::zoom(size, draw.height_zoom).compose(&rows)),
-            Cow::Owned(Taps::zoom(size, draw.width_zoom).compose(&columns)),
+            Cow::Owned(move_and_zoom(draw.height_zoom, draw.down, &rows)),
+            Cow::Owned(move_and_zoom(draw.width_zoom, draw.right, &columns)),
         )
     }
 
@@ -251,7 +274,7 @@ mod tests {
         ) {
             let preprocessing = preprocessing(size);
             let image = picture(height, width);
-            let draw = Draw { flip, height_zoom, width_zoom };
+            let draw = Draw { flip, height_zoom, width_zoom, ..Draw::NONE };
             let mut out = vec![0.0; 3 * size * size];
             preprocessing.apply(&image, &draw, &mut out).unwrap();
 

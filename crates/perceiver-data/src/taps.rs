@@ -59,6 +59,16 @@ impl Taps {
         })
     }
 
+    /// Movement by whole places: output `o` reads input `o - by`, and nothing beyond the border.
+    pub fn shift(len: usize, by: isize) -> Self {
+        Self::from_rows(len, len, |output, entries| {
+            let input = output.checked_add_signed(by.saturating_neg());
+            if let Some(input) = input.filter(|input| *input < len) {
+                entries.push((input, 1.0));
+            }
+        })
+    }
+
     /// Reversal.
     pub fn flip(len: usize) -> Self {
         Self::from_rows(len, len, |output, entries| {
@@ -228,6 +238,15 @@ mod tests {
         assert!(close(&taps.apply(&[7.0, 0.0, 0.0, 0.0]), &[3.0, 0.0]));
         assert!(close(&taps.apply(&[0.0, 7.0, 0.0, 0.0]), &[3.0, 1.0]));
         assert!(close(&taps.apply(&[0.0, 0.0, 7.0, 0.0]), &[1.0, 3.0]));
+    }
+
+    #[test]
+    fn shifting_lets_nothing_in() {
+        let shifted = |by| Taps::shift(3, by).apply(&[1.0, 2.0, 3.0]);
+        assert_eq!(shifted(1), [0.0, 1.0, 2.0]);
+        assert_eq!(shifted(-2), [3.0, 0.0, 0.0]);
+        assert_eq!(shifted(0), [1.0, 2.0, 3.0]);
+        assert_eq!(shifted(isize::MIN), [0.0; 3]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use perceiver_model::Parameters;
+use perceiver_ops::{move_mean, sum_of_squares};
 
 use crate::error::{Result, TrainError};
 
@@ -39,6 +40,28 @@ impl Gradients {
         self.0.get(name)
     }
 
+    /// The gradient of the parameter called `name`, which an optimizer cannot do without.
+    ///
+    /// # Errors
+    /// [`TrainError::NoGradient`] when there is none.
+    pub fn of_parameter(&self, name: &str) -> Result<&Tensor> {
+        self.get(name).ok_or_else(|| TrainError::NoGradient {
+            name: name.to_string(),
+        })
+    }
+
+    /// Moves these gradients, where they are, towards `others` by `share` of the way: the gradient of a batch from those of its
+    /// parts, each weighed by the share it has of what was added so far.
+    ///
+    /// # Errors
+    /// When a gradient is missing or candle refuses an operation.
+    pub fn move_towards(&self, others: &Self, share: f64) -> Result<()> {
+        for (name, gradient) in &self.0 {
+            move_mean(gradient, others.of_parameter(name)?, share as f32)?;
+        }
+        Ok(())
+    }
+
     /// The Euclidean norm over all gradients together.
     ///
     /// # Errors
@@ -46,8 +69,7 @@ impl Gradients {
     pub fn global_norm(&self) -> Result<f64> {
         let mut sum = 0.0;
         for gradient in self.0.values() {
-            let squares = gradient.sqr()?.sum_all()?.to_dtype(DType::F32)?;
-            sum += f64::from(squares.to_scalar::<f32>()?);
+            sum += sum_of_squares(gradient)?;
         }
         Ok(sum.sqrt())
     }
@@ -56,14 +78,14 @@ impl Gradients {
     ///
     /// # Errors
     /// When candle refuses an operation.
-    pub fn clipped(&self, max_norm: f64) -> Result<Self> {
+    pub fn clipped(self, max_norm: f64) -> Result<Self> {
         let norm = self.global_norm()?;
         if norm <= max_norm {
-            return Ok(self.clone());
+            return Ok(self);
         }
-        let scaled = self.0.iter().map(|(name, gradient)| {
+        let scaled = self.0.into_iter().map(|(name, gradient)| {
             let gradient = (gradient * (max_norm / norm))?;
-            Ok((name.clone(), gradient))
+            Ok((name, gradient))
         });
         scaled.collect::<Result<_>>().map(Self)
     }

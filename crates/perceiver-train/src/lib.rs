@@ -1,4 +1,4 @@
-//! Training the Perceiver: Adam in Keras's form, the learning-rate plateau, early stopping, metrics, and a trainer
+//! Training the Perceiver: Adam, AdamW, LAMB and SGD in Keras's form, learning-rate schedules, early stopping, metrics, and a trainer
 //! whose runs can be left and resumed to the bit.
 //!
 //! ```
@@ -24,6 +24,7 @@
 
 mod adam;
 mod atomic_file;
+mod averaging;
 mod checkpoint;
 mod device;
 mod early_stopping;
@@ -31,18 +32,24 @@ mod error;
 mod evaluation;
 mod gradients;
 mod json_file;
+mod lamb;
 mod loss;
 mod metrics;
 mod metrics_file;
+mod moments;
 mod observer;
 mod optimizer;
+mod optimizer_recipe;
 mod plateau;
 mod preset;
 mod progress;
 mod recipe;
 mod run_directory;
+mod schedule;
+mod sgd;
 mod trainer;
 mod training_data;
+mod weight_decay;
 
 pub use adam::Adam;
 pub use checkpoint::{Checkpoint, CheckpointConfig, DataCard, write_weights};
@@ -51,14 +58,19 @@ pub use early_stopping::{EarlyStopping, Verdict};
 pub use error::{Result, TrainError};
 pub use evaluation::{TestResults, evaluate};
 pub use gradients::Gradients;
-pub use loss::{cross_entropies, cross_entropy};
+pub use lamb::Lamb;
+pub use loss::{Targets, cross_entropies, cross_entropy};
 pub use metrics::{MetricSums, Metrics, TOP_K, wilson_interval};
 pub use metrics_file::MetricsFile;
 pub use observer::{EpochMetrics, Event, Observer, Observers};
 pub use optimizer::{Optimizer, OptimizerState};
+pub use optimizer_recipe::{DecayForm, OptimizerName, OptimizerRecipe};
 pub use plateau::{Plateau, PlateauConfig};
 pub use preset::Preset;
 pub use recipe::{DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe, overlay};
 pub use run_directory::RunDirectory;
+pub use schedule::{Every, Position, ScheduleName, ScheduleRecipe};
+pub use sgd::Sgd;
 pub use trainer::{Outcome, Trainer};
 pub use training_data::TrainingData;
+pub use weight_decay::Decayed;

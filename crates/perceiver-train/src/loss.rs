@@ -1,6 +1,8 @@
-//! Cross-entropy, Keras's `SparseCategoricalCrossentropy(from_logits=True)`.
+//! Cross-entropy, Keras's `SparseCategoricalCrossentropy(from_logits=True)`, and to soft targets: smoothed labels, and those of
+//! mixed pictures.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
+use perceiver_data::{Batch, Mixed};
 
 use crate::error::Result;
 
@@ -31,4 +33,133 @@ pub fn cross_entropies(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 /// As for [`cross_entropies`].
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     Ok(cross_entropies(logits, labels)?.mean_all()?)
+}
+
+/// What a batch should be classified as.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    labels: Tensor, // u32 [batch]
+    mixed: Option<Mixed>,
+    smoothing: f64,
+}
+
+impl Targets {
+    /// The labels of a batch, of which `smoothing` is spread over all classes alike (Szegedy et al., "Rethinking the Inception
+    /// architecture for computer vision", 2016; Keras's `label_smoothing`).
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new(batch: &Batch, smoothing: f64, device: &Device) -> Result<Self> {
+        let mixed = batch.mixed.as_ref().map(|mixed| -> Result<Mixed> {
+            Ok(Mixed {
+                labels: mixed.labels.to_device(device)?,
+                shares: mixed.shares.to_device(device)?,
+            })
+        });
+        Ok(Self {
+            labels: batch.labels.to_device(device)?,
+            mixed: mixed.transpose()?,
+            smoothing,
+        })
+    }
+
+    /// The targets of `count` samples from the one at `start` on.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn part(&self, start: usize, count: usize) -> Result<Self> {
+        let of = |tensor: &Tensor| tensor.narrow(0, start, count)?.contiguous();
+        let mixed = self.mixed.as_ref().map(|mixed| -> Result<Mixed> {
+            Ok(Mixed {
+                labels: of(&mixed.labels)?,
+                shares: of(&mixed.shares)?,
+            })
+        });
+        Ok(Self {
+            labels: of(&self.labels)?,
+            mixed: mixed.transpose()?,
+            smoothing: self.smoothing,
+        })
+    }
+
+    /// The mean loss of `logits` `[batch, classes]`, a scalar: cross-entropy to each label as far as it is meant.
+    ///
+    /// # Errors
+    /// When the shapes do not fit or a label names no class.
+    pub fn loss(&self, logits: &Tensor) -> Result<Tensor> {
+        let mut losses = cross_entropies(logits, &self.labels)?; // [batch]
+        if let Some(mixed) = &self.mixed {
+            let others = cross_entropies(logits, &mixed.labels)?;
+            losses = (&others + ((losses - &others)? * &mixed.shares)?)?;
+        }
+        let mean = losses.mean_all()?;
+        if self.smoothing == 0.0 {
+            return Ok(mean);
+        }
+        let log_probabilities = candle_nn::ops::log_softmax(logits, D::Minus1)?;
+        let even = log_probabilities.mean_all()?.neg()?; // to all classes alike
+        Ok(((mean * (1.0 - self.smoothing))? + (even * self.smoothing)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(mixed: Option<Mixed>) -> Batch {
+        Batch {
+            images: Tensor::zeros((2, 3, 1, 1), candle_core::DType::F32, &Device::Cpu).unwrap(),
+            labels: Tensor::new(&[0u32, 2], &Device::Cpu).unwrap(),
+            mixed,
+            indices: vec![0, 1],
+        }
+    }
+
+    /// Against `-sum_c target_c log p_c` with the targets written out.
+    #[test]
+    fn soft_targets_are_what_they_say() {
+        let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
+        let mixed = Mixed {
+            labels: Tensor::new(&[1u32, 2], &Device::Cpu).unwrap(),
+            shares: Tensor::new(&[0.75f32, 1.0], &Device::Cpu).unwrap(),
+        };
+        let log_p = candle_nn::ops::log_softmax(&logits, 1).unwrap();
+        let log_p = log_p.to_vec2::<f32>().unwrap();
+        for smoothing in [0.0, 0.1] {
+            let hard = [[0.75, 0.25, 0.0], [0.0, 0.0, 1.0]];
+            let soft = |target: f64| (1.0 - smoothing) * target + smoothing / 3.0;
+            let expected: f64 = (0..2)
+                .flat_map(|row| (0..3).map(move |class| (row, class)))
+                .map(|(row, class)| -soft(hard[row][class]) * f64::from(log_p[row][class]) / 2.0)
+                .sum();
+            let batch = batch(Some(mixed.clone()));
+            let targets = Targets::new(&batch, smoothing, &Device::Cpu).unwrap();
+            let loss = targets.loss(&logits).unwrap().to_scalar::<f32>().unwrap();
+            assert!(
+                (f64::from(loss) - expected).abs() < 1e-6,
+                "{loss}, not {expected}"
+            );
+            let parts: f64 = (0..2)
+                .map(|row| {
+                    let part = targets.part(row, 1).unwrap();
+                    let loss = part.loss(&logits.narrow(0, row, 1).unwrap()).unwrap();
+                    f64::from(loss.to_scalar::<f32>().unwrap()) / 2.0
+                })
+                .sum();
+            assert!((parts - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn hard_targets_are_cross_entropy() {
+        let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
+        let targets = Targets::new(&batch(None), 0.0, &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[0u32, 2], &Device::Cpu).unwrap();
+        let plain = cross_entropy(&logits, &labels).unwrap();
+        let found = targets.loss(&logits).unwrap();
+        assert_eq!(
+            found.to_scalar::<f32>().unwrap().to_bits(),
+            plain.to_scalar::<f32>().unwrap().to_bits()
+        );
+    }
 }

@@ -10,6 +10,8 @@ use crate::error::TrainError;
 pub enum Preset {
     /// The Keras example's listing, exactly.
     Keras,
+    /// The example as it stood in 2021, with LAMB.
+    Keras2021,
     /// A small model that learns CIFAR-100 on two cores.
     Cifar100Cpu,
     /// The embedded shapes, in minutes.
@@ -18,12 +20,18 @@ pub enum Preset {
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 3] = [Self::Keras, Self::Cifar100Cpu, Self::Quickstart];
+    pub const ALL: [Self; 4] = [
+        Self::Keras,
+        Self::Keras2021,
+        Self::Cifar100Cpu,
+        Self::Quickstart,
+    ];
 
     /// The name to call it by.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Keras => "keras",
+            Self::Keras2021 => "keras-2021",
             Self::Cifar100Cpu => "cifar100-cpu",
             Self::Quickstart => "quickstart",
         }
@@ -33,6 +41,7 @@ impl Preset {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Keras => "the Keras example's listing, exactly (which does not learn)",
+            Self::Keras2021 => "the Keras example of 2021, with LAMB",
             Self::Cifar100Cpu => "a small model that learns CIFAR-100 on two cores",
             Self::Quickstart => "the embedded shapes, in minutes",
         }
@@ -41,6 +50,7 @@ impl Preset {
     const fn text(self) -> &'static str {
         match self {
             Self::Keras => include_str!("../presets/keras.toml"),
+            Self::Keras2021 => include_str!("../presets/keras-2021.toml"),
             Self::Cifar100Cpu => include_str!("../presets/cifar100-cpu.toml"),
             Self::Quickstart => include_str!("../presets/quickstart.toml"),
         }

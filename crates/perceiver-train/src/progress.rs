@@ -50,15 +50,18 @@ pub(crate) struct StateTensors {
     pub(crate) parameters: HashMap<String, Tensor>,
     pub(crate) best: HashMap<String, Tensor>,
     pub(crate) optimizer: HashMap<String, Tensor>,
+    /// Weights averaged over the steps.
+    pub(crate) averages: HashMap<String, Tensor>,
 }
 
 impl StateTensors {
-    /// The three kinds, with the prefix each has in the file.
-    fn kinds(&mut self) -> [(&'static str, &mut HashMap<String, Tensor>); 3] {
+    /// The kinds, with the prefix each has in the file.
+    fn kinds(&mut self) -> [(&'static str, &mut HashMap<String, Tensor>); 4] {
         [
             ("parameters.", &mut self.parameters),
             ("best.", &mut self.best),
             ("optimizer.", &mut self.optimizer),
+            ("averages.", &mut self.averages),
         ]
     }
 }

@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
+use crate::optimizer_recipe::OptimizerRecipe;
 use crate::plateau::PlateauConfig;
+use crate::schedule::ScheduleRecipe;
 
 /// A whole recipe.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,6 +76,7 @@ impl Default for DataRecipe {
             augmentation: Augmentation {
                 horizontal_flip: true,
                 zoom: 0.2,
+                ..Augmentation::default()
             },
         }
     }
@@ -87,19 +90,30 @@ pub struct TrainingRecipe {
     pub epochs: usize,
     /// Pictures a step; the last step of an epoch may have fewer.
     pub batch_size: usize,
-    /// Adam's learning rate at the start.
+    /// The learning rate at its height.
     pub learning_rate: f32,
+    /// Parts that a batch is gone through in, one after another, to save memory; their gradients are those of the whole.
+    pub accumulate: usize,
     /// Gradients are scaled down to this global norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
     /// Whether backward computes the transformer's inner values again instead of keeping them: a fraction of the memory, for a
     /// quarter more time.
     pub recompute: bool,
+    /// The share of every label that is spread over all classes alike.
+    pub label_smoothing: f64,
+    /// Validate, and keep, weights averaged over the steps; this much of the average stays in a step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub averaging: Option<f64>,
     /// The root of all randomness.
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceChoice,
-    /// When to lower the learning rate.
+    /// What changes the parameters.
+    pub optimizer: OptimizerRecipe,
+    /// How the learning rate changes.
+    pub schedule: ScheduleRecipe,
+    /// When schedule `plateau` lowers the learning rate.
     pub plateau: PlateauConfig,
     /// When to stop.
     pub early_stopping: EarlyStoppingConfig,
@@ -111,10 +125,15 @@ impl Default for TrainingRecipe {
             epochs: 50,
             batch_size: 64,
             learning_rate: 1e-3,
+            accumulate: 1,
             clip_norm: None,
             recompute: false,
+            label_smoothing: 0.0,
+            averaging: None,
             seed: 0,
             device: DeviceChoice::Auto,
+            optimizer: OptimizerRecipe::default(),
+            schedule: ScheduleRecipe::default(),
             plateau: PlateauConfig::default(),
             early_stopping: EarlyStoppingConfig::default(),
         }
@@ -195,6 +214,26 @@ impl Recipe {
                 "training.batch_size: expected at least 1, found 0".to_string(),
             ),
             (
+                training.accumulate > 0,
+                "training.accumulate: expected at least 1, found 0".to_string(),
+            ),
+            (
+                (0.0..1.0).contains(&training.label_smoothing),
+                format!(
+                    "training.label_smoothing: expected at least 0 and below 1, found {}",
+                    training.label_smoothing
+                ),
+            ),
+            (
+                training
+                    .averaging
+                    .is_none_or(|decay| (0.0..1.0).contains(&decay)),
+                format!(
+                    "training.averaging: expected at least 0 and below 1, found {:?}",
+                    training.averaging
+                ),
+            ),
+            (
                 positive_rate,
                 format!(
                     "training.learning_rate: expected a number above 0, found {}",
@@ -242,8 +281,14 @@ impl Recipe {
                 ),
             ),
         ];
-        match checks.into_iter().find(|(fine, _)| !fine) {
-            Some((_, finding)) => Err(recipe_error(name, finding)),
+        let of_parts = [
+            training.optimizer.finding(),
+            training.schedule.finding(training.epochs),
+        ];
+        let found = checks.into_iter().find(|(fine, _)| !fine);
+        let found = found.map(|(_, finding)| finding);
+        match found.or_else(|| of_parts.into_iter().flatten().next()) {
+            Some(finding) => Err(recipe_error(name, finding)),
             None => Ok(()),
         }
     }
@@ -293,6 +338,53 @@ mod tests {
     fn the_keras_preset_is_the_default() {
         let recipe = Recipe::from_layers(&[("keras", Preset::Keras.table())]).unwrap();
         assert_eq!(recipe, Recipe::default());
+    }
+
+    /// The reference in `docs/recipes.md` names fields that exist, with their defaults where one is not off.
+    #[test]
+    fn the_documented_recipe_is_the_default() {
+        let text = include_str!("../../../docs/recipes.md");
+        let toml = text
+            .split("```toml")
+            .nth(1)
+            .unwrap()
+            .split("```")
+            .next()
+            .unwrap();
+        let documented = Recipe::from_layers(&[("docs/recipes.md", layer(toml))]).unwrap();
+        let mut expected = Recipe::default();
+        expected.training.clip_norm = Some(1.0);
+        expected.training.averaging = Some(0.999);
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
+    fn impossible_numbers_of_the_parts_are_refused_by_field() {
+        for (text, finding) in [
+            (
+                "optimizer.weight_decay = 0.1",
+                "training.optimizer.weight_decay: expected 0 for adam",
+            ),
+            (
+                "optimizer.beta_2 = 1.0",
+                "training.optimizer.beta_2: expected at least 0 and below 1",
+            ),
+            (
+                "schedule.warmup_epochs = 50.0",
+                "training.schedule.warmup_epochs: expected",
+            ),
+            ("schedule.hold = 1.0", "training.schedule.hold: expected"),
+            (
+                "label_smoothing = 1.0",
+                "training.label_smoothing: expected",
+            ),
+            ("averaging = 1.0", "training.averaging: expected"),
+            ("accumulate = 0", "training.accumulate: expected"),
+        ] {
+            let layers = [("my.toml", layer(&format!("[training]\n{text}")))];
+            let error = Recipe::from_layers(&layers).unwrap_err().to_string();
+            assert!(error.contains(finding), "{error}");
+        }
     }
 
     #[test]

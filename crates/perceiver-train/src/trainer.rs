@@ -14,14 +14,14 @@ use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver};
 use perceiver_ops::{Key, Mode};
 
-use crate::adam::Adam;
 use crate::atomic_file;
+use crate::averaging::Averaging;
 use crate::checkpoint::{CheckpointConfig, DataCard, write_weights};
 use crate::early_stopping::{EarlyStopping, Verdict};
 use crate::error::{Result, TrainError};
 use crate::evaluation::evaluate;
 use crate::gradients::Gradients;
-use crate::loss::cross_entropy;
+use crate::loss::Targets;
 use crate::metrics::Metrics;
 use crate::observer::{EpochMetrics, Event, Observer};
 use crate::optimizer::{Optimizer, OptimizerState};
@@ -29,6 +29,7 @@ use crate::plateau::Plateau;
 use crate::progress::{self, EpochProgress, Progress, StateTensors};
 use crate::recipe::Recipe;
 use crate::run_directory::RunDirectory;
+use crate::schedule::{Position, ScheduleName};
 use crate::training_data::TrainingData;
 
 /// How a call of [`Trainer::fit`] ended.
@@ -52,6 +53,7 @@ struct State {
     optimizer: OptimizerState,
     /// The weights of the best epoch so far; none before the first epoch ends.
     best: HashMap<String, Tensor>,
+    averages: HashMap<String, Tensor>,
     progress: Progress,
 }
 
@@ -64,6 +66,7 @@ pub struct Trainer {
     parameters: Parameters,
     model: Perceiver,
     optimizer: Box<dyn Optimizer>,
+    averaging: Option<Averaging>,
     best: HashMap<String, Tensor>,
     progress: Progress,
 }
@@ -100,6 +103,7 @@ impl Trainer {
             parameters,
             optimizer: OptimizerState::default(),
             best: HashMap::new(),
+            averages: HashMap::new(),
             progress,
         };
         Self::assemble(recipe, data, run, device, state)
@@ -134,6 +138,7 @@ impl Trainer {
                 tensors: tensors.optimizer,
             },
             best: tensors.best,
+            averages: tensors.averages,
             progress,
         };
         let trainer = Self::assemble(recipe, data, run, device, state)?;
@@ -152,22 +157,27 @@ impl Trainer {
             parameters,
             optimizer: moments,
             best,
+            averages,
             progress,
         } = state;
         let model = parameters
             .model(&recipe.model)?
             .with_recomputation(recipe.training.recompute);
-        let mut optimizer =
-            Adam::new(progress.learning_rate).with_clip_norm(recipe.training.clip_norm);
+        let training = &recipe.training;
+        let mut optimizer = training.optimizer.build(progress.learning_rate);
+        let averaging = training
+            .averaging
+            .map(|decay| Averaging::new(decay, averages));
         optimizer.restore(moments);
         Ok(Self {
-            model,
             recipe,
             data,
             device,
             run,
             parameters,
-            optimizer: Box::new(optimizer),
+            model,
+            optimizer,
+            averaging,
             best,
             progress,
         })
@@ -312,26 +322,70 @@ impl Trainer {
 
     /// Learns from one batch and returns the epoch's means so far.
     fn step(&mut self, batch: &Batch) -> Result<Metrics> {
-        let images = batch.images.to_device(&self.device)?; // [batch, 3, s, s]
-        let labels = batch.labels.to_device(&self.device)?; // [batch]
-        let mode = Mode::Training(self.dropout_key());
-        let logits = self.model.forward(&images, mode)?; // [batch, classes]
-        let loss = cross_entropy(&logits, &labels)?;
-        let value = f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            return Err(self.not_finite(value));
-        }
-        let gradients = Gradients::of(&loss, &self.parameters)?;
+        let gradients = self.gradients(batch)?;
+        let gradients = match self.recipe.training.clip_norm {
+            None => gradients,
+            Some(max_norm) => gradients.clipped(max_norm)?,
+        };
+        self.optimizer.set_learning_rate(self.scheduled_rate());
         self.optimizer.step(&self.parameters, &gradients)?;
         self.progress.steps = self.optimizer.steps();
-        let sums = &mut self.progress.epoch.sums;
-        sums.update(&logits.to_device(&Device::Cpu)?, &batch.labels)?;
-        Ok(sums.means())
+        if let Some(averaging) = &mut self.averaging {
+            averaging.update(&self.parameters, self.progress.steps)?;
+        }
+        Ok(self.progress.epoch.sums.means())
     }
 
-    fn dropout_key(&self) -> Key {
+    /// The gradients of a batch's mean loss, from one part of it after another; metrics are added up on the way.
+    fn gradients(&mut self, batch: &Batch) -> Result<Gradients> {
+        let training = &self.recipe.training;
+        let images = batch.images.to_device(&self.device)?; // [batch, 3, s, s]
+        let targets = Targets::new(batch, training.label_smoothing, &self.device)?;
+        let samples = batch.indices.len();
+        let size = samples.div_ceil(training.accumulate);
+        let mut whole: Option<Gradients> = None;
+        for start in (0..samples).step_by(size) {
+            let count = size.min(samples - start);
+            let mode = Mode::Training(self.dropout_key(start));
+            let logits = self.model.forward(&images.narrow(0, start, count)?, mode)?; // [count, classes]
+            let loss = targets.part(start, count)?.loss(&logits)?;
+            let value = f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
+            if !value.is_finite() {
+                return Err(self.not_finite(value));
+            }
+            let gradients = Gradients::of(&loss, &self.parameters)?;
+            match &whole {
+                None => whole = Some(gradients),
+                Some(whole) => {
+                    whole.move_towards(&gradients, count as f64 / (start + count) as f64)?;
+                }
+            }
+            let labels = batch.labels.narrow(0, start, count)?;
+            let sums = &mut self.progress.epoch.sums;
+            sums.update(&logits.to_device(&Device::Cpu)?, &labels)?;
+        }
+        whole.ok_or_else(|| candle_core::Error::Msg("a batch without pictures".into()).into())
+    }
+
+    /// The learning rate of the next step: what the plateau has left of it, times the schedule's factor.
+    fn scheduled_rate(&self) -> f32 {
+        let position = Position {
+            step: self.progress.steps,
+            steps_per_epoch: self.steps_per_epoch() as u64,
+            epochs: self.recipe.training.epochs as u64,
+        };
+        let factor = self.recipe.training.schedule.factor(position);
+        (f64::from(self.progress.learning_rate) * factor) as f32
+    }
+
+    /// What dropout is keyed by, in the part of the batch from `start` on.
+    fn dropout_key(&self, start: usize) -> Key {
         let root = Key::new(self.recipe.training.seed).fold_in_name("dropout");
-        root.fold_in(self.progress.steps)
+        let step = root.fold_in(self.progress.steps);
+        match start {
+            0 => step,
+            _ => step.fold_in_name("part").fold_in(start as u64),
+        }
     }
 
     fn not_finite(&self, loss: f64) -> TrainError {
@@ -355,7 +409,7 @@ impl Trainer {
 
         let verdict = self.progress.early_stopping.epoch_ended(metrics.val_loss);
         if verdict == Verdict::Best {
-            self.best = snapshot(&self.parameters)?;
+            self.best = self.weights()?;
         }
         let (from, to) = self.reduce_learning_rate(metrics.val_loss);
         self.progress.stopped = verdict == Verdict::Stop;
@@ -387,7 +441,16 @@ impl Trainer {
         };
         let validation = Arc::clone(&self.data.validation);
         let preprocessing = &self.data.preprocessing;
-        let model = self.parameters.inference_model(&self.recipe.model)?;
+        let averaged;
+        let parameters = match &self.averaging {
+            None => &self.parameters,
+            Some(averaging) => {
+                let means = averaging.means().clone();
+                averaged = Parameters::from_tensors(&self.recipe.model, means, &self.device)?;
+                &averaged
+            }
+        };
+        let model = parameters.inference_model(&self.recipe.model)?;
         let sums = evaluate(&model, validation, preprocessing, &self.device, &mut tell)?;
         noticed.map(|()| sums.means())
     }
@@ -403,7 +466,7 @@ impl Trainer {
             val_loss: validation.loss,
             val_acc: validation.acc,
             val_top5_acc: validation.top5_acc,
-            learning_rate: self.progress.learning_rate,
+            learning_rate: self.optimizer.learning_rate(),
             seconds: seconds + validation_seconds,
             images_per_second: sums.samples() as f64 / seconds,
         }
@@ -412,10 +475,10 @@ impl Trainer {
     /// The learning rate before and after the plateau schedule has seen a validation loss.
     fn reduce_learning_rate(&mut self, val_loss: f64) -> (f32, f32) {
         let from = self.progress.learning_rate;
-        let to = self.progress.plateau.epoch_ended(val_loss, from);
-        self.progress.learning_rate = to;
-        self.optimizer.set_learning_rate(to);
-        (from, to)
+        if self.recipe.training.schedule.name == ScheduleName::Plateau {
+            self.progress.learning_rate = self.progress.plateau.epoch_ended(val_loss, from);
+        }
+        (from, self.progress.learning_rate)
     }
 
     /// Saves where the run stands, and then the best weights as a checkpoint.
@@ -424,6 +487,11 @@ impl Trainer {
             parameters: self.parameters.tensors(),
             best: self.best.clone(),
             optimizer: self.optimizer.state()?.tensors,
+            averages: self
+                .averaging
+                .as_ref()
+                .map(|averaging| averaging.means().clone())
+                .unwrap_or_default(),
         };
         progress::write(&self.run.state(), &self.progress, tensors)?;
         self.write_best()
@@ -433,7 +501,7 @@ impl Trainer {
     fn write_best(&self) -> Result<()> {
         let current;
         let weights = if self.best.is_empty() {
-            current = self.parameters.tensors();
+            current = self.weights()?;
             &current
         } else {
             &self.best
@@ -441,12 +509,16 @@ impl Trainer {
         let named = weights.iter().map(|(name, tensor)| (name.as_str(), tensor));
         write_weights(named, &self.run.model())
     }
-}
 
-/// Copies of all parameters, which later steps do not change.
-fn snapshot(parameters: &Parameters) -> Result<HashMap<String, Tensor>> {
-    parameters
-        .iter()
-        .map(|(name, variable)| Ok((name.to_string(), variable.as_tensor().copy()?)))
-        .collect()
+    /// Copies of the weights that count, the averaged ones where there are any; later steps do not change them.
+    fn weights(&self) -> Result<HashMap<String, Tensor>> {
+        let weights = match &self.averaging {
+            Some(averaging) if !averaging.means().is_empty() => averaging.means().clone(),
+            _ => self.parameters.tensors(),
+        };
+        weights
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.copy()?)))
+            .collect()
+    }
 }

@@ -1,0 +1,230 @@
+//! How the learning rate changes in the course of a run: a factor on it, a function of the step alone.
+//!
+//! Nothing has to be saved, so a resumed run goes on where it was. The plateau, which looks at validation losses, is
+//! [`Plateau`](crate::Plateau)'s.
+
+use std::f64::consts::PI;
+
+use serde::{Deserialize, Serialize};
+
+/// A shape, after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleName {
+    /// Constant, until the validation loss no longer falls: the Keras example's.
+    #[default]
+    Plateau,
+    /// Constant.
+    Constant,
+    /// Half a cosine down (Loshchilov and Hutter, "SGDR", 2017).
+    Cosine,
+    /// A straight line down.
+    Linear,
+    /// Up from a 25th over the warm-up, or three tenths of the run, and down again, both by half a cosine (Smith and Topin,
+    /// "Super-convergence", 2018, in PyTorch's form).
+    OneCycle,
+}
+
+/// When the learning rate may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Every {
+    /// With every step.
+    #[default]
+    Step,
+    /// With every epoch.
+    Epoch,
+}
+
+/// A schedule and its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleRecipe {
+    /// The shape: plateau, constant, cosine, linear or one-cycle.
+    pub name: ScheduleName,
+    /// When the learning rate may change: step or epoch.
+    pub every: Every,
+    /// Epochs, or a part of one, in which the learning rate rises to its full height along a straight line.
+    pub warmup_epochs: f64,
+    /// The share of what follows in which it stays there, before cosine or linear take it down.
+    pub hold: f64,
+    /// The share of it that is left at the end.
+    pub last: f64,
+}
+
+impl Default for ScheduleRecipe {
+    fn default() -> Self {
+        Self {
+            name: ScheduleName::Plateau,
+            every: Every::Step,
+            warmup_epochs: 0.0,
+            hold: 0.0,
+            last: 0.0,
+        }
+    }
+}
+
+/// Where a run is, counted in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Steps done before this one.
+    pub step: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Epochs of the whole run.
+    pub epochs: u64,
+}
+
+impl ScheduleRecipe {
+    /// What the learning rate is multiplied by in the step at `position`.
+    ///
+    /// ```
+    /// use perceiver_train::{Position, ScheduleName, ScheduleRecipe};
+    ///
+    /// let cosine = ScheduleRecipe { name: ScheduleName::Cosine, warmup_epochs: 1.0, ..Default::default() };
+    /// let at = |step| cosine.factor(Position { step, steps_per_epoch: 4, epochs: 3 });
+    /// assert_eq!([at(0), at(1), at(3), at(4)], [0.25, 0.5, 1.0, 1.0]);
+    /// assert!((at(8) - 0.5).abs() < 1e-12); // half way through the rest
+    /// ```
+    pub fn factor(&self, position: Position) -> f64 {
+        let per_epoch = position.steps_per_epoch.max(1);
+        let step = match self.every {
+            Every::Step => position.step,
+            Every::Epoch => position.step / per_epoch * per_epoch,
+        } as f64;
+        let steps = (per_epoch * position.epochs) as f64;
+        let warmup = self.warmup_epochs * per_epoch as f64;
+        if self.name == ScheduleName::OneCycle {
+            let rise = if warmup > 0.0 { warmup } else { 0.3 * steps };
+            return self.one_cycle(step, rise, steps);
+        }
+        if step < warmup {
+            return ((step + 1.0) / warmup).min(1.0);
+        }
+        let progress = ((step - warmup) / (steps - warmup).max(1.0)).min(1.0);
+        let falling = ((progress - self.hold) / (1.0 - self.hold)).max(0.0);
+        match self.name {
+            ScheduleName::Cosine => {
+                between(self.last, 1.0, f64::midpoint(1.0, (PI * falling).cos()))
+            }
+            ScheduleName::Linear => between(self.last, 1.0, 1.0 - falling),
+            _ => 1.0,
+        }
+    }
+
+    fn one_cycle(&self, step: f64, rise: f64, steps: f64) -> f64 {
+        const FIRST: f64 = 1.0 / 25.0;
+        let half_cosine = |share: f64| f64::midpoint(1.0, -(PI * share.min(1.0)).cos());
+        if step < rise {
+            return between(FIRST, 1.0, half_cosine(step / rise));
+        }
+        let share = (step - rise) / (steps - rise).max(1.0);
+        between(1.0, self.last, half_cosine(share))
+    }
+
+    /// What is wrong with the numbers, field first.
+    pub(crate) fn finding(&self, epochs: usize) -> Option<String> {
+        let wrong = |field: &str, expected: &str, found: f64| {
+            Some(format!(
+                "training.schedule.{field}: expected {expected}, found {found}"
+            ))
+        };
+        let warmup = self.warmup_epochs;
+        if !(warmup.is_finite() && warmup >= 0.0 && warmup < epochs as f64) {
+            return wrong(
+                "warmup_epochs",
+                "at least 0 and fewer than training.epochs",
+                warmup,
+            );
+        }
+        if !(0.0..1.0).contains(&self.hold) {
+            return wrong("hold", "at least 0 and below 1", self.hold);
+        }
+        if !(0.0..=1.0).contains(&self.last) {
+            return wrong("last", "0 to 1", self.last);
+        }
+        None
+    }
+}
+
+fn between(from: f64, to: f64, share: f64) -> f64 {
+    from + (to - from) * share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn factors(schedule: ScheduleRecipe, epochs: u64) -> Vec<f64> {
+        let position = |step| Position {
+            step,
+            steps_per_epoch: 5,
+            epochs,
+        };
+        (0..5 * epochs)
+            .map(|step| schedule.factor(position(step)))
+            .collect()
+    }
+
+    fn named(name: ScheduleName) -> ScheduleRecipe {
+        ScheduleRecipe {
+            name,
+            ..ScheduleRecipe::default()
+        }
+    }
+
+    #[test]
+    fn constant_schedules_are_constant_after_the_warmup() {
+        for name in [ScheduleName::Plateau, ScheduleName::Constant] {
+            assert_eq!(factors(named(name), 4), vec![1.0; 20]);
+            let warm = ScheduleRecipe {
+                warmup_epochs: 0.4,
+                ..named(name)
+            };
+            assert_eq!(factors(warm, 4)[..3], [0.5, 1.0, 1.0]);
+        }
+    }
+
+    #[test]
+    fn falling_schedules_fall_to_the_last_share() {
+        for name in [ScheduleName::Cosine, ScheduleName::Linear] {
+            let schedule = ScheduleRecipe {
+                hold: 0.5,
+                last: 0.1,
+                ..named(name)
+            };
+            let all = factors(schedule, 4);
+            assert_eq!(all[..11], [1.0; 11]);
+            assert!(all[10..].is_sorted_by(|a, b| a > b), "{all:?}");
+            assert!((all[15] - 0.55).abs() < 1e-12, "{all:?}");
+            let end = schedule.factor(Position {
+                step: 20,
+                steps_per_epoch: 5,
+                epochs: 4,
+            });
+            assert!((end - 0.1).abs() < 1e-12);
+        }
+    }
+
+    /// `torch.optim.lr_scheduler.OneCycleLR` with `max_lr=1`, `pct_start=0.3` has these at the start, the top and the end.
+    #[test]
+    fn one_cycle_rises_from_a_25th_and_falls() {
+        let all = factors(named(ScheduleName::OneCycle), 4);
+        assert!((all[0] - 0.04).abs() < 1e-12);
+        assert!((all[3] - 0.52).abs() < 1e-12);
+        assert!((all[6] - 1.0).abs() < 1e-12);
+        assert!((all[13] - 0.5).abs() < 1e-12);
+        assert!(all[19] < 0.02);
+    }
+
+    #[test]
+    fn by_epoch_a_factor_stays_for_an_epoch() {
+        let schedule = ScheduleRecipe {
+            every: Every::Epoch,
+            ..named(ScheduleName::Linear)
+        };
+        let all = factors(schedule, 4);
+        assert_eq!(all[..5], [1.0; 5]);
+        assert_eq!(all[15..], [0.25; 5]);
+    }
+}
