@@ -132,11 +132,10 @@ impl OptimizerRecipe {
         wrong.map(|(_, finding, value)| format!("training.optimizer.{finding}, found {value}"))
     }
 
-    /// By how much the parameter called `name` shrinks before a step.
-    pub(crate) fn decay_before(&self, name: &str, learning_rate: f32) -> f32 {
-        let acts = self.decay_form == DecayForm::Decoupled && self.decayed.includes(name);
-        if acts {
-            self.weight_decay as f32 * learning_rate
+    /// The weight decay of the parameter called `name` in a form: 0 where it has the other one, or none.
+    pub(crate) fn decay_of(&self, name: &str, form: DecayForm) -> f32 {
+        if self.decay_form == form && self.decayed.includes(name) {
+            self.weight_decay as f32
         } else {
             0.0
         }
