@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Te
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::simd::{self, vectorised};
 
 /// Softmax over the last dimension: `[..., n] -> [..., n]`, every row summing to 1.
 ///
@@ -45,10 +46,7 @@ impl CustomOp1 for Softmax {
         output
             .par_chunks_mut(task.max(1))
             .zip(logits.par_chunks(task.max(1)))
-            .for_each(|(output, logits)| {
-                let rows = output.chunks_mut(width).zip(logits.chunks(width));
-                rows.for_each(|(output, logits)| softmax_row(logits, output));
-            });
+            .for_each(|(output, logits)| forward(width, logits, output));
         Ok((CpuStorage::F32(output), layout.shape().clone()))
     }
 
@@ -58,14 +56,28 @@ impl CustomOp1 for Softmax {
     }
 }
 
-fn softmax_row(logits: &[f32], output: &mut [f32]) {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for (y, &x) in output.iter_mut().zip(logits) {
-        *y = (x - max).exp();
+vectorised! {
+    /// Rows of `width` values.
+    fn forward(width: usize, logits: &[f32], output: &mut [f32]) {
+        for (output, logits) in output.chunks_mut(width).zip(logits.chunks(width)) {
+            let max = simd::max(logits);
+            for (y, x) in output.iter_mut().zip(logits) {
+                *y = simd::exp(x - max);
+            }
+            let sum = simd::sum(output);
+            simd::scale(output, sum.recip());
+        }
     }
-    let scale = output.iter().sum::<f32>().recip();
-    for y in output {
-        *y *= scale;
+
+    /// Rows of `width` values.
+    fn backward(width: usize, y: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let rows = dx.chunks_mut(width).zip(y.chunks(width).zip(dy.chunks(width)));
+        for (dx, (y, dy)) in rows {
+            let dot = simd::dot(y, dy);
+            for (dx, (y, dy)) in dx.iter_mut().zip(y.iter().zip(dy)) {
+                *dx = y * (dy - dot);
+            }
+        }
     }
 }
 
@@ -90,17 +102,7 @@ impl CustomOp2 for SoftmaxBackward {
         let task = (cpu::rows_per_task(width) * width).max(1);
         dx.par_chunks_mut(task)
             .zip(y.par_chunks(task).zip(dy.par_chunks(task)))
-            .for_each(|(dx, (y, dy))| {
-                let rows = dx
-                    .chunks_mut(width)
-                    .zip(y.chunks(width).zip(dy.chunks(width)));
-                rows.for_each(|(dx, (y, dy))| {
-                    let dot: f32 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
-                    for (dx, (y, dy)) in dx.iter_mut().zip(y.iter().zip(dy)) {
-                        *dx = y * (dy - dot);
-                    }
-                });
-            });
+            .for_each(|(dx, (y, dy))| backward(width, y, dy, dx));
         Ok((CpuStorage::F32(dx), output_layout.shape().clone()))
     }
 }
