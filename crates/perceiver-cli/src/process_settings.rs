@@ -2,9 +2,10 @@
 //! environment it starts in.
 //!
 //! candle adds and multiplies large tensors on threads of its own, which spin for the next operation and so take the
-//! cores from the threads that do the work: beside another program, training runs many times as fast without them. glibc gives large tensors back to the kernel as soon as they are freed, and the kernel
-//! fills the next one's pages with zeros again. `gemm` copies an operand together before it multiplies more than some rows
-//! by it; with 128 rows, a block of attention's queries, that takes longer than it saves.
+//! cores from the threads that do the work: beside another program, training runs many times as fast without them.
+//! glibc gives large tensors back to the kernel as soon as they are freed, and the kernel fills the next one's pages with
+//! zeros again. `gemm` copies an operand together before it multiplies more than some rows by it; with 128 rows, a block
+//! of attention's queries, that takes longer than it saves.
 
 /// Rows, in sixes, from which on `gemm` copies an operand. Of 8, its own number, 24, 40 and never, 24 was best: 3% of a batch.
 const COPIED_FROM: usize = 24;

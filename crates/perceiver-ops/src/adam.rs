@@ -4,11 +4,12 @@
 //! the form before section 2.1, which is Keras's). Composed of candle's operations, it makes ten tensors as large as the
 //! parameter.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
-use crate::moving_mean::{TASK, move_mean, move_mean_composed, move_mean_square};
+use crate::cpu::{self, TASK};
+use crate::in_place;
+use crate::moving_mean::{move_mean, move_mean_composed, move_mean_square};
 use crate::simd::vectorised;
 
 /// The numbers of a step, the same for all parameters.
@@ -49,7 +50,17 @@ pub fn adam_step(
     }
     move_mean(first, gradient, step.first_rate)?;
     move_mean_square(second, gradient, step.second_rate)?;
-    parameter.inplace_op3(first, second, &Descend(step))
+    in_place::change_by_two(
+        "adam",
+        parameter,
+        [first, second],
+        |parameter, first, second| {
+            parameter
+                .par_chunks_mut(TASK)
+                .zip(first.par_chunks(TASK).zip(second.par_chunks(TASK)))
+                .for_each(|(parameter, (first, second))| descend(parameter, first, second, step));
+        },
+    )
 }
 
 /// [`adam_step`] by candle's own operations: what every device runs that has no kernel, and what the kernel is tested
@@ -78,32 +89,5 @@ vectorised! {
         for (parameter, (first, second)) in parameter.iter_mut().zip(first.iter().zip(second)) {
             *parameter -= first * step.step_size / (second.sqrt() + step.epsilon);
         }
-    }
-}
-
-struct Descend(AdamStep);
-
-impl InplaceOp3 for Descend {
-    fn name(&self) -> &'static str {
-        "adam-descend"
-    }
-
-    fn cpu_fwd(
-        &self,
-        parameter: &mut CpuStorage,
-        parameter_layout: &Layout,
-        first: &CpuStorage,
-        first_layout: &Layout,
-        second: &CpuStorage,
-        second_layout: &Layout,
-    ) -> Result<()> {
-        let parameter = cpu::values_mut(self.name(), parameter, parameter_layout)?;
-        let first = cpu::values(self.name(), first, first_layout)?;
-        let second = cpu::values(self.name(), second, second_layout)?;
-        parameter
-            .par_chunks_mut(TASK)
-            .zip(first.par_chunks(TASK).zip(second.par_chunks(TASK)))
-            .for_each(|(parameter, (first, second))| descend(parameter, first, second, self.0));
-        Ok(())
     }
 }

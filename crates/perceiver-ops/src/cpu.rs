@@ -77,8 +77,10 @@ pub(crate) fn zeros(count: usize) -> Vec<f32> {
     zeros.map(|_| 0f32).collect()
 }
 
-/// Rows handed to one task at a time: some 16 thousand values, enough to outweigh the cost of a task and few
-/// enough to stay in a core's cache. A function of the shape alone, so that partial sums are too.
+/// Values handed to one task at a time: enough to outweigh the cost of a task and few enough to stay in a core's cache.
+pub(crate) const TASK: usize = 16_384;
+
+/// Rows of so many values. A function of the shape alone, so that partial sums are too.
 pub(crate) fn rows_per_task(width: usize) -> usize {
-    (16_384 / width.max(1)).max(1)
+    (TASK / width.max(1)).max(1)
 }

@@ -1,10 +1,10 @@
 //! Decoupled weight decay, in place: `w -= w * rate` (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019).
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu;
-use crate::moving_mean::TASK;
+use crate::cpu::{self, TASK};
+use crate::in_place;
 use crate::simd::vectorised;
 
 /// Takes `rate` of `parameter` away: weight decay times learning rate. It changes where it is: whoever holds a clone of it
@@ -23,7 +23,11 @@ use crate::simd::vectorised;
 /// When `parameter` is not contiguous.
 pub fn decay(parameter: &Tensor, rate: f32) -> Result<()> {
     if cpu::has_kernels(parameter) {
-        return parameter.inplace_op1(&Decay(rate));
+        return in_place::change("decay", parameter, |values| {
+            values
+                .par_chunks_mut(TASK)
+                .for_each(|values| shrink(values, rate));
+        });
     }
     let flat = parameter.detach().flatten_all()?;
     flat.slice_set(&(&flat - (&flat * f64::from(rate))?)?, 0, 0)
@@ -34,21 +38,5 @@ vectorised! {
         for value in values {
             *value -= *value * rate;
         }
-    }
-}
-
-struct Decay(f32);
-
-impl InplaceOp1 for Decay {
-    fn name(&self) -> &'static str {
-        "decay"
-    }
-
-    fn cpu_fwd(&self, parameter: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let values = cpu::values_mut(self.name(), parameter, layout)?;
-        values
-            .par_chunks_mut(TASK)
-            .for_each(|values| shrink(values, self.0));
-        Ok(())
     }
 }

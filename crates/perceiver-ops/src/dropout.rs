@@ -7,11 +7,9 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::{self, TASK};
 use crate::simd::vectorised;
-use crate::{Key, Mode, cpu};
-
-/// Values handed to one task at a time.
-const TASK: usize = 16_384;
+use crate::{Key, Mode};
 
 /// Drops values of `x` with probability `rate` when `mode` is training; the identity otherwise.
 ///

@@ -9,11 +9,8 @@ use std::f32::consts::FRAC_1_SQRT_2;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu;
+use crate::cpu::{self, TASK};
 use crate::simd::{self, vectorised};
-
-/// Values handed to one task at a time.
-const TASK: usize = 16_384;
 
 /// 1 / sqrt(2 pi)
 const DENSITY_AT_ZERO: f32 = 0.398_942_3;

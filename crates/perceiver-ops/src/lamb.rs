@@ -4,11 +4,12 @@
 //! as the parameter: `w -= rate * |w| / |u| * u` (You et al., "Large batch optimization for deep learning: training BERT in 76
 //! minutes", 2020). Where either norm is zero, the quotient counts as one, as in Keras.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
-use crate::moving_mean::{TASK, move_mean, move_mean_composed, move_mean_square};
+use crate::cpu::{self, TASK};
+use crate::in_place;
+use crate::moving_mean::{move_mean, move_mean_composed, move_mean_square};
 use crate::norm::{squares, sum_of_squares};
 use crate::simd::{self, vectorised};
 
@@ -55,7 +56,35 @@ pub fn lamb_step(
     }
     move_mean(first, gradient, step.first_rate)?;
     move_mean_square(second, gradient, step.second_rate)?;
-    parameter.inplace_op3(first, second, &Descend(step))
+    in_place::change_by_two(
+        "lamb",
+        parameter,
+        [first, second],
+        |parameter, first, second| {
+            step_values(step, parameter, first, second);
+        },
+    )
+}
+
+/// Measures parameter and update, then changes the one by the other.
+fn step_values(step: LambStep, parameter: &mut [f32], first: &[f32], second: &[f32]) {
+    let moments = || first.par_chunks(TASK).zip(second.par_chunks(TASK));
+    let sums: Vec<(f64, f64)> = parameter
+        .par_chunks(TASK)
+        .zip(moments())
+        .map(|(parameter, (first, second))| {
+            let update = update_squares(step, parameter, first, second);
+            (squares(parameter), update)
+        })
+        .collect();
+    let own = sums.iter().map(|(parameter, _)| parameter).sum();
+    let length = step.length(own, sums.iter().map(|(_, update)| update).sum());
+    parameter
+        .par_chunks_mut(TASK)
+        .zip(moments())
+        .for_each(|(parameter, (first, second))| {
+            descend(step, length, parameter, first, second);
+        });
 }
 
 /// [`lamb_step`] by candle's own operations: what every device runs that has no kernel, and what the kernel is tested
@@ -126,47 +155,5 @@ vectorised! {
         for (parameter, (first, second)) in parameter.iter_mut().zip(first.iter().zip(second)) {
             *parameter -= length * step.update(*parameter, *first, *second);
         }
-    }
-}
-
-struct Descend(LambStep);
-
-impl InplaceOp3 for Descend {
-    fn name(&self) -> &'static str {
-        "lamb-descend"
-    }
-
-    fn cpu_fwd(
-        &self,
-        parameter: &mut CpuStorage,
-        parameter_layout: &Layout,
-        first: &CpuStorage,
-        first_layout: &Layout,
-        second: &CpuStorage,
-        second_layout: &Layout,
-    ) -> Result<()> {
-        let parameter = cpu::values_mut(self.name(), parameter, parameter_layout)?;
-        let first = cpu::values(self.name(), first, first_layout)?;
-        let second = cpu::values(self.name(), second, second_layout)?;
-        let moments = || first.par_chunks(TASK).zip(second.par_chunks(TASK));
-        let sums: Vec<(f64, f64)> = parameter
-            .par_chunks(TASK)
-            .zip(moments())
-            .map(|(parameter, (first, second))| {
-                let update = update_squares(self.0, parameter, first, second);
-                (squares(parameter), update)
-            })
-            .collect();
-        let own = sums.iter().map(|(parameter, _)| parameter).sum();
-        let length = self
-            .0
-            .length(own, sums.iter().map(|(_, update)| update).sum());
-        parameter
-            .par_chunks_mut(TASK)
-            .zip(moments())
-            .for_each(|(parameter, (first, second))| {
-                descend(self.0, length, parameter, first, second);
-            });
-        Ok(())
     }
 }

@@ -37,6 +37,7 @@ mod dropout;
 mod gelu;
 mod gemm;
 mod heads;
+mod in_place;
 mod key;
 mod lamb;
 mod layer_norm;

@@ -2,14 +2,12 @@
 //!
 //! Adam's and LAMB's moments are such means of gradients and of their squares, and averaged weights are one of weights.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
+use crate::cpu::{self, TASK};
+use crate::in_place;
 use crate::simd::vectorised;
-
-/// Values handed to one task at a time.
-pub(crate) const TASK: usize = 16_384;
 
 /// Moves `mean` towards `value` by `rate` of the way. It changes where it is: whoever holds a clone of it sees the change.
 ///
@@ -46,8 +44,17 @@ fn follow(mean: &Tensor, value: &Tensor, rate: f32, squared: bool) -> Result<()>
         );
     }
     if cpu::has_kernels(mean) && cpu::has_kernels(value) {
-        let op = MoveMean { rate, squared };
-        return mean.inplace_op2(&value.contiguous()?, &op);
+        let follow = if squared {
+            follow_squares
+        } else {
+            follow_values
+        };
+        let value = value.contiguous()?;
+        return in_place::change_by_one("moving-mean", mean, &value, |mean, values| {
+            mean.par_chunks_mut(TASK)
+                .zip(values.par_chunks(TASK))
+                .for_each(|(mean, values)| follow(mean, values, rate));
+        });
     }
     move_mean_composed(mean, value, rate, squared)
 }
@@ -75,37 +82,5 @@ vectorised! {
         for (mean, value) in mean.iter_mut().zip(values) {
             *mean += (value * value - *mean) * rate;
         }
-    }
-}
-
-struct MoveMean {
-    rate: f32,
-    squared: bool,
-}
-
-impl InplaceOp2 for MoveMean {
-    fn name(&self) -> &'static str {
-        "moving-mean"
-    }
-
-    fn cpu_fwd(
-        &self,
-        mean: &mut CpuStorage,
-        mean_layout: &Layout,
-        values: &CpuStorage,
-        values_layout: &Layout,
-    ) -> Result<()> {
-        let mean = cpu::values_mut(self.name(), mean, mean_layout)?;
-        let values = cpu::values(self.name(), values, values_layout)?;
-        mean.par_chunks_mut(TASK)
-            .zip(values.par_chunks(TASK))
-            .for_each(|(mean, values)| {
-                if self.squared {
-                    follow_squares(mean, values, self.rate);
-                } else {
-                    follow_values(mean, values, self.rate);
-                }
-            });
-        Ok(())
     }
 }

@@ -3,8 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
-use crate::cpu;
-use crate::moving_mean::TASK;
+use crate::cpu::{self, TASK};
 use crate::simd::{self, vectorised};
 
 /// The sum of the squares of all values.

@@ -3,11 +3,11 @@
 //! `v = momentum * v - rate * g`, then `w += v`, or with Nesterov's momentum `w += momentum * v - rate * g` (Sutskever et al., "On
 //! the importance of initialization and momentum in deep learning", 2013).
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
-use crate::moving_mean::TASK;
+use crate::cpu::{self, TASK};
+use crate::in_place;
 use crate::simd::vectorised;
 
 /// The numbers of a step, the same for all parameters.
@@ -41,8 +41,21 @@ pub fn sgd_step(
         return sgd_step_composed(parameter, velocity, gradient, step);
     }
     let gradient = gradient.contiguous()?;
-    velocity.inplace_op2(&gradient, &Accelerate(step))?;
-    parameter.inplace_op3(velocity, &gradient, &Descend(step))
+    in_place::change_by_one("sgd", velocity, &gradient, |velocity, gradient| {
+        velocity
+            .par_chunks_mut(TASK)
+            .zip(gradient.par_chunks(TASK))
+            .for_each(|(velocity, gradient)| accelerate(step, velocity, gradient));
+    })?;
+    let others = [velocity, &gradient];
+    in_place::change_by_two("sgd", parameter, others, |parameter, velocity, gradient| {
+        parameter
+            .par_chunks_mut(TASK)
+            .zip(velocity.par_chunks(TASK).zip(gradient.par_chunks(TASK)))
+            .for_each(|(parameter, (velocity, gradient))| {
+                descend(step, parameter, velocity, gradient);
+            });
+    })
 }
 
 /// [`sgd_step`] by candle's own operations: what every device runs that has no kernel, and what the kernel is tested against.
@@ -84,58 +97,5 @@ vectorised! {
                 *velocity
             };
         }
-    }
-}
-
-struct Accelerate(SgdStep);
-
-impl InplaceOp2 for Accelerate {
-    fn name(&self) -> &'static str {
-        "sgd-accelerate"
-    }
-
-    fn cpu_fwd(
-        &self,
-        velocity: &mut CpuStorage,
-        velocity_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> Result<()> {
-        let velocity = cpu::values_mut(self.name(), velocity, velocity_layout)?;
-        let gradient = cpu::values(self.name(), gradient, gradient_layout)?;
-        velocity
-            .par_chunks_mut(TASK)
-            .zip(gradient.par_chunks(TASK))
-            .for_each(|(velocity, gradient)| accelerate(self.0, velocity, gradient));
-        Ok(())
-    }
-}
-
-struct Descend(SgdStep);
-
-impl InplaceOp3 for Descend {
-    fn name(&self) -> &'static str {
-        "sgd-descend"
-    }
-
-    fn cpu_fwd(
-        &self,
-        parameter: &mut CpuStorage,
-        parameter_layout: &Layout,
-        velocity: &CpuStorage,
-        velocity_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> Result<()> {
-        let parameter = cpu::values_mut(self.name(), parameter, parameter_layout)?;
-        let velocity = cpu::values(self.name(), velocity, velocity_layout)?;
-        let gradient = cpu::values(self.name(), gradient, gradient_layout)?;
-        parameter
-            .par_chunks_mut(TASK)
-            .zip(velocity.par_chunks(TASK).zip(gradient.par_chunks(TASK)))
-            .for_each(|(parameter, (velocity, gradient))| {
-                descend(self.0, parameter, velocity, gradient);
-            });
-        Ok(())
     }
 }

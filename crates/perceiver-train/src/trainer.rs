@@ -409,7 +409,7 @@ impl Trainer {
 
         let verdict = self.progress.early_stopping.epoch_ended(metrics.val_loss);
         if verdict == Verdict::Best {
-            self.best = self.weights()?;
+            self.best = copies(self.weights())?;
         }
         let (from, to) = self.reduce_learning_rate(metrics.val_loss);
         self.progress.stopped = verdict == Verdict::Stop;
@@ -441,15 +441,8 @@ impl Trainer {
         };
         let validation = Arc::clone(&self.data.validation);
         let preprocessing = &self.data.preprocessing;
-        let averaged;
-        let parameters = match &self.averaging {
-            None => &self.parameters,
-            Some(averaging) => {
-                let means = averaging.means().clone();
-                averaged = Parameters::from_tensors(&self.recipe.model, means, &self.device)?;
-                &averaged
-            }
-        };
+        let parameters =
+            Parameters::from_tensors(&self.recipe.model, self.weights(), &self.device)?;
         let model = parameters.inference_model(&self.recipe.model)?;
         let sums = evaluate(&model, validation, preprocessing, &self.device, &mut tell)?;
         noticed.map(|()| sums.means())
@@ -501,7 +494,7 @@ impl Trainer {
     fn write_best(&self) -> Result<()> {
         let current;
         let weights = if self.best.is_empty() {
-            current = self.weights()?;
+            current = self.weights();
             &current
         } else {
             &self.best
@@ -510,15 +503,19 @@ impl Trainer {
         write_weights(named, &self.run.model())
     }
 
-    /// Copies of the weights that count, the averaged ones where there are any; later steps do not change them.
-    fn weights(&self) -> Result<HashMap<String, Tensor>> {
-        let weights = match &self.averaging {
+    /// The weights that count, the averaged ones where there are any; later steps change them where they are.
+    fn weights(&self) -> HashMap<String, Tensor> {
+        match &self.averaging {
             Some(averaging) if !averaging.means().is_empty() => averaging.means().clone(),
             _ => self.parameters.tensors(),
-        };
-        weights
-            .into_iter()
-            .map(|(name, tensor)| Ok((name, tensor.copy()?)))
-            .collect()
+        }
     }
+}
+
+/// The same values in tensors that later steps do not change.
+fn copies(weights: HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>> {
+    weights
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, tensor.copy()?)))
+        .collect()
 }

@@ -1,0 +1,94 @@
+//! Changes of CPU tensors where they are, as functions of their values.
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+
+use crate::cpu;
+
+/// Changes the values of a contiguous `f32` tensor.
+///
+/// # Errors
+/// When it is not one.
+pub(crate) fn change(name: &'static str, target: &Tensor, by: impl Fn(&mut [f32])) -> Result<()> {
+    target.inplace_op1(&InPlace { name, by })
+}
+
+/// Changes them by the values of another.
+///
+/// # Errors
+/// When either is no contiguous `f32` tensor.
+pub(crate) fn change_by_one(
+    name: &'static str,
+    target: &Tensor,
+    other: &Tensor,
+    by: impl Fn(&mut [f32], &[f32]),
+) -> Result<()> {
+    target.inplace_op2(other, &InPlace { name, by })
+}
+
+/// Changes them by the values of two others.
+///
+/// # Errors
+/// When one of the three is no contiguous `f32` tensor.
+pub(crate) fn change_by_two(
+    name: &'static str,
+    target: &Tensor,
+    [first, second]: [&Tensor; 2],
+    by: impl Fn(&mut [f32], &[f32], &[f32]),
+) -> Result<()> {
+    target.inplace_op3(first, second, &InPlace { name, by })
+}
+
+struct InPlace<F> {
+    name: &'static str,
+    by: F,
+}
+
+impl<F: Fn(&mut [f32])> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, target: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        (self.by)(cpu::values_mut(self.name, target, layout)?);
+        Ok(())
+    }
+}
+
+impl<F: Fn(&mut [f32], &[f32])> InplaceOp2 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        target: &mut CpuStorage,
+        layout: &Layout,
+        other: &CpuStorage,
+        other_layout: &Layout,
+    ) -> Result<()> {
+        let other = cpu::values(self.name, other, other_layout)?;
+        (self.by)(cpu::values_mut(self.name, target, layout)?, other);
+        Ok(())
+    }
+}
+
+impl<F: Fn(&mut [f32], &[f32], &[f32])> InplaceOp3 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        target: &mut CpuStorage,
+        layout: &Layout,
+        first: &CpuStorage,
+        first_layout: &Layout,
+        second: &CpuStorage,
+        second_layout: &Layout,
+    ) -> Result<()> {
+        let first = cpu::values(self.name, first, first_layout)?;
+        let second = cpu::values(self.name, second, second_layout)?;
+        (self.by)(cpu::values_mut(self.name, target, layout)?, first, second);
+        Ok(())
+    }
+}
