@@ -4,6 +4,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
 
+/// Which iterations have the same weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// All of them: the Keras example's.
+    #[default]
+    All,
+    /// All, but the first cross attention has its own: the paper's model for `ImageNet`, where sharing it was unstable.
+    AllButFirstCross,
+    /// None: every iteration has its own.
+    None,
+}
+
+/// How a token knows where in the image it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// By a learned vector for each place: the Keras example's.
+    #[default]
+    Learned,
+    /// By Fourier features of its coordinates, which join the patch before its projection: the paper's.
+    Fourier,
+}
+
 /// The architecture of a [`Perceiver`](crate::Perceiver). The default is the Keras example's: 9,697,637 parameters on
 /// CIFAR-100.
 ///
@@ -22,12 +46,24 @@ pub struct PerceiverConfig {
     pub image_size: usize,
     /// Colour channels of an image.
     pub channels: usize,
-    /// Height and width of a patch in pixels; 1 makes every pixel a token.
+    /// Channels of each layer of a convolutional stem that halves height and width: a convolution of 3 x 3, a layer norm over
+    /// channels, a GELU. None in the example.
+    pub stem_units: Vec<usize>,
+    /// Height and width of a patch, in pixels or in points of what the stem makes; 1 makes every one a token.
     pub patch_size: usize,
+    /// How a token knows where it is: learned or fourier.
+    pub positions: Positions,
+    /// Frequencies of Fourier features in each direction, evenly from half a wave across the image to the Nyquist frequency.
+    pub fourier_bands: usize,
     /// Number of latents. (The example calls it the latent dimension, after the array's first axis.)
     pub latent_dim: usize,
+    /// Standard deviation of the first latents: Keras's `random_normal` has 0.05, the paper 0.02.
+    pub latent_deviation: f64,
     /// Width of data tokens and latents.
     pub projection_dim: usize,
+    /// Heads of cross attention, each a part of `projection_dim`; with more than the example's one, a projection of what they read
+    /// follows.
+    pub num_cross_heads: usize,
     /// Heads of the latent transformer's self-attention.
     pub num_heads: usize,
     /// Width of queries, keys and values of one head; 0 stands for `projection_dim`, as in the example, where
@@ -35,8 +71,12 @@ pub struct PerceiverConfig {
     pub head_dim: usize,
     /// Blocks of the latent transformer.
     pub num_transformer_blocks: usize,
-    /// How often cross attention and latent transformer are applied, each time with the same weights.
+    /// How often cross attention and latent transformer are applied.
     pub num_iterations: usize,
+    /// In how many iterations, from the first on, there is a cross attention; 0 stands for all, as in the example.
+    pub num_cross_attends: usize,
+    /// Which iterations have the same weights: all, all-but-first-cross or none.
+    pub sharing: Sharing,
     /// Widths of the feed-forward layers; the last equals `projection_dim`, for the residual.
     pub ffn_units: Vec<usize>,
     /// Widths of the classification head's layers; the last is the number of classes.
@@ -46,7 +86,7 @@ pub struct PerceiverConfig {
     /// Dropout on attention probabilities.
     pub attention_dropout: f64,
     /// First value of the learned factor on cross-attention logits. The example starts at 1, where the softmax over
-    /// dot products of 256 terms is all but a maximum; `1 / sqrt(projection_dim)` is the usual scale.
+    /// dot products of 256 terms is all but a maximum; 0 stands for the usual `1 / sqrt(width of a head)`.
     pub cross_attention_scale: f64,
     /// Added to the variance in layer norms.
     pub layer_norm_epsilon: f64,
@@ -57,13 +97,20 @@ impl Default for PerceiverConfig {
         Self {
             image_size: 64,
             channels: 3,
+            stem_units: Vec::new(),
             patch_size: 2,
+            positions: Positions::Learned,
+            fourier_bands: 16,
             latent_dim: 256,
+            latent_deviation: 0.05,
             projection_dim: 256,
+            num_cross_heads: 1,
             num_heads: 8,
             head_dim: 0,
             num_transformer_blocks: 4,
             num_iterations: 2,
+            num_cross_attends: 0,
+            sharing: Sharing::All,
             ffn_units: vec![256, 256],
             classifier_units: vec![256, 100],
             dropout_rate: 0.2,
@@ -75,14 +122,58 @@ impl Default for PerceiverConfig {
 }
 
 impl PerceiverConfig {
-    /// Number of data tokens: patches of an image.
-    pub fn num_patches(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2)
+    /// Tokens in a row of the image, and rows of them.
+    pub fn tokens_per_side(&self) -> usize {
+        (self.image_size >> self.stem_units.len()) / self.patch_size
     }
 
-    /// Values in a patch: `patch_size * patch_size * channels`.
+    /// Number of data tokens: patches of an image, or of what the stem makes of it.
+    pub fn num_patches(&self) -> usize {
+        self.tokens_per_side().pow(2)
+    }
+
+    /// Values in a patch: `patch_size * patch_size * channels`, those of the stem where there is one.
     pub fn patch_len(&self) -> usize {
-        self.patch_size.pow(2) * self.channels
+        self.patch_size.pow(2) * self.stem_units.last().unwrap_or(&self.channels)
+    }
+
+    /// Iterations that begin with a cross attention.
+    pub fn cross_attends(&self) -> usize {
+        match self.num_cross_attends {
+            0 => self.num_iterations,
+            attends => attends,
+        }
+    }
+
+    /// Which set of cross attention's weights an iteration has, from 0; none where it has no cross attention.
+    pub fn cross_attention_set(&self, iteration: usize) -> Option<usize> {
+        (iteration < self.cross_attends()).then_some(match self.sharing {
+            Sharing::All => 0,
+            Sharing::AllButFirstCross => iteration.min(1),
+            Sharing::None => iteration,
+        })
+    }
+
+    /// Which set of the latent transformer's weights an iteration has, from 0.
+    pub fn transformer_set(&self, iteration: usize) -> usize {
+        match self.sharing {
+            Sharing::None => iteration,
+            Sharing::All | Sharing::AllButFirstCross => 0,
+        }
+    }
+
+    /// Width of one cross-attention head.
+    pub fn cross_head_width(&self) -> usize {
+        self.projection_dim / self.num_cross_heads
+    }
+
+    /// First value of the learned factor on cross-attention logits.
+    pub fn first_cross_scale(&self) -> f64 {
+        if self.cross_attention_scale == 0.0 {
+            1.0 / (self.cross_head_width() as f64).sqrt()
+        } else {
+            self.cross_attention_scale
+        }
     }
 
     /// Number of classes: the width of the head's last layer.
@@ -114,11 +205,39 @@ impl PerceiverConfig {
     /// [`ModelError::Config`], naming the fields that disagree and their values.
     pub fn validate(&self) -> Result<()> {
         self.check_positive()?;
-        if !self.image_size.is_multiple_of(self.patch_size) {
+        let halvings = u32::try_from(self.stem_units.len()).unwrap_or(u32::MAX);
+        let token = 1usize
+            .checked_shl(halvings)
+            .and_then(|side| side.checked_mul(self.patch_size));
+        if token.is_none_or(|token| !self.image_size.is_multiple_of(token)) {
+            return Err(match self.stem_units.len() {
+                0 => disagreement(
+                    "image_size and patch_size",
+                    "an image size that is a multiple of the patch size",
+                    format!("{} and {}", self.image_size, self.patch_size),
+                ),
+                layers => disagreement(
+                    "image_size, stem_units and patch_size",
+                    "an image size that can be halved by every layer of the stem and then cut into patches",
+                    format!(
+                        "{}, {layers} layers and {}",
+                        self.image_size, self.patch_size
+                    ),
+                ),
+            });
+        }
+        if !self.projection_dim.is_multiple_of(self.num_cross_heads) {
             return Err(disagreement(
-                "image_size and patch_size",
-                "an image size that is a multiple of the patch size",
-                format!("{} and {}", self.image_size, self.patch_size),
+                "projection_dim and num_cross_heads",
+                "a width that the heads can divide",
+                format!("{} and {}", self.projection_dim, self.num_cross_heads),
+            ));
+        }
+        if self.num_cross_attends > self.num_iterations {
+            return Err(disagreement(
+                "num_cross_attends and num_iterations",
+                "no more cross attentions than iterations",
+                format!("{} and {}", self.num_cross_attends, self.num_iterations),
             ));
         }
         if self.ffn_units.last() != Some(&self.projection_dim) {
@@ -138,8 +257,10 @@ impl PerceiverConfig {
             ("patch_size", self.patch_size),
             ("latent_dim", self.latent_dim),
             ("projection_dim", self.projection_dim),
+            ("num_cross_heads", self.num_cross_heads),
             ("num_heads", self.num_heads),
             ("num_iterations", self.num_iterations),
+            ("fourier_bands", self.fourier_bands),
         ];
         for (field, size) in sizes {
             if size == 0 {
@@ -150,6 +271,10 @@ impl PerceiverConfig {
             ("ffn_units", &self.ffn_units),
             ("classifier_units", &self.classifier_units),
         ];
+        if self.stem_units.contains(&0) {
+            let found = format!("{:?}", self.stem_units);
+            return Err(disagreement("stem_units", "layers at least 1 wide", found));
+        }
         for (field, units) in lists {
             if units.is_empty() || units.contains(&0) {
                 let expected = "one or more layers, each at least 1 wide";
@@ -170,7 +295,8 @@ impl PerceiverConfig {
             }
         }
         let factors = [
-            ("cross_attention_scale", self.cross_attention_scale),
+            ("cross_attention_scale", self.first_cross_scale()),
+            ("latent_deviation", self.latent_deviation),
             ("layer_norm_epsilon", self.layer_norm_epsilon),
         ];
         for (field, factor) in factors {
@@ -233,6 +359,19 @@ mod tests {
         assert!(
             refusal(|c| c.cross_attention_scale = f64::INFINITY).contains("cross_attention_scale")
         );
+    }
+
+    #[test]
+    fn options_that_leave_nothing_whole_are_refused() {
+        assert_eq!(
+            refusal(|c| c.stem_units = vec![8; 6]),
+            "model configuration: image_size, stem_units and patch_size: expected an image size that can be halved by every \
+             layer of the stem and then cut into patches, found 64, 6 layers and 2"
+        );
+        refusal(|c| c.stem_units = vec![8; 80]);
+        refusal(|c| c.stem_units = vec![0]);
+        assert!(refusal(|c| c.num_cross_heads = 3).contains("a width that the heads can divide"));
+        assert!(refusal(|c| c.num_cross_attends = 3).contains("no more cross attentions"));
     }
 
     #[test]

@@ -1,23 +1,25 @@
 //! Cross attention: the latents read from the data array.
 //!
-//! With `l = LN(latents)`, `d = LN(data)`: `a = softmax(scale * q(l) k(d)^T) v(d) + l`, then `h = LN(a)`, and the result is
+//! With one head, `l = LN(latents)`, `d = LN(data)`: `a = softmax(scale * q(l) k(d)^T) v(d) + l`, then `h = LN(a)`, and the result is
 //! `FFN(h) + h`. Three things are the Keras example's own: one learned scalar in place of `1 / sqrt(width)`, a first
-//! residual that adds the *normalized* latents, and a second one that adds the normalized sum.
+//! residual that adds the *normalized* latents, and a second one that adds the normalized sum. With more heads, each has its part
+//! of the width, and a projection of what they read follows, as in Keras's `MultiHeadAttention`.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use perceiver_ops::{
-    AbsorbedWeights, Attention, Mode, Transpose, absorbed_attention, add_dropout, attention,
-    batched_matmul, expand_batch, multiply_scalar, softmax,
+    AbsorbedWeights, Attention, Mode, absorbed_attention, add_dropout, attention, expand_batch,
+    multiply_scalar,
 };
 
 use crate::absorbed::Projections;
 use crate::attention_form::{AttentionCost, AttentionForm};
+use crate::attention_logits::{absorbed_logits, logits};
 use crate::config::PerceiverConfig;
 use crate::feed_forward::FeedForward;
 use crate::layers::{Dense, LayerNorm};
 
-/// One head of attention from latents to data, with a feed-forward network behind it.
+/// Attention from latents to data, with a feed-forward network behind it.
 #[derive(Debug, Clone)]
 pub(crate) struct CrossAttention {
     norm_latents: LayerNorm,
@@ -25,6 +27,8 @@ pub(crate) struct CrossAttention {
     query: Dense,
     key: Dense,
     value: Dense,
+    output: Option<Dense>,
+    heads: usize,
     scale: Tensor, // a scalar
     norm_output: LayerNorm,
     ffn: FeedForward,
@@ -46,35 +50,41 @@ pub(crate) enum Source {
 }
 
 impl CrossAttention {
-    pub(crate) fn new(config: &PerceiverConfig, vb: &VarBuilder) -> Result<Self> {
+    /// The layer that reads the same data `reads` times.
+    pub(crate) fn new(config: &PerceiverConfig, reads: usize, vb: &VarBuilder) -> Result<Self> {
         let width = config.projection_dim;
         let norm = |name: &str| LayerNorm::new(width, config.layer_norm_epsilon, &vb.pp(name));
         let projection = |name: &str| Dense::new(width, width, &vb.pp(name));
-        let scale = Init::Const(config.cross_attention_scale);
+        let scale = Init::Const(config.first_cross_scale());
         Ok(Self {
             norm_latents: norm("norm_latents")?,
             norm_data: norm("norm_data")?,
             query: projection("query")?,
             key: projection("key")?,
             value: projection("value")?,
+            output: match config.num_cross_heads {
+                1 => None,
+                _ => Some(projection("output")?),
+            },
+            heads: config.num_cross_heads,
             scale: vb.get_with_hints((), "scale", scale)?,
             norm_output: norm("norm_output")?,
             ffn: FeedForward::new(width, &config.ffn_units, config.dropout_rate, &vb.pp("ffn"))?,
             attention_dropout: config.attention_dropout,
-            form: Self::cost(config).cheaper_form(),
+            form: Self::cost(config, reads).cheaper_form(),
             absorbed: None,
         })
     }
 
-    pub(crate) fn cost(config: &PerceiverConfig) -> AttentionCost {
+    pub(crate) fn cost(config: &PerceiverConfig, reads: usize) -> AttentionCost {
         AttentionCost {
             queries: config.latent_dim,
             tokens: config.num_patches(),
             width: config.projection_dim,
-            heads: 1,
-            head_width: config.projection_dim,
-            reads: config.num_iterations,
-            projects_output: false,
+            heads: config.num_cross_heads,
+            head_width: config.cross_head_width(),
+            reads,
+            projects_output: config.num_cross_heads > 1,
         }
     }
 
@@ -87,11 +97,11 @@ impl CrossAttention {
         let mut ready = self.clone();
         if self.form == AttentionForm::Absorbed && self.absorbed.is_none() {
             let projections = Projections {
-                heads: 1,
+                heads: self.heads,
                 query: &self.query,
                 key: &self.key,
                 value: &self.value,
-                output: None,
+                output: self.output.as_ref(),
                 scale: Some(&self.scale),
             };
             ready.absorbed = Some(projections.absorb()?);
@@ -119,14 +129,18 @@ impl CrossAttention {
         let latents = self.norm_latents.forward(latents)?;
         let latents = expand_batch(&latents, source.batch()?)?; // [batch, latents, width]
         let how = Attention {
-            heads: 1,
+            heads: self.heads,
             scale: 1.0,
             dropout: self.attention_dropout,
             mode: mode.child(0),
         };
         let read = match source {
             Source::Projected { keys, values } => {
-                attention(&self.queries(&latents)?, keys, values, how)?
+                let read = attention(&self.queries(&latents)?, keys, values, how)?;
+                match &self.output {
+                    Some(output) => output.forward(&read)?,
+                    None => read,
+                }
             }
             Source::Tokens { tokens, weights } => {
                 absorbed_attention(&latents, tokens, weights, how)?
@@ -138,25 +152,16 @@ impl CrossAttention {
         self.ffn.forward_onto(&hidden, &hidden, mode.child(1))
     }
 
-    /// Where each of `latents` `[batch or 1, latents, width]` looks: `[batch, latents, tokens]`, rows summing to 1.
-    pub(crate) fn map(&self, latents: &Tensor, source: &Source) -> Result<Tensor> {
+    /// What the softmax is over when `latents` `[batch or 1, latents, width]` read: `[batch, heads, latents, tokens]`.
+    pub(crate) fn logits(&self, latents: &Tensor, source: &Source) -> Result<Tensor> {
         let latents = self.norm_latents.forward(latents)?;
         let latents = expand_batch(&latents, source.batch()?)?; // [batch, latents, width]
-        let (queries, keys) = match source {
-            Source::Projected { keys, .. } => (self.queries(&latents)?, keys),
+        match source {
+            Source::Projected { keys, .. } => logits(&self.queries(&latents)?, keys, self.heads),
             Source::Tokens { tokens, weights } => {
-                let query = weights.query()?; // [width + 1, width]
-                let (weight, bias) = (
-                    query.narrow(0, 0, query.dim(0)? - 1)?,
-                    query.get(query.dim(0)? - 1)?,
-                );
-                (
-                    latents.broadcast_matmul(&weight)?.broadcast_add(&bias)?,
-                    tokens,
-                )
+                absorbed_logits(&latents, tokens, weights, self.heads)
             }
-        };
-        softmax(&batched_matmul(&queries, keys, Transpose::Right)?)
+        }
     }
 
     /// `[batch, latents, width] -> [batch, latents, width]`, scaled: the queries are fewer than the logits.

@@ -28,11 +28,12 @@
 //! # Ok::<(), perceiver_model::ModelError>(())
 //! ```
 //!
-//! The path of an image: [`patches`], the encoder, then cross attention and the latent transformer in turns,
+//! The path of an image: the stem where there is one, [`patches`], the encoder, then cross attention and the latent transformer in turns,
 //! the mean over the latents, the head. Each is a file of that name.
 
 mod absorbed;
 mod attention_form;
+mod attention_logits;
 mod config;
 mod cross_attention;
 mod encoder;
@@ -43,13 +44,16 @@ mod layers;
 mod parameters;
 mod patches;
 mod perceiver;
+mod positions;
 mod probe;
 mod self_attention;
+mod stem;
 mod summary;
 mod transformer;
+mod weight_sets;
 
 pub use attention_form::AttentionForm;
-pub use config::PerceiverConfig;
+pub use config::{PerceiverConfig, Positions, Sharing};
 pub use error::{ModelError, Result};
 pub use parameters::{Parameters, read_safetensors};
 pub use patches::patches;

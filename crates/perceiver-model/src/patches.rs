@@ -16,6 +16,18 @@ pub fn patches(images: &Tensor, patch_size: usize) -> Result<Tensor> {
         .reshape((batch, rows * columns, patch_size * patch_size * channels))
 }
 
+/// [`patches`] of a map whose channels come last, `[batch, H, W, channels]`.
+pub(crate) fn patches_of_map(map: &Tensor, patch_size: usize) -> Result<Tensor> {
+    let (batch, height, width, channels) = map.dims4()?;
+    let (rows, columns) = (height / patch_size, width / patch_size);
+    if patch_size == 1 {
+        return map.reshape((batch, rows * columns, channels));
+    }
+    map.reshape(&[batch, rows, patch_size, columns, patch_size, channels])?
+        .permute([0, 1, 3, 2, 4, 5])? // [batch, rows, columns, patch, patch, channels]
+        .reshape((batch, rows * columns, patch_size * patch_size * channels))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +45,16 @@ mod tests {
         let patches = patches(&image, 2).unwrap().to_vec3::<f32>().unwrap();
         assert_eq!(patches[0][0], [0., 100., 1., 101., 10., 110., 11., 111.]);
         assert_eq!(patches[0][1], [2., 102., 3., 103., 12., 112., 13., 113.]);
+    }
+    #[test]
+    fn a_map_is_cut_as_an_image_is() {
+        let values = Tensor::arange(0f32, 2.0 * 3.0 * 24.0, &Device::Cpu).unwrap();
+        let images = values.reshape((2, 3, 4, 6)).unwrap();
+        let map = images.permute((0, 2, 3, 1)).unwrap();
+        for size in [1, 2] {
+            let expected = patches(&images, size).unwrap().to_vec3::<f32>().unwrap();
+            let found = patches_of_map(&map, size).unwrap();
+            assert_eq!(found.to_vec3::<f32>().unwrap(), expected);
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 use candle_nn::{Init, ModuleT, VarBuilder};
-use perceiver_ops::{Key, Mode};
+use perceiver_ops::{Key, Mode, softmax};
 
 use crate::attention_form::AttentionForm;
 use crate::config::PerceiverConfig;
@@ -16,12 +16,11 @@ use crate::cross_attention::CrossAttention;
 use crate::encoder::PatchEncoder;
 use crate::error::{ModelError, Result};
 use crate::feed_forward::FeedForward;
-use crate::patches::patches;
+use crate::patches::{patches, patches_of_map};
 use crate::probe::{Probe, Stage};
+use crate::stem::Stem;
 use crate::transformer::Transformer;
-
-/// Standard deviation of the first latents: Keras's `random_normal`.
-const LATENT_DEVIATION: f64 = 0.05;
+use crate::weight_sets::WeightSet;
 
 /// The image classifier `[batch, channels, H, W] -> [batch, classes]`.
 ///
@@ -43,10 +42,12 @@ const LATENT_DEVIATION: f64 = 0.05;
 #[derive(Debug, Clone)]
 pub struct Perceiver {
     config: PerceiverConfig,
+    stem: Stem,
     encoder: PatchEncoder,
     latents: Tensor, // [latents, width]
-    cross_attention: CrossAttention,
-    transformer: Transformer,
+    /// One for each set of weights; so are the transformers.
+    cross_attentions: Vec<CrossAttention>,
+    transformers: Vec<Transformer>,
     head: FeedForward,
     /// Counts the training passes of [`ModuleT::forward_t`], which has no argument for a key.
     passes: Arc<AtomicU64>,
@@ -63,14 +64,26 @@ impl Perceiver {
         let width = config.projection_dim;
         let normal = Init::Randn {
             mean: 0.0,
-            stdev: LATENT_DEVIATION,
+            stdev: config.latent_deviation,
         };
+        let cross_attention = |set: &WeightSet| {
+            CrossAttention::new(config, set.iterations, &vb.pp(set.name("cross_attention")))
+        };
+        let transformer =
+            |set: &WeightSet| Transformer::new(config, &vb.pp(set.name("transformer")));
         let head = &config.classifier_units;
         Ok(Self {
+            stem: Stem::new(config, &vb.pp("stem"))?,
             encoder: PatchEncoder::new(config, &vb.pp("encoder"))?,
             latents: vb.get_with_hints((config.latent_dim, width), "latents", normal)?,
-            cross_attention: CrossAttention::new(config, &vb.pp("cross_attention"))?,
-            transformer: Transformer::new(config, &vb.pp("transformer"))?,
+            cross_attentions: WeightSet::of_cross_attention(config)
+                .iter()
+                .map(cross_attention)
+                .collect::<candle_core::Result<_>>()?,
+            transformers: WeightSet::of_transformer(config)
+                .iter()
+                .map(transformer)
+                .collect::<candle_core::Result<_>>()?,
             head: FeedForward::new(width, head, config.dropout_rate, &vb.pp("head"))?,
             config: config.clone(),
             passes: Arc::default(),
@@ -85,8 +98,12 @@ impl Perceiver {
     /// The same model with every attention computed in the given form; by default each takes the one with fewer products.
     #[must_use]
     pub fn with_attention_form(mut self, form: AttentionForm) -> Self {
-        self.cross_attention.set_form(form);
-        self.transformer.set_form(form);
+        for cross_attention in &mut self.cross_attentions {
+            cross_attention.set_form(form);
+        }
+        for transformer in &mut self.transformers {
+            transformer.set_form(form);
+        }
         self
     }
 
@@ -94,15 +111,19 @@ impl Perceiver {
     /// backward keeps the input alone and computes the rest again. Neither values nor gradients change.
     #[must_use]
     pub fn with_recomputation(mut self, recomputes: bool) -> Self {
-        self.transformer.set_recomputation(recomputes);
+        for transformer in &mut self.transformers {
+            transformer.set_recomputation(recomputes);
+        }
         self
     }
 
     /// The same model with the products of its weights made once.
     pub(crate) fn folded(&self) -> Result<Self> {
+        let cross_attentions = self.cross_attentions.iter().map(CrossAttention::absorb);
+        let transformers = self.transformers.iter().map(Transformer::absorb);
         Ok(Self {
-            cross_attention: self.cross_attention.absorb()?,
-            transformer: self.transformer.absorb()?,
+            cross_attentions: cross_attentions.collect::<candle_core::Result<_>>()?,
+            transformers: transformers.collect::<candle_core::Result<_>>()?,
             ..self.clone()
         })
     }
@@ -144,7 +165,12 @@ impl Perceiver {
                 });
             }
         }
-        let patches = patches(images, self.config.patch_size)?; // [batch, tokens, patch_len]
+        let patch_size = self.config.patch_size;
+        let patches = if self.stem.is_empty() {
+            patches(images, patch_size)?
+        } else {
+            patches_of_map(&self.stem.forward(images)?, patch_size)?
+        }; // [batch, tokens, patch_len]
         Ok(self.encoder.forward(&patches)?)
     }
 
@@ -165,22 +191,33 @@ impl Perceiver {
                 probe(stage, tensor);
             }
         };
-        let Self {
-            cross_attention,
-            transformer,
-            ..
-        } = self.folded()?;
-        let source = cross_attention.source(data)?;
+        let (config, folded) = (&self.config, self.folded()?);
+        let sources = folded
+            .cross_attentions
+            .iter()
+            .map(|layer| layer.source(data))
+            .collect::<candle_core::Result<Vec<_>>>()?;
         let mut latents = self.latents.unsqueeze(0)?; // [1, latents, width]
-        for iteration in 0..self.config.num_iterations {
+        for iteration in 0..config.num_iterations {
             let mode = mode.child(iteration as u64);
-            if probed {
-                let map = cross_attention.map(&latents, &source)?;
-                show(Stage::CrossAttentionMap(iteration), &map);
+            if let Some(set) = config.cross_attention_set(iteration) {
+                let (layer, source) = (&folded.cross_attentions[set], &sources[set]);
+                if probed {
+                    let logits = layer.logits(&latents, source)?;
+                    show(Stage::CrossAttentionLogits(iteration), &logits);
+                    let map = softmax(&logits)?.mean(1)?;
+                    show(Stage::CrossAttentionMap(iteration), &map);
+                }
+                latents = layer.forward(&latents, source, mode.child(0))?;
+                show(Stage::CrossAttention(iteration), &latents);
             }
-            latents = cross_attention.forward(&latents, &source, mode.child(0))?;
-            show(Stage::CrossAttention(iteration), &latents);
-            latents = transformer.forward(&latents, mode.child(1))?; // [batch, latents, width]
+            let transformer = &folded.transformers[config.transformer_set(iteration)];
+            let mut look = |block, logits: &Tensor| {
+                show(Stage::SelfAttentionLogits { iteration, block }, logits);
+            };
+            let look: Option<&mut dyn FnMut(usize, &Tensor)> =
+                if probed { Some(&mut look) } else { None };
+            latents = transformer.forward(&latents, mode.child(1), look)?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);
         }
         let pooled = latents.mean(1)?; // [batch, width]
@@ -191,8 +228,8 @@ impl Perceiver {
         Ok(logits)
     }
 
-    /// Where the latents look in `images`: one map `[batch, latents, tokens]` an iteration, rows summing to 1. Token
-    /// `t` is the patch in row `t / (H / patch_size)`.
+    /// Where the latents look in `images`: one map `[batch, latents, tokens]` a cross attention, rows summing to 1. Token
+    /// `t` is the patch in row `t / tokens_per_side`.
     ///
     /// # Errors
     /// As for [`Perceiver::forward`].

@@ -10,10 +10,19 @@ pub type Probe<'a> = dyn FnMut(Stage, &Tensor) + 'a;
 pub enum Stage {
     /// The data array, `[batch, tokens, width]`.
     Encoded,
-    /// Where the latents looked in an iteration: probabilities before dropout, `[batch, latents, tokens]`.
+    /// What cross attention's softmax is over in an iteration: `[batch, heads, latents, tokens]`.
+    CrossAttentionLogits(usize),
+    /// Where the latents looked in an iteration: probabilities before dropout, the heads' mean, `[batch, latents, tokens]`.
     CrossAttentionMap(usize),
     /// The latents after cross attention, `[batch, latents, width]`.
     CrossAttention(usize),
+    /// What the softmax of a transformer block is over: `[batch, heads, latents, latents]`.
+    SelfAttentionLogits {
+        /// The iteration.
+        iteration: usize,
+        /// The block, from 0.
+        block: usize,
+    },
     /// The latents after the latent transformer, `[batch, latents, width]`.
     Transformer(usize),
     /// The mean over the latents, `[batch, width]`.

@@ -6,6 +6,7 @@ use perceiver_ops::{AbsorbedWeights, Attention, Mode, absorbed_attention, attent
 
 use crate::absorbed::Projections;
 use crate::attention_form::{AttentionCost, AttentionForm};
+use crate::attention_logits::{absorbed_logits, logits};
 use crate::config::PerceiverConfig;
 use crate::layers::Dense;
 
@@ -102,5 +103,14 @@ impl SelfAttention {
         let (keys, values) = (self.key.forward(x)?, self.value.forward(x)?);
         self.output
             .forward(&attention(&queries, &keys, &values, how)?)
+    }
+
+    /// What the softmax is over: `[batch, heads, latents, latents]`.
+    pub(crate) fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        let logits = match &self.absorbed {
+            Some(weights) => absorbed_logits(x, x, weights, self.heads)?,
+            None => logits(&self.query.forward(x)?, &self.key.forward(x)?, self.heads)?,
+        };
+        logits / (self.head_width as f64).sqrt()
     }
 }

@@ -6,6 +6,8 @@ use crate::cross_attention::CrossAttention;
 use crate::error::Result;
 use crate::parameters::specifications;
 use crate::self_attention::SelfAttention;
+use crate::stem::{KERNEL, STRIDE};
+use crate::weight_sets::WeightSet;
 
 /// One layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,28 +85,43 @@ fn belongs_to(parameter: &str, layer: &str) -> bool {
 fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
     let (latents, tokens) = (config.latent_dim, config.num_patches());
     let width = config.projection_dim;
-    let iterations = config.num_iterations as u64;
     let array = vec![latents, width];
     let ffn = (latents as u64) * feed_forward_cost(width, &config.ffn_units);
     let product = |m: usize, k: usize, n: usize| (m * k * n) as u64;
-
-    let data = vec![tokens, width];
-    let encoder = product(tokens, config.patch_len(), width);
     let cost = |attention: AttentionCost| attention.multiply_adds(attention.cheaper_form());
-    let cross = cost(CrossAttention::cost(config)) + iterations * ffn;
     let attention = cost(SelfAttention::cost(config));
 
-    let mut rows = vec![
-        ("encoder".to_string(), data, encoder),
-        ("latents".to_string(), array.clone(), 0),
-        ("cross_attention".to_string(), array.clone(), cross),
-    ];
-    for block in 0..config.num_transformer_blocks {
-        let name = format!("transformer.{block}");
-        rows.push((name, array.clone(), iterations * (attention + ffn)));
+    let mut rows = stem_costs(config);
+    let encoder = product(tokens, config.patch_len(), width);
+    rows.push(("encoder".to_string(), vec![tokens, width], encoder));
+    rows.push(("latents".to_string(), array.clone(), 0));
+    for set in WeightSet::of_cross_attention(config) {
+        let reads = cost(CrossAttention::cost(config, set.iterations));
+        let cross = reads + set.iterations as u64 * ffn;
+        rows.push((set.name("cross_attention"), array.clone(), cross));
+    }
+    for set in WeightSet::of_transformer(config) {
+        for block in 0..config.num_transformer_blocks {
+            let name = format!("{}.{block}", set.name("transformer"));
+            let cost = set.iterations as u64 * (attention + ffn);
+            rows.push((name, array.clone(), cost));
+        }
     }
     let head = feed_forward_cost(width, &config.classifier_units);
     rows.push(("head".to_string(), vec![config.num_classes()], head));
+    rows
+}
+
+/// The rows of the stem's layers.
+fn stem_costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
+    let (mut side, mut channels) = (config.image_size, config.channels);
+    let mut rows = Vec::new();
+    for (index, &units) in config.stem_units.iter().enumerate() {
+        side /= STRIDE;
+        let cost = (side * side * KERNEL * KERNEL * channels * units) as u64;
+        rows.push((format!("stem.{index}"), vec![side, side, units], cost));
+        channels = units;
+    }
     rows
 }
 

@@ -58,6 +58,11 @@ impl Block {
         })
     }
 
+    /// What the softmax of the attention is over: `[batch, heads, latents, latents]`.
+    fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        self.attention.logits(&self.norm_attention.forward(x)?)
+    }
+
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let normalized = self.norm_attention.forward(x)?;
         let read = self.attention.forward(&normalized, mode.child(0))?;
@@ -109,16 +114,25 @@ impl Transformer {
         })
     }
 
-    /// `[batch, latents, width] -> [batch, latents, width]`
-    pub(crate) fn forward(&self, latents: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut numbered = self.blocks.iter().zip(0..);
-        numbered.try_fold(latents.clone(), |x, (block, number)| {
-            let mode = mode.child(number);
-            if self.recomputes {
-                block.forward_recomputed(&x, mode)
-            } else {
-                block.forward(&x, mode)
+    /// `[batch, latents, width] -> [batch, latents, width]`. Who `looks` is shown every block's number and attention logits.
+    pub(crate) fn forward(
+        &self,
+        latents: &Tensor,
+        mode: Mode,
+        mut look: Option<&mut dyn FnMut(usize, &Tensor)>,
+    ) -> Result<Tensor> {
+        let mut x = latents.clone();
+        for (number, block) in self.blocks.iter().enumerate() {
+            if let Some(look) = look.as_mut() {
+                look(number, &block.logits(&x)?);
             }
-        })
+            let mode = mode.child(number as u64);
+            x = if self.recomputes {
+                block.forward_recomputed(&x, mode)?
+            } else {
+                block.forward(&x, mode)?
+            };
+        }
+        Ok(x)
     }
 }

@@ -9,7 +9,8 @@ use perceiver_ops::{
     batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
     expand_batch_composed, gelu, gelu_composed, lamb_step, lamb_step_composed, layer_norm,
     layer_norm_composed, linear, linear_composed, multiply_scalar, multiply_scalar_composed,
-    sgd_step, sgd_step_composed, softmax, softmax_composed,
+    neighbourhoods, neighbourhoods_composed, sgd_step, sgd_step_composed, softmax,
+    softmax_composed,
 };
 use proptest::prelude::*;
 
@@ -71,6 +72,23 @@ fn assert_same(
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn neighbourhoods_equal_their_composition(
+        (height, width) in (1usize..9, 1usize..9),
+        channels in 1usize..4,
+        margin in 0usize..3,
+        stride in 1usize..4,
+        seed: u64,
+    ) {
+        let x = [variable(seed, &[2, height, width, channels])];
+        let side = 2 * margin + 1;
+        assert_same(
+            &x,
+            |x| neighbourhoods(&x[0], side, stride),
+            |x| neighbourhoods_composed(&x[0], side, stride),
+        );
+    }
 
     #[test]
     fn softmax_equals_its_composition(rows in 1usize..40, width in 1usize..70, seed: u64) {

@@ -25,6 +25,7 @@
 mod adam;
 mod atomic_file;
 mod averaging;
+mod batch_pass;
 mod checkpoint;
 mod device;
 mod early_stopping;

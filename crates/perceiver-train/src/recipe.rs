@@ -94,6 +94,8 @@ pub struct TrainingRecipe {
     pub learning_rate: f32,
     /// Parts that a batch is gone through in, one after another, to save memory; their gradients are those of the whole.
     pub accumulate: usize,
+    /// Parts that each of those is gone through in side by side, to keep every core busy with a small model.
+    pub side_by_side: usize,
     /// Gradients are scaled down to this global norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
@@ -126,6 +128,7 @@ impl Default for TrainingRecipe {
             batch_size: 64,
             learning_rate: 1e-3,
             accumulate: 1,
+            side_by_side: 1,
             clip_norm: None,
             recompute: false,
             label_smoothing: 0.0,
@@ -216,6 +219,10 @@ impl Recipe {
             (
                 training.accumulate > 0,
                 "training.accumulate: expected at least 1, found 0".to_string(),
+            ),
+            (
+                training.side_by_side > 0,
+                "training.side_by_side: expected at least 1, found 0".to_string(),
             ),
             (
                 (0.0..1.0).contains(&training.label_smoothing),

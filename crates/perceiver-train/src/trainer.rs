@@ -16,6 +16,7 @@ use perceiver_ops::{Key, Mode};
 
 use crate::atomic_file;
 use crate::averaging::Averaging;
+use crate::batch_pass::BatchPass;
 use crate::checkpoint::{CheckpointConfig, DataCard, write_weights};
 use crate::early_stopping::{EarlyStopping, Verdict};
 use crate::error::{Result, TrainError};
@@ -336,35 +337,27 @@ impl Trainer {
         Ok(self.progress.epoch.sums.means())
     }
 
-    /// The gradients of a batch's mean loss, from one part of it after another; metrics are added up on the way.
+    /// The gradients of a batch's mean loss; metrics are added up on the way.
     fn gradients(&mut self, batch: &Batch) -> Result<Gradients> {
         let training = &self.recipe.training;
-        let images = batch.images.to_device(&self.device)?; // [batch, 3, s, s]
-        let targets = Targets::new(batch, training.label_smoothing, &self.device)?;
-        let samples = batch.indices.len();
-        let size = samples.div_ceil(training.accumulate);
-        let mut whole: Option<Gradients> = None;
-        for start in (0..samples).step_by(size) {
-            let count = size.min(samples - start);
-            let mode = Mode::Training(self.dropout_key(start));
-            let logits = self.model.forward(&images.narrow(0, start, count)?, mode)?; // [count, classes]
-            let loss = targets.part(start, count)?.loss(&logits)?;
-            let value = f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
-            if !value.is_finite() {
-                return Err(self.not_finite(value));
-            }
-            let gradients = Gradients::of(&loss, &self.parameters)?;
-            match &whole {
-                None => whole = Some(gradients),
-                Some(whole) => {
-                    whole.move_towards(&gradients, count as f64 / (start + count) as f64)?;
-                }
-            }
-            let labels = batch.labels.narrow(0, start, count)?;
-            let sums = &mut self.progress.epoch.sums;
-            sums.update(&logits.to_device(&Device::Cpu)?, &labels)?;
+        let pass = BatchPass {
+            model: &self.model,
+            parameters: &self.parameters,
+            images: &batch.images.to_device(&self.device)?, // [batch, 3, s, s]
+            targets: &Targets::new(batch, training.label_smoothing, &self.device)?,
+        };
+        let key = self.dropout_key();
+        let mode = |start: usize| match start {
+            0 => Mode::Training(key),
+            _ => Mode::Training(key.fold_in_name("part").fold_in(start as u64)),
+        };
+        let result = pass.run(training.accumulate, training.side_by_side, mode)?;
+        if !result.loss.is_finite() {
+            return Err(self.not_finite(result.loss));
         }
-        whole.ok_or_else(|| candle_core::Error::Msg("a batch without pictures".into()).into())
+        let sums = &mut self.progress.epoch.sums;
+        sums.update(&result.logits, &batch.labels)?;
+        Ok(result.gradients)
     }
 
     /// The learning rate of the next step: what the plateau has left of it, times the schedule's factor.
@@ -378,14 +371,10 @@ impl Trainer {
         (f64::from(self.progress.learning_rate) * factor) as f32
     }
 
-    /// What dropout is keyed by, in the part of the batch from `start` on.
-    fn dropout_key(&self, start: usize) -> Key {
+    /// What dropout is keyed by in this step.
+    fn dropout_key(&self) -> Key {
         let root = Key::new(self.recipe.training.seed).fold_in_name("dropout");
-        let step = root.fold_in(self.progress.steps);
-        match start {
-            0 => step,
-            _ => step.fold_in_name("part").fold_in(start as u64),
-        }
+        root.fold_in(self.progress.steps)
     }
 
     fn not_finite(&self, loss: f64) -> TrainError {

@@ -1,0 +1,105 @@
+//! The loss of a batch and its gradients, gone through in parts: one after another to save memory, side by side to keep every
+//! core busy where single operations are too small to share.
+
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+use perceiver_model::{Parameters, Perceiver};
+use perceiver_ops::Mode;
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::gradients::Gradients;
+use crate::loss::Targets;
+
+/// A batch on its way through the model. Every sum is taken in the order of the parts, so threads do not matter.
+pub(crate) struct BatchPass<'a> {
+    pub(crate) model: &'a Perceiver,
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) images: &'a Tensor, // [batch, channels, H, W]
+    pub(crate) targets: &'a Targets,
+}
+
+/// What the pass found.
+pub(crate) struct BatchResult {
+    /// The mean loss.
+    pub(crate) loss: f64,
+    /// The gradients of the mean loss.
+    pub(crate) gradients: Gradients,
+    /// The class scores on the CPU, `[batch, classes]`.
+    pub(crate) logits: Tensor,
+}
+
+impl BatchPass<'_> {
+    /// Goes through the batch in `in_turn` parts, each of which is `side_by_side` parts at once. `mode` gives the mode of the part
+    /// that starts at a sample.
+    pub(crate) fn run(
+        &self,
+        in_turn: usize,
+        side_by_side: usize,
+        mode: impl Fn(usize) -> Mode + Sync,
+    ) -> Result<BatchResult> {
+        let mut whole: Option<BatchResult> = None;
+        for turn in divide(0..self.images.dim(0)?, in_turn) {
+            let parts = divide(turn, side_by_side)
+                .into_par_iter()
+                .map(|part| self.part(&part, mode(part.start)))
+                .collect::<Vec<_>>();
+            for part in parts {
+                whole = Some(match whole {
+                    None => part?,
+                    Some(whole) => whole.with(part?)?,
+                });
+            }
+        }
+        whole.ok_or_else(|| candle_core::Error::Msg("a batch without pictures".into()).into())
+    }
+
+    fn part(&self, part: &Range<usize>, mode: Mode) -> Result<BatchResult> {
+        let images = self.images.narrow(0, part.start, part.len())?;
+        let logits = self.model.forward(&images, mode)?; // [part, classes]
+        let loss = self.targets.part(part.start, part.len())?.loss(&logits)?;
+        Ok(BatchResult {
+            loss: f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?),
+            gradients: Gradients::of(&loss, self.parameters)?,
+            logits: logits.detach().to_device(&Device::Cpu)?,
+        })
+    }
+}
+
+impl BatchResult {
+    /// The result of the samples of both, these first.
+    fn with(self, next: Self) -> Result<Self> {
+        let logits = Tensor::cat(&[&self.logits, &next.logits], 0)?;
+        let share = next.logits.dim(0)? as f64 / logits.dim(0)? as f64;
+        self.gradients.move_towards(&next.gradients, share)?;
+        Ok(Self {
+            loss: self.loss + (next.loss - self.loss) * share,
+            gradients: self.gradients,
+            logits,
+        })
+    }
+}
+
+/// A range in at most `parts` parts, all but the last of one length.
+fn divide(range: Range<usize>, parts: usize) -> Vec<Range<usize>> {
+    let length = range.len().div_ceil(parts.max(1)).max(1);
+    let end = range.end;
+    range
+        .step_by(length)
+        .map(|start| start..(start + length).min(end))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_the_whole_in_order() {
+        assert_eq!(divide(0..7, 3), [0..3, 3..6, 6..7]);
+        assert_eq!(divide(2..4, 5), [2..3, 3..4]);
+        assert_eq!(divide(0..4, 1), [0..4]);
+        assert!(divide(3..3, 2).is_empty());
+    }
+}
