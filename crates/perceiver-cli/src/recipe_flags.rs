@@ -11,7 +11,7 @@ use toml::Table;
 /// Flags over the configuration file over the preset.
 #[derive(Debug, Args)]
 pub(crate) struct RecipeFlags {
-    /// Recipe to start from: keras, keras-2021, cifar100-cpu or quickstart.
+    /// Recipe to start from: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart.
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
 

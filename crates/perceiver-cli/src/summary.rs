@@ -17,7 +17,7 @@ use crate::train::grouped;
   perceiver summary
   perceiver summary --checkpoint runs/shapes-quickstart-1")]
 pub(crate) struct Arguments {
-    /// Preset: keras, cifar100-cpu or quickstart.
+    /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart.
     #[arg(
         long,
         value_name = "NAME",

@@ -143,7 +143,7 @@ fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Pre
         (Some(preset), _) => (preset, "as named"),
         (None, Source::Shapes) => (Preset::Quickstart, "for shapes"),
         (None, _) if device.is_cpu() => (Preset::Cifar100Cpu, "for a CPU"),
-        (None, _) => (Preset::Keras, "for a GPU"),
+        (None, _) => (Preset::Cifar100, "for a GPU"),
     };
     tracing::info!(
         "data set {dataset} ({why}), preset {preset} ({reason}): {}",
