@@ -42,6 +42,7 @@ prop_compose! {
             Sharing::AllButFirstCross,
             Sharing::None,
         ]),
+        norm_pooled: bool,
     ) -> PerceiverConfig {
         PerceiverConfig {
             stem_units: vec![6, 10][..stem].to_vec(),
@@ -51,6 +52,7 @@ prop_compose! {
             num_cross_heads: heads,
             num_cross_attends: attends,
             sharing,
+            norm_pooled,
             ..small()
         }
     }

@@ -51,8 +51,12 @@ impl Preset {
             Self::Keras => "the Keras example's listing, exactly (which does not learn)",
             Self::Keras2021 => "the Keras example of 2021, with LAMB",
             Self::Cifar100Cpu => "a small model that learns CIFAR-100 on two cores",
-            Self::Cifar100 => "the Keras example's architecture, trained so that it learns, on one GPU",
-            Self::Cifar100Best => "the highest accuracy on CIFAR-100 below 20 M parameters, on one GPU",
+            Self::Cifar100 => {
+                "the Keras example's architecture, trained so that it learns, on one GPU"
+            }
+            Self::Cifar100Best => {
+                "the highest accuracy on CIFAR-100 below 20 M parameters, on one GPU"
+            }
             Self::Quickstart => "the embedded shapes, in minutes",
         }
     }
