@@ -69,6 +69,13 @@ fn errors_say_what_was_expected_and_what_to_do() {
         ("train --config bad.toml", 1),
         ("train --config unknown.toml", 1),
         ("train --config missing.toml", 1),
+        ("train --set model.foo=1", 1),
+        ("train --set model.latent_dim=many", 1),
+        ("train --set training.epochs=0", 1),
+        ("train --set data.dataset=mnist", 1),
+        ("train --set epochs", 2),
+        ("train --resume run --set training.epochs=3", 2),
+        ("summary --set model.patch_size=5", 1),
         ("train --limit-train 1", 1),
         ("train --output run", 1),
         ("train --resume nowhere", 1),
@@ -169,6 +176,42 @@ fn flags_are_stronger_than_the_file_and_the_file_than_the_preset() {
     assert_eq!(recipe["training"]["batch_size"].as_integer(), Some(30)); // the flag's
     assert_eq!(recipe["training"]["seed"].as_integer(), Some(3)); // the file's
     assert_eq!(recipe["data"]["dataset"].as_str(), Some("shapes")); // the preset's
+}
+
+#[test]
+fn set_changes_any_field_and_is_the_strongest() {
+    let place = workplace();
+    place.succeed(
+        "train --preset quickstart --config tiny.toml --epochs 2 --output run --set training.epochs=1 \
+         --set training.optimizer.name=lamb --set model.ffn_units=[4,8] --set data.augmentation.zoom=0.3",
+    );
+    let recipe = fs::read_to_string(place.path("run/training/recipe.toml")).unwrap();
+    let recipe: toml::Table = toml::from_str(&recipe).unwrap();
+    assert_eq!(recipe["training"]["epochs"].as_integer(), Some(1));
+    assert_eq!(
+        recipe["training"]["optimizer"]["name"].as_str(),
+        Some("lamb")
+    );
+    assert_eq!(recipe["model"]["ffn_units"].as_array().unwrap().len(), 2);
+    let zoom = recipe["data"]["augmentation"]["zoom"].as_float().unwrap();
+    assert!((zoom - 0.3).abs() < 1e-6);
+}
+
+#[test]
+fn summary_shows_a_changed_model() {
+    let place = workplace();
+    let changed = place.succeed(
+        "summary --preset quickstart --config tiny.toml --set model.num_transformer_blocks=3",
+    );
+    let first = changed.out.lines().next().unwrap();
+    assert_eq!(
+        first,
+        "Perceiver, preset quickstart, tiny.toml, --set model.num_transformer_blocks=3"
+    );
+    place.write("other.toml", tiny());
+    let plain = place.succeed("summary --preset quickstart --config other.toml");
+    let rows = |text: &str| text.lines().count();
+    assert!(rows(&changed.out) > rows(&plain.out), "{}", changed.out);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod logging;
 mod predict;
 pub mod process_settings;
 mod progress;
+mod recipe_changes;
 mod recipe_flags;
 mod summary;
 mod terminal;

@@ -26,6 +26,7 @@ use crate::recipe_flags::{Named, RecipeFlags};
   perceiver train
   perceiver train --dataset cifar100 --preset cifar100-cpu --epochs 5
   perceiver train --dataset folder:photos --output runs/photos
+  perceiver train --set training.optimizer.name=lamb --set model.num_iterations=3
   perceiver train --resume runs/photos")]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
     output: Option<PathBuf>,
 
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs",
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "set", "dataset", "labels", "epochs",
         "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
 }
