@@ -236,6 +236,47 @@ fn evaluate_repeats_the_results_to_the_last_digit() {
 }
 
 #[test]
+fn a_recipe_can_have_its_verdict_averaged_over_mirror_images() {
+    let place = workplace();
+    place.succeed(
+        "train --preset quickstart --config tiny.toml --output run --set data.flip_average=true",
+    );
+    let results = fs::read_to_string(place.path("run/results.json")).unwrap();
+    let evaluate = |flag: &str| {
+        let arguments = format!("evaluate --checkpoint run --json {flag}");
+        place.succeed(&arguments).out
+    };
+    assert_eq!(evaluate(""), results);
+    assert_eq!(evaluate("--flip-average"), results);
+    assert_ne!(evaluate("--flip-average=false"), results);
+
+    let test = shapes(Split::Test, Labels::Fine).unwrap();
+    let image = &test.images()[0];
+    let side = image.width();
+    let mirrored = image
+        .pixels()
+        .chunks(side)
+        .flat_map(|row| row.iter().rev().copied());
+    let mirrored = Image::new(image.height(), side, mirrored.collect()).unwrap();
+    image.write_png(&place.path("a.png")).unwrap();
+    mirrored.write_png(&place.path("b.png")).unwrap();
+    let classes = |flag: &str, file: &str| {
+        let arguments = format!("predict --checkpoint run --json {flag} {file}");
+        let line: Value = serde_json::from_str(&place.succeed(&arguments).out).unwrap();
+        let classes = line["classes"].as_array().unwrap().iter();
+        let pairs = classes.map(|c| (c["class"].to_string(), c["probability"].as_f64().unwrap()));
+        pairs.collect::<Vec<_>>()
+    };
+    let close = |flag| {
+        let (a, b) = (classes(flag, "a.png"), classes(flag, "b.png"));
+        let mut pairs = a.iter().zip(&b);
+        pairs.all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-6)
+    };
+    assert!(close("") && close("--flip-average"));
+    assert!(!close("--flip-average=false"));
+}
+
+#[test]
 fn a_checkpoint_alone_suffices_to_predict() {
     let place = trained();
     fs::create_dir(place.path("elsewhere")).unwrap();

@@ -10,7 +10,7 @@ use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
     DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults,
-    Trainer, TrainingData,
+    Trainer, TrainingData, Views,
 };
 
 use crate::evaluate;
@@ -219,6 +219,7 @@ fn test(trainer: &Trainer) -> Result<TestResults> {
     let name = test.name().to_string();
     let sums = evaluate::with_bar(
         trainer.model(),
+        Views::new(recipe.data.flip_average),
         Arc::new(test),
         trainer.preprocessing(),
         trainer.device(),

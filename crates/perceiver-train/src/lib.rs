@@ -50,6 +50,7 @@ mod schedule;
 mod sgd;
 mod trainer;
 mod training_data;
+mod views;
 mod weight_decay;
 
 pub use adam::{Adam, AdamRule};
@@ -75,4 +76,5 @@ pub use schedule::{Every, Position, ScheduleName, ScheduleRecipe};
 pub use sgd::{Sgd, SgdRule};
 pub use trainer::{Outcome, Trainer};
 pub use training_data::TrainingData;
+pub use views::Views;
 pub use weight_decay::Decayed;
