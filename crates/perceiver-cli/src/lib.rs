@@ -18,6 +18,9 @@ mod progress;
 mod recipe_changes;
 mod recipe_flags;
 mod summary;
+mod sweep;
+mod sweep_file;
+mod sweep_table;
 mod terminal;
 mod train;
 

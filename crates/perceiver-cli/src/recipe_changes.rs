@@ -18,7 +18,7 @@ pub(crate) struct RecipeChanges {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Any field of the recipe by its name, such as model.num_iterations=3; over all else, may be repeated.
+    /// Any field of the recipe by its name, such as `model.num_iterations=3`; over all else, may be repeated.
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<Assignment>,
 }

@@ -73,10 +73,14 @@ pub(crate) struct Named {
 }
 
 /// What `--config`, the flags and `--set` say, in this order, each under the name that errors call it by.
-#[derive(Clone)]
 pub(crate) struct Layers(Vec<Layer>);
 
 impl Layers {
+    /// These layers with more over them.
+    pub(crate) fn with(&self, more: impl IntoIterator<Item = Layer>) -> Self {
+        Self(self.0.iter().cloned().chain(more).collect())
+    }
+
     /// The recipe of a preset with these layers over it.
     pub(crate) fn over(&self, preset: Preset) -> Result<Recipe> {
         recipe_over(preset, &self.0)

@@ -54,6 +54,7 @@ mod views;
 mod weight_decay;
 
 pub use adam::{Adam, AdamRule};
+pub use atomic_file::write as write_file;
 pub use checkpoint::{Checkpoint, CheckpointConfig, DataCard, write_weights};
 pub use device::DeviceChoice;
 pub use early_stopping::{EarlyStopping, Verdict};
