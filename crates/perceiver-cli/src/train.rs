@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
@@ -10,13 +11,14 @@ use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
     DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults,
-    Trainer, TrainingData,
+    Trainer, TrainingData, Views,
 };
 
 use crate::evaluate;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
 use crate::recipe_flags::{Named, RecipeFlags};
+use crate::sweep;
 
 /// Train a model.
 ///
@@ -26,62 +28,88 @@ use crate::recipe_flags::{Named, RecipeFlags};
   perceiver train
   perceiver train --dataset cifar100 --preset cifar100-cpu --epochs 5
   perceiver train --dataset folder:photos --output runs/photos
+  perceiver train --set training.optimizer.name=lamb --set model.num_iterations=3
+  perceiver train --preset cifar100-cpu --sweep sweep.toml --output runs/comparison
   perceiver train --resume runs/photos")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: RecipeFlags,
 
-    /// Directory of the run [default: runs/DATASET-PRESET-NUMBER].
+    /// Directory of the run [default: runs/DATASET-PRESET-NUMBER, or runs/sweep-NUMBER].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
+    /// Compare recipes: train every [[variant]] of a TOML file with each of its seeds, in --output;
+    /// the same command again goes on. docs/recipes.md has an example.
+    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    sweep: Option<PathBuf>,
+
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs",
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels", "epochs",
         "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
 }
 
 /// What to run, and where.
-struct Plan {
-    recipe: Recipe,
-    run: RunDirectory,
-    device: Device,
-    resumed: bool,
+pub(crate) struct Plan {
+    pub(crate) recipe: Recipe,
+    pub(crate) run: RunDirectory,
+    pub(crate) device: Device,
+    pub(crate) resumed: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let stop = interrupt::flag()?;
+    if let Some(file) = &arguments.sweep {
+        return sweep::run(file, &arguments.recipe, arguments.output.as_deref(), &stop);
+    }
     let plan = match &arguments.resume {
         Some(run) => resumed(run, &arguments.recipe)?,
         None => chosen(arguments)?,
     };
-    let mut trainer = prepare(plan)?;
+    let root = plan.run.root().display().to_string();
+    let data = read(&plan.recipe)?;
+    let Some(results) = carry_out(plan, data, &stop)? else {
+        tracing::warn!("saved; go on with: perceiver train --resume {root}");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    evaluate::print(&results)?;
+    tracing::info!("best weights, metrics and results are in {root}");
+    tracing::info!("try: perceiver predict --checkpoint {root} IMAGE");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the training split of a recipe.
+pub(crate) fn read(recipe: &Recipe) -> Result<TrainingData> {
+    tracing::info!("reading {}", recipe.data.dataset);
+    Ok(TrainingData::load(recipe)?)
+}
+
+/// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved.
+pub(crate) fn carry_out(
+    plan: Plan,
+    data: TrainingData,
+    stop: &AtomicBool,
+) -> Result<Option<TestResults>> {
+    let mut trainer = prepare(plan, data)?;
     let mut observers: Observers = vec![
         Box::new(MetricsFile::new(trainer.run().metrics())),
         Box::new(TrainingProgress::default()),
     ];
     let epochs_before = trainer.history().len();
-    let outcome = trainer.fit(&mut observers, &stop);
+    let outcome = trainer.fit(&mut observers, stop);
     let trained = trainer.history().len() > epochs_before;
-    let run = trainer.run().root().display().to_string();
+    let run = trainer.run().root().display();
     match outcome.with_context(|| format!("the run's last saved state is kept in {run}"))? {
-        Outcome::Finished => finish(&trainer, trained),
-        Outcome::Interrupted => {
-            tracing::warn!("saved; go on with: perceiver train --resume {run}");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
+        Outcome::Finished => Ok(Some(verdict(&trainer, trained)?)),
+        Outcome::Interrupted => Ok(None),
     }
 }
 
 /// The run to go on with.
 fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
     let run = RunDirectory::open(run)?;
-    let path = run.recipe();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let table = toml::from_str(&text)
-        .with_context(|| format!("{} is damaged: expected TOML", path.display()))?;
-    let mut recipe = Recipe::from_layers(&[("of the run", table)])?;
+    let mut recipe = recipe_in(&run)?;
     if let Some(data_dir) = &flags.data_dir {
         recipe.data.data_dir.clone_from(data_dir);
     }
@@ -96,6 +124,16 @@ fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
         device,
         resumed: true,
     })
+}
+
+/// The recipe of a run that was begun.
+pub(crate) fn recipe_in(run: &RunDirectory) -> Result<Recipe> {
+    let path = run.recipe();
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let table = toml::from_str(&text)
+        .with_context(|| format!("{} is damaged: expected TOML", path.display()))?;
+    Ok(Recipe::from_layers(&[("of the run", table)])?)
 }
 
 /// A new run, by flags and by what is there.
@@ -125,7 +163,7 @@ fn chosen(arguments: &Arguments) -> Result<Plan> {
 }
 
 /// The data set and the preset: those named, else the best of what is there. Says what and why.
-fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Preset) {
+pub(crate) fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Preset) {
     let data_dir = named.data_dir;
     let (dataset, why) = match named.dataset {
         Some(dataset) => (dataset, "as named"),
@@ -152,15 +190,13 @@ fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Pre
     (dataset, preset)
 }
 
-fn prepare(plan: Plan) -> Result<Trainer> {
+fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     let Plan {
         recipe,
         run,
         device,
         resumed,
     } = plan;
-    tracing::info!("reading {}", recipe.data.dataset);
-    let data = TrainingData::load(&recipe)?;
     tracing::info!(
         "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
         data.train.len(),
@@ -187,24 +223,15 @@ fn prepare(plan: Plan) -> Result<Trainer> {
     Ok(trainer)
 }
 
-/// Shows the verdict of the test split, which is reached once and kept while the weights stay.
-fn finish(trainer: &Trainer, trained: bool) -> Result<ExitCode> {
+/// The verdict of the test split, which is reached once and kept while the weights stay.
+fn verdict(trainer: &Trainer, trained: bool) -> Result<TestResults> {
     let path = trainer.run().results();
-    let results = if path.exists() && !trained {
-        TestResults::read(&path)?
-    } else {
-        let results = test(trainer)?;
-        results.write(&path)?;
-        results
-    };
-    evaluate::print(&results)?;
-    let run = trainer.run().root();
-    tracing::info!("best weights, metrics and results are in {}", run.display());
-    tracing::info!(
-        "try: perceiver predict --checkpoint {} IMAGE",
-        run.display()
-    );
-    Ok(ExitCode::SUCCESS)
+    if path.exists() && !trained {
+        return Ok(TestResults::read(&path)?);
+    }
+    let results = test(trainer)?;
+    results.write(&path)?;
+    Ok(results)
 }
 
 /// Reads the test split, for the one time it is read.
@@ -218,6 +245,7 @@ fn test(trainer: &Trainer) -> Result<TestResults> {
     let name = test.name().to_string();
     let sums = evaluate::with_bar(
         trainer.model(),
+        Views::new(recipe.data.flip_average),
         Arc::new(test),
         trainer.preprocessing(),
         trainer.device(),

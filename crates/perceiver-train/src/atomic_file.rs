@@ -47,7 +47,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// When the directory cannot be written or the disk is full; the old file stays.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |source| TrainError::Io {
         action: "write",
         path: path.to_path_buf(),

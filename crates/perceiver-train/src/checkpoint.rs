@@ -8,12 +8,13 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use perceiver_data::{Image, Labels, Preprocessing, Source};
 use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
-use perceiver_ops::{Mode, softmax};
+use perceiver_ops::softmax;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::error::{Result, TrainError};
 use crate::json_file;
+use crate::views::Views;
 
 /// The name in every `config.json`, by which ours are known.
 const MODEL_TYPE: &str = "perceiver-image-classification";
@@ -57,6 +58,9 @@ pub struct DataCard {
     /// Only the first so many test pictures are evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_test: Option<usize>,
+    /// Whether its verdict is the mean of pictures and their mirror images.
+    #[serde(default)]
+    pub flip_average: bool,
 }
 
 impl CheckpointConfig {
@@ -183,10 +187,16 @@ impl Checkpoint {
     /// # Errors
     /// When candle refuses an operation.
     pub fn classify(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
+        self.classify_by(Views::Picture, images)
+    }
+
+    /// [`Checkpoint::classify`] by more than the pictures alone.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn classify_by(&self, views: Views, images: &[Image]) -> Result<Vec<Vec<f32>>> {
         let input = self.config.preprocessing.tensor(images)?; // [n, 3, s, s]
-        let logits = self
-            .model
-            .forward(&input.to_device(&self.device)?, Mode::Inference)?;
-        Ok(softmax(&logits)?.to_device(&Device::Cpu)?.to_vec2()?)
+        let scores = views.scores(&self.model, &input.to_device(&self.device)?)?;
+        Ok(softmax(&scores)?.to_device(&Device::Cpu)?.to_vec2()?)
     }
 }

@@ -51,9 +51,11 @@ mod schedule;
 mod sgd;
 mod trainer;
 mod training_data;
+mod views;
 mod weight_decay;
 
 pub use adam::{Adam, AdamRule};
+pub use atomic_file::write as write_file;
 pub use checkpoint::{Checkpoint, CheckpointConfig, DataCard, write_weights};
 pub use device::DeviceChoice;
 pub use early_stopping::{EarlyStopping, Verdict};
@@ -76,4 +78,5 @@ pub use schedule::{Every, Position, ScheduleName, ScheduleRecipe};
 pub use sgd::{Sgd, SgdRule};
 pub use trainer::{Outcome, Trainer};
 pub use training_data::TrainingData;
+pub use views::Views;
 pub use weight_decay::Decayed;

@@ -59,6 +59,8 @@ pub struct DataRecipe {
     pub limit_test: Option<usize>,
     /// Whether shrinking a picture averages over the pixels it drops.
     pub antialias: bool,
+    /// Whether the test split is judged by the mean probabilities of a picture and its mirror image.
+    pub flip_average: bool,
     /// Random changes of training pictures.
     pub augmentation: Augmentation,
 }
@@ -73,6 +75,7 @@ impl Default for DataRecipe {
             limit_train: None,
             limit_test: None,
             antialias: false,
+            flip_average: false,
             augmentation: Augmentation {
                 horizontal_flip: true,
                 zoom: 0.2,

@@ -32,6 +32,7 @@ use crate::recipe::Recipe;
 use crate::run_directory::RunDirectory;
 use crate::schedule::{Position, ScheduleName};
 use crate::training_data::TrainingData;
+use crate::views::Views;
 
 /// How a call of [`Trainer::fit`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +193,7 @@ impl Trainer {
             train_sha256: data.sha256.clone(),
             seed: recipe.training.seed,
             limit_test: recipe.data.limit_test,
+            flip_average: recipe.data.flip_average,
         };
         let classes = data.train.classes().to_vec();
         CheckpointConfig::new(
@@ -433,7 +435,15 @@ impl Trainer {
         let parameters =
             Parameters::from_tensors(&self.recipe.model, self.weights(), &self.device)?;
         let model = parameters.inference_model(&self.recipe.model)?;
-        let sums = evaluate(&model, validation, preprocessing, &self.device, &mut tell)?;
+        let views = Views::Picture; // the test split alone may be judged by more
+        let sums = evaluate(
+            &model,
+            views,
+            validation,
+            preprocessing,
+            &self.device,
+            &mut tell,
+        )?;
         noticed.map(|()| sums.means())
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Split};
+use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Source, Split};
 
 use crate::error::Result;
 use crate::recipe::Recipe;
@@ -63,6 +63,27 @@ impl TrainingData {
         })
     }
 
+    /// Whether what [`TrainingData::load`] reads by one recipe is what it reads by another, to be read once for both.
+    pub fn is_shared(one: &Recipe, other: &Recipe) -> bool {
+        let read = |recipe: &Recipe| {
+            let mut options = recipe.load_options();
+            // CIFAR and the shapes stand in an order of their own; folders and the Hub's data sets in the seed's.
+            let ordered = matches!(
+                recipe.data.dataset,
+                Source::Cifar100 | Source::Cifar10 | Source::Shapes
+            );
+            options.seed = if ordered { 0 } else { options.seed };
+            options
+        };
+        let (a, b) = (&one.data, &other.data);
+        a.dataset == b.dataset
+            && a.limit_train == b.limit_train
+            && a.validation_fraction.to_bits() == b.validation_fraction.to_bits()
+            && a.antialias == b.antialias
+            && one.model.image_size == other.model.image_size
+            && read(one) == read(other)
+    }
+
     /// Training pictures, validation included.
     pub fn len(&self) -> usize {
         self.train.len() + self.validation.len()
@@ -71,5 +92,44 @@ impl TrainingData {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_are_shared_by_recipes_that_read_and_prepare_the_same() {
+        let recipe = |text: &str| {
+            let layers = [("test", toml::from_str(text).unwrap())];
+            Recipe::from_layers(&layers).unwrap()
+        };
+        let shapes = recipe("data.dataset = 'shapes'");
+        for same in [
+            "training.seed = 1",
+            "training.epochs = 3",
+            "data.augmentation.zoom = 0.5",
+            "data.limit_test = 3",
+        ] {
+            let other = recipe(&format!("data.dataset = 'shapes'\n{same}"));
+            assert!(TrainingData::is_shared(&shapes, &other), "{same}");
+        }
+        for different in [
+            "data.labels = 'coarse'",
+            "data.limit_train = 100",
+            "data.antialias = true",
+            "data.validation_fraction = 0.2",
+            "model.image_size = 32",
+        ] {
+            let other = recipe(&format!("data.dataset = 'shapes'\n{different}"));
+            assert!(!TrainingData::is_shared(&shapes, &other), "{different}");
+        }
+        let folder = |seed| {
+            recipe(&format!(
+                "data.dataset = 'folder:a'\ntraining.seed = {seed}"
+            ))
+        };
+        assert!(!TrainingData::is_shared(&folder(0), &folder(1)));
     }
 }
