@@ -234,8 +234,8 @@ fn draw_legend<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     curves: &[Curve],
 ) -> std::result::Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    for (index, (curve, colour)) in curves.iter().zip(COLOURS).enumerate() {
-        let y = 60 + 24 * index as i32;
+    for ((curve, colour), row) in curves.iter().zip(COLOURS).zip(0..) {
+        let y = 60 + 24 * row;
         let line = vec![(0, y), (24, y)];
         area.draw(&PathElement::new(line, colour.stroke_width(3)))?;
         let style = (FONT, 14).into_font().color(&INK);
