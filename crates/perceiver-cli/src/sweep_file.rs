@@ -113,6 +113,8 @@ fn check(variant: &Variant) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use perceiver_train::Preset;
+
     use super::*;
 
     fn parse(text: &str) -> Result<SweepFile> {
@@ -133,6 +135,18 @@ mod tests {
             toml::from_str("training.learning_rate = 0.1").unwrap()
         );
         assert_eq!(seed, toml::from_str("training.seed = 7").unwrap());
+    }
+
+    #[test]
+    fn the_documented_sweep_is_one() {
+        let text = include_str!("../../../docs/recipes.md");
+        let start = text.find("# sweep.toml").unwrap();
+        let sweep = parse(text[start..].split("```").next().unwrap()).unwrap();
+        assert_eq!(sweep.variants.len(), 3);
+        for variant in &sweep.variants {
+            let layers = variant.layers(0).unwrap();
+            crate::recipe_changes::recipe_over(Preset::Quickstart, &layers).unwrap();
+        }
     }
 
     #[test]
