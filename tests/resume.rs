@@ -375,6 +375,7 @@ fn a_run_directory_holds_what_is_documented() {
             "model.safetensors",
             "recipe.toml",
             "results.json",
+            "state.previous.safetensors",
             "state.safetensors",
             "training"
         ]

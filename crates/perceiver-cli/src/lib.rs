@@ -19,6 +19,7 @@ mod recipe_flags;
 mod summary;
 mod terminal;
 mod train;
+mod way_out;
 
 use std::ffi::OsString;
 use std::io;

@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
     DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults,
-    Trainer, TrainingData,
+    TrainError, Trainer, TrainingData,
 };
 
 use crate::evaluate;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
 use crate::recipe_flags::{Named, RecipeFlags};
+use crate::way_out;
 
 /// Train a model.
 ///
@@ -26,7 +27,8 @@ use crate::recipe_flags::{Named, RecipeFlags};
   perceiver train
   perceiver train --dataset cifar100 --preset cifar100-cpu --epochs 5
   perceiver train --dataset folder:photos --output runs/photos
-  perceiver train --resume runs/photos")]
+  perceiver train --resume runs/photos
+  perceiver train --resume runs/photos --epochs 80")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: RecipeFlags,
@@ -35,10 +37,23 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
-    /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs",
-        "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
+    /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
+    /// longer, --epochs may be added.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "batch_size",
+        "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
+
+    /// With --resume: go on from the state saved before the last, where that is damaged; it is kept aside.
+    #[arg(long, requires = "resume")]
+    from_previous: bool,
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy)]
+enum Beginning {
+    Anew,
+    State,
+    Previous,
 }
 
 /// What to run, and where.
@@ -46,13 +61,15 @@ struct Plan {
     recipe: Recipe,
     run: RunDirectory,
     device: Device,
-    resumed: bool,
+    from: Beginning,
+    /// The epochs to have in place of those that the run was to have.
+    epochs: Option<usize>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let stop = interrupt::flag()?;
     let plan = match &arguments.resume {
-        Some(run) => resumed(run, &arguments.recipe)?,
+        Some(run) => resumed(run, arguments)?,
         None => chosen(arguments)?,
     };
     let mut trainer = prepare(plan)?;
@@ -64,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let outcome = trainer.fit(&mut observers, &stop);
     let trained = trainer.history().len() > epochs_before;
     let run = trainer.run().root().display().to_string();
-    match outcome.with_context(|| format!("the run's last saved state is kept in {run}"))? {
+    match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
         Outcome::Finished => finish(&trainer, trained),
         Outcome::Interrupted => {
             tracing::warn!("saved; go on with: perceiver train --resume {run}");
@@ -74,19 +91,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The run to go on with.
-fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
+fn resumed(run: &Path, arguments: &Arguments) -> Result<Plan> {
+    let flags = &arguments.recipe;
     let run = RunDirectory::open(run)?;
-    let path = run.recipe();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let table = toml::from_str(&text)
-        .with_context(|| format!("{} is damaged: expected TOML", path.display()))?;
-    let mut recipe = Recipe::from_layers(&[("of the run", table)])?;
+    let mut recipe = Recipe::read(&run.recipe()).map_err(|error| {
+        anyhow!("{error}; mend it by hand: the run's state names the first field that differs from what it was")
+    })?;
     if let Some(data_dir) = &flags.data_dir {
         recipe.data.data_dir.clone_from(data_dir);
     }
     if let Some(device) = flags.device {
         recipe.training.device = device;
+    }
+    if flags.checkpoint_every.is_some() {
+        recipe.training.checkpoint_every = flags.checkpoint_every;
     }
     tracing::info!("resuming {}", run.root().display());
     let device = recipe.training.device.open()?;
@@ -94,7 +112,12 @@ fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
         recipe,
         run,
         device,
-        resumed: true,
+        from: if arguments.from_previous {
+            Beginning::Previous
+        } else {
+            Beginning::State
+        },
+        epochs: flags.epochs,
     })
 }
 
@@ -120,7 +143,8 @@ fn chosen(arguments: &Arguments) -> Result<Plan> {
         recipe,
         run,
         device,
-        resumed: false,
+        from: Beginning::Anew,
+        epochs: None,
     })
 }
 
@@ -157,7 +181,8 @@ fn prepare(plan: Plan) -> Result<Trainer> {
         recipe,
         run,
         device,
-        resumed,
+        from,
+        epochs,
     } = plan;
     tracing::info!("reading {}", recipe.data.dataset);
     let data = TrainingData::load(&recipe)?;
@@ -168,11 +193,7 @@ fn prepare(plan: Plan) -> Result<Trainer> {
         data.validation.len(),
         data.preprocessing.normalization.mean
     );
-    let trainer = if resumed {
-        Trainer::resume(recipe, data, run, device)?
-    } else {
-        Trainer::start(recipe, data, run, device)?
-    };
+    let trainer = begin(from, epochs, (recipe, data, run, device))?;
     let recipe = trainer.recipe();
     let summary = Summary::new(&recipe.model)?;
     tracing::info!(
@@ -187,14 +208,55 @@ fn prepare(plan: Plan) -> Result<Trainer> {
     Ok(trainer)
 }
 
+fn begin(
+    from: Beginning,
+    epochs: Option<usize>,
+    (recipe, data, run, device): (Recipe, TrainingData, RunDirectory, Device),
+) -> Result<Trainer> {
+    let (asked, place) = (recipe.clone(), run.clone());
+    let shown = |error| way_out::shown(error, &place, &asked);
+    let mut trainer = match from {
+        Beginning::Anew => return Trainer::start(recipe, data, run, device).map_err(not_started),
+        Beginning::State => Trainer::resume(recipe, data, run, device).map_err(shown)?,
+        Beginning::Previous => {
+            let resumed = Trainer::resume_from_previous(recipe, data, run, device);
+            let (trainer, aside) = resumed.map_err(shown)?;
+            if let Some(aside) = aside {
+                tracing::warn!(
+                    "going on from the previous state; the last one is kept as {}",
+                    aside.display()
+                );
+            }
+            trainer
+        }
+    };
+    if let Some(epochs) = epochs {
+        trainer.extend(epochs).map_err(shown)?;
+    }
+    Ok(trainer)
+}
+
+/// A run that could not be put on the disk.
+fn not_started(error: TrainError) -> anyhow::Error {
+    match &error {
+        TrainError::Io { source, .. } => {
+            let remedy = way_out::remedy(source.kind());
+            anyhow!("{error}; {remedy}, or choose another --output")
+        }
+        _ => error.into(),
+    }
+}
+
 /// Shows the verdict of the test split, which is reached once and kept while the weights stay.
 fn finish(trainer: &Trainer, trained: bool) -> Result<ExitCode> {
     let path = trainer.run().results();
-    let results = if path.exists() && !trained {
-        TestResults::read(&path)?
+    let kept = TestResults::read(&path).ok().filter(|_| !trained);
+    let results = if let Some(results) = kept {
+        results
     } else {
         let results = test(trainer)?;
-        results.write(&path)?;
+        let written = results.write(&path);
+        written.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))?;
         results
     };
     evaluate::print(&results)?;
