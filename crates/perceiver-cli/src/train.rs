@@ -9,8 +9,8 @@ use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults,
-    TrainError, Trainer, TrainingData,
+    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, Standing,
+    TestResults, TrainError, Trainer, TrainingData,
 };
 
 use crate::evaluate;
@@ -77,12 +77,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Box::new(MetricsFile::new(trainer.run().metrics())),
         Box::new(TrainingProgress::default()),
     ];
-    let epochs_before = trainer.history().len();
     let outcome = trainer.fit(&mut observers, &stop);
-    let trained = trainer.history().len() > epochs_before;
     let run = trainer.run().root().display().to_string();
     match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
-        Outcome::Finished => finish(&trainer, trained),
+        Outcome::Finished => finish(&trainer),
         Outcome::Interrupted => {
             tracing::warn!("saved; go on with: perceiver train --resume {run}");
             Ok(ExitCode::from(INTERRUPTED))
@@ -97,6 +95,16 @@ fn resumed(run: &Path, arguments: &Arguments) -> Result<Plan> {
     let mut recipe = Recipe::read(&run.recipe()).map_err(|error| {
         anyhow!("{error}; mend it by hand: the run's state names the first field that differs from what it was")
     })?;
+    let (from, state) = if arguments.from_previous {
+        (Beginning::Previous, run.previous_state())
+    } else {
+        (Beginning::State, run.state())
+    };
+    if state.exists() || arguments.from_previous {
+        // Before the data is read, which may take long, and with another recipe would be other data.
+        Standing::read(&run, &state, &recipe)
+            .map_err(|error| way_out::shown(error, &run, &recipe))?;
+    }
     if let Some(data_dir) = &flags.data_dir {
         recipe.data.data_dir.clone_from(data_dir);
     }
@@ -112,11 +120,7 @@ fn resumed(run: &Path, arguments: &Arguments) -> Result<Plan> {
         recipe,
         run,
         device,
-        from: if arguments.from_previous {
-            Beginning::Previous
-        } else {
-            Beginning::State
-        },
+        from,
         epochs: flags.epochs,
     })
 }
@@ -247,11 +251,10 @@ fn not_started(error: TrainError) -> anyhow::Error {
     }
 }
 
-/// Shows the verdict of the test split, which is reached once and kept while the weights stay.
-fn finish(trainer: &Trainer, trained: bool) -> Result<ExitCode> {
+/// Shows the verdict of the test split, which is reached once and kept until the run goes on.
+fn finish(trainer: &Trainer) -> Result<ExitCode> {
     let path = trainer.run().results();
-    let kept = TestResults::read(&path).ok().filter(|_| !trained);
-    let results = if let Some(results) = kept {
+    let results = if let Ok(results) = TestResults::read(&path) {
         results
     } else {
         let results = test(trainer)?;

@@ -61,10 +61,11 @@ fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<St
 
 /// How to go on from the previous state, if that is possible.
 fn back(run: &RunDirectory, recipe: &Recipe, resume: &str) -> Result<String, TrainError> {
-    let Standing { epochs, steps } = Standing::of_previous(run, recipe)?;
+    let previous = run.previous_state();
+    let Standing { epochs, steps } = Standing::read(run, &previous, recipe)?;
     Ok(format!(
         "the state saved before it, {}, is good ({epochs} epochs and {steps} steps); go on from it with: {resume} --from-previous",
-        run.previous_state().display()
+        previous.display()
     ))
 }
 

@@ -89,12 +89,13 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// That of a run's previous state, when a run by `recipe` can go on from it.
+    /// That of the state at `path`, the last or the previous one of `run`, when a run by `recipe` can go on from it. Whether
+    /// it is on the same data remains to be seen.
     ///
     /// # Errors
-    /// When it is missing, damaged, or of another recipe.
-    pub fn of_previous(run: &RunDirectory, recipe: &Recipe) -> Result<Self> {
-        let Saved { progress, .. } = read(run, &run.previous_state(), recipe, &Device::Cpu)?;
+    /// When the state is missing, damaged, or of another recipe.
+    pub fn read(run: &RunDirectory, path: &Path, recipe: &Recipe) -> Result<Self> {
+        let Saved { progress, .. } = read(run, path, recipe, &Device::Cpu)?;
         Ok(Self {
             epochs: progress.history.len(),
             steps: progress.epoch.batches_done,

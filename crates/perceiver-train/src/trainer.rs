@@ -210,7 +210,6 @@ impl Trainer {
         let mut kept = Recipe::read(&path)?;
         kept.training.epochs = epochs;
         kept.validate("with --epochs")?;
-        self.run.remove_results()?; // first, so that no interruption leaves them beside other weights
         kept.write(&path)?;
         self.recipe.training.epochs = epochs;
         if self.progress.stopped {
@@ -576,6 +575,7 @@ impl Trainer {
                 .unwrap_or_default(),
         };
         self.run.keep_state()?;
+        self.run.remove_results()?; // before, so that no interruption leaves them beside other weights
         progress::write(&self.run.state(), &self.progress, tensors)?;
         self.saved = Instant::now();
         self.write_best()
