@@ -79,7 +79,11 @@ fn errors_say_what_was_expected_and_what_to_do() {
         ("train --limit-train 1", 1),
         ("train --output run", 1),
         ("train --resume nowhere", 1),
-        ("train --resume run --epochs 3", 2),
+        ("train --resume run --epochs 1", 1),
+        ("train --resume run --batch-size 3", 2),
+        ("train --from-previous", 2),
+        ("train --resume run --from-previous", 1),
+        ("train --checkpoint-every 10h", 2),
         ("evaluate --checkpoint nowhere", 1),
         ("predict --checkpoint nowhere picture.png", 1),
         ("import-keras --weights nowhere --output out", 1),
@@ -151,7 +155,11 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
     assert_eq!(names_in(&run), documented);
     assert_eq!(
         names_in(&run.join("training")),
-        ["recipe.toml", "state.safetensors"]
+        [
+            "recipe.toml",
+            "state.previous.safetensors",
+            "state.safetensors"
+        ]
     );
     let config = json(&place, "runs/shapes-quickstart-1/config.json");
     assert_eq!(config["classes"].as_array().unwrap().len(), 20);

@@ -23,6 +23,7 @@ mod sweep_file;
 mod sweep_table;
 mod terminal;
 mod train;
+mod way_out;
 
 use std::ffi::OsString;
 use std::io;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use perceiver_data::{Labels, Source};
-use perceiver_train::{DeviceChoice, Preset, Recipe};
+use perceiver_train::{CheckpointEvery, DeviceChoice, Preset, Recipe};
 use toml::Table;
 
 use crate::recipe_changes::{Layer, RecipeChanges, recipe_over};
@@ -34,7 +34,7 @@ pub(crate) struct RecipeFlags {
 
     /// Passes over the training pictures, at most.
     #[arg(long, value_name = "N")]
-    epochs: Option<usize>,
+    pub(crate) epochs: Option<usize>,
 
     /// Pictures a step.
     #[arg(long, value_name = "N")]
@@ -47,6 +47,10 @@ pub(crate) struct RecipeFlags {
     /// Train with a fraction of the memory and in a quarter more time.
     #[arg(long)]
     recompute: bool,
+
+    /// Save in the middle of an epoch, too: every so many steps, as 500, or minutes, as 10m.
+    #[arg(long, value_name = "STEPS|MINUTES")]
+    pub(crate) checkpoint_every: Option<CheckpointEvery>,
 
     /// Root of all randomness.
     #[arg(long, value_name = "N")]
@@ -141,6 +145,7 @@ impl RecipeFlags {
         put(&mut training, "batch_size", self.batch_size)?;
         put(&mut training, "learning_rate", self.learning_rate)?;
         put(&mut training, "recompute", self.recompute.then_some(true))?;
+        put(&mut training, "checkpoint_every", self.checkpoint_every)?;
         put(&mut training, "seed", self.seed)?;
         put(
             &mut training,

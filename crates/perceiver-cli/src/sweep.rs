@@ -16,7 +16,7 @@ use crate::recipe_flags::RecipeFlags;
 use crate::sweep_file::SweepFile;
 use crate::sweep_table::{RunFigures, SweepTable};
 use crate::terminal;
-use crate::train::{self, Plan};
+use crate::train::{self, Beginning, Plan};
 
 /// A run of the sweep.
 struct Member {
@@ -200,17 +200,17 @@ fn is_divergence(error: &anyhow::Error) -> bool {
 }
 
 fn plan(member: &Member) -> Result<Plan> {
-    let resumed = member.stage == Stage::Begun;
-    let run = if resumed {
-        RunDirectory::open(&member.root)?
+    let (run, from) = if member.stage == Stage::Begun {
+        (RunDirectory::open(&member.root)?, Beginning::State)
     } else {
-        RunDirectory::unused(&member.root)?
+        (RunDirectory::unused(&member.root)?, Beginning::Anew)
     };
     Ok(Plan {
         recipe: member.recipe.clone(),
         run,
         device: member.recipe.training.device.open()?,
-        resumed,
+        from,
+        epochs: None,
     })
 }
 

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults,
-    Trainer, TrainingData, Views,
+    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, Standing,
+    TestResults, TrainError, Trainer, TrainingData, Views,
 };
 
 use crate::evaluate;
@@ -19,6 +19,7 @@ use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
 use crate::recipe_flags::{Named, RecipeFlags};
 use crate::sweep;
+use crate::way_out;
 
 /// Train a model.
 ///
@@ -30,7 +31,8 @@ use crate::sweep;
   perceiver train --dataset folder:photos --output runs/photos
   perceiver train --set training.optimizer.name=lamb --set model.num_iterations=3
   perceiver train --preset cifar100-cpu --sweep sweep.toml --output runs/comparison
-  perceiver train --resume runs/photos")]
+  perceiver train --resume runs/photos
+  perceiver train --resume runs/photos --epochs 80")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: RecipeFlags,
@@ -44,10 +46,23 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     sweep: Option<PathBuf>,
 
-    /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels", "epochs",
+    /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
+    /// longer, --epochs may be added.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels",
         "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
+
+    /// With --resume: go on from the state saved before the last, where that is damaged; it is kept aside.
+    #[arg(long, requires = "resume")]
+    from_previous: bool,
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy)]
+pub(crate) enum Beginning {
+    Anew,
+    State,
+    Previous,
 }
 
 /// What to run, and where.
@@ -55,7 +70,9 @@ pub(crate) struct Plan {
     pub(crate) recipe: Recipe,
     pub(crate) run: RunDirectory,
     pub(crate) device: Device,
-    pub(crate) resumed: bool,
+    pub(crate) from: Beginning,
+    /// The epochs to have in place of those that the run was to have.
+    pub(crate) epochs: Option<usize>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -64,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return sweep::run(file, &arguments.recipe, arguments.output.as_deref(), &stop);
     }
     let plan = match &arguments.resume {
-        Some(run) => resumed(run, &arguments.recipe)?,
+        Some(run) => resumed(run, arguments)?,
         None => chosen(arguments)?,
     };
     let root = plan.run.root().display().to_string();
@@ -96,25 +113,36 @@ pub(crate) fn carry_out(
         Box::new(MetricsFile::new(trainer.run().metrics())),
         Box::new(TrainingProgress::default()),
     ];
-    let epochs_before = trainer.history().len();
     let outcome = trainer.fit(&mut observers, stop);
-    let trained = trainer.history().len() > epochs_before;
-    let run = trainer.run().root().display();
-    match outcome.with_context(|| format!("the run's last saved state is kept in {run}"))? {
-        Outcome::Finished => Ok(Some(verdict(&trainer, trained)?)),
+    match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
+        Outcome::Finished => Ok(Some(verdict(&trainer)?)),
         Outcome::Interrupted => Ok(None),
     }
 }
 
 /// The run to go on with.
-fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
+fn resumed(run: &Path, arguments: &Arguments) -> Result<Plan> {
+    let flags = &arguments.recipe;
     let run = RunDirectory::open(run)?;
     let mut recipe = recipe_in(&run)?;
+    let (from, state) = if arguments.from_previous {
+        (Beginning::Previous, run.previous_state())
+    } else {
+        (Beginning::State, run.state())
+    };
+    if state.exists() || arguments.from_previous {
+        // Before the data is read, which may take long, and with another recipe would be other data.
+        Standing::read(&run, &state, &recipe)
+            .map_err(|error| way_out::shown(error, &run, &recipe))?;
+    }
     if let Some(data_dir) = &flags.data_dir {
         recipe.data.data_dir.clone_from(data_dir);
     }
     if let Some(device) = flags.device {
         recipe.training.device = device;
+    }
+    if flags.checkpoint_every.is_some() {
+        recipe.training.checkpoint_every = flags.checkpoint_every;
     }
     tracing::info!("resuming {}", run.root().display());
     let device = recipe.training.device.open()?;
@@ -122,18 +150,16 @@ fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
         recipe,
         run,
         device,
-        resumed: true,
+        from,
+        epochs: flags.epochs,
     })
 }
 
 /// The recipe of a run that was begun.
 pub(crate) fn recipe_in(run: &RunDirectory) -> Result<Recipe> {
-    let path = run.recipe();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let table = toml::from_str(&text)
-        .with_context(|| format!("{} is damaged: expected TOML", path.display()))?;
-    Ok(Recipe::from_layers(&[("of the run", table)])?)
+    Recipe::read(&run.recipe()).map_err(|error| {
+        anyhow!("{error}; mend it by hand: the run's state names the first field that differs from what it was")
+    })
 }
 
 /// A new run, by flags and by what is there.
@@ -158,7 +184,8 @@ fn chosen(arguments: &Arguments) -> Result<Plan> {
         recipe,
         run,
         device,
-        resumed: false,
+        from: Beginning::Anew,
+        epochs: None,
     })
 }
 
@@ -195,7 +222,8 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         recipe,
         run,
         device,
-        resumed,
+        from,
+        epochs,
     } = plan;
     tracing::info!(
         "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
@@ -204,11 +232,7 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         data.validation.len(),
         data.preprocessing.normalization.mean
     );
-    let trainer = if resumed {
-        Trainer::resume(recipe, data, run, device)?
-    } else {
-        Trainer::start(recipe, data, run, device)?
-    };
+    let trainer = begin(from, epochs, (recipe, data, run, device))?;
     let recipe = trainer.recipe();
     let summary = Summary::new(&recipe.model)?;
     tracing::info!(
@@ -223,15 +247,55 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     Ok(trainer)
 }
 
-/// The verdict of the test split, which is reached once and kept while the weights stay.
-fn verdict(trainer: &Trainer, trained: bool) -> Result<TestResults> {
+/// The verdict of the test split, which is reached once and kept until the run goes on.
+fn verdict(trainer: &Trainer) -> Result<TestResults> {
     let path = trainer.run().results();
-    if path.exists() && !trained {
-        return Ok(TestResults::read(&path)?);
+    if let Ok(results) = TestResults::read(&path) {
+        return Ok(results);
     }
     let results = test(trainer)?;
-    results.write(&path)?;
+    let written = results.write(&path);
+    written.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))?;
     Ok(results)
+}
+
+fn begin(
+    from: Beginning,
+    epochs: Option<usize>,
+    (recipe, data, run, device): (Recipe, TrainingData, RunDirectory, Device),
+) -> Result<Trainer> {
+    let (asked, place) = (recipe.clone(), run.clone());
+    let shown = |error| way_out::shown(error, &place, &asked);
+    let mut trainer = match from {
+        Beginning::Anew => return Trainer::start(recipe, data, run, device).map_err(not_started),
+        Beginning::State => Trainer::resume(recipe, data, run, device).map_err(shown)?,
+        Beginning::Previous => {
+            let resumed = Trainer::resume_from_previous(recipe, data, run, device);
+            let (trainer, aside) = resumed.map_err(shown)?;
+            if let Some(aside) = aside {
+                tracing::warn!(
+                    "going on from the previous state; the last one is kept as {}",
+                    aside.display()
+                );
+            }
+            trainer
+        }
+    };
+    if let Some(epochs) = epochs {
+        trainer.extend(epochs).map_err(shown)?;
+    }
+    Ok(trainer)
+}
+
+/// A run that could not be put on the disk.
+fn not_started(error: TrainError) -> anyhow::Error {
+    match &error {
+        TrainError::Io { source, .. } => {
+            let remedy = way_out::remedy(source.kind());
+            anyhow!("{error}; {remedy}, or choose another --output")
+        }
+        _ => error.into(),
+    }
 }
 
 /// Reads the test split, for the one time it is read.

@@ -26,7 +26,7 @@ impl MetricsFile {
     pub fn read(path: &Path) -> Result<Vec<EpochMetrics>> {
         let damaged = |finding| TrainError::Damaged {
             path: path.to_path_buf(),
-            expected: "a line of JSON an epoch, as `perceiver train` writes it",
+            expected: "a line of JSON an epoch, as `perceiver train` writes it".to_string(),
             finding,
         };
         let text = String::from_utf8(atomic_file::read(path)?)
