@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestResults,
-    Trainer, TrainingData,
+    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestAhead,
+    TestResults, Trainer, TrainingData,
 };
 
 use crate::evaluate;
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
     output: Option<PathBuf>,
 
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs",
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs", "budget",
         "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
 }
@@ -47,13 +48,16 @@ struct Plan {
     run: RunDirectory,
     device: Device,
     resumed: bool,
+    /// What a budget is counted from.
+    since: Instant,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let since = Instant::now();
     let stop = interrupt::flag()?;
     let plan = match &arguments.resume {
-        Some(run) => resumed(run, &arguments.recipe)?,
-        None => chosen(arguments)?,
+        Some(run) => resumed(run, &arguments.recipe, since)?,
+        None => chosen(arguments, since)?,
     };
     let mut trainer = prepare(plan)?;
     let mut observers: Observers = vec![
@@ -65,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let trained = trainer.history().len() > epochs_before;
     let run = trainer.run().root().display().to_string();
     match outcome.with_context(|| format!("the run's last saved state is kept in {run}"))? {
-        Outcome::Finished => finish(&trainer, trained),
+        Outcome::Finished => finish(&trainer, trained, since),
         Outcome::Interrupted => {
             tracing::warn!("saved; go on with: perceiver train --resume {run}");
             Ok(ExitCode::from(INTERRUPTED))
@@ -74,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The run to go on with.
-fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
+fn resumed(run: &Path, flags: &RecipeFlags, since: Instant) -> Result<Plan> {
     let run = RunDirectory::open(run)?;
     let path = run.recipe();
     let text = std::fs::read_to_string(&path)
@@ -95,11 +99,12 @@ fn resumed(run: &Path, flags: &RecipeFlags) -> Result<Plan> {
         run,
         device,
         resumed: true,
+        since,
     })
 }
 
 /// A new run, by flags and by what is there.
-fn chosen(arguments: &Arguments) -> Result<Plan> {
+fn chosen(arguments: &Arguments, since: Instant) -> Result<Plan> {
     let flags = &arguments.recipe;
     let layers = flags.layers()?;
     let named = layers.named()?;
@@ -121,6 +126,7 @@ fn chosen(arguments: &Arguments) -> Result<Plan> {
         run,
         device,
         resumed: false,
+        since,
     })
 }
 
@@ -158,9 +164,12 @@ fn prepare(plan: Plan) -> Result<Trainer> {
         run,
         device,
         resumed,
+        since,
     } = plan;
     tracing::info!("reading {}", recipe.data.dataset);
+    let start = Instant::now();
     let data = TrainingData::load(&recipe)?;
+    let test = test_ahead(&recipe, data.len(), start.elapsed())?;
     tracing::info!(
         "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
         data.train.len(),
@@ -172,23 +181,42 @@ fn prepare(plan: Plan) -> Result<Trainer> {
         Trainer::resume(recipe, data, run, device)?
     } else {
         Trainer::start(recipe, data, run, device)?
-    };
+    }
+    .timed(since, test);
     let recipe = trainer.recipe();
     let summary = Summary::new(&recipe.model)?;
+    let steps = trainer.steps_per_epoch();
+    let length = match recipe.training.budget {
+        None => format!("at most {} epochs of {steps} steps", recipe.training.epochs),
+        Some(budget) => format!("{budget} for epochs of {steps} steps"),
+    };
     tracing::info!(
-        "{} parameters, {:.2} G multiply-adds a picture; at most {} epochs of {} steps on {}; run {}",
+        "{} parameters, {:.2} G multiply-adds a picture; {length} on {}; run {}",
         grouped(summary.parameters()),
         summary.multiply_adds() as f64 / 1e9,
-        recipe.training.epochs,
-        trainer.steps_per_epoch(),
         DeviceChoice::from(trainer.device()),
         trainer.run().root().display()
     );
     Ok(trainer)
 }
 
+/// What the test will be, told from how long the training split, of `train_images` that are used, took to read. Where a split
+/// is not counted before it is read, the test is taken for a quarter of the training split.
+fn test_ahead(recipe: &Recipe, train_images: usize, train_loading: Duration) -> Result<TestAhead> {
+    let options = recipe.load_options();
+    let count = |split| recipe.data.dataset.count(split, &options);
+    let (images, share) = match (count(Split::Test)?, count(Split::Train)?) {
+        (Some(test), Some(train)) => (test, test as f64 / train as f64),
+        _ => (train_images / 4, 0.25),
+    };
+    Ok(TestAhead {
+        images: images.min(recipe.data.limit_test.unwrap_or(usize::MAX)),
+        loading: train_loading.mul_f64(share),
+    })
+}
+
 /// Shows the verdict of the test split, which is reached once and kept while the weights stay.
-fn finish(trainer: &Trainer, trained: bool) -> Result<ExitCode> {
+fn finish(trainer: &Trainer, trained: bool, since: Instant) -> Result<ExitCode> {
     let path = trainer.run().results();
     let results = if path.exists() && !trained {
         TestResults::read(&path)?
@@ -198,6 +226,10 @@ fn finish(trainer: &Trainer, trained: bool) -> Result<ExitCode> {
         results
     };
     evaluate::print(&results)?;
+    if let Some(budget) = trainer.recipe().training.budget {
+        let took = since.elapsed().as_secs_f64();
+        tracing::info!("took {took:.1} s with a budget of {budget}");
+    }
     let run = trainer.run().root();
     tracing::info!("best weights, metrics and results are in {}", run.display());
     tracing::info!(

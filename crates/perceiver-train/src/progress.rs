@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::checkpoint::unwritable;
+use crate::clock::TimeSpent;
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Result, TrainError};
 use crate::metrics::MetricSums;
@@ -34,6 +35,8 @@ pub(crate) struct Progress {
     pub(crate) epoch: EpochProgress,
     /// Whether early stopping has ended the run.
     pub(crate) stopped: bool,
+    #[serde(default)]
+    pub(crate) time: TimeSpent,
 }
 
 /// How far the epoch under way has come.

@@ -21,6 +21,7 @@ use perceiver_data::{Augmentation, Labels, LoadOptions, Source};
 use perceiver_model::PerceiverConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Budget;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
 use crate::optimizer_recipe::OptimizerRecipe;
@@ -88,6 +89,10 @@ impl Default for DataRecipe {
 pub struct TrainingRecipe {
     /// Passes over the training pictures, at most.
     pub epochs: usize,
+    /// The wall clock the run may take, from the program's start to the verdict of the test split; it stands in the place of
+    /// `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Pictures a step; the last step of an epoch may have fewer.
     pub batch_size: usize,
     /// The learning rate at its height.
@@ -125,6 +130,7 @@ impl Default for TrainingRecipe {
     fn default() -> Self {
         Self {
             epochs: 50,
+            budget: None,
             batch_size: 64,
             learning_rate: 1e-3,
             accumulate: 1,
@@ -360,6 +366,7 @@ mod tests {
             .unwrap();
         let documented = Recipe::from_layers(&[("docs/recipes.md", layer(toml))]).unwrap();
         let mut expected = Recipe::default();
+        expected.training.budget = Some("10m".parse().unwrap());
         expected.training.clip_norm = Some(1.0);
         expected.training.averaging = Some(0.999);
         assert_eq!(documented, expected);
@@ -387,6 +394,10 @@ mod tests {
             ),
             ("averaging = 1.0", "training.averaging: expected"),
             ("accumulate = 0", "training.accumulate: expected"),
+            (
+                "budget = '600'",
+                "budget: expected a duration above 0 with its units",
+            ),
         ] {
             let layers = [("my.toml", layer(&format!("[training]\n{text}")))];
             let error = Recipe::from_layers(&layers).unwrap_err().to_string();
