@@ -17,7 +17,7 @@ pub(crate) fn evaluation_bar(images: u64, what: &'static str) -> ProgressBar {
 #[derive(Debug, Default)]
 pub(crate) struct TrainingProgress {
     bar: Option<ProgressBar>,
-    epochs: usize,
+    epochs: Option<usize>,
     images: usize,
 }
 
@@ -63,7 +63,7 @@ impl Observer for TrainingProgress {
             } => {
                 (self.epochs, self.images) = (epochs, 0);
                 let bar = terminal::bar(steps as u64, EPOCH)
-                    .with_prefix(format!("epoch {epoch}/{epochs}"))
+                    .with_prefix(format!("epoch {}", of(epoch, epochs)))
                     .with_position(first_step as u64);
                 bar.reset_eta();
                 self.start(bar);
@@ -107,10 +107,15 @@ impl Observer for TrainingProgress {
     }
 }
 
-fn epoch_line(epoch: &EpochMetrics, epochs: usize, best: bool) -> String {
+/// The number of an epoch, of how many where that is known.
+fn of(epoch: usize, epochs: Option<usize>) -> String {
+    epochs.map_or_else(|| epoch.to_string(), |epochs| format!("{epoch}/{epochs}"))
+}
+
+fn epoch_line(epoch: &EpochMetrics, epochs: Option<usize>, best: bool) -> String {
     format!(
-        "epoch {}/{epochs}  loss {:.4}  acc {:.2}%  top-5 {:.2}%  |  val loss {:.4}  acc {:.2}%  top-5 {:.2}%  |  {:.0} s, {:.0} images/s{}",
-        epoch.epoch,
+        "epoch {}  loss {:.4}  acc {:.2}%  top-5 {:.2}%  |  val loss {:.4}  acc {:.2}%  top-5 {:.2}%  |  {:.0} s, {:.0} images/s{}",
+        of(epoch.epoch, epochs),
         epoch.loss,
         100.0 * epoch.acc,
         100.0 * epoch.top5_acc,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use perceiver_data::{Labels, Source};
-use perceiver_train::{CheckpointEvery, DeviceChoice, Preset, Recipe};
+use perceiver_train::{Budget, CheckpointEvery, DeviceChoice, Preset, Recipe};
 use toml::Table;
 
 use crate::recipe_changes::{Layer, RecipeChanges, recipe_over};
@@ -35,6 +35,10 @@ pub(crate) struct RecipeFlags {
     /// Passes over the training pictures, at most.
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<usize>,
+
+    /// Wall clock for everything, the test included, in the place of --epochs: 90s, 10m, 1h30m.
+    #[arg(long, value_name = "TIME")]
+    budget: Option<Budget>,
 
     /// Pictures a step.
     #[arg(long, value_name = "N")]
@@ -142,6 +146,7 @@ impl RecipeFlags {
         put(&mut data, "limit_train", self.limit_train)?;
         put(&mut data, "limit_test", self.limit_test)?;
         put(&mut training, "epochs", self.epochs)?;
+        put(&mut training, "budget", self.budget)?;
         put(&mut training, "batch_size", self.batch_size)?;
         put(&mut training, "learning_rate", self.learning_rate)?;
         put(&mut training, "recompute", self.recompute.then_some(true))?;

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use perceiver_train::{Recipe, RunDirectory, TrainError, TrainingData};
@@ -168,6 +169,7 @@ fn run_all(
             return Ok(None);
         }
         tracing::info!("{place}");
+        let since = Instant::now();
         // The last data go before others come, so that memory holds one set of them.
         let shared = last.take();
         let shared = shared.filter(|(recipe, _)| TrainingData::is_shared(recipe, &member.recipe));
@@ -176,7 +178,7 @@ fn run_all(
             None => train::read(&member.recipe)?,
         };
         last = Some((&member.recipe, data.clone()));
-        match train::carry_out(plan(member)?, data, stop) {
+        match train::carry_out(plan(member, since)?, data, stop) {
             Ok(Some(results)) => {
                 let accuracy = 100.0 * results.acc;
                 tracing::info!("{name}: {accuracy:.2}% of the test split right");
@@ -199,7 +201,7 @@ fn is_divergence(error: &anyhow::Error) -> bool {
     matches!(error, Some(TrainError::NotFinite { .. }))
 }
 
-fn plan(member: &Member) -> Result<Plan> {
+fn plan(member: &Member, since: Instant) -> Result<Plan> {
     let (run, from) = if member.stage == Stage::Begun {
         (RunDirectory::open(&member.root)?, Beginning::State)
     } else {
@@ -211,6 +213,7 @@ fn plan(member: &Member) -> Result<Plan> {
         device: member.recipe.training.device.open()?,
         from,
         epochs: None,
+        since,
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
@@ -11,7 +12,7 @@ use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
     DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, Standing,
-    TestResults, TrainError, Trainer, TrainingData, Views,
+    TestAhead, TestResults, TrainError, Trainer, TrainingData, Views,
 };
 
 use crate::evaluate;
@@ -48,7 +49,7 @@ pub(crate) struct Arguments {
 
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
     /// longer, --epochs may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels",
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels", "budget",
         "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
 
@@ -73,24 +74,32 @@ pub(crate) struct Plan {
     pub(crate) from: Beginning,
     /// The epochs to have in place of those that the run was to have.
     pub(crate) epochs: Option<usize>,
+    /// What a budget is counted from.
+    pub(crate) since: Instant,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let since = Instant::now();
     let stop = interrupt::flag()?;
     if let Some(file) = &arguments.sweep {
         return sweep::run(file, &arguments.recipe, arguments.output.as_deref(), &stop);
     }
     let plan = match &arguments.resume {
-        Some(run) => resumed(run, arguments)?,
-        None => chosen(arguments)?,
+        Some(run) => resumed(run, arguments, since)?,
+        None => chosen(arguments, since)?,
     };
     let root = plan.run.root().display().to_string();
+    let budget = plan.recipe.training.budget;
     let data = read(&plan.recipe)?;
     let Some(results) = carry_out(plan, data, &stop)? else {
         tracing::warn!("saved; go on with: perceiver train --resume {root}");
         return Ok(ExitCode::from(INTERRUPTED));
     };
     evaluate::print(&results)?;
+    if let Some(budget) = budget {
+        let took = since.elapsed().as_secs_f64();
+        tracing::info!("took {took:.1} s with a budget of {budget}");
+    }
     tracing::info!("best weights, metrics and results are in {root}");
     tracing::info!("try: perceiver predict --checkpoint {root} IMAGE");
     Ok(ExitCode::SUCCESS)
@@ -121,7 +130,7 @@ pub(crate) fn carry_out(
 }
 
 /// The run to go on with.
-fn resumed(run: &Path, arguments: &Arguments) -> Result<Plan> {
+fn resumed(run: &Path, arguments: &Arguments, since: Instant) -> Result<Plan> {
     let flags = &arguments.recipe;
     let run = RunDirectory::open(run)?;
     let mut recipe = recipe_in(&run)?;
@@ -152,6 +161,7 @@ fn resumed(run: &Path, arguments: &Arguments) -> Result<Plan> {
         device,
         from,
         epochs: flags.epochs,
+        since,
     })
 }
 
@@ -163,7 +173,7 @@ pub(crate) fn recipe_in(run: &RunDirectory) -> Result<Recipe> {
 }
 
 /// A new run, by flags and by what is there.
-fn chosen(arguments: &Arguments) -> Result<Plan> {
+fn chosen(arguments: &Arguments, since: Instant) -> Result<Plan> {
     let flags = &arguments.recipe;
     let layers = flags.layers()?;
     let named = layers.named()?;
@@ -186,6 +196,7 @@ fn chosen(arguments: &Arguments) -> Result<Plan> {
         device,
         from: Beginning::Anew,
         epochs: None,
+        since,
     })
 }
 
@@ -224,7 +235,9 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         device,
         from,
         epochs,
+        since,
     } = plan;
+    let test = test_ahead(&recipe, data.len(), since.elapsed())?;
     tracing::info!(
         "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
         data.train.len(),
@@ -232,19 +245,38 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         data.validation.len(),
         data.preprocessing.normalization.mean
     );
-    let trainer = begin(from, epochs, (recipe, data, run, device))?;
+    let trainer = begin(from, epochs, (recipe, data, run, device))?.timed(since, test);
     let recipe = trainer.recipe();
     let summary = Summary::new(&recipe.model)?;
+    let steps = trainer.steps_per_epoch();
+    let length = match recipe.training.budget {
+        None => format!("at most {} epochs of {steps} steps", recipe.training.epochs),
+        Some(budget) => format!("{budget} for epochs of {steps} steps"),
+    };
     tracing::info!(
-        "{} parameters, {:.2} G multiply-adds a picture; at most {} epochs of {} steps on {}; run {}",
+        "{} parameters, {:.2} G multiply-adds a picture; {length} on {}; run {}",
         grouped(summary.parameters()),
         summary.multiply_adds() as f64 / 1e9,
-        recipe.training.epochs,
-        trainer.steps_per_epoch(),
         DeviceChoice::from(trainer.device()),
         trainer.run().root().display()
     );
     Ok(trainer)
+}
+
+/// What the test will be, told from how long the training split, of `train_images` that are used, took to read. Where a split
+/// is not counted before it is read, the test is taken for a quarter of the training split.
+fn test_ahead(recipe: &Recipe, train_images: usize, train_loading: Duration) -> Result<TestAhead> {
+    let options = recipe.load_options();
+    let count = |split| recipe.data.dataset.count(split, &options);
+    let (images, share) = match (count(Split::Test)?, count(Split::Train)?) {
+        (Some(test), Some(train)) => (test, test as f64 / train as f64),
+        _ => (train_images / 4, 0.25),
+    };
+    let views = if recipe.data.flip_average { 2 } else { 1 };
+    Ok(TestAhead {
+        images: views * images.min(recipe.data.limit_test.unwrap_or(usize::MAX)),
+        loading: train_loading.mul_f64(share),
+    })
 }
 
 /// The verdict of the test split, which is reached once and kept until the run goes on.

@@ -106,6 +106,12 @@ impl ImageFolder {
         Ok(())
     }
 
+    /// The number of pictures in a split, without decoding any.
+    pub(crate) fn count(&self, split: Split) -> Result<usize> {
+        let classes = self.classes(split)?;
+        Ok(classes.iter().map(|class| class.pictures.len()).sum())
+    }
+
     fn name(&self) -> String {
         format!("folder:{}", self.root.display())
     }

@@ -73,14 +73,23 @@ const GROUPS: [(&str, [(&str, Figure); 4]); 5] = [
     ]),
 ];
 
+/// The number of pictures in a split.
+pub(crate) const fn count(split: Split) -> usize {
+    match split {
+        Split::Train => TRAIN_LEN,
+        Split::Test => TEST_LEN,
+    }
+}
+
 /// Draws a split of the embedded data set: 10,000 training or 2,000 test pictures of 32x32, classes in turn, so
 /// that any run of consecutive pictures is as balanced as its length allows.
 ///
 /// With [`Labels::Fine`] there are 20 classes and their 5 groups; with [`Labels::Coarse`] the groups are the classes.
 pub fn shapes(split: Split, labels: Labels) -> Result<Dataset> {
-    let (name, len) = match split {
-        Split::Train => ("train", TRAIN_LEN),
-        Split::Test => ("test", TEST_LEN),
+    let len = count(split);
+    let name = match split {
+        Split::Train => "train",
+        Split::Test => "test",
     };
     let figures: Vec<Figure> = each_class().map(|(_, _, figure)| figure).collect();
     let of_class: Vec<u32> = each_class().map(|(group, _, _)| group).collect();

@@ -13,7 +13,7 @@ use crate::folder::ImageFolder;
 #[cfg(feature = "hub")]
 use crate::hub::HubDataset;
 use crate::labels::Labels;
-use crate::shapes::shapes;
+use crate::shapes::{self, shapes};
 
 /// The place a data set is read from. Its text form is what configuration files and flags hold.
 ///
@@ -136,6 +136,20 @@ impl Source {
         }
     }
 
+    /// The number of pictures in a split, told without reading any; none of the Hub's, where only reading would tell.
+    ///
+    /// # Errors
+    /// Those of [`Source::check`].
+    pub fn count(&self, split: Split, options: &LoadOptions) -> Result<Option<usize>> {
+        match self {
+            Self::Cifar100 => Cifar::Hundred.count(&options.data_dir, split).map(Some),
+            Self::Cifar10 => Cifar::Ten.count(&options.data_dir, split).map(Some),
+            Self::Shapes => Ok(Some(shapes::count(split))),
+            Self::Folder(root) => self.image_folder(root, options)?.count(split).map(Some),
+            Self::Hub { .. } => Ok(None),
+        }
+    }
+
     /// Whether the data set's files are on this machine, whole or not; never of the Hub's, whose cache is not
     /// searched.
     pub fn is_present(&self, data_dir: &Path) -> bool {
@@ -207,6 +221,14 @@ mod tests {
         Source::Shapes
             .check(&options(nowhere, Labels::Coarse))
             .unwrap();
+    }
+
+    #[test]
+    fn a_split_has_as_many_pictures_as_were_counted() {
+        let options = options(Path::new("nowhere"), Labels::Fine);
+        let counted = Source::Shapes.count(Split::Test, &options).unwrap();
+        let loaded = Source::Shapes.load(Split::Test, &options).unwrap();
+        assert_eq!(counted, Some(loaded.len()));
     }
 
     #[test]

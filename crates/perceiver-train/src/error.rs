@@ -42,6 +42,15 @@ pub enum TrainError {
         finding: String,
     },
 
+    /// A budget is no duration.
+    #[error(
+        "budget: expected a duration above 0 with its units, such as 90s, 10m or 1h30m, found {found:?}"
+    )]
+    Budget {
+        /// What was found.
+        found: String,
+    },
+
     /// A device is unknown, absent, or not supported by this build.
     #[error("device {device}: expected {expected}, found {finding}")]
     Device {

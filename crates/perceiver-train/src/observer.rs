@@ -45,8 +45,8 @@ pub enum Event<'a> {
     EpochStarted {
         /// The epoch, from 1.
         epoch: usize,
-        /// The most epochs the run will have.
-        epochs: usize,
+        /// The most epochs the run will have; none where it goes by the clock.
+        epochs: Option<usize>,
         /// Steps already done.
         first_step: usize,
         /// Steps in the epoch.

@@ -8,6 +8,7 @@ use perceiver_model::Parameters;
 use serde::{Deserialize, Serialize};
 
 use crate::checked_file::{self, Checksum, Content};
+use crate::clock::TimeSpent;
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Result, TrainError};
 use crate::metrics::MetricSums;
@@ -45,6 +46,8 @@ pub(crate) struct Progress {
     pub(crate) epoch: EpochProgress,
     /// Whether early stopping has ended the run.
     pub(crate) stopped: bool,
+    #[serde(default)]
+    pub(crate) time: TimeSpent,
 }
 
 /// How far the epoch under way has come.

@@ -22,6 +22,7 @@ use perceiver_model::PerceiverConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::budget::Budget;
 use crate::checkpoint_every::CheckpointEvery;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
@@ -93,6 +94,10 @@ impl Default for DataRecipe {
 pub struct TrainingRecipe {
     /// Passes over the training pictures, at most.
     pub epochs: usize,
+    /// The wall clock the run may take, from the program's start to the verdict of the test split; it stands in the place of
+    /// `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Pictures a step; the last step of an epoch may have fewer.
     pub batch_size: usize,
     /// The learning rate at its height.
@@ -133,6 +138,7 @@ impl Default for TrainingRecipe {
     fn default() -> Self {
         Self {
             epochs: 50,
+            budget: None,
             batch_size: 64,
             learning_rate: 1e-3,
             accumulate: 1,
@@ -330,10 +336,7 @@ impl Recipe {
                 ),
             ),
         ];
-        let of_parts = [
-            training.optimizer.finding(),
-            training.schedule.finding(training.epochs),
-        ];
+        let of_parts = [training.optimizer.finding(), training.schedule.finding()];
         let found = checks.into_iter().find(|(fine, _)| !fine);
         let found = found.map(|(_, finding)| finding);
         match found.or_else(|| of_parts.into_iter().flatten().next()) {
@@ -406,6 +409,7 @@ mod tests {
             .unwrap();
         let documented = Recipe::from_layers(&[("docs/recipes.md", layer(toml))]).unwrap();
         let mut expected = Recipe::default();
+        expected.training.budget = Some("10m".parse().unwrap());
         expected.training.clip_norm = Some(1.0);
         expected.training.averaging = Some(0.999);
         expected.training.checkpoint_every = Some("500".parse().unwrap());
@@ -424,7 +428,7 @@ mod tests {
                 "training.optimizer.beta_2: expected at least 0 and below 1",
             ),
             (
-                "schedule.warmup_epochs = 50.0",
+                "schedule.warmup_epochs = -1.0",
                 "training.schedule.warmup_epochs: expected",
             ),
             ("schedule.hold = 1.0", "training.schedule.hold: expected"),
@@ -434,6 +438,10 @@ mod tests {
             ),
             ("averaging = 1.0", "training.averaging: expected"),
             ("accumulate = 0", "training.accumulate: expected"),
+            (
+                "budget = '600'",
+                "budget: expected a duration above 0 with its units",
+            ),
         ] {
             let layers = [("my.toml", layer(&format!("[training]\n{text}")))];
             let error = Recipe::from_layers(&layers).unwrap_err().to_string();

@@ -1,4 +1,5 @@
-//! How the learning rate changes in the course of a run: a factor on it, a function of the step alone.
+//! How the learning rate changes in the course of a run: a factor on it, a function of the step alone or, where the run has a
+//! budget, of the step and the clock.
 //!
 //! Nothing has to be saved, so a resumed run goes on where it was. The plateau, which looks at validation losses, is
 //! [`Plateau`](crate::Plateau)'s.
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleName {
-    /// Constant, until the validation loss no longer falls: the Keras example's.
+    /// Constant, until the validation loss no longer falls: the Keras example's. In a run by the clock a straight line down in the
+    /// last fifth of the time as well.
     #[default]
     Plateau,
     /// Constant.
@@ -44,7 +46,8 @@ pub struct ScheduleRecipe {
     pub name: ScheduleName,
     /// When the learning rate may change: step or epoch.
     pub every: Every,
-    /// Epochs, or a part of one, in which the learning rate rises to its full height along a straight line.
+    /// Epochs, or a part of one, in which the learning rate rises to its full height along a straight line; at most three
+    /// tenths of the run.
     pub warmup_epochs: f64,
     /// The share of what follows in which it stays there, before cosine or linear take it down.
     pub hold: f64,
@@ -65,26 +68,51 @@ impl Default for ScheduleRecipe {
 }
 
 /// Where a run is, counted in steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Position {
     /// Steps done before this one.
     pub step: u64,
     /// Steps of an epoch.
     pub steps_per_epoch: u64,
-    /// Epochs of the whole run.
-    pub epochs: u64,
+    /// Where the run ends.
+    pub end: End,
+}
+
+/// Where a run ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum End {
+    /// After so many epochs.
+    Epochs(u64),
+    /// When its time is up, of which this share has gone by, 0 to 1.
+    Clock(f64),
+}
+
+/// The share of a run that a warm-up may last.
+const LONGEST_WARMUP: f64 = 0.3;
+/// The share of a run by the clock after which schedule `plateau` falls.
+const PLATEAU_HOLD: f64 = 0.8;
+
+impl Position {
+    /// Steps of the whole run; by the clock those there will be if they go on as fast as so far.
+    fn steps(&self) -> f64 {
+        match self.end {
+            End::Epochs(epochs) => (self.steps_per_epoch.max(1) * epochs) as f64,
+            End::Clock(share) if self.step > 0 && share > 0.0 => self.step as f64 / share,
+            End::Clock(_) => f64::INFINITY,
+        }
+    }
 }
 
 impl ScheduleRecipe {
     /// What the learning rate is multiplied by in the step at `position`.
     ///
     /// ```
-    /// use perceiver_train::{Position, ScheduleName, ScheduleRecipe};
+    /// use perceiver_train::{End, Position, ScheduleName, ScheduleRecipe};
     ///
     /// let cosine = ScheduleRecipe { name: ScheduleName::Cosine, warmup_epochs: 1.0, ..Default::default() };
-    /// let at = |step| cosine.factor(Position { step, steps_per_epoch: 4, epochs: 3 });
+    /// let at = |step| cosine.factor(Position { step, steps_per_epoch: 4, end: End::Epochs(5) });
     /// assert_eq!([at(0), at(1), at(3), at(4)], [0.25, 0.5, 1.0, 1.0]);
-    /// assert!((at(8) - 0.5).abs() < 1e-12); // half way through the rest
+    /// assert!((at(12) - 0.5).abs() < 1e-12); // half way through the rest
     /// ```
     pub fn factor(&self, position: Position) -> f64 {
         let per_epoch = position.steps_per_epoch.max(1);
@@ -92,8 +120,9 @@ impl ScheduleRecipe {
             Every::Step => position.step,
             Every::Epoch => position.step / per_epoch * per_epoch,
         } as f64;
-        let steps = (per_epoch * position.epochs) as f64;
-        let warmup = self.warmup_epochs * per_epoch as f64;
+        let steps = position.steps();
+        let by_clock = matches!(position.end, End::Clock(_));
+        let warmup = (self.warmup_epochs * per_epoch as f64).min(LONGEST_WARMUP * steps);
         if self.name == ScheduleName::OneCycle {
             let rise = if warmup > 0.0 { warmup } else { 0.3 * steps };
             return self.one_cycle(step, rise, steps);
@@ -102,12 +131,15 @@ impl ScheduleRecipe {
             return ((step + 1.0) / warmup).min(1.0);
         }
         let progress = ((step - warmup) / (steps - warmup).max(1.0)).min(1.0);
-        let falling = ((progress - self.hold) / (1.0 - self.hold)).max(0.0);
+        let falling = |hold: f64| ((progress - hold) / (1.0 - hold)).max(0.0);
+        let line = |hold: f64| between(self.last, 1.0, 1.0 - falling(hold));
         match self.name {
             ScheduleName::Cosine => {
-                between(self.last, 1.0, f64::midpoint(1.0, (PI * falling).cos()))
+                let share = f64::midpoint(1.0, (PI * falling(self.hold)).cos());
+                between(self.last, 1.0, share)
             }
-            ScheduleName::Linear => between(self.last, 1.0, 1.0 - falling),
+            ScheduleName::Linear => line(self.hold),
+            ScheduleName::Plateau if by_clock => line(self.hold.max(PLATEAU_HOLD)),
             _ => 1.0,
         }
     }
@@ -123,19 +155,15 @@ impl ScheduleRecipe {
     }
 
     /// What is wrong with the numbers, field first.
-    pub(crate) fn finding(&self, epochs: usize) -> Option<String> {
+    pub(crate) fn finding(&self) -> Option<String> {
         let wrong = |field: &str, expected: &str, found: f64| {
             Some(format!(
                 "training.schedule.{field}: expected {expected}, found {found}"
             ))
         };
         let warmup = self.warmup_epochs;
-        if !(warmup.is_finite() && warmup >= 0.0 && warmup < epochs as f64) {
-            return wrong(
-                "warmup_epochs",
-                "at least 0 and fewer than training.epochs",
-                warmup,
-            );
+        if !(warmup.is_finite() && warmup >= 0.0) {
+            return wrong("warmup_epochs", "a number of at least 0", warmup);
         }
         if !(0.0..1.0).contains(&self.hold) {
             return wrong("hold", "at least 0 and below 1", self.hold);
@@ -159,7 +187,7 @@ mod tests {
         let position = |step| Position {
             step,
             steps_per_epoch: 5,
-            epochs,
+            end: End::Epochs(epochs),
         };
         (0..5 * epochs)
             .map(|step| schedule.factor(position(step)))
@@ -200,7 +228,7 @@ mod tests {
             let end = schedule.factor(Position {
                 step: 20,
                 steps_per_epoch: 5,
-                epochs: 4,
+                end: End::Epochs(4),
             });
             assert!((end - 0.1).abs() < 1e-12);
         }
@@ -215,6 +243,63 @@ mod tests {
         assert!((all[6] - 1.0).abs() < 1e-12);
         assert!((all[13] - 0.5).abs() < 1e-12);
         assert!(all[19] < 0.02);
+    }
+
+    /// The factors of a run by the clock whose hundred steps take the time of one each.
+    fn by_clock(schedule: ScheduleRecipe, steps_per_epoch: u64) -> Vec<f64> {
+        let position = |step: u64| Position {
+            step,
+            steps_per_epoch,
+            end: End::Clock(step as f64 / 100.0),
+        };
+        (0..=100)
+            .map(|step| schedule.factor(position(step)))
+            .collect()
+    }
+
+    #[test]
+    fn by_the_clock_a_schedule_is_what_it_is_by_the_step() {
+        for name in [
+            ScheduleName::Cosine,
+            ScheduleName::Linear,
+            ScheduleName::OneCycle,
+        ] {
+            let schedule = ScheduleRecipe {
+                warmup_epochs: 0.5,
+                hold: 0.2,
+                last: 0.1,
+                ..named(name)
+            };
+            let expected = (0..=100).map(|step| {
+                schedule.factor(Position {
+                    step,
+                    steps_per_epoch: 20,
+                    end: End::Epochs(5),
+                })
+            });
+            for (found, expected) in by_clock(schedule, 20).into_iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-9, "{name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn by_the_clock_every_schedule_but_constant_comes_down_however_short_the_time() {
+        for name in [
+            ScheduleName::Plateau,
+            ScheduleName::Cosine,
+            ScheduleName::Linear,
+            ScheduleName::OneCycle,
+        ] {
+            let warm = ScheduleRecipe {
+                warmup_epochs: 2.0,
+                ..named(name)
+            };
+            let all = by_clock(warm, 1_000_000);
+            assert!(all[28] > 0.9 && all[31] > 0.9, "{name:?} {all:?}");
+            assert!(all[100] < 1e-9, "{name:?} {all:?}");
+        }
+        assert_eq!(by_clock(named(ScheduleName::Constant), 7), vec![1.0; 101]);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
 
 /// The fields that may change from one part of a run to the next.
-const CHANGEABLE: [(&str, &str); 4] = [
+const CHANGEABLE: [(&str, &str); 5] = [
     ("training", "epochs"),
+    ("training", "budget"),
     ("training", "device"),
     ("training", "checkpoint_every"),
     ("data", "data_dir"),

@@ -18,6 +18,7 @@ use perceiver_ops::{Key, Mode};
 use crate::averaging::Averaging;
 use crate::batch_pass::BatchPass;
 use crate::checkpoint::{CheckpointConfig, DataCard, write_weights};
+use crate::clock::{Clock, TestAhead, TimeLeft, TimeSpent, Workload};
 use crate::early_stopping::{EarlyStopping, Verdict};
 use crate::error::{Result, TrainError};
 use crate::evaluation::evaluate;
@@ -30,7 +31,7 @@ use crate::plateau::Plateau;
 use crate::progress::{self, EpochProgress, Format, Progress, Saved, StateTensors};
 use crate::recipe::Recipe;
 use crate::run_directory::RunDirectory;
-use crate::schedule::{Position, ScheduleName};
+use crate::schedule::{End, Position, ScheduleName};
 use crate::settled;
 use crate::training_data::TrainingData;
 use crate::views::Views;
@@ -38,7 +39,7 @@ use crate::views::Views;
 /// How a call of [`Trainer::fit`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All epochs are done, or early stopping ended the run; the model has the best weights.
+    /// All epochs are done, or the time is up, or early stopping ended the run; the model has the best weights.
     Finished,
     /// The run was asked to stop and has saved where it stands.
     Interrupted,
@@ -74,6 +75,7 @@ pub struct Trainer {
     progress: Progress,
     /// When the state was last saved or read.
     saved: Instant,
+    clock: Clock,
 }
 
 impl Trainer {
@@ -102,6 +104,7 @@ impl Trainer {
             history: Vec::new(),
             epoch: EpochProgress::default(),
             stopped: false,
+            time: TimeSpent::default(),
         };
         run.make()?;
         recipe.write(&run.recipe())?;
@@ -211,9 +214,11 @@ impl Trainer {
         let path = self.run.recipe();
         let mut kept = Recipe::read(&path)?;
         kept.training.epochs = epochs;
+        kept.training.budget = None;
         kept.validate("with --epochs")?;
         kept.write(&path)?;
         self.recipe.training.epochs = epochs;
+        self.recipe.training.budget = None;
         if self.progress.stopped {
             self.progress.stopped = false;
             self.progress.early_stopping.wait_anew();
@@ -245,6 +250,11 @@ impl Trainer {
             .averaging
             .map(|decay| Averaging::new(decay, averages));
         optimizer.restore(moments);
+        let clock = Clock {
+            since: Instant::now(),
+            before: progress.time.seconds,
+            test: TestAhead::default(),
+        };
         Ok(Self {
             recipe,
             data,
@@ -257,7 +267,17 @@ impl Trainer {
             best,
             progress,
             saved: Instant::now(),
+            clock,
         })
+    }
+
+    /// The same run, its budget counted from `since`, with room for a test; else it counts from when the trainer was made, and no
+    /// test follows.
+    #[must_use]
+    pub fn timed(mut self, since: Instant, test: TestAhead) -> Self {
+        self.clock.since = since;
+        self.clock.test = test;
+        self
     }
 
     fn checkpoint_config(recipe: &Recipe, data: &TrainingData) -> CheckpointConfig {
@@ -330,6 +350,9 @@ impl Trainer {
         let loader = self.training_loader()?;
         let history = &self.progress.history;
         observer.notice(&Event::Started { history })?;
+        if self.progress.steps == 0 {
+            self.progress.time.lead_in = self.clock.spent();
+        }
         while !self.is_done() {
             if let EpochEnd::Interrupted = self.train_epoch(&loader, observer, stop)? {
                 self.save()?;
@@ -346,7 +369,32 @@ impl Trainer {
     }
 
     fn is_done(&self) -> bool {
-        self.progress.stopped || self.progress.history.len() >= self.recipe.training.epochs
+        let Progress { history, epoch, .. } = &self.progress;
+        let at_end = match self.time_left() {
+            // What was begun is validated and recorded first, and there is a step at least.
+            Some(time) => time.is_up && epoch.batches_done == 0 && !history.is_empty(),
+            None => history.len() >= self.recipe.training.epochs,
+        };
+        self.progress.stopped || at_end
+    }
+
+    /// How the time for training stands, if there is a budget.
+    fn time_left(&self) -> Option<TimeLeft> {
+        let budget = self.recipe.training.budget?;
+        let EpochProgress { sums, seconds, .. } = self.progress.epoch;
+        let training = match (sums.samples(), self.progress.history.last()) {
+            (0, None) => 0.0,
+            (0, Some(last)) => 1.0 / last.images_per_second,
+            (samples, _) => seconds / samples as f64,
+        };
+        let parameters = self.parameters.iter();
+        let workload = Workload {
+            training,
+            batch_size: self.recipe.training.batch_size,
+            validation_images: self.data.validation.len(),
+            bytes: 4 * parameters.map(|(_, var)| var.elem_count()).sum::<usize>(),
+        };
+        Some(workload.within(budget.duration(), &self.clock, &self.progress.time))
     }
 
     fn training_loader(&self) -> Result<Loader> {
@@ -375,7 +423,10 @@ impl Trainer {
         let first_step = self.progress.epoch.batches_done;
         observer.notice(&Event::EpochStarted {
             epoch: epoch + 1,
-            epochs: self.recipe.training.epochs,
+            epochs: match self.recipe.training.budget {
+                None => Some(self.recipe.training.epochs),
+                Some(_) => None,
+            },
             first_step,
             steps: loader.batches_per_epoch(),
         })?;
@@ -384,6 +435,10 @@ impl Trainer {
         for batch in loader.epoch(epoch, first_step) {
             if stop.load(Ordering::Relaxed) {
                 return Ok(EpochEnd::Interrupted);
+            }
+            let is_begun = self.progress.epoch.batches_done > 0;
+            if is_begun && self.time_left().is_some_and(|time| time.is_up) {
+                break;
             }
             let batch = batch?;
             let metrics = self.step(&batch)?;
@@ -454,7 +509,10 @@ impl Trainer {
         let position = Position {
             step: self.progress.steps,
             steps_per_epoch: self.steps_per_epoch() as u64,
-            epochs: self.recipe.training.epochs as u64,
+            end: match self.time_left() {
+                None => End::Epochs(self.recipe.training.epochs as u64),
+                Some(time) => End::Clock(time.share),
+            },
         };
         let factor = self.recipe.training.schedule.factor(position);
         (f64::from(self.progress.learning_rate) * factor) as f32
@@ -482,7 +540,9 @@ impl Trainer {
         if !validation.loss.is_finite() {
             return Err(self.not_finite("validation loss", validation.loss));
         }
-        let metrics = self.epoch_metrics(validation, start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        self.progress.time.validation = Some(seconds);
+        let metrics = self.epoch_metrics(validation, seconds);
         self.progress.history.push(metrics);
         self.progress.epoch = EpochProgress::default();
 
@@ -563,6 +623,8 @@ impl Trainer {
 
     /// Saves where the run stands, what was saved before staying beside it, and then the best weights as a checkpoint.
     fn save(&mut self) -> Result<()> {
+        let start = Instant::now();
+        self.progress.time.seconds = self.clock.spent();
         let tensors = StateTensors {
             parameters: self.parameters.tensors(),
             best: self.best.clone(),
@@ -577,7 +639,9 @@ impl Trainer {
         self.run.remove_results()?; // before, so that no interruption leaves them beside other weights
         progress::write(&self.run.state(), &self.progress, tensors)?;
         self.saved = Instant::now();
-        self.write_best()
+        self.write_best()?;
+        self.progress.time.saving = Some(start.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// The best weights so far, or in the first epoch the current ones, as `model.safetensors`.

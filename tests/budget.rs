@@ -1,0 +1,170 @@
+//! Runs by the clock: how far they go, and that they can be left like others.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use perceiver_tests::program::tiny;
+use perceiver_train::{
+    EpochMetrics, Event, Observer, Outcome, Preset, Recipe, RunDirectory, TestAhead, TestResults,
+    Trainer, TrainingData,
+};
+
+fn recipe(changes: &str) -> Recipe {
+    Recipe::from_layers(&[
+        ("quickstart", Preset::Quickstart.table()),
+        ("tiny", toml::from_str(&tiny()).unwrap()),
+        ("changes", toml::from_str(changes).unwrap()),
+    ])
+    .unwrap()
+}
+
+/// Counts steps, and asks to stop after the first if it has a flag to do so.
+#[derive(Default)]
+struct Steps<'a> {
+    done: usize,
+    stop: Option<&'a AtomicBool>,
+}
+
+impl Observer for Steps<'_> {
+    fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
+        if let Event::Step { .. } = event {
+            self.done += 1;
+            if let Some(stop) = self.stop {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Run {
+    directory: tempfile::TempDir,
+    recipe: Recipe,
+    data: TrainingData,
+}
+
+impl Run {
+    fn new(changes: &str) -> Self {
+        let recipe = recipe(changes);
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            data: TrainingData::load(&recipe).unwrap(),
+            recipe,
+        }
+    }
+
+    /// Starts the run or goes on with it.
+    fn trainer(&self) -> Trainer {
+        let root = self.directory.path().join("run");
+        let (recipe, data) = (self.recipe.clone(), self.data.clone());
+        let trainer = if let Ok(run) = RunDirectory::open(&root) {
+            Trainer::resume(recipe, data, run, Device::Cpu)
+        } else {
+            let run = RunDirectory::unused(root).unwrap();
+            Trainer::start(recipe, data, run, Device::Cpu)
+        };
+        trainer.unwrap()
+    }
+
+    /// Trains to the end: steps and metrics.
+    fn finish(&self) -> (usize, Vec<EpochMetrics>) {
+        finish(self.trainer())
+    }
+}
+
+fn finish(mut trainer: Trainer) -> (usize, Vec<EpochMetrics>) {
+    let mut steps = Steps::default();
+    let outcome = trainer.fit(&mut steps, &AtomicBool::new(false)).unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    (steps.done, trainer.history().to_vec())
+}
+
+#[test]
+fn a_run_by_the_clock_goes_on_until_the_learning_rate_is_down() {
+    for schedule in ["plateau", "cosine"] {
+        let run = Run::new(&format!(
+            "[training]\nepochs = 1\nbudget = '2s'\nearly_stopping.patience = 1000000\nschedule.name = '{schedule}'"
+        ));
+        let (steps, history) = run.finish();
+        assert!(
+            history.len() > 1,
+            "{schedule}: {steps} steps in {} epochs",
+            history.len()
+        );
+        let last = history.last().unwrap();
+        assert!(
+            last.learning_rate < 0.2 * run.recipe.training.learning_rate,
+            "{schedule}: {last:?}"
+        );
+        assert!(last.val_loss.is_finite());
+    }
+}
+
+#[test]
+fn however_short_the_time_there_is_a_step_and_it_is_validated_and_recorded() {
+    let run = Run::new("training.budget = '1ms'");
+    let (steps, history) = run.finish();
+    assert_eq!((steps, history.len()), (1, 1));
+    assert!(history[0].val_loss.is_finite());
+    // And that was all.
+    assert_eq!(run.finish(), (0, history));
+}
+
+#[test]
+fn time_that_has_gone_by_is_gone() {
+    let run = Run::new("training.budget = '1h'");
+    let long_ago = Instant::now().checked_sub(Duration::from_hours(1));
+    // A machine that was started an hour ago at least has such a time.
+    if let Some(since) = long_ago {
+        let trainer = run.trainer().timed(since, TestAhead::default());
+        assert_eq!(finish(trainer).0, 1);
+    }
+    let run = Run::new("training.budget = '1h'");
+    let test = TestAhead {
+        images: 0,
+        loading: Duration::from_hours(1),
+    };
+    let trainer = run.trainer().timed(Instant::now(), test);
+    assert_eq!(finish(trainer).0, 1);
+}
+
+#[test]
+fn a_run_by_the_clock_that_was_left_in_an_epoch_ends_with_what_was_begun() {
+    let mut run = Run::new("training.budget = '1h'");
+    let stop = AtomicBool::new(false);
+    let mut observer = Steps {
+        stop: Some(&stop),
+        ..Steps::default()
+    };
+    let outcome = run.trainer().fit(&mut observer, &stop).unwrap();
+    assert_eq!((outcome, observer.done), (Outcome::Interrupted, 1));
+    // The time is up as soon as the run goes on.
+    run.recipe.training.budget = Some("1ms".parse().unwrap());
+    let (steps, history) = run.finish();
+    assert_eq!((steps, history.len()), (0, 1));
+}
+
+#[test]
+fn the_program_ends_a_run_by_the_clock_with_the_test() {
+    let place =
+        perceiver_tests::program::Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let said =
+        place.succeed("train --preset quickstart --config tiny.toml --budget 1500ms --output run");
+    assert!(
+        said.err.contains("with a budget of 1s 500ms"),
+        "{}",
+        said.err
+    );
+    let results = TestResults::read(&place.path("run/results.json")).unwrap();
+    assert_eq!(results.images, 20);
+    for refused in ["600", "0s", "soon"] {
+        let said = place.run(&format!("train --preset quickstart --budget {refused}"));
+        assert_eq!(said.code, Some(2));
+        assert!(
+            said.err.contains("expected a duration above 0"),
+            "{}",
+            said.err
+        );
+    }
+}
