@@ -148,7 +148,11 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
     assert_eq!(names_in(&run), documented);
     assert_eq!(
         names_in(&run.join("training")),
-        ["recipe.toml", "state.safetensors"]
+        [
+            "recipe.toml",
+            "state.previous.safetensors",
+            "state.safetensors"
+        ]
     );
     let config = json(&place, "runs/shapes-quickstart-1/config.json");
     assert_eq!(config["classes"].as_array().unwrap().len(), 20);
