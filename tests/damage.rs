@@ -413,7 +413,7 @@ fn without_a_good_state_the_weights_stay_and_a_new_run_is_offered() {
         {
             let said = refused(&run, arguments, arguments);
             let way = [
-                "no good state before it",
+                "no other good state",
                 "run/model.safetensors",
                 "--config run/training/recipe.toml",
             ];

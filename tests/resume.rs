@@ -62,7 +62,7 @@ fn kill_when(mut program: Command, done: impl Fn() -> bool, moment: Duration) {
 #[test]
 fn a_run_that_is_killed_fifty_times_ends_as_if_nothing_had_happened() {
     let more =
-        "epochs = 60\nbatch_size = 2\nearly_stopping = { patience = 60 }\ncheckpoint_every = 3";
+        "epochs = 40\nbatch_size = 2\nearly_stopping = { patience = 40 }\ncheckpoint_every = 3";
     let recipe = several_epochs().replace("epochs = 6\nbatch_size = 7", more);
     let [run, expected] = [(); 2].map(|()| new_run(""));
     for run in [&run, &expected] {
@@ -77,15 +77,15 @@ fn a_run_that_is_killed_fifty_times_ends_as_if_nothing_had_happened() {
         let [saves, moment] = [0, 1].map(|draw| key.fold_in(kill).bits(draw) >> 8);
         let before = run.steps_saved().unwrap_or(0);
         let (saves, moment) = match saves % 6 {
-            0 => (0, moment % 80_000), // while it starts, or soon after
-            saves => (saves, moment % 8_000),
+            0 => (0, moment % 40_000), // while it starts, or soon after
+            saves => (saves, moment % 4_000),
         };
         let saved = || run.steps_saved().unwrap_or(0) >= before + 3 * saves;
         kill_when(run.resume(""), saved, Duration::from_micros(moment));
         in_the_middle += u64::from(run.steps_saved().is_some_and(|steps| steps % 45 != 0));
     }
     assert!(in_the_middle > 25, "{in_the_middle} states amid an epoch");
-    assert!(run.epochs_done() < 50, "too near the end to be sure");
+    assert!(run.epochs_done() < 35, "too near the end to be sure");
     finished(run.resume("--checkpoint-every 10m"));
     run.assert_same_end(&expected);
 }

@@ -24,15 +24,22 @@ fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<St
         "begin a new run with: perceiver train --config {} --output DIR",
         run.recipe().display()
     );
-    let previous = run.previous_state();
-    let of_state = |path: &Path| path == run.state() || path == previous;
+    let of_state = |path: &Path| path == run.state() || path == run.previous_state();
     Some(match error {
-        TrainError::Damaged { path, .. } | TrainError::Io { action: "read", path, .. }
-            if of_state(path) =>
-        {
-            back(run, recipe, &resume).unwrap_or_else(|why| {
+        TrainError::Damaged { path, .. }
+        | TrainError::Io {
+            action: "read",
+            path,
+            ..
+        } if of_state(path) => {
+            let other = if *path == run.state() {
+                back(run, recipe, &resume)
+            } else {
+                forth(run, recipe, &resume)
+            };
+            other.unwrap_or_else(|_| {
                 format!(
-                    "there is no good state before it ({why}); the best weights so far may still be in {}; {anew}",
+                    "there is no other good state; the best weights so far may still be in {}; {anew}",
                     run.model().display()
                 )
             })
@@ -69,6 +76,14 @@ fn back(run: &RunDirectory, recipe: &Recipe, resume: &str) -> Result<String, Tra
     Ok(format!(
         "the state saved before it, {}, is good ({epochs} epochs and {steps} steps); go on from it with: {resume} --from-previous",
         previous.display()
+    ))
+}
+
+/// How to go on from the last state after all, if that is possible.
+fn forth(run: &RunDirectory, recipe: &Recipe, resume: &str) -> Result<String, TrainError> {
+    Standing::read(run, &run.state(), recipe)?;
+    Ok(format!(
+        "the last state is good; go on from it with: {resume}"
     ))
 }
 
