@@ -7,6 +7,7 @@ use candle_core::{D, Device, Tensor};
 use candle_nn::ModuleT;
 use perceiver_model::{Parameters, Perceiver, PerceiverConfig, patches};
 use perceiver_ops::{Key, Mode};
+use perceiver_tests::tensors::{distance, images, values};
 use perceiver_train::{Gradients, cross_entropy};
 use proptest::prelude::*;
 
@@ -26,26 +27,6 @@ fn small() -> PerceiverConfig {
 fn model(config: &PerceiverConfig, seed: u64) -> Perceiver {
     let parameters = Parameters::from_seed(config, seed, &Device::Cpu).unwrap();
     parameters.model(config).unwrap()
-}
-
-/// Images of values in [-2, 2), a function of `seed`.
-fn images(config: &PerceiverConfig, batch: usize, seed: u64) -> Tensor {
-    let key = Key::new(seed);
-    let shape = (batch, config.channels, config.image_size, config.image_size);
-    let count = batch * config.channels * config.image_size.pow(2);
-    let values: Vec<f32> = (0..count as u64)
-        .map(|i| (key.bits(i) >> 40) as f32 / (1 << 22) as f32 - 2.0)
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn distance(a: &Tensor, b: &Tensor) -> f32 {
-    let pairs = values(a).into_iter().zip(values(b));
-    pairs.fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
 }
 
 /// A permutation of `0..len`, a function of `seed`.

@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use perceiver_model::{
     AttentionForm, Parameters, PerceiverConfig, Positions, Sharing, Stage, Summary,
 };
-use perceiver_ops::{Key, Mode, layer_norm, linear, split_heads};
+use perceiver_ops::{Mode, layer_norm, linear, split_heads};
+use perceiver_tests::tensors::{distance, images, values};
 use perceiver_train::{Gradients, cross_entropy};
 use proptest::prelude::*;
 
@@ -56,27 +57,6 @@ prop_compose! {
             ..small()
         }
     }
-}
-
-/// Images of values in [-2, 2), a function of `seed`.
-fn images(config: &PerceiverConfig, batch: usize, seed: u64) -> Tensor {
-    let key = Key::new(seed);
-    let shape = (batch, config.channels, config.image_size, config.image_size);
-    let count = batch * config.channels * config.image_size.pow(2);
-    let values: Vec<f32> = (0..count as u64)
-        .map(|i| (key.bits(i) >> 40) as f32 / (1 << 22) as f32 - 2.0)
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn distance(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let pairs = values(a).into_iter().zip(values(b));
-    pairs.fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
 }
 
 proptest! {
