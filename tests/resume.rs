@@ -280,6 +280,23 @@ fn in_pieces_of(steps: usize, changes: &str) -> (Vec<u8>, Vec<EpochMetrics>) {
     (weights, history.collect())
 }
 
+/// A forecast measures the model at work, and nothing of that stays.
+#[test]
+fn a_forecast_changes_no_bit_of_a_run() {
+    let (expected, _) = in_pieces_of(usize::MAX, "training.epochs = 2");
+    let directory = tempfile::tempdir().unwrap();
+    let recipe = recipe("training.epochs = 2");
+    let data = TrainingData::load(&recipe).unwrap();
+    let run = RunDirectory::unused(directory.path().join("run")).unwrap();
+    let mut trainer = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
+    let forecast = trainer.forecast().unwrap().unwrap();
+    assert!(forecast.epoch_seconds > 0.0 && !trainer.is_done());
+    let (mut observers, stop) = (Observers::new(), AtomicBool::new(false));
+    trainer.fit(&mut observers, &stop).unwrap();
+    assert!(trainer.is_done());
+    assert!(fs::read(trainer.run().model()).unwrap() == expected);
+}
+
 #[test]
 fn a_run_can_be_left_at_any_step() {
     let (weights, history) = in_pieces_of(usize::MAX, "");

@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod evaluate;
+mod forecast;
 mod import_keras;
 mod interrupt;
 mod logging;

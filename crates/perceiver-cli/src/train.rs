@@ -16,6 +16,7 @@ use perceiver_train::{
 };
 
 use crate::evaluate;
+use crate::forecast::Told;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
 use crate::recipe_flags::{Named, RecipeFlags};
@@ -118,13 +119,19 @@ pub(crate) fn carry_out(
     stop: &AtomicBool,
 ) -> Result<Option<TestResults>> {
     let mut trainer = prepare(plan, data)?;
+    let forecast = Told::before(&trainer)?;
     let mut observers: Observers = vec![
         Box::new(MetricsFile::new(trainer.run().metrics())),
         Box::new(TrainingProgress::default()),
     ];
     let outcome = trainer.fit(&mut observers, stop);
     match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
-        Outcome::Finished => Ok(Some(verdict(&trainer)?)),
+        Outcome::Finished => {
+            if let Some(forecast) = forecast {
+                forecast.after(&trainer);
+            }
+            Ok(Some(verdict(&trainer)?))
+        }
         Outcome::Interrupted => Ok(None),
     }
 }

@@ -16,8 +16,8 @@ use crate::loss::Targets;
 pub(crate) struct BatchPass<'a> {
     pub(crate) model: &'a Perceiver,
     pub(crate) parameters: &'a Parameters,
-    pub(crate) images: &'a Tensor, // [batch, channels, H, W]
-    pub(crate) targets: &'a Targets,
+    pub(crate) images: Tensor, // [batch, channels, H, W]
+    pub(crate) targets: Targets,
 }
 
 /// What the pass found.
@@ -53,6 +53,15 @@ impl BatchPass<'_> {
             }
         }
         whole.ok_or_else(|| candle_core::Error::Msg("a batch without pictures".into()).into())
+    }
+
+    /// The pass of the first `count` samples alone.
+    pub(crate) fn first(&self, count: usize) -> Result<Self> {
+        Ok(Self {
+            images: self.images.narrow(0, 0, count)?,
+            targets: self.targets.part(0, count)?,
+            ..*self
+        })
     }
 
     fn part(&self, part: &Range<usize>, mode: Mode) -> Result<BatchResult> {

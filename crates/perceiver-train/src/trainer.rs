@@ -22,6 +22,7 @@ use crate::clock::{Clock, TestAhead, TimeLeft, TimeSpent, Workload};
 use crate::early_stopping::{EarlyStopping, Verdict};
 use crate::error::{Result, TrainError};
 use crate::evaluation::evaluate;
+use crate::forecast::{Forecast, Trial};
 use crate::gradients::Gradients;
 use crate::loss::Targets;
 use crate::metrics::Metrics;
@@ -337,6 +338,23 @@ impl Trainer {
         &self.run
     }
 
+    /// What an epoch will take, measured on the first batch; nothing of the run changes.
+    ///
+    /// # Errors
+    /// When a picture cannot be read or the device has no room.
+    pub fn forecast(&self) -> Result<Option<Forecast>> {
+        let Some(batch) = self.training_loader()?.epoch(0, 0).next() else {
+            return Ok(None);
+        };
+        let trial = Trial {
+            pass: self.pass(&batch?)?,
+            recipe: &self.recipe,
+            train_images: self.data.train.len(),
+            validation_images: self.data.validation.len(),
+        };
+        trial.forecast().map(Some)
+    }
+
     /// The epochs done so far.
     pub fn history(&self) -> &[EpochMetrics] {
         &self.progress.history
@@ -368,7 +386,8 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    fn is_done(&self) -> bool {
+    /// Whether there is nothing left to do.
+    pub fn is_done(&self) -> bool {
         let Progress { history, epoch, .. } = &self.progress;
         let at_end = match self.time_left() {
             // What was begun is validated and recorded first, and there is a step at least.
@@ -484,12 +503,7 @@ impl Trainer {
     /// The gradients of a batch's mean loss; metrics are added up on the way.
     fn gradients(&mut self, batch: &Batch) -> Result<Gradients> {
         let training = &self.recipe.training;
-        let pass = BatchPass {
-            model: &self.model,
-            parameters: &self.parameters,
-            images: &batch.images.to_device(&self.device)?, // [batch, 3, s, s]
-            targets: &Targets::new(batch, training.label_smoothing, &self.device)?,
-        };
+        let pass = self.pass(batch)?;
         let key = self.dropout_key();
         let mode = |start: usize| match start {
             0 => Mode::Training(key),
@@ -502,6 +516,16 @@ impl Trainer {
         let sums = &mut self.progress.epoch.sums;
         sums.update(&result.logits, &batch.labels)?;
         Ok(result.gradients)
+    }
+
+    fn pass(&self, batch: &Batch) -> Result<BatchPass<'_>> {
+        let smoothing = self.recipe.training.label_smoothing;
+        Ok(BatchPass {
+            model: &self.model,
+            parameters: &self.parameters,
+            images: batch.images.to_device(&self.device)?, // [batch, 3, s, s]
+            targets: Targets::new(batch, smoothing, &self.device)?,
+        })
     }
 
     /// The learning rate of the next step: what the plateau has left of it, times the schedule's factor.

@@ -9,10 +9,12 @@ use clap::{Args, ValueEnum};
 use perceiver_data::{Loader, LoaderConfig, Normalization, Preprocessing, Split};
 use perceiver_model::{Parameters, PerceiverConfig, Summary};
 use perceiver_ops::{Key, Mode};
-use perceiver_train::{Adam, DeviceChoice, Gradients, Optimizer, Preset, Recipe, cross_entropy};
+use perceiver_train::{
+    Adam, DeviceChoice, Gradients, Optimizer, Preset, Recipe, cross_entropy, peak_memory_bytes,
+};
 use rayon::prelude::*;
 
-use super::worker::{Sample, peak_rss_bytes};
+use super::worker::Sample;
 use crate::error::Result;
 
 /// Batches of one repetition of [`Task::Loader`]: many more than wait ready when the clock starts.
@@ -134,7 +136,7 @@ impl Workload {
         Ok(Sample {
             amount: (self.batch()? * batches) as f64,
             seconds,
-            peak_rss_bytes: peak_rss_bytes(),
+            peak_rss_bytes: peak_memory_bytes(),
         })
     }
 
@@ -210,7 +212,7 @@ impl Workload {
         Sample {
             amount,
             seconds,
-            peak_rss_bytes: peak_rss_bytes(),
+            peak_rss_bytes: peak_memory_bytes(),
         }
     }
 }

@@ -1,0 +1,83 @@
+//! What a run will take, from a trial that changes nothing: one batch, or where a model is slow a part of one, forward and
+//! backward, and once for inference.
+
+use std::time::Instant;
+
+use perceiver_model::Summary;
+use perceiver_ops::{Key, Mode};
+
+use crate::batch_pass::BatchPass;
+use crate::error::Result;
+use crate::memory::{memory_bytes, peak_memory_bytes};
+use crate::recipe::Recipe;
+
+/// Multiply-adds of forward passes that a trial may take: seconds on a laptop's cores.
+const TRIAL: u64 = 40_000_000_000;
+
+/// What an epoch will take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forecast {
+    /// Seconds of training and validation.
+    pub epoch_seconds: f64,
+    /// The most memory at once, in bytes; None where the system does not tell.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A batch to try out.
+pub(crate) struct Trial<'a> {
+    pub(crate) pass: BatchPass<'a>,
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) train_images: usize,
+    pub(crate) validation_images: usize,
+}
+
+impl Trial<'_> {
+    pub(crate) fn forecast(&self) -> Result<Forecast> {
+        let before = memory_bytes();
+        let batch = self.pass.images.dim(0)?;
+        let cost = Summary::new(&self.recipe.model)?.multiply_adds().max(1);
+        let count = usize::try_from(TRIAL / cost)
+            .unwrap_or(batch)
+            .clamp(1, batch);
+        let training = self.seconds(count, || {
+            let recipe = &self.recipe.training;
+            let key = Key::new(0).fold_in_name("trial");
+            let part = self.pass.first(count)?;
+            part.run(recipe.accumulate, recipe.side_by_side, |_| {
+                Mode::Training(key)
+            })
+            .map(drop)
+        })?;
+        let step_memory = peak_memory_bytes();
+        let model = self.pass.parameters.inference_model(&self.recipe.model)?;
+        let images = self.pass.images.narrow(0, 0, count)?;
+        let inference = self.seconds(count, || {
+            model.forward(&images, Mode::Inference)?;
+            Ok(())
+        })?;
+        let whole = batch as f64 / count as f64;
+        Ok(Forecast {
+            epoch_seconds: training * self.train_images as f64
+                + inference * self.validation_images as f64,
+            memory_bytes: before.zip(step_memory).map(|(before, peak)| {
+                let step = peak.saturating_sub(before) as f64 * whole;
+                before + step as u64 + self.kept_bytes()
+            }),
+        })
+    }
+
+    /// Seconds a picture of the second of two passes over `count`: the first meets cold caches and untouched memory.
+    fn seconds(&self, count: usize, mut pass: impl FnMut() -> Result<()>) -> Result<f64> {
+        pass()?;
+        let start = Instant::now();
+        pass()?;
+        self.pass.images.device().synchronize()?;
+        Ok(start.elapsed().as_secs_f64() / count as f64)
+    }
+
+    /// What a run keeps beside the parameters: two moments, the best weights, averages, and all of it once more while it is saved.
+    fn kept_bytes(&self) -> u64 {
+        let kinds = 3 + u64::from(self.recipe.training.averaging.is_some());
+        4 * self.pass.parameters.count() as u64 * (2 * kinds + 1)
+    }
+}
