@@ -69,10 +69,21 @@ fn errors_say_what_was_expected_and_what_to_do() {
         ("train --config bad.toml", 1),
         ("train --config unknown.toml", 1),
         ("train --config missing.toml", 1),
+        ("train --set model.foo=1", 1),
+        ("train --set model.latent_dim=many", 1),
+        ("train --set training.epochs=0", 1),
+        ("train --set data.dataset=mnist", 1),
+        ("train --set epochs", 2),
+        ("train --resume run --set training.epochs=3", 2),
+        ("summary --set model.patch_size=5", 1),
         ("train --limit-train 1", 1),
         ("train --output run", 1),
         ("train --resume nowhere", 1),
-        ("train --resume run --epochs 3", 2),
+        ("train --resume run --epochs 1", 1),
+        ("train --resume run --batch-size 3", 2),
+        ("train --from-previous", 2),
+        ("train --resume run --from-previous", 1),
+        ("train --checkpoint-every 10h", 2),
         ("evaluate --checkpoint nowhere", 1),
         ("predict --checkpoint nowhere picture.png", 1),
         ("import-keras --weights nowhere --output out", 1),
@@ -144,7 +155,11 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
     assert_eq!(names_in(&run), documented);
     assert_eq!(
         names_in(&run.join("training")),
-        ["recipe.toml", "state.safetensors"]
+        [
+            "recipe.toml",
+            "state.previous.safetensors",
+            "state.safetensors"
+        ]
     );
     let config = json(&place, "runs/shapes-quickstart-1/config.json");
     assert_eq!(config["classes"].as_array().unwrap().len(), 20);
@@ -172,6 +187,42 @@ fn flags_are_stronger_than_the_file_and_the_file_than_the_preset() {
 }
 
 #[test]
+fn set_changes_any_field_and_is_the_strongest() {
+    let place = workplace();
+    place.succeed(
+        "train --preset quickstart --config tiny.toml --epochs 2 --output run --set training.epochs=1 \
+         --set training.optimizer.name=lamb --set model.ffn_units=[4,8] --set data.augmentation.zoom=0.3",
+    );
+    let recipe = fs::read_to_string(place.path("run/training/recipe.toml")).unwrap();
+    let recipe: toml::Table = toml::from_str(&recipe).unwrap();
+    assert_eq!(recipe["training"]["epochs"].as_integer(), Some(1));
+    assert_eq!(
+        recipe["training"]["optimizer"]["name"].as_str(),
+        Some("lamb")
+    );
+    assert_eq!(recipe["model"]["ffn_units"].as_array().unwrap().len(), 2);
+    let zoom = recipe["data"]["augmentation"]["zoom"].as_float().unwrap();
+    assert!((zoom - 0.3).abs() < 1e-6);
+}
+
+#[test]
+fn summary_shows_a_changed_model() {
+    let place = workplace();
+    let changed = place.succeed(
+        "summary --preset quickstart --config tiny.toml --set model.num_transformer_blocks=3",
+    );
+    let first = changed.out.lines().next().unwrap();
+    assert_eq!(
+        first,
+        "Perceiver, preset quickstart, tiny.toml, --set model.num_transformer_blocks=3"
+    );
+    place.write("other.toml", tiny());
+    let plain = place.succeed("summary --preset quickstart --config other.toml");
+    let rows = |text: &str| text.lines().count();
+    assert!(rows(&changed.out) > rows(&plain.out), "{}", changed.out);
+}
+
+#[test]
 fn quiet_leaves_warnings_and_results() {
     let said =
         workplace().succeed("train --quiet --preset quickstart --config tiny.toml --output run");
@@ -190,6 +241,47 @@ fn evaluate_repeats_the_results_to_the_last_digit() {
     let [low, high] = [0, 1].map(|i| results["acc_interval_95"][i].as_f64().unwrap());
     let acc = results["acc"].as_f64().unwrap();
     assert!(low <= acc && acc <= high && high - low < 0.6);
+}
+
+#[test]
+fn a_recipe_can_have_its_verdict_averaged_over_mirror_images() {
+    let place = workplace();
+    place.succeed(
+        "train --preset quickstart --config tiny.toml --output run --set data.flip_average=true",
+    );
+    let results = fs::read_to_string(place.path("run/results.json")).unwrap();
+    let evaluate = |flag: &str| {
+        let arguments = format!("evaluate --checkpoint run --json {flag}");
+        place.succeed(&arguments).out
+    };
+    assert_eq!(evaluate(""), results);
+    assert_eq!(evaluate("--flip-average"), results);
+    assert_ne!(evaluate("--flip-average=false"), results);
+
+    let test = shapes(Split::Test, Labels::Fine).unwrap();
+    let image = &test.images()[0];
+    let side = image.width();
+    let mirrored = image
+        .pixels()
+        .chunks(side)
+        .flat_map(|row| row.iter().rev().copied());
+    let mirrored = Image::new(image.height(), side, mirrored.collect()).unwrap();
+    image.write_png(&place.path("a.png")).unwrap();
+    mirrored.write_png(&place.path("b.png")).unwrap();
+    let classes = |flag: &str, file: &str| {
+        let arguments = format!("predict --checkpoint run --json {flag} {file}");
+        let line: Value = serde_json::from_str(&place.succeed(&arguments).out).unwrap();
+        let classes = line["classes"].as_array().unwrap().iter();
+        let pairs = classes.map(|c| (c["class"].to_string(), c["probability"].as_f64().unwrap()));
+        pairs.collect::<Vec<_>>()
+    };
+    let close = |flag| {
+        let (a, b) = (classes(flag, "a.png"), classes(flag, "b.png"));
+        let mut pairs = a.iter().zip(&b);
+        pairs.all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-6)
+    };
+    assert!(close("") && close("--flip-average"));
+    assert!(!close("--flip-average=false"));
 }
 
 #[test]

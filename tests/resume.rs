@@ -1,161 +1,100 @@
 //! Runs are a function of recipe and data: the same bits from one seed, on any number of threads, and however often they
-//! are killed and resumed.
+//! are killed, resumed and extended.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use candle_core::Device;
 use perceiver_ops::Key;
-use perceiver_tests::program::{TINY_MODEL, Workplace, names_in};
+use perceiver_tests::program::names_in;
+use perceiver_tests::run::{Run, finished, several_epochs};
 use perceiver_train::{
     EpochMetrics, Event, MetricsFile, Observer, Observers, Outcome, Preset, Recipe, RunDirectory,
     TrainError, Trainer, TrainingData,
 };
 
-/// The tiny model with dropout, so that its masks are tested too, for several epochs of many steps.
-fn several_epochs() -> String {
-    let rest = "
-dropout_rate = 0.2
-attention_dropout = 0.1
-[data]
-limit_train = 100
-limit_test = 20
-[training]
-epochs = 6
-batch_size = 7
-learning_rate = 0.01
-plateau = { patience = 1 }
-";
-    format!("{TINY_MODEL}{rest}")
-}
-
-/// A run of the real program on that recipe.
-struct Run {
-    place: Workplace,
-}
-
-impl Run {
-    fn new() -> Self {
-        let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-        place.write("tiny.toml", several_epochs());
-        Self { place }
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.place.path("run").join(file)
-    }
-
-    fn start(&self) -> Command {
-        let start = "train --preset quickstart --config tiny.toml --output run";
-        self.place.command(start)
-    }
-
-    fn resume(&self) -> Command {
-        self.place.command("train --resume run")
-    }
-
-    fn weights(&self) -> Vec<u8> {
-        fs::read(self.path("model.safetensors")).unwrap()
-    }
-
-    fn results(&self) -> String {
-        fs::read_to_string(self.path("results.json")).unwrap()
-    }
-
-    /// The metrics of every epoch, without what the clock says.
-    fn metrics(&self) -> Vec<EpochMetrics> {
-        let text = fs::read_to_string(self.path("metrics.jsonl")).unwrap();
-        text.lines()
-            .map(|line| EpochMetrics {
-                seconds: 0.0,
-                images_per_second: 0.0,
-                ..serde_json::from_str(line).unwrap()
-            })
-            .collect()
-    }
-
-    fn epochs_done(&self) -> usize {
-        fs::read_to_string(self.path("metrics.jsonl")).map_or(0, |text| text.lines().count())
-    }
-}
-
-fn finished(mut program: Command) -> Output {
-    let output = program.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
+fn new_run(training: &str) -> Run {
+    Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), training)
 }
 
 /// A run that nothing disturbed.
-fn undisturbed() -> Run {
-    let run = Run::new();
+fn undisturbed(training: &str) -> Run {
+    let run = new_run(training);
     finished(run.start());
     run
-}
-
-fn assert_same_end(run: &Run, expected: &Run) {
-    assert_eq!(run.metrics(), expected.metrics());
-    assert!(run.weights() == expected.weights(), "the weights differ");
-    assert_eq!(run.results(), expected.results());
 }
 
 #[test]
 fn one_seed_gives_the_same_bits_on_one_thread_and_on_two() {
     let [one, two] = ["1", "2"].map(|threads| {
-        let run = Run::new();
+        let run = new_run("");
         let mut program = run.start();
         program.env("RAYON_NUM_THREADS", threads);
         finished(program);
         run
     });
-    assert_same_end(&one, &two);
-    let other_seed = Run::new();
+    one.assert_same_end(&two);
+    let other_seed = new_run("");
     let mut program = other_seed.start();
     program.args(["--seed", "1"]);
     finished(program);
     assert!(one.weights() != other_seed.weights());
 }
 
-/// Kills a child without a chance to react, once `done` holds or it has ended by itself.
-fn kill_when(mut child: Child, done: impl Fn() -> bool) {
+/// Kills a program without a chance to react, once `done` holds and a moment has passed; it must be at work until then.
+fn kill_when(mut program: Command, done: impl Fn() -> bool, moment: Duration) {
+    let mut child = program.spawn().unwrap();
     while !done() && child.try_wait().unwrap().is_none() {
-        sleep(Duration::from_millis(1));
+        sleep(Duration::from_micros(500));
     }
+    sleep(moment);
     child.kill().unwrap(); // SIGKILL
-    child.wait().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), None, "it had ended before: {said}");
 }
 
+/// Killed 50 times: at any moment of its start, in a step, in a save, in validation.
+#[cfg(unix)]
 #[test]
-fn a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened() {
-    let expected = undisturbed();
-    let run = Run::new();
-    kill_when(run.start().spawn().unwrap(), || {
-        run.path("config.json").exists()
-    });
-    for (index, epochs) in [1, 2, 4].into_iter().enumerate() {
-        let child = run.resume().spawn().unwrap();
-        kill_when(child, || run.epochs_done() >= epochs);
-        // And once more at any moment, the reading of the data included.
-        let child = run.resume().spawn().unwrap();
-        sleep(Duration::from_millis(Key::new(7).bits(index as u64) % 900));
-        kill_when(child, || true);
+fn a_run_that_is_killed_fifty_times_ends_as_if_nothing_had_happened() {
+    let more =
+        "epochs = 60\nbatch_size = 2\nearly_stopping = { patience = 60 }\ncheckpoint_every = 3";
+    let recipe = several_epochs().replace("epochs = 6\nbatch_size = 7", more);
+    let [run, expected] = [(); 2].map(|()| new_run(""));
+    for run in [&run, &expected] {
+        run.place.write("tiny.toml", &recipe);
     }
-    finished(run.resume());
-    assert_same_end(&run, &expected);
+    finished(expected.start());
+
+    let (key, begun) = (Key::new(7), run.path("config.json"));
+    kill_when(run.start(), || begun.exists(), Duration::ZERO);
+    let mut in_the_middle = 0;
+    for kill in 1..50 {
+        let [saves, moment] = [0, 1].map(|draw| key.fold_in(kill).bits(draw) >> 8);
+        let before = run.steps_saved().unwrap_or(0);
+        let (saves, moment) = match saves % 6 {
+            0 => (0, moment % 80_000), // while it starts, or soon after
+            saves => (saves, moment % 8_000),
+        };
+        let saved = || run.steps_saved().unwrap_or(0) >= before + 3 * saves;
+        kill_when(run.resume(""), saved, Duration::from_micros(moment));
+        in_the_middle += u64::from(run.steps_saved().is_some_and(|steps| steps % 45 != 0));
+    }
+    assert!(in_the_middle > 25, "{in_the_middle} states amid an epoch");
+    assert!(run.epochs_done() < 50, "too near the end to be sure");
+    finished(run.resume("--checkpoint-every 10m"));
+    run.assert_same_end(&expected);
 }
 
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_saves_its_step_and_says_how_to_go_on() {
-    let expected = undisturbed();
-    let run = Run::new();
+    let expected = undisturbed("");
+    let run = new_run("");
     let child = run.start().spawn().unwrap();
     while !run.path("config.json").exists() {
         sleep(Duration::from_millis(1));
@@ -171,34 +110,122 @@ fn an_interrupted_run_saves_its_step_and_says_how_to_go_on() {
     assert!(run.path("training/state.safetensors").exists());
     assert!(run.epochs_done() < 6);
 
-    finished(run.resume());
-    assert_same_end(&run, &expected);
+    finished(run.resume(""));
+    run.assert_same_end(&expected);
 }
 
 #[test]
 fn a_finished_run_resumed_ends_again_with_the_same_results() {
-    let run = undisturbed();
+    let run = undisturbed("");
     let (results, weights) = (run.results(), run.weights());
-    finished(run.resume());
+    finished(run.resume(""));
     assert_eq!(run.results(), results);
     assert!(run.weights() == weights);
 }
 
 #[test]
-fn a_damaged_state_is_refused_by_name_and_nothing_is_lost() {
-    let run = undisturbed();
-    let path = run.path("training/state.safetensors");
-    let (state, weights) = (fs::read(&path).unwrap(), run.weights());
-    let truncated = &state[..state.len() - 1];
-    for damaged in [truncated, &state[..20], b"not a state".as_slice(), b""] {
-        fs::write(&path, damaged).unwrap();
-        let output = run.resume().output().unwrap();
+fn a_finished_run_that_is_extended_ends_as_if_it_had_been_planned_so() {
+    let recipe = several_epochs();
+    let run = undisturbed("");
+    assert_eq!(
+        (run.epochs_done(), recipe.matches("epochs = 6").count()),
+        (6, 1)
+    );
+    let stale = run.results().replace("\"images\": 20", "\"images\": 21");
+    fs::write(run.path("results.json"), stale).unwrap();
+    finished(run.resume("--epochs 9"));
+    let expected = new_run("");
+    expected
+        .place
+        .write("tiny.toml", recipe.replace("epochs = 6", "epochs = 9"));
+    finished(expected.start());
+    run.assert_same_end(&expected);
+    let recipe = |run: &Run| fs::read_to_string(run.path("training/recipe.toml")).unwrap();
+    assert_eq!(recipe(&run), recipe(&expected));
+}
+
+#[test]
+fn a_run_is_not_shortened_to_what_is_done() {
+    let run = undisturbed("");
+    for epochs in [1, 6] {
+        let output = run.resume(&format!("--epochs {epochs}")).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains("state.safetensors is damaged"), "{said}");
-        assert_eq!(fs::read(&path).unwrap(), damaged);
-        assert!(run.weights() == weights, "the best weights were touched");
+        assert!(
+            said.contains("expected more than the 6 that are done"),
+            "{said}"
+        );
     }
+    assert!(run.path("results.json").exists());
+}
+
+/// A run that early stopping has ended goes on, counts its patience anew, and is stopped again.
+#[test]
+fn a_run_that_was_stopped_early_can_be_extended() {
+    let changes =
+        "training.learning_rate = 0.5\ntraining.epochs = 30\ntraining.early_stopping.patience = 2";
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("run");
+    let recipe = recipe(changes);
+    let data = TrainingData::load(&recipe).unwrap();
+    let run = RunDirectory::unused(&root).unwrap();
+    let mut trainer = Trainer::start(recipe, data.clone(), run, Device::Cpu).unwrap();
+    let (mut observers, stop) = (Observers::new(), AtomicBool::new(false));
+    trainer.fit(&mut observers, &stop).unwrap();
+    let stopped_after = trainer.history().len();
+    assert!(stopped_after < 30, "the run was not stopped early");
+
+    let again = || {
+        let run = RunDirectory::open(&root).unwrap();
+        let recipe = Recipe::read(&run.recipe()).unwrap();
+        Trainer::resume(recipe, data.clone(), run, Device::Cpu).unwrap()
+    };
+    let mut trainer = again();
+    trainer.extend(40).unwrap();
+    assert_eq!(again().recipe().training.epochs, 40); // also when it is killed now
+    trainer.fit(&mut observers, &stop).unwrap();
+    let more = trainer.history().len() - stopped_after;
+    assert!(more >= 2, "{more} epochs more with a patience of 2");
+}
+
+/// A loss that is finite may have a gradient that is not: a step with it would spoil every parameter.
+#[test]
+fn a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_takes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let recipe = recipe("training.epochs = 1\ntraining.clip_norm = 1.0");
+    let data = TrainingData::load(&recipe).unwrap();
+    let run = RunDirectory::unused(directory.path().join("run")).unwrap();
+    let mut trainer = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut observer = StopAfter {
+        steps: 3,
+        stop: &stop,
+    };
+    trainer.fit(&mut observer, &stop).unwrap();
+    let state = fs::read(trainer.run().state()).unwrap();
+
+    let mut large = trainer.parameters().tensors();
+    for (name, tensor) in &mut large {
+        let factor = if name.starts_with("head") { 1e25 } else { 1.0 };
+        *tensor = (&*tensor * factor).unwrap();
+    }
+    trainer.parameters().assign(&large).unwrap();
+    let error = trainer
+        .fit(&mut Observers::new(), &AtomicBool::new(false))
+        .unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.starts_with("the gradient norm is ") && said.contains("at step 4 (epoch 1)"),
+        "{said}"
+    );
+    for (name, tensor) in trainer.parameters().tensors() {
+        let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&tensor), values(&large[&name]), "{name}");
+    }
+    assert!(
+        fs::read(trainer.run().state()).unwrap() == state,
+        "the state was touched"
+    );
 }
 
 fn recipe(changes: &str) -> Recipe {
@@ -346,7 +373,7 @@ fn a_run_does_not_go_on_with_other_data() {
 
 #[test]
 fn a_new_run_never_overwrites_an_old_one() {
-    let run = undisturbed();
+    let run = undisturbed("");
     let weights = run.weights();
     let output = run.start().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -361,10 +388,10 @@ fn a_new_run_never_overwrites_an_old_one() {
 /// Only what a run documents lies in its directory: no temporary file stays behind, not even of a killed program.
 #[test]
 fn a_run_directory_holds_what_is_documented() {
-    let run = undisturbed();
+    let run = undisturbed("");
     fs::write(run.path(".writing-abc"), "half a file").unwrap();
     fs::write(run.path("training/.writing-def"), "another").unwrap();
-    finished(run.resume());
+    finished(run.resume(""));
     let mut files = [names_in(&run.path("")), names_in(&run.path("training"))].concat();
     files.sort();
     assert_eq!(
@@ -375,6 +402,7 @@ fn a_run_directory_holds_what_is_documented() {
             "model.safetensors",
             "recipe.toml",
             "results.json",
+            "state.previous.safetensors",
             "state.safetensors",
             "training"
         ]

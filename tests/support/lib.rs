@@ -3,3 +3,4 @@
 pub mod digest;
 pub mod http;
 pub mod program;
+pub mod run;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 pub const TINY_MODEL: &str = "
 [model]
 image_size = 16
+stem_units = []
 patch_size = 8
 latent_dim = 4
 projection_dim = 8

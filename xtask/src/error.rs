@@ -135,6 +135,15 @@ pub enum XtaskError {
         packages: &'static str,
     },
 
+    /// A plot of no run, or of more than there are colours.
+    #[error("runs in one plot: expected 1 to {most}, found {found}")]
+    TooManyRuns {
+        /// The number of colours.
+        most: usize,
+        /// The number of runs.
+        found: usize,
+    },
+
     /// The model's configuration was refused.
     #[error(transparent)]
     Model(#[from] perceiver_model::ModelError),

@@ -3,6 +3,7 @@
 //! - [`fetch`]: brings a data set into `data/`, whole and checked, or not at all.
 //! - [`pictures`]: writes pictures of a data set as PNG files.
 //! - [`goldens`]: regenerates the numbers that the parity tests compare with, by Keras.
+//! - [`plot`]: draws curves of training.
 //! - [`mod@bench`]: measures how fast the model trains, predicts and starts, on request beside its peers.
 
 pub mod bench;
@@ -13,6 +14,7 @@ pub mod goldens;
 pub mod hub_source;
 pub mod observer;
 pub mod pictures;
+pub mod plot;
 mod python;
 pub mod spec;
 pub mod unpack;

@@ -15,6 +15,7 @@ use xtask::goldens::Goldens;
 use xtask::hub_source::hub_repo;
 use xtask::observer::{Observer, Terminal};
 use xtask::pictures;
+use xtask::plot::{By, Metric, Plot};
 use xtask::spec::DatasetSpec;
 
 /// Chores of the workspace.
@@ -35,6 +36,8 @@ enum Chore {
     Goldens(GoldensArguments),
     /// Measure how fast the model trains, predicts and starts on this machine.
     Bench(BenchArguments),
+    /// Draw curves of one or more runs, as an SVG picture.
+    Plot(PlotArguments),
     /// One process of a benchmark.
     #[command(hide = true)]
     BenchWorker(Workload),
@@ -149,6 +152,46 @@ struct BenchArguments {
     peers: Option<String>,
 }
 
+#[derive(Args)]
+#[command(after_help = "Example:
+  cargo xtask plot runs/comparison/*-seed0 --output curves.svg --by minutes")]
+struct PlotArguments {
+    /// Directories of runs, by whose names the curves are called.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The picture.
+    #[arg(long, value_name = "FILE.svg")]
+    output: PathBuf,
+    /// What is drawn.
+    #[arg(long, value_enum, default_value_t = Metric::ValAcc)]
+    metric: Metric,
+    /// Over what.
+    #[arg(long, value_enum, default_value_t = By::Epoch)]
+    by: By,
+    /// What stands above it.
+    #[arg(long, value_name = "T")]
+    title: Option<String>,
+}
+
+fn plot(arguments: PlotArguments) -> Result<()> {
+    let PlotArguments {
+        runs,
+        output,
+        metric,
+        by,
+        title,
+    } = arguments;
+    let plot = Plot {
+        runs,
+        metric,
+        by,
+        title,
+    };
+    plot.write(&output)?;
+    println!("drawn: {}", output.display());
+    Ok(())
+}
+
 fn bench(arguments: BenchArguments) -> Result<()> {
     let bench = Bench {
         only: arguments.only,
@@ -207,6 +250,7 @@ fn main() -> Result<()> {
             Ok(goldens.run(&Terminal::default())?)
         }
         Chore::Bench(arguments) => bench(arguments),
+        Chore::Plot(arguments) => plot(arguments),
         Chore::BenchWorker(workload) => bench_worker(&workload),
     }
 }

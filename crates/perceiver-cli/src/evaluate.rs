@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
 use perceiver_model::Perceiver;
-use perceiver_train::{Checkpoint, DeviceChoice, MetricSums, TestResults};
+use perceiver_train::{Checkpoint, DeviceChoice, MetricSums, TestResults, Views};
 
 use crate::checkpoint::open;
 use crate::progress::evaluation_bar;
@@ -36,6 +36,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     limit_test: Option<usize>,
 
+    /// Judge by the mean probabilities of a picture and its mirror image, or not [default: as in training].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    flip_average: Option<bool>,
+
     /// Where to compute: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
@@ -50,8 +54,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let test = test_split(arguments, &checkpoint)?;
     let name = test.name().to_string();
     let preprocessing = &checkpoint.config.preprocessing;
+    let as_in_training = checkpoint.config.data.flip_average;
     let sums = with_bar(
         &checkpoint.model,
+        Views::new(arguments.flip_average.unwrap_or(as_in_training)),
         Arc::new(test),
         preprocessing,
         checkpoint.device(),
@@ -113,13 +119,14 @@ fn require_same_classes(test: &Dataset, classes: &[String]) -> Result<()> {
 /// Evaluates under a progress bar.
 pub(crate) fn with_bar(
     model: &Perceiver,
+    views: Views,
     test: Arc<Dataset>,
     preprocessing: &Preprocessing,
     device: &Device,
 ) -> Result<MetricSums> {
     let bar = evaluation_bar(test.len() as u64, "testing");
     let mut show = |done, _| bar.set_position(done);
-    let sums = perceiver_train::evaluate(model, test, preprocessing, device, &mut show)?;
+    let sums = perceiver_train::evaluate(model, views, test, preprocessing, device, &mut show)?;
     bar.finish_and_clear();
     Ok(sums)
 }

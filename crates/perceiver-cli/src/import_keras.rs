@@ -117,6 +117,7 @@ fn from_dataset(
         train_sha256: data.sha256.clone(),
         seed: recipe.training.seed,
         limit_test: None,
+        flip_average: false,
     };
     let classes = data.train.classes().to_vec();
     checked(CheckpointConfig::new(
@@ -155,6 +156,7 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
         train_sha256: String::new(),
         seed: 0,
         limit_test: None,
+        flip_average: false,
     };
     let classes = classes.map(String::from).collect();
     checked(CheckpointConfig::new(model, preprocessing, classes, card))

@@ -15,10 +15,15 @@ mod logging;
 mod predict;
 pub mod process_settings;
 mod progress;
+mod recipe_changes;
 mod recipe_flags;
 mod summary;
+mod sweep;
+mod sweep_file;
+mod sweep_table;
 mod terminal;
 mod train;
+mod way_out;
 
 use std::ffi::OsString;
 use std::io;

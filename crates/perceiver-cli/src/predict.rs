@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use perceiver_data::Image;
-use perceiver_train::{Checkpoint, DeviceChoice};
+use perceiver_train::{Checkpoint, DeviceChoice, Views};
 use serde::Serialize;
 
 use crate::checkpoint::open;
@@ -40,6 +40,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 
+    /// Judge by the mean probabilities of a picture and its mirror image, or not [default: as in training].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    flip_average: Option<bool>,
+
     /// Where to compute: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
@@ -60,6 +64,8 @@ struct Candidate<'a> {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = open(&arguments.checkpoint, arguments.device)?;
+    let as_in_training = checkpoint.config.data.flip_average;
+    let views = Views::new(arguments.flip_average.unwrap_or(as_in_training));
     let mut all_read = true;
     for paths in arguments.images.chunks(BATCH_SIZE) {
         let mut read = Vec::with_capacity(paths.len());
@@ -72,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 }
             }
         }
-        for prediction in predict(&checkpoint, read, arguments.top_k)? {
+        for prediction in predict(&checkpoint, views, read, arguments.top_k)? {
             show(&prediction, arguments.json)?;
         }
     }
@@ -85,6 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn predict<'a>(
     checkpoint: &'a Checkpoint,
+    views: Views,
     pictures: Vec<(&Path, Image)>,
     top_k: usize,
 ) -> Result<Vec<Prediction<'a>>> {
@@ -92,7 +99,7 @@ fn predict<'a>(
         return Ok(Vec::new());
     }
     let (paths, images): (Vec<&Path>, Vec<Image>) = pictures.into_iter().unzip();
-    let probabilities = checkpoint.classify(&images)?;
+    let probabilities = checkpoint.classify_by(views, &images)?;
     let predictions = paths
         .iter()
         .zip(probabilities)

@@ -1,23 +1,24 @@
 //! The flags that change a recipe, and the order in which preset, file and flags are laid over one another.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use perceiver_data::{Labels, Source};
-use perceiver_train::{Budget, DeviceChoice, Preset, Recipe, overlay};
+use perceiver_train::{Budget, CheckpointEvery, DeviceChoice, Preset, Recipe};
 use toml::Table;
+
+use crate::recipe_changes::{Layer, RecipeChanges, recipe_over};
 
 /// Flags over the configuration file over the preset.
 #[derive(Debug, Args)]
 pub(crate) struct RecipeFlags {
-    /// Recipe to start from: keras, keras-2021, cifar100-cpu or quickstart.
+    /// Recipe to start from: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart.
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
 
-    /// TOML file with [data], [model] and [training] tables; what it names replaces the preset's.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    changes: RecipeChanges,
 
     /// Data set: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME[:IMAGE:LABEL].
     #[arg(long, value_name = "DATASET")]
@@ -33,7 +34,7 @@ pub(crate) struct RecipeFlags {
 
     /// Passes over the training pictures, at most.
     #[arg(long, value_name = "N")]
-    epochs: Option<usize>,
+    pub(crate) epochs: Option<usize>,
 
     /// Wall clock for everything, the test included, in the place of --epochs: 90s, 10m, 1h30m.
     #[arg(long, value_name = "TIME")]
@@ -50,6 +51,10 @@ pub(crate) struct RecipeFlags {
     /// Train with a fraction of the memory and in a quarter more time.
     #[arg(long)]
     recompute: bool,
+
+    /// Save in the middle of an epoch, too: every so many steps, as 500, or minutes, as 10m.
+    #[arg(long, value_name = "STEPS|MINUTES")]
+    pub(crate) checkpoint_every: Option<CheckpointEvery>,
 
     /// Root of all randomness.
     #[arg(long, value_name = "N")]
@@ -75,51 +80,51 @@ pub(crate) struct Named {
     pub(crate) device: DeviceChoice,
 }
 
-/// What `--config` and the flags say, the flags last, each under the name that errors call it by.
-pub(crate) struct Layers(Vec<(String, Table)>);
+/// What `--config`, the flags and `--set` say, in this order, each under the name that errors call it by.
+pub(crate) struct Layers(Vec<Layer>);
 
 impl Layers {
+    /// These layers with more over them.
+    pub(crate) fn with(&self, more: impl IntoIterator<Item = Layer>) -> Self {
+        Self(self.0.iter().cloned().chain(more).collect())
+    }
+
     /// The recipe of a preset with these layers over it.
     pub(crate) fn over(&self, preset: Preset) -> Result<Recipe> {
-        let preset_name = format!("preset {preset}");
-        let mut layers = vec![(preset_name.as_str(), preset.table())];
-        let own = self.0.iter();
-        layers.extend(own.map(|(name, table)| (name.as_str(), table.clone())));
-        Ok(Recipe::from_layers(&layers)?)
+        recipe_over(preset, &self.0)
     }
 
     /// What was named of the things that decide which preset to take: by flag, else by `--config`.
     pub(crate) fn named(&self) -> Result<Named> {
-        let mut merged = Table::new();
-        for (_, layer) in &self.0 {
-            overlay(&mut merged, layer);
-        }
-        let text = |table: &str, key: &str| merged.get(table)?.get(key)?.as_str();
-        // Flags are parsed by now, so what cannot be parsed stands in the file, the first layer.
-        let source = || {
-            self.0
-                .first()
-                .map_or_else(String::new, |(name, _)| format!("--config {name}"))
-        };
-        let dataset = text("data", "dataset").map(str::parse).transpose();
-        let device = text("training", "device").map(str::parse).transpose();
+        let text = |table: &str, key: &str| self.text(table, key).unzip();
+        let (dataset_name, dataset) = text("data", "dataset");
+        let (device_name, device) = text("training", "device");
+        let dataset = dataset.map(str::parse).transpose();
+        let device = device.map(str::parse).transpose();
+        let source = |name: Option<&str>| format!("recipe {}", name.unwrap_or_default());
         Ok(Named {
-            dataset: dataset.with_context(source)?,
-            data_dir: text("data", "data_dir").unwrap_or("data").into(),
-            device: device.with_context(source)?.unwrap_or_default(),
+            dataset: dataset.with_context(|| source(dataset_name))?,
+            data_dir: text("data", "data_dir").1.unwrap_or("data").into(),
+            device: device
+                .with_context(|| source(device_name))?
+                .unwrap_or_default(),
+        })
+    }
+
+    /// The text that the last layer with this field has for it, and the layer's name.
+    fn text(&self, table: &str, key: &str) -> Option<(&str, &str)> {
+        self.0.iter().rev().find_map(|(name, layer)| {
+            let text = layer.get(table)?.get(key)?.as_str()?;
+            Some((name.as_str(), text))
         })
     }
 }
 
 impl RecipeFlags {
-    /// Reads `--config` and puts the flags over it.
+    /// Reads `--config`, and puts the flags over it and `--set` over those.
     pub(crate) fn layers(&self) -> Result<Layers> {
-        let mut layers = Vec::new();
-        if let Some(path) = &self.config {
-            layers.push((path.display().to_string(), read(path)?));
-        }
-        layers.push(("given by flags".to_string(), self.table()?));
-        Ok(Layers(layers))
+        let flags = ("given by flags".to_string(), self.table()?);
+        Ok(Layers(self.changes.layers([flags])?))
     }
 
     /// The flags that were given, as a layer.
@@ -145,6 +150,7 @@ impl RecipeFlags {
         put(&mut training, "batch_size", self.batch_size)?;
         put(&mut training, "learning_rate", self.learning_rate)?;
         put(&mut training, "recompute", self.recompute.then_some(true))?;
+        put(&mut training, "checkpoint_every", self.checkpoint_every)?;
         put(&mut training, "seed", self.seed)?;
         put(
             &mut training,
@@ -164,10 +170,4 @@ fn put(table: &mut Table, key: &str, value: Option<impl serde::Serialize>) -> Re
         table.insert(key.to_string(), value);
     }
     Ok(())
-}
-
-fn read(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("--config {}: expected a TOML file", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("--config {} is no valid TOML", path.display()))
 }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use perceiver_model::{PerceiverConfig, Summary};
-use perceiver_train::{CheckpointConfig, Preset, Recipe};
+use perceiver_train::{CheckpointConfig, Preset};
 
+use crate::recipe_changes::{RecipeChanges, recipe_over};
 use crate::terminal;
 use crate::train::grouped;
 
@@ -15,19 +16,18 @@ use crate::train::grouped;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   perceiver summary
+  perceiver summary --preset cifar100-cpu --set model.num_iterations=4
   perceiver summary --checkpoint runs/shapes-quickstart-1")]
 pub(crate) struct Arguments {
-    /// Preset: keras, cifar100-cpu or quickstart.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "keras",
-        conflicts_with = "checkpoint"
-    )]
+    /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart.
+    #[arg(long, value_name = "NAME", default_value = "keras")]
     preset: Preset,
 
+    #[command(flatten)]
+    changes: RecipeChanges,
+
     /// Directory of a run or checkpoint.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "config", "set"])]
     checkpoint: Option<PathBuf>,
 }
 
@@ -37,19 +37,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             let config = CheckpointConfig::read(&directory.join("config.json"))?;
             (directory.display().to_string(), config.model)
         }
-        None => (
-            format!("preset {}", arguments.preset),
-            of_preset(arguments.preset)?,
-        ),
+        None => of_recipe(arguments.preset, &arguments.changes)?,
     };
     let table = table(&Summary::new(&config)?);
     terminal::print(format_args!("Perceiver, {name}\n{table}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_preset(preset: Preset) -> Result<PerceiverConfig> {
-    let recipe = Recipe::from_layers(&[(preset.name(), preset.table())])?;
-    Ok(recipe.model)
+/// The model of a preset as it is changed, and what to call it.
+fn of_recipe(preset: Preset, changes: &RecipeChanges) -> Result<(String, PerceiverConfig)> {
+    let layers = changes.layers([])?;
+    let recipe = recipe_over(preset, &layers)?;
+    let preset = [format!("preset {preset}")];
+    let names = preset
+        .into_iter()
+        .chain(layers.into_iter().map(|(name, _)| name));
+    Ok((names.collect::<Vec<_>>().join(", "), recipe.model))
 }
 
 fn table(summary: &Summary) -> Table {

@@ -3,21 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, TestAhead,
-    TestResults, Trainer, TrainingData,
+    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, Standing,
+    TestAhead, TestResults, TrainError, Trainer, TrainingData, Views,
 };
 
 use crate::evaluate;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
 use crate::recipe_flags::{Named, RecipeFlags};
+use crate::sweep;
+use crate::way_out;
 
 /// Train a model.
 ///
@@ -27,70 +30,127 @@ use crate::recipe_flags::{Named, RecipeFlags};
   perceiver train
   perceiver train --dataset cifar100 --preset cifar100-cpu --epochs 5
   perceiver train --dataset folder:photos --output runs/photos
-  perceiver train --resume runs/photos")]
+  perceiver train --set training.optimizer.name=lamb --set model.num_iterations=3
+  perceiver train --preset cifar100-cpu --sweep sweep.toml --output runs/comparison
+  perceiver train --resume runs/photos
+  perceiver train --resume runs/photos --epochs 80")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: RecipeFlags,
 
-    /// Directory of the run [default: runs/DATASET-PRESET-NUMBER].
+    /// Directory of the run [default: runs/DATASET-PRESET-NUMBER, or runs/sweep-NUMBER].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
-    /// Go on with an interrupted run; its recipe is in it. Only --data-dir and --device may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "preset", "config", "dataset", "labels", "epochs", "budget",
-        "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
+    /// Compare recipes: train every [[variant]] of a TOML file with each of its seeds, in --output;
+    /// the same command again goes on. docs/recipes.md has an example.
+    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    sweep: Option<PathBuf>,
+
+    /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
+    /// longer, --epochs may be added.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels",
+        "budget", "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
+
+    /// With --resume: go on from the state saved before the last, where that is damaged; it is kept aside.
+    #[arg(long, requires = "resume")]
+    from_previous: bool,
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy)]
+pub(crate) enum Beginning {
+    Anew,
+    State,
+    Previous,
 }
 
 /// What to run, and where.
-struct Plan {
-    recipe: Recipe,
-    run: RunDirectory,
-    device: Device,
-    resumed: bool,
+pub(crate) struct Plan {
+    pub(crate) recipe: Recipe,
+    pub(crate) run: RunDirectory,
+    pub(crate) device: Device,
+    pub(crate) from: Beginning,
+    /// The epochs to have in place of those that the run was to have.
+    pub(crate) epochs: Option<usize>,
     /// What a budget is counted from.
-    since: Instant,
+    pub(crate) since: Instant,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let since = Instant::now();
     let stop = interrupt::flag()?;
+    if let Some(file) = &arguments.sweep {
+        return sweep::run(file, &arguments.recipe, arguments.output.as_deref(), &stop);
+    }
     let plan = match &arguments.resume {
-        Some(run) => resumed(run, &arguments.recipe, since)?,
+        Some(run) => resumed(run, arguments, since)?,
         None => chosen(arguments, since)?,
     };
-    let mut trainer = prepare(plan)?;
+    let root = plan.run.root().display().to_string();
+    let (data, budget) = (read(&plan.recipe)?, plan.recipe.training.budget);
+    let Some(results) = carry_out(plan, data, &stop)? else {
+        tracing::warn!("saved; go on with: perceiver train --resume {root}");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    evaluate::print(&results)?;
+    if let Some(budget) = budget {
+        let took = since.elapsed().as_secs_f64();
+        tracing::info!("took {took:.1} s with a budget of {budget}");
+    }
+    tracing::info!("best weights, metrics and results are in {root}");
+    tracing::info!("try: perceiver predict --checkpoint {root} IMAGE");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the training split of a recipe.
+pub(crate) fn read(recipe: &Recipe) -> Result<TrainingData> {
+    tracing::info!("reading {}", recipe.data.dataset);
+    Ok(TrainingData::load(recipe)?)
+}
+
+/// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved.
+pub(crate) fn carry_out(
+    plan: Plan,
+    data: TrainingData,
+    stop: &AtomicBool,
+) -> Result<Option<TestResults>> {
+    let mut trainer = prepare(plan, data)?;
     let mut observers: Observers = vec![
         Box::new(MetricsFile::new(trainer.run().metrics())),
         Box::new(TrainingProgress::default()),
     ];
-    let epochs_before = trainer.history().len();
-    let outcome = trainer.fit(&mut observers, &stop);
-    let trained = trainer.history().len() > epochs_before;
-    let run = trainer.run().root().display().to_string();
-    match outcome.with_context(|| format!("the run's last saved state is kept in {run}"))? {
-        Outcome::Finished => finish(&trainer, trained, since),
-        Outcome::Interrupted => {
-            tracing::warn!("saved; go on with: perceiver train --resume {run}");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
+    let outcome = trainer.fit(&mut observers, stop);
+    match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
+        Outcome::Finished => Ok(Some(verdict(&trainer)?)),
+        Outcome::Interrupted => Ok(None),
     }
 }
 
 /// The run to go on with.
-fn resumed(run: &Path, flags: &RecipeFlags, since: Instant) -> Result<Plan> {
+fn resumed(run: &Path, arguments: &Arguments, since: Instant) -> Result<Plan> {
+    let flags = &arguments.recipe;
     let run = RunDirectory::open(run)?;
-    let path = run.recipe();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let table = toml::from_str(&text)
-        .with_context(|| format!("{} is damaged: expected TOML", path.display()))?;
-    let mut recipe = Recipe::from_layers(&[("of the run", table)])?;
+    let mut recipe = recipe_in(&run)?;
+    let (from, state) = if arguments.from_previous {
+        (Beginning::Previous, run.previous_state())
+    } else {
+        (Beginning::State, run.state())
+    };
+    if state.exists() || arguments.from_previous {
+        // Before the data is read, which may take long, and with another recipe would be other data.
+        Standing::read(&run, &state, &recipe)
+            .map_err(|error| way_out::shown(error, &run, &recipe))?;
+    }
     if let Some(data_dir) = &flags.data_dir {
         recipe.data.data_dir.clone_from(data_dir);
     }
     if let Some(device) = flags.device {
         recipe.training.device = device;
+    }
+    if flags.checkpoint_every.is_some() {
+        recipe.training.checkpoint_every = flags.checkpoint_every;
     }
     tracing::info!("resuming {}", run.root().display());
     let device = recipe.training.device.open()?;
@@ -98,8 +158,16 @@ fn resumed(run: &Path, flags: &RecipeFlags, since: Instant) -> Result<Plan> {
         recipe,
         run,
         device,
-        resumed: true,
+        from,
+        epochs: flags.epochs,
         since,
+    })
+}
+
+/// The recipe of a run that was begun.
+pub(crate) fn recipe_in(run: &RunDirectory) -> Result<Recipe> {
+    Recipe::read(&run.recipe()).map_err(|error| {
+        anyhow!("{error}; mend it by hand: the run's state names the first field that differs from what it was")
     })
 }
 
@@ -125,13 +193,14 @@ fn chosen(arguments: &Arguments, since: Instant) -> Result<Plan> {
         recipe,
         run,
         device,
-        resumed: false,
+        from: Beginning::Anew,
+        epochs: None,
         since,
     })
 }
 
 /// The data set and the preset: those named, else the best of what is there. Says what and why.
-fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Preset) {
+pub(crate) fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Preset) {
     let data_dir = named.data_dir;
     let (dataset, why) = match named.dataset {
         Some(dataset) => (dataset, "as named"),
@@ -149,7 +218,7 @@ fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Pre
         (Some(preset), _) => (preset, "as named"),
         (None, Source::Shapes) => (Preset::Quickstart, "for shapes"),
         (None, _) if device.is_cpu() => (Preset::Cifar100Cpu, "for a CPU"),
-        (None, _) => (Preset::Keras, "for a GPU"),
+        (None, _) => (Preset::Cifar100, "for a GPU"),
     };
     tracing::info!(
         "data set {dataset} ({why}), preset {preset} ({reason}): {}",
@@ -158,18 +227,16 @@ fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Pre
     (dataset, preset)
 }
 
-fn prepare(plan: Plan) -> Result<Trainer> {
+fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     let Plan {
         recipe,
         run,
         device,
-        resumed,
+        from,
+        epochs,
         since,
     } = plan;
-    tracing::info!("reading {}", recipe.data.dataset);
-    let start = Instant::now();
-    let data = TrainingData::load(&recipe)?;
-    let test = test_ahead(&recipe, data.len(), start.elapsed())?;
+    let test = test_ahead(&recipe, &data)?;
     tracing::info!(
         "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
         data.train.len(),
@@ -177,12 +244,7 @@ fn prepare(plan: Plan) -> Result<Trainer> {
         data.validation.len(),
         data.preprocessing.normalization.mean
     );
-    let trainer = if resumed {
-        Trainer::resume(recipe, data, run, device)?
-    } else {
-        Trainer::start(recipe, data, run, device)?
-    }
-    .timed(since, test);
+    let trainer = begin(from, epochs, (recipe, data, run, device))?.timed(since, test);
     let recipe = trainer.recipe();
     let summary = Summary::new(&recipe.model)?;
     let steps = trainer.steps_per_epoch();
@@ -200,43 +262,72 @@ fn prepare(plan: Plan) -> Result<Trainer> {
     Ok(trainer)
 }
 
-/// What the test will be, told from how long the training split, of `train_images` that are used, took to read. Where a split
-/// is not counted before it is read, the test is taken for a quarter of the training split.
-fn test_ahead(recipe: &Recipe, train_images: usize, train_loading: Duration) -> Result<TestAhead> {
+/// What the test will be, told from how long the training split took to read. Where a split is not counted before it is read,
+/// the test is taken for a quarter of the training split.
+fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestAhead> {
     let options = recipe.load_options();
     let count = |split| recipe.data.dataset.count(split, &options);
     let (images, share) = match (count(Split::Test)?, count(Split::Train)?) {
         (Some(test), Some(train)) => (test, test as f64 / train as f64),
-        _ => (train_images / 4, 0.25),
+        _ => (data.len() / 4, 0.25),
     };
+    let images = images.min(recipe.data.limit_test.unwrap_or(usize::MAX));
+    let passes = if recipe.data.flip_average { 2 } else { 1 };
     Ok(TestAhead {
-        images: images.min(recipe.data.limit_test.unwrap_or(usize::MAX)),
-        loading: train_loading.mul_f64(share),
+        images: passes * images,
+        loading: data.loading.mul_f64(share),
     })
 }
 
-/// Shows the verdict of the test split, which is reached once and kept while the weights stay.
-fn finish(trainer: &Trainer, trained: bool, since: Instant) -> Result<ExitCode> {
+/// The verdict of the test split, which is reached once and kept until the run goes on.
+fn verdict(trainer: &Trainer) -> Result<TestResults> {
     let path = trainer.run().results();
-    let results = if path.exists() && !trained {
-        TestResults::read(&path)?
-    } else {
-        let results = test(trainer)?;
-        results.write(&path)?;
-        results
-    };
-    evaluate::print(&results)?;
-    if let Some(budget) = trainer.recipe().training.budget {
-        let took = since.elapsed().as_secs_f64();
-        tracing::info!("took {took:.1} s with a budget of {budget}");
+    if let Ok(results) = TestResults::read(&path) {
+        return Ok(results);
     }
-    let run = trainer.run().root();
-    tracing::info!("best weights, metrics and results are in {}", run.display());
-    tracing::info!(
-        "try: perceiver predict --checkpoint {} IMAGE",
-        run.display()
-    );
-    Ok(ExitCode::SUCCESS)
+    let results = test(trainer)?;
+    let written = results.write(&path);
+    written.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))?;
+    Ok(results)
+}
+
+fn begin(
+    from: Beginning,
+    epochs: Option<usize>,
+    (recipe, data, run, device): (Recipe, TrainingData, RunDirectory, Device),
+) -> Result<Trainer> {
+    let (asked, place) = (recipe.clone(), run.clone());
+    let shown = |error| way_out::shown(error, &place, &asked);
+    let mut trainer = match from {
+        Beginning::Anew => return Trainer::start(recipe, data, run, device).map_err(not_started),
+        Beginning::State => Trainer::resume(recipe, data, run, device).map_err(shown)?,
+        Beginning::Previous => {
+            let resumed = Trainer::resume_from_previous(recipe, data, run, device);
+            let (trainer, aside) = resumed.map_err(shown)?;
+            if let Some(aside) = aside {
+                tracing::warn!(
+                    "going on from the previous state; the last one is kept as {}",
+                    aside.display()
+                );
+            }
+            trainer
+        }
+    };
+    if let Some(epochs) = epochs {
+        trainer.extend(epochs).map_err(shown)?;
+    }
+    Ok(trainer)
+}
+
+/// A run that could not be put on the disk.
+fn not_started(error: TrainError) -> anyhow::Error {
+    match &error {
+        TrainError::Io { source, .. } => {
+            let remedy = way_out::remedy(source.kind());
+            anyhow!("{error}; {remedy}, or choose another --output")
+        }
+        _ => error.into(),
+    }
 }
 
 /// Reads the test split, for the one time it is read.
@@ -250,6 +341,7 @@ fn test(trainer: &Trainer) -> Result<TestResults> {
     let name = test.name().to_string();
     let sums = evaluate::with_bar(
         trainer.model(),
+        Views::new(recipe.data.flip_average),
         Arc::new(test),
         trainer.preprocessing(),
         trainer.device(),

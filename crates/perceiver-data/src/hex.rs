@@ -1,7 +1,11 @@
 //! Checksums as people write them.
 
 /// Bytes in lowercase hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+///
+/// ```
+/// assert_eq!(perceiver_data::hex(&[0, 0xa5]), "00a5");
+/// ```
+pub fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
     digits
         .filter_map(|digit| char::from_digit(digit.into(), 16))

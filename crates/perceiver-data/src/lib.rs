@@ -92,6 +92,7 @@ pub use epoch::Epoch;
 pub use erase::Erasing;
 pub use error::{DataError, Result};
 pub use folder::ImageFolder;
+pub use hex::hex;
 #[cfg(feature = "hub")]
 pub use hub::{HubAccess, HubDataset, HubProgress, OnProgress};
 pub use image::{CHANNELS, Image};

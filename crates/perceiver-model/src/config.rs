@@ -79,6 +79,8 @@ pub struct PerceiverConfig {
     pub sharing: Sharing,
     /// Widths of the feed-forward layers; the last equals `projection_dim`, for the residual.
     pub ffn_units: Vec<usize>,
+    /// Whether the mean over latents is normalized before the head, as vision transformers do and the example does not.
+    pub norm_pooled: bool,
     /// Widths of the classification head's layers; the last is the number of classes.
     pub classifier_units: Vec<usize>,
     /// Dropout after each feed-forward network, the head included.
@@ -112,6 +114,7 @@ impl Default for PerceiverConfig {
             num_cross_attends: 0,
             sharing: Sharing::All,
             ffn_units: vec![256, 256],
+            norm_pooled: false,
             classifier_units: vec![256, 100],
             dropout_rate: 0.2,
             attention_dropout: 0.1,

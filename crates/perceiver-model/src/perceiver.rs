@@ -16,6 +16,7 @@ use crate::cross_attention::CrossAttention;
 use crate::encoder::PatchEncoder;
 use crate::error::{ModelError, Result};
 use crate::feed_forward::FeedForward;
+use crate::layers::LayerNorm;
 use crate::patches::{patches, patches_of_map};
 use crate::probe::{Probe, Stage};
 use crate::stem::Stem;
@@ -48,6 +49,7 @@ pub struct Perceiver {
     /// One for each set of weights; so are the transformers.
     cross_attentions: Vec<CrossAttention>,
     transformers: Vec<Transformer>,
+    norm_pooled: Option<LayerNorm>,
     head: FeedForward,
     /// Counts the training passes of [`ModuleT::forward_t`], which has no argument for a key.
     passes: Arc<AtomicU64>,
@@ -84,6 +86,10 @@ impl Perceiver {
                 .iter()
                 .map(transformer)
                 .collect::<candle_core::Result<_>>()?,
+            norm_pooled: config
+                .norm_pooled
+                .then(|| LayerNorm::new(width, config.layer_norm_epsilon, &vb.pp("norm_pooled")))
+                .transpose()?,
             head: FeedForward::new(width, head, config.dropout_rate, &vb.pp("head"))?,
             config: config.clone(),
             passes: Arc::default(),
@@ -220,7 +226,10 @@ impl Perceiver {
             latents = transformer.forward(&latents, mode.child(1), look)?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);
         }
-        let pooled = latents.mean(1)?; // [batch, width]
+        let mut pooled = latents.mean(1)?; // [batch, width]
+        if let Some(norm) = &self.norm_pooled {
+            pooled = norm.forward(&pooled)?;
+        }
         show(Stage::Pooled, &pooled);
         let head_mode = mode.child(self.config.num_iterations as u64);
         let logits = self.head.forward(&pooled, head_mode)?; // [batch, classes]

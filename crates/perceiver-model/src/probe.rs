@@ -25,7 +25,7 @@ pub enum Stage {
     },
     /// The latents after the latent transformer, `[batch, latents, width]`.
     Transformer(usize),
-    /// The mean over the latents, `[batch, width]`.
+    /// The mean over the latents, normalized where the configuration says so, `[batch, width]`.
     Pooled,
     /// The class scores, `[batch, classes]`.
     Logits,

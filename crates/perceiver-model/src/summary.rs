@@ -107,6 +107,9 @@ fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
             rows.push((name, array.clone(), cost));
         }
     }
+    if config.norm_pooled {
+        rows.push(("norm_pooled".to_string(), vec![width], 0));
+    }
     let head = feed_forward_cost(width, &config.classifier_units);
     rows.push(("head".to_string(), vec![config.num_classes()], head));
     rows

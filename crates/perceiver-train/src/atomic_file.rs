@@ -1,7 +1,7 @@
 //! Files that are either the old one or the new one, whatever happens in between.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::Builder;
@@ -47,28 +47,103 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// When the directory cannot be written or the disk is full; the old file stays.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |source| TrainError::Io {
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let attempt = || {
+        let directory = directory_of(path);
+        let mut file = Builder::new().prefix(PREFIX).tempfile_in(directory)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        sync(directory)
+    };
+    attempt().map_err(|source| TrainError::Io {
         action: "write",
         path: path.to_path_buf(),
         source,
+    })
+}
+
+/// Gives the file at `from` the second name `to`, in the same directory, at once or not at all; what was there is replaced.
+/// Takes no room where the file system has hard links, and copies elsewhere. Files that are only ever replaced, never
+/// changed, may have two names.
+///
+/// # Errors
+/// When `from` cannot be read or the directory not be written.
+pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
+    let attempt = || {
+        let directory = directory_of(to);
+        let linked = Builder::new()
+            .prefix(PREFIX)
+            .make_in(directory, |path| fs::hard_link(from, path))?;
+        let name = linked.path().to_path_buf();
+        linked.persist(to).map_err(|error| error.error)?;
+        // Where both were names of one file already, POSIX's rename does nothing.
+        match fs::remove_file(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync(directory),
+        }
     };
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
-    let mut file = Builder::new()
-        .prefix(PREFIX)
-        .tempfile_in(directory)
-        .map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    // The rename itself lives in the directory. Windows has no such thing as syncing one.
+    match attempt() {
+        Ok(()) => Ok(()),
+        Err(_) => write(to, &read(from)?),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent();
+    parent
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Flushes a directory, which is where a rename is written. Windows has no such thing.
+fn sync(directory: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(failed)?;
+        File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_second_name_keeps_the_content_when_the_first_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let [now, before] = ["now", "before"].map(|name| directory.path().join(name));
+        for content in ["1", "2", "3"] {
+            write(&now, content.as_bytes()).unwrap();
+            // A second time, as after a kill in between: both are names of one file then.
+            for _ in 0..2 {
+                link(&now, &before).unwrap();
+                assert_eq!(names(directory.path()), ["before", "now"]);
+            }
+        }
+        write(&now, b"4").unwrap();
+        assert_eq!([read(&before).unwrap(), read(&now).unwrap()], [b"3", b"4"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let taken = directory.path().join("taken");
+        fs::create_dir_all(taken.join("full")).unwrap();
+        let error = write(&taken, b"new").unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot write") && error.contains("taken"),
+            "{error}"
+        );
+        assert!(link(&directory.path().join("missing"), &taken).is_err());
+        assert_eq!(names(directory.path()), ["taken"]);
+    }
 }

@@ -1,25 +1,30 @@
 //! A trained model on the disk: weights, and all that prediction needs beside them.
 //!
-//! `model.safetensors` holds the weights by name; `config.json` the architecture, the preprocessing with its
+//! `model.safetensors` holds the weights by name, and a checksum; `config.json` the architecture, the preprocessing with its
 //! normalization, the class names, and what data the model saw. The two together suffice, on any machine.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use perceiver_data::{Image, Labels, Preprocessing, Source};
-use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
-use perceiver_ops::{Mode, softmax};
+use perceiver_model::{ModelError, Parameters, Perceiver, PerceiverConfig};
+use perceiver_ops::softmax;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file;
+use crate::checked_file::{self, Checksum};
 use crate::error::{Result, TrainError};
 use crate::json_file;
+use crate::views::Views;
 
 /// The name in every `config.json`, by which ours are known.
 const MODEL_TYPE: &str = "perceiver-image-classification";
 
-/// The layout of `config.json` and `model.safetensors`.
-const FORMAT: u32 = 1;
+/// The layout of `config.json` and `model.safetensors`: in this one, the weights have a checksum.
+const FORMAT: u32 = 2;
+
+/// The same without a checksum, for weights that other programs write.
+const FORMAT_WITHOUT_CHECKSUM: u32 = 1;
 
 /// What a `config.json` is, in errors.
 const EXPECTED: &str = "the config.json of a Perceiver checkpoint";
@@ -57,6 +62,9 @@ pub struct DataCard {
     /// Only the first so many test pictures are evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_test: Option<usize>,
+    /// Whether its verdict is the mean of pictures and their mirror images.
+    #[serde(default)]
+    pub flip_average: bool,
 }
 
 impl CheckpointConfig {
@@ -85,12 +93,13 @@ impl CheckpointConfig {
         let config: Self = json_file::read(path, EXPECTED)?;
         let damaged = |finding: String| TrainError::Damaged {
             path: path.to_path_buf(),
-            expected: EXPECTED,
+            expected: EXPECTED.to_string(),
             finding,
         };
-        if config.model_type != MODEL_TYPE || config.format != FORMAT {
+        let known = [FORMAT_WITHOUT_CHECKSUM, FORMAT].contains(&config.format);
+        if config.model_type != MODEL_TYPE || !known {
             return Err(damaged(format!(
-                "model_type {:?} in format {}, while this program reads {MODEL_TYPE:?} in format {FORMAT}",
+                "model_type {:?} in format {}, while this program reads {MODEL_TYPE:?} in formats 1 and {FORMAT}",
                 config.model_type, config.format
             )));
         }
@@ -112,6 +121,23 @@ impl CheckpointConfig {
         Ok(config)
     }
 
+    /// Reads the `model.safetensors` that belongs to this configuration.
+    fn read_weights(&self, path: &Path, device: &Device) -> Result<Parameters> {
+        let (expected, checksum) = match self.format {
+            FORMAT_WITHOUT_CHECKSUM => ("a safetensors file of weights", Checksum::Optional),
+            _ => (
+                "weights as a config.json of format 2 has them",
+                Checksum::Required,
+            ),
+        };
+        let tensors = checked_file::read(path, device, expected, checksum)?.tensors;
+        Parameters::from_tensors(&self.model, tensors, device).map_err(|error| {
+            let path = path.to_path_buf();
+            let source = Box::new(error);
+            ModelError::InFile { path, source }.into()
+        })
+    }
+
     /// Writes a `config.json`, replacing an old one at once or not at all.
     ///
     /// # Errors
@@ -129,21 +155,9 @@ pub fn write_weights<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     path: &Path,
 ) -> Result<()> {
-    let on_cpu = tensors
-        .into_iter()
-        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(on_cpu, None).map_err(|error| unwritable(path, &error))?;
-    atomic_file::write(path, &bytes)
-}
-
-/// safetensors refused to put tensors into a file.
-pub(crate) fn unwritable(path: &Path, error: &safetensors::SafeTensorError) -> TrainError {
-    TrainError::Io {
-        action: "write",
-        path: path.to_path_buf(),
-        source: std::io::Error::other(error.to_string()),
-    }
+    let tensors = tensors.into_iter();
+    let named = tensors.map(|(name, tensor)| (name.to_string(), tensor.clone()));
+    checked_file::write(path, HashMap::new(), named)
 }
 
 /// A trained model, ready to classify pictures.
@@ -164,7 +178,7 @@ impl Checkpoint {
     pub fn open(directory: &Path, device: &Device) -> Result<Self> {
         let config = CheckpointConfig::read(&directory.join("config.json"))?;
         let weights = directory.join("model.safetensors");
-        let parameters = Parameters::open(&config.model, &weights, device)?;
+        let parameters = config.read_weights(&weights, device)?;
         let model = parameters.inference_model(&config.model)?;
         Ok(Self {
             config,
@@ -183,10 +197,16 @@ impl Checkpoint {
     /// # Errors
     /// When candle refuses an operation.
     pub fn classify(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
+        self.classify_by(Views::Picture, images)
+    }
+
+    /// [`Checkpoint::classify`] by more than the pictures alone.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn classify_by(&self, views: Views, images: &[Image]) -> Result<Vec<Vec<f32>>> {
         let input = self.config.preprocessing.tensor(images)?; // [n, 3, s, s]
-        let logits = self
-            .model
-            .forward(&input.to_device(&self.device)?, Mode::Inference)?;
-        Ok(softmax(&logits)?.to_device(&Device::Cpu)?.to_vec2()?)
+        let scores = views.scores(&self.model, &input.to_device(&self.device)?)?;
+        Ok(softmax(&scores)?.to_device(&Device::Cpu)?.to_vec2()?)
     }
 }

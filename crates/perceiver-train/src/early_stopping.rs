@@ -69,6 +69,11 @@ impl EarlyStopping {
         }
     }
 
+    /// Counts the epochs without improvement anew; the best stays the best.
+    pub fn wait_anew(&mut self) {
+        self.wait = 0;
+    }
+
     /// The best epoch, from 0.
     pub fn best_epoch(&self) -> Option<usize> {
         self.best_epoch

@@ -68,7 +68,7 @@ pub enum TrainError {
         /// The file.
         path: PathBuf,
         /// What it should hold.
-        expected: &'static str,
+        expected: String,
         /// What stood in the way.
         finding: String,
     },
@@ -91,6 +91,37 @@ pub enum TrainError {
         found: String,
     },
 
+    /// A run is continued by another recipe than it began with.
+    #[error("{}: {field} is {found}, but the run's state was made with {expected}", path.display())]
+    OtherRecipe {
+        /// The recipe's file.
+        path: PathBuf,
+        /// The first field that differs.
+        field: String,
+        /// What the field is in the run's state.
+        expected: String,
+        /// What the field is in the file.
+        found: String,
+    },
+
+    /// A run cannot end where it has come to already.
+    #[error("epochs: expected more than the {done} that are done, found {found}")]
+    TooFewEpochs {
+        /// Epochs done.
+        done: usize,
+        /// Epochs asked for.
+        found: usize,
+    },
+
+    /// An interval between saves is neither steps nor minutes.
+    #[error(
+        "checkpoint_every: expected a number of steps such as 500, or minutes such as 10m, found {found:?}"
+    )]
+    Interval {
+        /// The text.
+        found: String,
+    },
+
     /// The loss does not depend on a variable: somewhere the graph is cut.
     #[error(
         "no gradient reaches {name}: an operation between it and the loss has no backward pass"
@@ -100,15 +131,17 @@ pub enum TrainError {
         name: String,
     },
 
-    /// The loss became NaN or infinite.
-    #[error("the loss is {loss} at step {step} (epoch {epoch}): expected a finite number")]
+    /// The loss or the gradients became NaN or infinite.
+    #[error("the {what} is {value} at step {step} (epoch {epoch}): expected a finite number")]
     NotFinite {
         /// Epoch, from 1.
         epoch: usize,
         /// Optimizer step, from 1.
         step: u64,
-        /// The loss.
-        loss: f64,
+        /// What is not finite: "loss", "gradient norm".
+        what: &'static str,
+        /// What it is instead.
+        value: f64,
     },
 }
 

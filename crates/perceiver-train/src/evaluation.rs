@@ -6,12 +6,12 @@ use std::sync::Arc;
 use candle_core::Device;
 use perceiver_data::{Dataset, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::Perceiver;
-use perceiver_ops::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::json_file;
 use crate::metrics::{MetricSums, wilson_interval};
+use crate::views::Views;
 
 /// Pictures at a time. The same in every evaluation, so that the same model on the same data gives the same bits.
 const BATCH_SIZE: usize = 64;
@@ -67,13 +67,14 @@ impl TestResults {
     }
 }
 
-/// Goes through a data set in order and sums up how the model does. After every batch, `progress` is told how many of
+/// Goes through a data set in order and sums up how the model does, shown these views of every picture. After every batch, `progress` is told how many of
 /// how many pictures are done.
 ///
 /// # Errors
 /// When there is no picture, or a label names no class of the model.
 pub fn evaluate(
     model: &Perceiver,
+    views: Views,
     dataset: Arc<Dataset>,
     preprocessing: &Preprocessing,
     device: &Device,
@@ -89,8 +90,8 @@ pub fn evaluate(
     let mut sums = MetricSums::default();
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
-        let logits = model.forward(&batch.images.to_device(device)?, Mode::Inference)?;
-        sums.update(&logits.to_device(&Device::Cpu)?, &batch.labels)?;
+        let scores = views.scores(model, &batch.images.to_device(device)?)?;
+        sums.update(&scores.to_device(&Device::Cpu)?, &batch.labels)?;
         progress(sums.samples(), total);
     }
     Ok(sums)

@@ -80,6 +80,11 @@ impl Gradients {
     /// When candle refuses an operation.
     pub fn clipped(self, max_norm: f64) -> Result<Self> {
         let norm = self.global_norm()?;
+        self.scaled_down(norm, max_norm)
+    }
+
+    /// The same where their global norm is known.
+    pub(crate) fn scaled_down(self, norm: f64, max_norm: f64) -> Result<Self> {
         if norm <= max_norm {
             return Ok(self);
         }

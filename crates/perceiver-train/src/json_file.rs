@@ -12,11 +12,11 @@ use crate::error::{Result, TrainError};
 ///
 /// # Errors
 /// When it is not there, or not JSON of this type.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<T> {
     let bytes = atomic_file::read(path)?;
     serde_json::from_slice(&bytes).map_err(|error| TrainError::Damaged {
         path: path.to_path_buf(),
-        expected,
+        expected: expected.to_string(),
         finding: error.to_string(),
     })
 }

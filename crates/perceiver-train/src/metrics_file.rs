@@ -1,10 +1,10 @@
 //! The observer that keeps `metrics.jsonl`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::atomic_file;
 use crate::error::{Result, TrainError};
-use crate::observer::{Event, Observer};
+use crate::observer::{EpochMetrics, Event, Observer};
 
 /// Writes one JSON object an epoch. The whole file is replaced every time, so that a run that was killed and resumed has
 /// every epoch once, also when it was killed between saving an epoch and writing its line.
@@ -17,6 +17,27 @@ impl MetricsFile {
     /// Keeps the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
+    }
+
+    /// The epochs in the `metrics.jsonl` at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a line, named by its number, is not an epoch's.
+    pub fn read(path: &Path) -> Result<Vec<EpochMetrics>> {
+        let damaged = |finding| TrainError::Damaged {
+            path: path.to_path_buf(),
+            expected: "a line of JSON an epoch, as `perceiver train` writes it".to_string(),
+            finding,
+        };
+        let text = String::from_utf8(atomic_file::read(path)?)
+            .map_err(|error| damaged(error.to_string()))?;
+        let lines = text.lines().enumerate();
+        lines
+            .map(|(index, line)| {
+                serde_json::from_str(line)
+                    .map_err(|error| damaged(format!("in line {}: {error}", index + 1)))
+            })
+            .collect()
     }
 }
 

@@ -1,27 +1,38 @@
 //! Where a run stands: everything, beside the recipe and the data, that its next step depends on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use safetensors::SafeTensors;
+use candle_core::{DType, Device, Tensor};
+use perceiver_model::Parameters;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file;
-use crate::checkpoint::unwritable;
+use crate::checked_file::{self, Checksum, Content};
 use crate::clock::TimeSpent;
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Result, TrainError};
 use crate::metrics::MetricSums;
 use crate::observer::EpochMetrics;
 use crate::plateau::Plateau;
+use crate::recipe::Recipe;
+use crate::run_directory::RunDirectory;
+use crate::settled;
 
 /// The key of the numbers in the metadata of `state.safetensors`.
 const KEY: &str = "progress";
 
+/// The layout of `state.safetensors`. The first had neither this number nor a checksum nor the recipe.
+const FORMAT: u32 = 2;
+
+/// What a state is, in errors.
+const EXPECTED: &str = "the state of a run";
+
 /// The numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
+    pub(crate) format: Format,
+    /// The settled part of the recipe, as TOML: what the tensors below came from.
+    pub(crate) recipe: String,
     /// The hash of the training data, so that nobody goes on with other data unawares.
     pub(crate) train_sha256: String,
     /// Steps the optimizer has taken; also what dropout is keyed by.
@@ -47,6 +58,54 @@ pub(crate) struct EpochProgress {
     pub(crate) seconds: f64,
 }
 
+/// [`FORMAT`]; no other can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub(crate) struct Format;
+
+impl From<Format> for u32 {
+    fn from(_: Format) -> Self {
+        FORMAT
+    }
+}
+
+impl TryFrom<u32> for Format {
+    type Error = String;
+
+    fn try_from(format: u32) -> std::result::Result<Self, String> {
+        if format == FORMAT {
+            return Ok(Self);
+        }
+        Err(format!(
+            "format {format}, while this program reads format {FORMAT}"
+        ))
+    }
+}
+
+/// How far a saved state has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Epochs done.
+    pub epochs: usize,
+    /// Steps done in the epoch after those.
+    pub steps: usize,
+}
+
+impl Standing {
+    /// That of the state at `path`, the last or the previous one of `run`, when a run by `recipe` can go on from it. Whether
+    /// it is on the same data remains to be seen.
+    ///
+    /// # Errors
+    /// When the state is missing, damaged, or of another recipe.
+    pub fn read(run: &RunDirectory, path: &Path, recipe: &Recipe) -> Result<Self> {
+        let Saved { progress, .. } = read(run, path, recipe, &Device::Cpu)?;
+        Ok(Self {
+            epochs: progress.history.len(),
+            steps: progress.epoch.batches_done,
+        })
+    }
+}
+
 /// The tensors.
 #[derive(Debug, Default)]
 pub(crate) struct StateTensors {
@@ -69,49 +128,126 @@ impl StateTensors {
     }
 }
 
+/// What [`read`] finds.
+pub(crate) struct Saved {
+    pub(crate) progress: Progress,
+    pub(crate) parameters: Parameters,
+    /// All but the parameters.
+    pub(crate) tensors: StateTensors,
+}
+
 /// Writes numbers and tensors as one file, replacing the old one at once or not at all.
 pub(crate) fn write(path: &Path, progress: &Progress, mut tensors: StateTensors) -> Result<()> {
-    let mut named = Vec::new();
-    for (prefix, kind) in tensors.kinds() {
-        for (name, tensor) in kind.drain() {
-            named.push((format!("{prefix}{name}"), tensor.to_device(&Device::Cpu)?));
-        }
-    }
     let numbers = serde_json::to_string(progress).map_err(|error| TrainError::Io {
         action: "write",
         path: path.to_path_buf(),
         source: error.into(),
     })?;
-    let metadata = HashMap::from([(KEY.to_string(), numbers)]);
-    let bytes = safetensors::serialize(named, Some(metadata)).map_err(|e| unwritable(path, &e))?;
-    atomic_file::write(path, &bytes)
+    let mut named = Vec::new();
+    for (prefix, kind) in tensors.kinds() {
+        let kind = kind.drain();
+        named.extend(kind.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
+    }
+    checked_file::write(path, HashMap::from([(KEY.to_string(), numbers)]), named)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write`] wrote to `path`, for a run in `run` that goes on by `recipe`.
 ///
 /// # Errors
-/// When the file is not there, damaged, or another program's.
-pub(crate) fn read(path: &Path, device: &Device) -> Result<(Progress, StateTensors)> {
-    let bytes = atomic_file::read(path)?;
-    let damaged = |finding: &dyn std::fmt::Display| TrainError::Damaged {
+/// When the file is not there, damaged, another program's, or of another recipe.
+pub(crate) fn read(
+    run: &RunDirectory,
+    path: &Path,
+    recipe: &Recipe,
+    device: &Device,
+) -> Result<Saved> {
+    let damaged = |finding: String| TrainError::Damaged {
         path: path.to_path_buf(),
-        expected: "the state of a run",
-        finding: finding.to_string(),
+        expected: EXPECTED.to_string(),
+        finding,
     };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
-    let numbers = header.metadata().as_ref().and_then(|all| all.get(KEY));
-    let numbers = numbers.ok_or_else(|| damaged(&"no progress in its metadata"))?;
-    let progress = serde_json::from_str(numbers).map_err(|error| damaged(&error))?;
+    let content = checked_file::read(path, device, EXPECTED, Checksum::Required)?;
+    let progress = progress_in(&content).map_err(damaged)?;
+    settled::require_same(&progress.recipe, path, recipe, &run.recipe())?;
+    let mut tensors = by_kind(content.tensors).map_err(damaged)?;
+    let parameters = std::mem::take(&mut tensors.parameters);
+    let parameters = Parameters::from_tensors(&recipe.model, parameters, device)
+        .map_err(|error| damaged(error.to_string()))?;
+    require_complete(&parameters, &tensors).map_err(damaged)?;
+    Ok(Saved {
+        progress,
+        parameters,
+        tensors,
+    })
+}
 
+fn progress_in(content: &Content) -> std::result::Result<Progress, String> {
+    let numbers = content
+        .metadata
+        .get(KEY)
+        .ok_or("no progress in its metadata")?;
+    serde_json::from_str(numbers).map_err(|error| error.to_string())
+}
+
+/// Tensors by the prefix of their names.
+fn by_kind(named: HashMap<String, Tensor>) -> std::result::Result<StateTensors, String> {
     let mut tensors = StateTensors::default();
-    let named = candle_core::safetensors::load_buffer(&bytes, device).map_err(|e| damaged(&e))?;
     for (name, tensor) in named {
-        let kind = tensors
-            .kinds()
-            .into_iter()
-            .find_map(|(prefix, kind)| Some((name.strip_prefix(prefix)?.to_string(), kind)));
-        let (name, kind) = kind.ok_or_else(|| damaged(&format!("unknown tensor {name}")))?;
-        kind.insert(name, tensor);
+        if tensor.dtype() != DType::F32 {
+            return Err(format!(
+                "{name} in {:?} in the place of F32",
+                tensor.dtype()
+            ));
+        }
+        let mut kinds = tensors.kinds().into_iter();
+        let kind = kinds.find_map(|(prefix, kind)| Some((name.strip_prefix(prefix)?, kind)));
+        let (name, kind) = kind.ok_or_else(|| format!("unknown tensor {name}"))?;
+        kind.insert(name.to_string(), tensor);
     }
-    Ok((progress, tensors))
+    Ok(tensors)
+}
+
+/// Whatever is kept beside the parameters is kept for each of them, in its shape: the best and the averaged weights, once
+/// there are any, and every kind of moment.
+fn require_complete(
+    parameters: &Parameters,
+    tensors: &StateTensors,
+) -> std::result::Result<(), String> {
+    let moments = tensors
+        .optimizer
+        .keys()
+        .filter_map(|name| name.split_once('.'));
+    let moments: BTreeSet<&str> = moments.map(|(kind, _)| kind).collect();
+    let moments = moments.iter().map(|kind| format!("{kind}."));
+    let optimizer = (&tensors.optimizer, "optimizer.", moments.collect());
+    let mut groups: Vec<(&HashMap<String, Tensor>, &str, Vec<String>)> = vec![optimizer];
+    for (kind, prefix) in [(&tensors.best, "best."), (&tensors.averages, "averages.")] {
+        if !kind.is_empty() {
+            groups.push((kind, prefix, vec![String::new()]));
+        }
+    }
+    for (kind, prefix, moments) in groups {
+        let mut expected = 0;
+        for moment in moments {
+            for (name, parameter) in parameters.iter() {
+                let name = format!("{moment}{name}");
+                let found = kind.get(&name).map(Tensor::dims);
+                if found != Some(parameter.dims()) {
+                    let found = found.map_or("none".to_string(), |shape| format!("{shape:?}"));
+                    let shape = parameter.dims();
+                    return Err(format!(
+                        "{prefix}{name} of shape {found} instead of {shape:?}"
+                    ));
+                }
+                expected += 1;
+            }
+        }
+        if kind.len() != expected {
+            return Err(format!(
+                "{} tensors {prefix}* instead of {expected}",
+                kind.len()
+            ));
+        }
+    }
+    Ok(())
 }

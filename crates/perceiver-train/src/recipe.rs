@@ -15,13 +15,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use perceiver_data::{Augmentation, Labels, LoadOptions, Source};
 use perceiver_model::PerceiverConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
 use crate::budget::Budget;
+use crate::checkpoint_every::CheckpointEvery;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
 use crate::optimizer_recipe::OptimizerRecipe;
@@ -60,6 +62,8 @@ pub struct DataRecipe {
     pub limit_test: Option<usize>,
     /// Whether shrinking a picture averages over the pixels it drops.
     pub antialias: bool,
+    /// Whether the test split is judged by the mean probabilities of a picture and its mirror image.
+    pub flip_average: bool,
     /// Random changes of training pictures.
     pub augmentation: Augmentation,
 }
@@ -74,6 +78,7 @@ impl Default for DataRecipe {
             limit_train: None,
             limit_test: None,
             antialias: false,
+            flip_average: false,
             augmentation: Augmentation {
                 horizontal_flip: true,
                 zoom: 0.2,
@@ -112,6 +117,9 @@ pub struct TrainingRecipe {
     /// Validate, and keep, weights averaged over the steps; this much of the average stays in a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub averaging: Option<f64>,
+    /// Save where the run stands in the middle of an epoch, too: so many steps or minutes apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<CheckpointEvery>,
     /// The root of all randomness.
     pub seed: u64,
     /// Where to compute.
@@ -139,6 +147,7 @@ impl Default for TrainingRecipe {
             recompute: false,
             label_smoothing: 0.0,
             averaging: None,
+            checkpoint_every: None,
             seed: 0,
             device: DeviceChoice::Auto,
             optimizer: OptimizerRecipe::default(),
@@ -190,6 +199,39 @@ impl Recipe {
             .map_err(|error: toml::de::Error| recipe_error(name, error))
     }
 
+    /// A recipe from TOML, its values unchecked; an error says in words what is wrong.
+    pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| one_line(&error))?;
+        toml::Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| one_line(&error))
+    }
+
+    /// Reads the `recipe.toml` of a run.
+    ///
+    /// # Errors
+    /// When it is not there, no valid TOML, or has fields or values it cannot have.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = atomic_file::read(path)?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| one_line(&error));
+        let recipe = text.and_then(Self::parse);
+        let recipe = recipe.map_err(|finding| TrainError::Damaged {
+            path: path.to_path_buf(),
+            expected: "the recipe of a run".to_string(),
+            finding,
+        })?;
+        recipe.validate(&path.display().to_string())?;
+        Ok(recipe)
+    }
+
+    /// Writes a `recipe.toml`, replacing an old one at once or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or as for [`Recipe::to_toml`].
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        atomic_file::write(path, self.to_toml()?.as_bytes())
+    }
+
     /// The recipe as TOML.
     ///
     /// # Errors
@@ -199,7 +241,7 @@ impl Recipe {
     }
 
     /// Checks all values that types alone do not.
-    fn validate(&self, name: &str) -> Result<()> {
+    pub(crate) fn validate(&self, name: &str) -> Result<()> {
         let (data, training) = (&self.data, &self.training);
         self.model
             .validate()
@@ -322,8 +364,12 @@ impl Recipe {
 fn recipe_error(name: &str, finding: impl std::fmt::Display) -> TrainError {
     TrainError::Recipe {
         name: name.to_string(),
-        finding: finding.to_string().trim_end().replace('\n', " "),
+        finding: one_line(&finding),
     }
+}
+
+fn one_line(error: &impl std::fmt::Display) -> String {
+    error.to_string().trim_end().replace('\n', " ")
 }
 
 /// Lays `top` over `bottom`, as [`Recipe::from_layers`] does: tables are merged, everything else replaced.
@@ -369,6 +415,7 @@ mod tests {
         expected.training.budget = Some("10m".parse().unwrap());
         expected.training.clip_norm = Some(1.0);
         expected.training.averaging = Some(0.999);
+        expected.training.checkpoint_every = Some("500".parse().unwrap());
         assert_eq!(documented, expected);
     }
 

@@ -1,16 +1,20 @@
 //! What a run leaves on the disk, and where.
 //!
 //! ```text
-//! RUN/config.json                 what prediction needs beside the weights   } a checkpoint
-//! RUN/model.safetensors           the best weights so far                    }
-//! RUN/metrics.jsonl               one object an epoch
-//! RUN/results.json                the test split's verdict, once, at the end
-//! RUN/training/recipe.toml        everything that decides what the run does
-//! RUN/training/state.safetensors  everything needed to go on
+//! RUN/config.json                          what prediction needs beside the weights   } a checkpoint
+//! RUN/model.safetensors                    the best weights so far                    }
+//! RUN/metrics.jsonl                        one object an epoch
+//! RUN/results.json                         the test split's verdict, once, at the end
+//! RUN/training/recipe.toml                 everything that decides what the run does
+//! RUN/training/state.safetensors           everything needed to go on
+//! RUN/training/state.previous.safetensors  the same, as it was saved the time before
+//! RUN/training/state.aside-1.safetensors   a state that `--from-previous` was told to go back behind, from 1 on
 //! ```
 //!
 //! `state.safetensors` is the one truth of a run in progress: the best weights and the metrics are in it, and the files
-//! outside `training` are made from it.
+//! outside `training` are made from it, `config.json` from the recipe and the data. At every moment there is a complete
+//! state: a save first gives the last one its second name, then puts the new one in its place. Both safetensors kinds hold
+//! their own checksum, and whatever fails it is refused.
 
 use std::path::{Path, PathBuf};
 
@@ -60,9 +64,41 @@ impl RunDirectory {
         }
         Err(TrainError::Damaged {
             path: run.root,
-            expected: "the directory of a run, as `perceiver train` makes it",
+            expected: "the directory of a run, as `perceiver train` makes it".to_string(),
             finding: "no training/recipe.toml in it".to_string(),
         })
+    }
+
+    /// Makes sure that a run without a state never had one: to begin it anew would overwrite what came of it.
+    ///
+    /// # Errors
+    /// When there are weights or a previous state.
+    pub(crate) fn require_nothing_saved(&self) -> Result<()> {
+        let later = [self.previous_state(), self.model()];
+        match later.into_iter().find(|path| path.exists()) {
+            None => Ok(()),
+            Some(found) => Err(TrainError::Damaged {
+                path: self.state(),
+                expected: "the state of a run".to_string(),
+                finding: format!("no such file, though {} is there", found.display()),
+            }),
+        }
+    }
+
+    /// Removes the verdict on the test split, which more training makes obsolete.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub(crate) fn remove_results(&self) -> Result<()> {
+        let path = self.results();
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TrainError::Io {
+                action: "remove",
+                path,
+                source,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Removes unfinished files that a killed program has left.
@@ -72,6 +108,33 @@ impl RunDirectory {
     pub(crate) fn remove_leftovers(&self) -> Result<()> {
         atomic_file::remove_leftovers(&self.root)?;
         atomic_file::remove_leftovers(&self.root.join("training"))
+    }
+
+    /// Keeps the saved state, if there is one, as the previous one.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub(crate) fn keep_state(&self) -> Result<()> {
+        if self.state().exists() {
+            atomic_file::link(&self.state(), &self.previous_state())?;
+        }
+        Ok(())
+    }
+
+    /// Puts the previous state in the state's place, and that aside, if there is one. Returns where that is now.
+    ///
+    /// # Errors
+    /// When the operating system refuses; the state is one or the other then.
+    pub(crate) fn go_back(&self) -> Result<Option<PathBuf>> {
+        let mut names = (1..).map(|number| format!("training/state.aside-{number}.safetensors"));
+        let unused =
+            names.find_map(|name| Some(self.root.join(name)).filter(|path| !path.exists()));
+        let aside = unused.filter(|_| self.state().exists());
+        if let Some(aside) = &aside {
+            atomic_file::link(&self.state(), aside)?;
+        }
+        atomic_file::link(&self.previous_state(), &self.state())?;
+        Ok(aside)
     }
 
     /// A name under `parent` that no run has yet: `NAME-1`, `NAME-2`, ...
@@ -114,5 +177,10 @@ impl RunDirectory {
     /// `training/state.safetensors`
     pub fn state(&self) -> PathBuf {
         self.root.join("training/state.safetensors")
+    }
+
+    /// `training/state.previous.safetensors`
+    pub fn previous_state(&self) -> PathBuf {
+        self.root.join("training/state.previous.safetensors")
     }
 }

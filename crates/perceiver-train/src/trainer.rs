@@ -5,6 +5,7 @@
 //! same bits as one that was never interrupted.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -14,7 +15,6 @@ use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver};
 use perceiver_ops::{Key, Mode};
 
-use crate::atomic_file;
 use crate::averaging::Averaging;
 use crate::batch_pass::BatchPass;
 use crate::checkpoint::{CheckpointConfig, DataCard, write_weights};
@@ -28,11 +28,13 @@ use crate::metrics::Metrics;
 use crate::observer::{EpochMetrics, Event, Observer};
 use crate::optimizer::{Optimizer, OptimizerState};
 use crate::plateau::Plateau;
-use crate::progress::{self, EpochProgress, Progress, StateTensors};
+use crate::progress::{self, EpochProgress, Format, Progress, Saved, StateTensors};
 use crate::recipe::Recipe;
 use crate::run_directory::RunDirectory;
 use crate::schedule::{End, Position, ScheduleName};
+use crate::settled;
 use crate::training_data::TrainingData;
+use crate::views::Views;
 
 /// How a call of [`Trainer::fit`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Trainer {
     averaging: Option<Averaging>,
     best: HashMap<String, Tensor>,
     progress: Progress,
+    /// When the state was last saved or read.
+    saved: Instant,
     clock: Clock,
 }
 
@@ -90,6 +94,8 @@ impl Trainer {
         recipe.model = recipe.model.with_num_classes(data.train.classes().len());
         let parameters = Parameters::from_seed(&recipe.model, recipe.training.seed, &device)?;
         let progress = Progress {
+            format: Format,
+            recipe: settled::settled(&recipe)?,
             train_sha256: data.sha256.clone(),
             steps: 0,
             learning_rate: recipe.training.learning_rate,
@@ -101,7 +107,7 @@ impl Trainer {
             time: TimeSpent::default(),
         };
         run.make()?;
-        atomic_file::write(&run.recipe(), recipe.to_toml()?.as_bytes())?;
+        recipe.write(&run.recipe())?;
         Self::checkpoint_config(&recipe, &data).write(&run.config())?;
         let state = State {
             parameters,
@@ -116,18 +122,55 @@ impl Trainer {
     /// Goes on with a run from its last saved state, or from its beginning if it has none.
     ///
     /// # Errors
-    /// When the state is damaged or does not fit the recipe, or `data` is not what the run began with.
+    /// When the state is damaged, does not fit the recipe, or is gone, or `data` is not what the run began with. Nothing on
+    /// the disk has changed then.
     pub fn resume(
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
         device: Device,
     ) -> Result<Self> {
-        run.remove_leftovers()?;
-        if !run.state().exists() {
+        let state = run.state();
+        if !state.exists() {
+            run.require_nothing_saved()?;
+            run.remove_leftovers()?;
             return Self::start(recipe, data, run, device);
         }
-        let (progress, tensors) = progress::read(&run.state(), &device)?;
+        let trainer = Self::read(recipe, data, run, device, &state)?;
+        trainer.write_derived()?;
+        Ok(trainer)
+    }
+
+    /// Goes on with a run from the state before the last, where that is damaged. The last is put aside, to the path returned.
+    ///
+    /// # Errors
+    /// As for [`Trainer::resume`].
+    pub fn resume_from_previous(
+        recipe: Recipe,
+        data: TrainingData,
+        run: RunDirectory,
+        device: Device,
+    ) -> Result<(Self, Option<PathBuf>)> {
+        let previous = run.previous_state();
+        let trainer = Self::read(recipe, data, run, device, &previous)?;
+        let aside = trainer.run.go_back()?;
+        trainer.write_derived()?;
+        Ok((trainer, aside))
+    }
+
+    /// A run as it stands in the state at `path`; changes nothing.
+    fn read(
+        recipe: Recipe,
+        data: TrainingData,
+        run: RunDirectory,
+        device: Device,
+        path: &Path,
+    ) -> Result<Self> {
+        let Saved {
+            progress,
+            parameters,
+            tensors,
+        } = progress::read(&run, path, &recipe, &device)?;
         if progress.train_sha256 != data.sha256 {
             return Err(TrainError::OtherData {
                 name: data.train.name().to_string(),
@@ -136,7 +179,7 @@ impl Trainer {
             });
         }
         let state = State {
-            parameters: Parameters::from_tensors(&recipe.model, tensors.parameters, &device)?,
+            parameters,
             optimizer: OptimizerState {
                 steps: progress.steps,
                 tensors: tensors.optimizer,
@@ -145,9 +188,43 @@ impl Trainer {
             averages: tensors.averages,
             progress,
         };
-        let trainer = Self::assemble(recipe, data, run, device, state)?;
-        trainer.write_best()?;
-        Ok(trainer)
+        Self::assemble(recipe, data, run, device, state)
+    }
+
+    /// Writes what is made from state, recipe and data, and removes what a killed program has left half written.
+    fn write_derived(&self) -> Result<()> {
+        self.run.remove_leftovers()?;
+        Self::checkpoint_config(&self.recipe, &self.data).write(&self.run.config())?;
+        self.write_best()
+    }
+
+    /// Lets the run have `epochs` epochs, whatever time they take, also one that has ended: `recipe.toml` says so from now on, and a run that was
+    /// stopped early goes on, its patience counted anew. Schedules that depend on a run's length take the new one.
+    ///
+    /// # Errors
+    /// When so many are done already, or a file cannot be written.
+    pub fn extend(&mut self, epochs: usize) -> Result<()> {
+        let done = self.progress.history.len();
+        if epochs <= done {
+            return Err(TrainError::TooFewEpochs {
+                done,
+                found: epochs,
+            });
+        }
+        let path = self.run.recipe();
+        let mut kept = Recipe::read(&path)?;
+        kept.training.epochs = epochs;
+        kept.training.budget = None;
+        kept.validate("with --epochs")?;
+        kept.write(&path)?;
+        self.recipe.training.epochs = epochs;
+        self.recipe.training.budget = None;
+        if self.progress.stopped {
+            self.progress.stopped = false;
+            self.progress.early_stopping.wait_anew();
+            self.save()?;
+        }
+        Ok(())
     }
 
     fn assemble(
@@ -189,6 +266,7 @@ impl Trainer {
             averaging,
             best,
             progress,
+            saved: Instant::now(),
             clock,
         })
     }
@@ -210,6 +288,7 @@ impl Trainer {
             train_sha256: data.sha256.clone(),
             seed: recipe.training.seed,
             limit_test: recipe.data.limit_test,
+            flip_average: recipe.data.flip_average,
         };
         let classes = data.train.classes().to_vec();
         CheckpointConfig::new(
@@ -266,7 +345,7 @@ impl Trainer {
     /// Trains to the end, or until `stop` is set: then the step at hand is finished and all is saved.
     ///
     /// # Errors
-    /// When the loss is no finite number, a file cannot be written, or an observer fails. What was saved last stays.
+    /// When the loss or the gradients are no finite numbers, a file cannot be written, or an observer fails. What was saved last stays.
     pub fn fit(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let loader = self.training_loader()?;
         let history = &self.progress.history;
@@ -370,16 +449,28 @@ impl Trainer {
                 images: batch.indices.len(),
                 metrics,
             })?;
+            if self.is_save_due() {
+                self.save()?;
+            }
         }
         Ok(EpochEnd::Complete)
+    }
+
+    fn is_save_due(&self) -> bool {
+        let every = self.recipe.training.checkpoint_every;
+        every.is_some_and(|every| every.is_due(self.progress.steps, self.saved.elapsed()))
     }
 
     /// Learns from one batch and returns the epoch's means so far.
     fn step(&mut self, batch: &Batch) -> Result<Metrics> {
         let gradients = self.gradients(batch)?;
+        let norm = gradients.global_norm()?;
+        if !norm.is_finite() {
+            return Err(self.not_finite("gradient norm", norm));
+        }
         let gradients = match self.recipe.training.clip_norm {
             None => gradients,
-            Some(max_norm) => gradients.clipped(max_norm)?,
+            Some(max_norm) => gradients.scaled_down(norm, max_norm)?,
         };
         self.optimizer.set_learning_rate(self.scheduled_rate());
         self.optimizer.step(&self.parameters, &gradients)?;
@@ -406,7 +497,7 @@ impl Trainer {
         };
         let result = pass.run(training.accumulate, training.side_by_side, mode)?;
         if !result.loss.is_finite() {
-            return Err(self.not_finite(result.loss));
+            return Err(self.not_finite("loss", result.loss));
         }
         let sums = &mut self.progress.epoch.sums;
         sums.update(&result.logits, &batch.labels)?;
@@ -433,11 +524,12 @@ impl Trainer {
         root.fold_in(self.progress.steps)
     }
 
-    fn not_finite(&self, loss: f64) -> TrainError {
+    fn not_finite(&self, what: &'static str, value: f64) -> TrainError {
         TrainError::NotFinite {
             epoch: self.progress.history.len() + 1,
             step: self.progress.steps + 1,
-            loss,
+            what,
+            value,
         }
     }
 
@@ -446,7 +538,7 @@ impl Trainer {
         let start = Instant::now();
         let validation = self.validate(observer)?;
         if !validation.loss.is_finite() {
-            return Err(self.not_finite(validation.loss));
+            return Err(self.not_finite("validation loss", validation.loss));
         }
         let seconds = start.elapsed().as_secs_f64();
         self.progress.time.validation = Some(seconds);
@@ -491,7 +583,15 @@ impl Trainer {
         let parameters =
             Parameters::from_tensors(&self.recipe.model, self.weights(), &self.device)?;
         let model = parameters.inference_model(&self.recipe.model)?;
-        let sums = evaluate(&model, validation, preprocessing, &self.device, &mut tell)?;
+        let views = Views::Picture; // the test split alone may be judged by more
+        let sums = evaluate(
+            &model,
+            views,
+            validation,
+            preprocessing,
+            &self.device,
+            &mut tell,
+        )?;
         noticed.map(|()| sums.means())
     }
 
@@ -521,7 +621,7 @@ impl Trainer {
         (from, self.progress.learning_rate)
     }
 
-    /// Saves where the run stands, and then the best weights as a checkpoint.
+    /// Saves where the run stands, what was saved before staying beside it, and then the best weights as a checkpoint.
     fn save(&mut self) -> Result<()> {
         let start = Instant::now();
         self.progress.time.seconds = self.clock.spent();
@@ -535,8 +635,11 @@ impl Trainer {
                 .map(|averaging| averaging.means().clone())
                 .unwrap_or_default(),
         };
+        self.run.keep_state()?;
+        self.run.remove_results()?; // before, so that no interruption leaves them beside other weights
         progress::write(&self.run.state(), &self.progress, tensors)?;
         self.write_best()?;
+        self.saved = Instant::now();
         self.progress.time.saving = Some(start.elapsed().as_secs_f64());
         Ok(())
     }

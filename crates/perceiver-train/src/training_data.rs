@@ -1,8 +1,9 @@
 //! From a data set to what a run needs of it: training and validation parts, normalization, class names, a hash.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Split};
+use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Source, Split};
 
 use crate::error::Result;
 use crate::recipe::Recipe;
@@ -18,6 +19,8 @@ pub struct TrainingData {
     pub preprocessing: Preprocessing,
     /// The hash of both parts together.
     pub sha256: String,
+    /// How long it took to read; nothing where it was made of what was there.
+    pub loading: Duration,
 }
 
 impl TrainingData {
@@ -26,10 +29,14 @@ impl TrainingData {
     /// # Errors
     /// When either split is not what it should be, or one part would be empty.
     pub fn load(recipe: &Recipe) -> Result<Self> {
+        let start = Instant::now();
         let options = recipe.load_options();
         recipe.data.dataset.check(&options)?;
         let dataset = recipe.data.dataset.load(Split::Train, &options)?;
-        Self::new(dataset, recipe)
+        Ok(Self {
+            loading: start.elapsed(),
+            ..Self::new(dataset, recipe)?
+        })
     }
 
     /// Divides a data set as the recipe says.
@@ -60,7 +67,29 @@ impl TrainingData {
             validation: Arc::new(validation),
             preprocessing,
             sha256,
+            loading: Duration::ZERO,
         })
+    }
+
+    /// Whether what [`TrainingData::load`] reads by one recipe is what it reads by another, to be read once for both.
+    pub fn is_shared(one: &Recipe, other: &Recipe) -> bool {
+        let read = |recipe: &Recipe| {
+            let mut options = recipe.load_options();
+            // CIFAR and the shapes stand in an order of their own; folders and the Hub's data sets in the seed's.
+            let ordered = matches!(
+                recipe.data.dataset,
+                Source::Cifar100 | Source::Cifar10 | Source::Shapes
+            );
+            options.seed = if ordered { 0 } else { options.seed };
+            options
+        };
+        let (a, b) = (&one.data, &other.data);
+        a.dataset == b.dataset
+            && a.limit_train == b.limit_train
+            && a.validation_fraction.to_bits() == b.validation_fraction.to_bits()
+            && a.antialias == b.antialias
+            && one.model.image_size == other.model.image_size
+            && read(one) == read(other)
     }
 
     /// Training pictures, validation included.
@@ -71,5 +100,44 @@ impl TrainingData {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_are_shared_by_recipes_that_read_and_prepare_the_same() {
+        let recipe = |text: &str| {
+            let layers = [("test", toml::from_str(text).unwrap())];
+            Recipe::from_layers(&layers).unwrap()
+        };
+        let shapes = recipe("data.dataset = 'shapes'");
+        for same in [
+            "training.seed = 1",
+            "training.epochs = 3",
+            "data.augmentation.zoom = 0.5",
+            "data.limit_test = 3",
+        ] {
+            let other = recipe(&format!("data.dataset = 'shapes'\n{same}"));
+            assert!(TrainingData::is_shared(&shapes, &other), "{same}");
+        }
+        for different in [
+            "data.labels = 'coarse'",
+            "data.limit_train = 100",
+            "data.antialias = true",
+            "data.validation_fraction = 0.2",
+            "model.image_size = 32",
+        ] {
+            let other = recipe(&format!("data.dataset = 'shapes'\n{different}"));
+            assert!(!TrainingData::is_shared(&shapes, &other), "{different}");
+        }
+        let folder = |seed| {
+            recipe(&format!(
+                "data.dataset = 'folder:a'\ntraining.seed = {seed}"
+            ))
+        };
+        assert!(!TrainingData::is_shared(&folder(0), &folder(1)));
     }
 }

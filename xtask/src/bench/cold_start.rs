@@ -103,6 +103,7 @@ fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
             train_sha256: String::new(),
             seed: 0,
             limit_test: None,
+            flip_average: false,
         },
     );
     Ok(config.write(&directory.join("config.json"))?)

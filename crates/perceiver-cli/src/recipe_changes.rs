@@ -1,0 +1,155 @@
+//! What is laid over a preset, whatever the command: a file, and single fields by `--set`.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use perceiver_train::{Preset, Recipe};
+use toml::{Table, Value};
+
+/// A part of a recipe under the name that errors call it by.
+pub(crate) type Layer = (String, Table);
+
+/// Single fields over a configuration file.
+#[derive(Debug, Args)]
+pub(crate) struct RecipeChanges {
+    /// TOML file with [data], [model] and [training] tables; what it names replaces the preset's.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Any field of the recipe by its name, such as `model.num_iterations=3`; over all else, may be repeated.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    set: Vec<Assignment>,
+}
+
+impl RecipeChanges {
+    /// Reads `--config`, and puts what is between over it, and then what `--set` says, one by one.
+    pub(crate) fn layers(&self, between: impl IntoIterator<Item = Layer>) -> Result<Vec<Layer>> {
+        let mut layers = Vec::new();
+        if let Some(path) = &self.config {
+            layers.push((path.display().to_string(), read("--config", path)?));
+        }
+        layers.extend(between);
+        let set = self.set.iter();
+        layers.extend(set.map(|set| (format!("--set {}", set.text), set.table.clone())));
+        Ok(layers)
+    }
+}
+
+/// The recipe of a preset with layers over it.
+pub(crate) fn recipe_over(preset: Preset, layers: &[Layer]) -> Result<Recipe> {
+    let preset_name = format!("preset {preset}");
+    let mut all = vec![(preset_name.as_str(), preset.table())];
+    let own = layers.iter();
+    all.extend(own.map(|(name, table)| (name.as_str(), table.clone())));
+    Ok(Recipe::from_layers(&all)?)
+}
+
+/// The TOML file that a flag names.
+pub(crate) fn read(flag: &str, path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{flag} {}: expected a TOML file", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{flag} {} is no valid TOML", path.display()))
+}
+
+/// `FIELD=VALUE`: a field by its dotted name, and its value in TOML.
+#[derive(Clone, Debug, PartialEq)]
+struct Assignment {
+    text: String,
+    table: Table,
+}
+
+impl FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (field, value) = text
+            .split_once('=')
+            .ok_or("expected FIELD=VALUE, found no `=`")?;
+        let mut keys = field.split('.').map(str::trim);
+        if keys.clone().any(str::is_empty) {
+            return Err(format!(
+                "expected the name of a field, such as training.optimizer.name, before `=`, found {field:?}"
+            ));
+        }
+        let first = keys.next().unwrap_or_default().to_string();
+        let value = keys.rev().fold(parse(value.trim())?, |value, key| {
+            Table::from_iter([(key.to_string(), value)]).into()
+        });
+        Ok(Self {
+            text: text.to_string(),
+            table: Table::from_iter([(first, value)]),
+        })
+    }
+}
+
+/// A value in TOML. What is none, and does not begin like one with quotes or brackets, is a string: names need no quotes.
+fn parse(text: &str) -> Result<Value, String> {
+    match text.parse::<Value>() {
+        Ok(value) => Ok(value),
+        Err(_) if !text.is_empty() && !text.starts_with(['"', '\'', '[', '{']) => Ok(text.into()),
+        Err(_) => Err(format!(
+            "expected a value in TOML after `=`, such as 3, 0.1, true, adamw or [256, 128], found {text:?}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Table {
+        text.parse::<Assignment>().unwrap().table
+    }
+
+    #[test]
+    fn values_are_toml() {
+        for (text, toml) in [
+            ("model.num_iterations=3", "model.num_iterations = 3"),
+            (
+                "training.learning_rate = 1e-3",
+                "training.learning_rate = 1e-3",
+            ),
+            ("model.ffn_units=[256, 128]", "model.ffn_units = [256, 128]"),
+            ("training.recompute=true", "training.recompute = true"),
+            (
+                "data.augmentation.mixing={mixup = 0.4}",
+                "data.augmentation.mixing.mixup = 0.4",
+            ),
+            ("data.dataset=\"a=b\"", "data.dataset = 'a=b'"),
+            ("training={seed=1}", "training.seed = 1"),
+        ] {
+            assert_eq!(table(text), toml::from_str(toml).unwrap(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_need_no_quotes() {
+        for name in [
+            "lamb",
+            "one-cycle",
+            "folder:my photos",
+            "hf:user/name",
+            "a=b",
+        ] {
+            let found = table(&format!("data.dataset={name}"));
+            assert_eq!(found["data"]["dataset"].as_str(), Some(name));
+        }
+    }
+
+    #[test]
+    fn what_is_no_assignment_is_refused() {
+        for (text, finding) in [
+            ("model.num_iterations", "no `=`"),
+            ("=3", "the name of a field"),
+            ("model..x=3", "found \"model..x\""),
+            ("model.x=", "a value in TOML"),
+            ("model.x=[1,", "found \"[1,\""),
+            ("model.x='a", "a value in TOML"),
+        ] {
+            let error = text.parse::<Assignment>().unwrap_err();
+            assert!(error.contains(finding), "{text}: {error}");
+        }
+    }
+}

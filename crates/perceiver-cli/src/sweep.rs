@@ -1,0 +1,251 @@
+//! `perceiver train --sweep`: every variant of a recipe with every seed, in turn, each an ordinary run in
+//! `OUTPUT/NAME-seedN`, and the table of what they came to.
+//!
+//! Seeds are the outer loop, so that a sweep that is left early has compared all variants as far as it came.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use perceiver_train::{Recipe, RunDirectory, TrainError, TrainingData};
+use toml::{Table, Value};
+
+use crate::interrupt::INTERRUPTED;
+use crate::recipe_flags::RecipeFlags;
+use crate::sweep_file::SweepFile;
+use crate::sweep_table::{RunFigures, SweepTable};
+use crate::terminal;
+use crate::train::{self, Beginning, Plan};
+
+/// A run of the sweep.
+struct Member {
+    variant: String,
+    seed: u64,
+    recipe: Recipe,
+    root: PathBuf,
+    stage: Stage,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    New,
+    Begun,
+    Finished,
+}
+
+/// Runs the sweep of `file` over what the flags say, or goes on with it where `output` has some of it.
+pub(crate) fn run(
+    file: &Path,
+    flags: &RecipeFlags,
+    output: Option<&Path>,
+    stop: &AtomicBool,
+) -> Result<ExitCode> {
+    let sweep = SweepFile::read(file)?;
+    let unused = || RunDirectory::unused_under(Path::new("runs"), "sweep");
+    let root = output.map_or_else(unused, Path::to_path_buf);
+    let members = members(&sweep, flags, &root)?;
+    let Some(diverged) = run_all(&members, &sweep, &root, stop)? else {
+        tracing::warn!(
+            "saved; go on with the same command and --output {}",
+            root.display()
+        );
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let table = table(&members, &sweep)?;
+    table.write(&root)?;
+    terminal::print(table.text())?;
+    tracing::info!(
+        "the runs, sweep.md and sweep.json are in {}",
+        root.display()
+    );
+    if diverged.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    tracing::warn!("without a result: {}", diverged.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+/// All runs with their recipes, every one of which is checked, beside what `root` holds already.
+fn members(sweep: &SweepFile, flags: &RecipeFlags, root: &Path) -> Result<Vec<Member>> {
+    RunDirectory::unused(root)
+        .context("--output: expected a directory for the runs of --sweep, choose another")?;
+    let base = flags.layers()?;
+    let named = base.named()?;
+    let device = named.device.open()?;
+    let (dataset, preset) = train::choose(flags.preset, named, &device);
+    let seeds = match &sweep.seeds {
+        Some(seeds) => seeds.clone(),
+        None => vec![base.over(preset)?.training.seed],
+    };
+    let mut members: Vec<Member> = Vec::new();
+    for seed in seeds {
+        for variant in &sweep.variants {
+            let layers = base.with(variant.layers(seed)?);
+            let mut recipe = layers.over(preset)?;
+            recipe.data.dataset = layers.named()?.dataset.unwrap_or_else(|| dataset.clone());
+            recipe.training.device.open()?;
+            let mut before = members.iter();
+            if !before.any(|before| TrainingData::is_shared(&before.recipe, &recipe)) {
+                recipe.data.dataset.check(&recipe.load_options())?;
+            }
+            let root = root.join(format!("{}-seed{seed}", variant.name));
+            let stage = stage(&root, &mut recipe)?;
+            members.push(Member {
+                variant: variant.name.clone(),
+                seed,
+                recipe,
+                root,
+                stage,
+            });
+        }
+    }
+    Ok(members)
+}
+
+/// How far the run at `root` is; its recipe has to be this one, whose head gets as wide as the run's.
+fn stage(root: &Path, recipe: &mut Recipe) -> Result<Stage> {
+    let Ok(run) = RunDirectory::open(root) else {
+        RunDirectory::unused(root)?; // not a checkpoint either
+        return Ok(Stage::New);
+    };
+    let mut found = train::recipe_in(&run)?;
+    // What --resume may change too: where the data lie, and the device.
+    found.data.data_dir.clone_from(&recipe.data.data_dir);
+    found.training.device = recipe.training.device;
+    let model = std::mem::take(&mut recipe.model);
+    recipe.model = model.with_num_classes(found.model.num_classes());
+    if found != *recipe {
+        let [expected, found] = [&*recipe, &found].map(Table::try_from);
+        let difference = difference(&expected?, &found?).unwrap_or_default();
+        bail!(
+            "{} holds a run of another recipe: {difference}; choose another --output or variant name",
+            root.display()
+        );
+    }
+    Ok(if run.results().exists() {
+        Stage::Finished
+    } else {
+        Stage::Begun
+    })
+}
+
+/// The first field that two tables differ in, and how.
+fn difference(expected: &Table, found: &Table) -> Option<String> {
+    let keys = expected.keys().chain(found.keys());
+    keys.into_iter()
+        .find_map(|key| match (expected.get(key), found.get(key)) {
+            (a, b) if a == b => None,
+            (Some(Value::Table(a)), Some(Value::Table(b))) => {
+                difference(a, b).map(|finding| format!("{key}.{finding}"))
+            }
+            (a, b) => {
+                let text =
+                    |value: Option<&Value>| value.map_or("nothing".to_string(), Value::to_string);
+                Some(format!("{key}: expected {}, found {}", text(a), text(b)))
+            }
+        })
+}
+
+/// Runs what is not finished. Returns the names of the runs whose loss was no number, or nothing when asked to stop.
+fn run_all(
+    members: &[Member],
+    sweep: &SweepFile,
+    root: &Path,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<String>>> {
+    let mut last: Option<(&Recipe, TrainingData)> = None;
+    let mut diverged = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        let name = format!("{} with seed {}", member.variant, member.seed);
+        let place = format!("run {} of {}, {name}", index + 1, members.len());
+        if member.stage == Stage::Finished {
+            tracing::info!("{place}: finished before");
+            continue;
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        tracing::info!("{place}");
+        // The last data go before others come, so that memory holds one set of them.
+        let shared = last.take();
+        let shared = shared.filter(|(recipe, _)| TrainingData::is_shared(recipe, &member.recipe));
+        let data = match shared {
+            Some((_, data)) => data,
+            None => train::read(&member.recipe)?,
+        };
+        last = Some((&member.recipe, data.clone()));
+        match train::carry_out(plan(member)?, data, stop) {
+            Ok(Some(results)) => {
+                let accuracy = 100.0 * results.acc;
+                tracing::info!("{name}: {accuracy:.2}% of the test split right");
+                table(members, sweep)?.write(root)?;
+            }
+            Ok(None) => return Ok(None),
+            // One recipe that does not work is a finding; the others are compared all the same.
+            Err(error) if is_divergence(&error) => {
+                tracing::warn!("{name}: {error:#}");
+                diverged.push(name);
+            }
+            Err(error) => return Err(error.context(place)),
+        }
+    }
+    Ok(Some(diverged))
+}
+
+fn is_divergence(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<TrainError>();
+    matches!(error, Some(TrainError::NotFinite { .. }))
+}
+
+fn plan(member: &Member) -> Result<Plan> {
+    let (run, from) = if member.stage == Stage::Begun {
+        (RunDirectory::open(&member.root)?, Beginning::State)
+    } else {
+        (RunDirectory::unused(&member.root)?, Beginning::Anew)
+    };
+    Ok(Plan {
+        recipe: member.recipe.clone(),
+        run,
+        device: member.recipe.training.device.open()?,
+        from,
+        epochs: None,
+        since: Instant::now(),
+    })
+}
+
+/// What the finished runs came to.
+fn table(members: &[Member], sweep: &SweepFile) -> Result<SweepTable> {
+    let variants = sweep.variants.iter().map(|variant| {
+        let own = members
+            .iter()
+            .filter(|member| member.variant == variant.name);
+        let figures = own
+            .clone()
+            .map(|member| RunFigures::read(&member.root, member.seed))
+            .collect::<Result<Vec<_>>>()?;
+        let finished = figures.into_iter().flatten().collect();
+        Ok((variant.name.as_str(), own.count(), finished))
+    });
+    Ok(SweepTable::new(variants.collect::<Result<Vec<_>>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_are_told_apart_by_field() {
+        let table = |text: &str| -> Table { toml::from_str(text).unwrap() };
+        let (a, b) = (table("[x]\ny = 1\nz = 2"), table("[x]\ny = 1\nz = 3"));
+        assert_eq!(difference(&a, &b).unwrap(), "x.z: expected 2, found 3");
+        let more = table("[x]\ny = 1\nz = 2\nw = 'a'");
+        assert_eq!(
+            difference(&a, &more).unwrap(),
+            "x.w: expected nothing, found \"a\""
+        );
+        assert_eq!(difference(&a, &a), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! What of a recipe is settled once a run has begun: every field but those that change nothing of what was done so far.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use crate::error::{Result, TrainError};
+use crate::recipe::Recipe;
+
+/// The fields that may change from one part of a run to the next.
+const CHANGEABLE: [(&str, &str); 5] = [
+    ("training", "epochs"),
+    ("training", "budget"),
+    ("training", "device"),
+    ("training", "checkpoint_every"),
+    ("data", "data_dir"),
+];
+
+/// The settled part of a recipe, as TOML.
+///
+/// # Errors
+/// When a number has no place in TOML.
+pub(crate) fn settled(recipe: &Recipe) -> Result<String> {
+    toml::to_string(&table(recipe)?).map_err(|error| TrainError::Recipe {
+        name: "of this run".to_string(),
+        finding: error.to_string(),
+    })
+}
+
+/// Makes sure that a run whose state in `state` has `kept`, a settled recipe, can go on with `recipe`, which is in the file
+/// `path`. Fields that the program did not know yet when it wrote `kept` count as their defaults.
+///
+/// # Errors
+/// [`TrainError::OtherRecipe`] with the first field that differs.
+pub(crate) fn require_same(kept: &str, state: &Path, recipe: &Recipe, path: &Path) -> Result<()> {
+    let kept = Recipe::parse(kept).map_err(|finding| TrainError::Damaged {
+        path: state.to_path_buf(),
+        expected: "the recipe of the run in its metadata".to_string(),
+        finding,
+    })?;
+    match first_difference("", &table(&kept)?, &table(recipe)?) {
+        None => Ok(()),
+        Some((field, expected, found)) => Err(TrainError::OtherRecipe {
+            path: path.to_path_buf(),
+            field,
+            expected,
+            found,
+        }),
+    }
+}
+
+/// A recipe without its changeable fields.
+fn table(recipe: &Recipe) -> Result<Table> {
+    let text = recipe.to_toml()?; // in which 0.001 is 0.001, and no nearby `f64`
+    let mut table: Table = toml::from_str(&text).map_err(|error| TrainError::Recipe {
+        name: "of this run".to_string(),
+        finding: error.to_string(),
+    })?;
+    for (part, field) in CHANGEABLE {
+        if let Some(Value::Table(part)) = table.get_mut(part) {
+            part.remove(field);
+        }
+    }
+    Ok(table)
+}
+
+/// The first field, in the order of the alphabet, that is not the same in both, with what it is in each.
+fn first_difference(prefix: &str, a: &Table, b: &Table) -> Option<(String, String, String)> {
+    let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().find_map(|name| {
+        let field = format!("{prefix}{name}");
+        match (a.get(name), b.get(name)) {
+            (Some(Value::Table(a)), Some(Value::Table(b))) => {
+                first_difference(&format!("{field}."), a, b)
+            }
+            (a, b) if a == b => None,
+            (a, b) => {
+                let text = |value: Option<&Value>| {
+                    value.map_or_else(|| "nothing".to_string(), ToString::to_string)
+                };
+                Some((field, text(a), text(b)))
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(text: &str) -> Recipe {
+        Recipe::parse(text).unwrap()
+    }
+
+    fn difference(kept: &str, now: &str) -> Option<String> {
+        let kept = settled(&recipe(kept)).unwrap();
+        let checked = require_same(&kept, Path::new("s"), &recipe(now), Path::new("r.toml"));
+        checked.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_changes_nothing_of_the_past_may_change() {
+        let now =
+            "[training]\nepochs = 9\ndevice = 'cpu'\ncheckpoint_every = 5\n[data]\ndata_dir = 'x'";
+        assert_eq!(difference("", now), None);
+    }
+
+    #[test]
+    fn the_first_other_field_is_named_with_both_values() {
+        for (now, message) in [
+            (
+                "training.learning_rate = 0.002",
+                "training.learning_rate is 0.002, but the run's state was made with 0.001",
+            ),
+            (
+                "training.optimizer.beta_1 = 0.5\nmodel.latent_dim = 7",
+                "model.latent_dim is 7, but the run's state was made with 256",
+            ),
+            (
+                "training.clip_norm = 1.0",
+                "training.clip_norm is 1.0, but the run's state was made with nothing",
+            ),
+        ] {
+            let found = difference("", now).unwrap();
+            assert!(found.contains(message), "{found}");
+        }
+    }
+}

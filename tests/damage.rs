@@ -1,0 +1,668 @@
+//! Whatever happens to the files of a run, it is noticed, named, changes nothing else, and there is a way out.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use perceiver_tests::digest::hex;
+use perceiver_tests::run::{Run, finished, several_epochs};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+/// A run with every kind of tensor in its state, but short.
+fn trained() -> Run {
+    let run = Run::new(
+        env!("CARGO_BIN_EXE_perceiver-under-test"),
+        "averaging = 0.9\n",
+    );
+    let recipe =
+        several_epochs().replace("epochs = 6\nbatch_size = 7", "epochs = 3\nbatch_size = 25");
+    run.place.write("tiny.toml", recipe + "averaging = 0.9\n");
+    finished(run.start());
+    run
+}
+
+/// Every file under a directory.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.append(&mut files(&path));
+        } else {
+            all.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    all
+}
+
+/// Puts a directory's files back to what they were.
+fn restore(directory: &Path, was: &BTreeMap<PathBuf, Vec<u8>>) {
+    for path in files(directory).into_keys() {
+        fs::remove_file(path).unwrap();
+    }
+    for (path, content) in was {
+        fs::write(path, content).unwrap();
+    }
+}
+
+/// A safetensors file taken apart: its metadata and its tensors, each with type, shape and bytes.
+struct Parts {
+    metadata: BTreeMap<String, String>,
+    tensors: BTreeMap<String, (String, Vec<u64>, Vec<u8>)>,
+}
+
+/// The header's JSON, and where the tensors begin.
+fn header(file: &[u8]) -> (Map<String, Value>, usize) {
+    let (length, rest) = file.split_first_chunk().unwrap();
+    let length = u64::from_le_bytes(*length) as usize;
+    (serde_json::from_slice(&rest[..length]).unwrap(), 8 + length)
+}
+
+/// Where a tensor's bytes lie.
+fn place_of(file: &[u8], name: &str) -> (usize, usize) {
+    let (header, begin) = header(file);
+    let offset = |end: usize| header[name]["data_offsets"][end].as_u64().unwrap() as usize;
+    (begin + offset(0), begin + offset(1))
+}
+
+impl Parts {
+    fn of(file: &[u8]) -> Self {
+        let (mut header, _) = header(file);
+        let metadata = header.remove("__metadata__").unwrap();
+        let tensors = header.into_iter().map(|(name, entry)| {
+            let (from, to) = place_of(file, &name);
+            let shape = entry["shape"].as_array().unwrap().iter();
+            let shape = shape.map(|dimension| dimension.as_u64().unwrap()).collect();
+            let kind = entry["dtype"].as_str().unwrap().to_string();
+            (name, (kind, shape, file[from..to].to_vec()))
+        });
+        Self {
+            tensors: tensors.collect(),
+            metadata: serde_json::from_value(metadata).unwrap(),
+        }
+    }
+
+    /// The file again, with the checksum that `checked_file.rs` documents.
+    fn sealed(mut self) -> Vec<u8> {
+        fn number(hash: &mut Sha256, number: u64) {
+            hash.update(number.to_le_bytes());
+        }
+        fn field(hash: &mut Sha256, bytes: &[u8]) {
+            number(hash, bytes.len() as u64);
+            hash.update(bytes);
+        }
+        self.metadata.remove("sha256");
+        let mut hash = Sha256::new();
+        number(&mut hash, self.metadata.len() as u64);
+        for text in self.metadata.iter().flat_map(|(key, value)| [key, value]) {
+            field(&mut hash, text.as_bytes());
+        }
+        for (name, (kind, shape, bytes)) in &self.tensors {
+            field(&mut hash, name.as_bytes());
+            field(&mut hash, kind.as_bytes());
+            number(&mut hash, shape.len() as u64);
+            for &dimension in shape {
+                number(&mut hash, dimension);
+            }
+            field(&mut hash, bytes);
+        }
+        self.metadata
+            .insert("sha256".to_string(), hex(&hash.finalize()));
+        self.unsealed()
+    }
+
+    /// The file again, with the checksum it had.
+    fn unsealed(self) -> Vec<u8> {
+        let mut header = Map::from_iter([("__metadata__".to_string(), json!(self.metadata))]);
+        let mut data = Vec::new();
+        for (name, (kind, shape, bytes)) in self.tensors {
+            let offsets = [data.len(), data.len() + bytes.len()];
+            data.extend(bytes);
+            let entry = json!({ "dtype": kind, "shape": shape, "data_offsets": offsets });
+            header.insert(name, entry);
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        let length = (header.len() as u64).to_le_bytes();
+        [length.as_slice(), &header, &data].concat()
+    }
+
+    fn tensor(&mut self, name: &str) -> &mut (String, Vec<u64>, Vec<u8>) {
+        self.tensors.get_mut(name).unwrap()
+    }
+
+    /// Changes the JSON of a state's progress.
+    fn progress(&mut self, change: impl FnOnce(&mut Value)) {
+        let text = self.metadata.get_mut("progress").unwrap();
+        let mut progress = serde_json::from_str(text).unwrap();
+        change(&mut progress);
+        *text = progress.to_string();
+    }
+}
+
+/// What can happen to a safetensors file, with what is said about it then.
+type Damage = (&'static str, Box<dyn Fn(&[u8]) -> Vec<u8>>, &'static str);
+
+fn damage(
+    what: &'static str,
+    change: impl Fn(&[u8]) -> Vec<u8> + 'static,
+    said: &'static str,
+) -> Damage {
+    (what, Box::new(change), said)
+}
+
+fn cut(what: &'static str, length: impl Fn(&[u8]) -> usize + 'static) -> Damage {
+    let change = move |file: &[u8]| file[..length(file)].to_vec();
+    damage(what, change, "is damaged or not ours")
+}
+
+fn flipped(what: &'static str, byte: impl Fn(&[u8]) -> usize + 'static) -> Damage {
+    let change = move |file: &[u8]| {
+        let mut file = file.to_vec();
+        let byte = byte(&file);
+        file[byte] ^= 1;
+        file
+    };
+    damage(what, change, "is damaged or not ours")
+}
+
+/// A change by somebody who knows how to make the checksum right.
+fn resealed(what: &'static str, change: fn(&mut Parts), said: &'static str) -> Damage {
+    let change = move |file: &[u8]| {
+        let mut parts = Parts::of(file);
+        change(&mut parts);
+        parts.sealed()
+    };
+    damage(what, change, said)
+}
+
+fn position(file: &[u8], text: &str) -> usize {
+    let mut windows = file.windows(text.len());
+    windows
+        .position(|window| window == text.as_bytes())
+        .unwrap()
+}
+
+/// What can happen to weights and states alike.
+fn to_any_file() -> Vec<Damage> {
+    let sum = "content with sha256";
+    vec![
+        cut("emptied", |_| 0),
+        cut("cut in the header's length", |_| 4),
+        cut("cut in the header", |_| 100),
+        cut("cut after the header", |file| header(file).1),
+        cut("cut in half", |file| file.len() / 2),
+        cut("cut by a byte", |file| file.len() - 1),
+        damage(
+            "longer",
+            |file| [file, b"!"].concat(),
+            "is damaged or not ours",
+        ),
+        damage(
+            "another file",
+            |_| b"not a tensor in it".to_vec(),
+            "is damaged or not ours",
+        ),
+        flipped("flipped in the header's length", |_| 0),
+        flipped("flipped in the header's length, high", |_| 7),
+        flipped("flipped in the header", |file| position(file, "dtype")),
+        flipped("flipped in a shape", |file| {
+            position(file, "\"shape\":[") + 9
+        }),
+        flipped("flipped in the checksum", |file| {
+            position(file, "sha256\":\"") + 12
+        }),
+        flipped("flipped in the last byte", |file| file.len() - 1),
+        damage(
+            "without a checksum",
+            |file| {
+                let mut parts = Parts::of(file);
+                parts.metadata.remove("sha256");
+                parts.unsealed()
+            },
+            "with a sha256 in its metadata, found none",
+        ),
+        damage(
+            "a tensor renamed",
+            |file| {
+                let mut parts = Parts::of(file);
+                let (name, tensor) = parts.tensors.pop_first().unwrap();
+                parts.tensors.insert(name + "2", tensor);
+                parts.unsealed()
+            },
+            sum,
+        ),
+    ]
+}
+
+/// What can happen to a state besides.
+fn to_a_state() -> Vec<Damage> {
+    let begin_of = |name: &'static str| move |file: &[u8]| place_of(file, name).0;
+    let mut all = to_any_file();
+    all.extend([
+        flipped("flipped in its progress", |file| {
+            position(file, "learning_rate")
+        }),
+        flipped("flipped in the parameters", begin_of("parameters.latents")),
+        flipped("flipped in the best weights", begin_of("best.latents")),
+        flipped(
+            "flipped in the first moments",
+            begin_of("optimizer.first.latents"),
+        ),
+        flipped(
+            "flipped in the second moments",
+            begin_of("optimizer.second.latents"),
+        ),
+        flipped("flipped in the averages", begin_of("averages.latents")),
+        resealed(
+            "of a later format",
+            |parts| parts.progress(|progress| progress["format"] = 3.into()),
+            "format 3, while this program reads format 2",
+        ),
+        resealed(
+            "without its progress",
+            |parts| drop(parts.metadata.remove("progress")),
+            "no progress in its metadata",
+        ),
+        resealed(
+            "without a parameter",
+            |parts| drop(parts.tensors.remove("parameters.latents")),
+            "latents is missing",
+        ),
+        resealed(
+            "without a moment",
+            |parts| drop(parts.tensors.remove("optimizer.second.latents")),
+            "optimizer.second.latents of shape none instead of [4, 8]",
+        ),
+        resealed(
+            "with a moment of nothing",
+            |parts| {
+                let moment = parts.tensors["optimizer.first.latents"].clone();
+                parts.tensors.insert("optimizer.first.other".into(), moment);
+            },
+            "tensors optimizer.* instead of",
+        ),
+        resealed(
+            "with a renamed parameter",
+            |parts| {
+                let tensor = parts.tensors.remove("parameters.latents").unwrap();
+                parts.tensors.insert("parameters.latent".into(), tensor);
+            },
+            "latents is missing",
+        ),
+        resealed(
+            "with a tensor of no kind",
+            |parts| {
+                let tensor = parts.tensors.remove("best.latents").unwrap();
+                parts.tensors.insert("worst.latents".into(), tensor);
+            },
+            "unknown tensor worst.latents",
+        ),
+        resealed(
+            "with a tensor of another type",
+            |parts| parts.tensor("best.latents").0 = "U32".into(),
+            "best.latents in U32 in the place of F32",
+        ),
+        resealed(
+            "with a parameter of another shape",
+            |parts| parts.tensor("parameters.latents").1 = vec![8, 4],
+            "latents: expected shape [4, 8], found [8, 4]",
+        ),
+        resealed(
+            "with averages of another shape",
+            |parts| parts.tensor("averages.latents").1 = vec![32],
+            "averages.latents of shape [32] instead of [4, 8]",
+        ),
+        resealed(
+            "of another architecture",
+            |parts| recipe_of_state(parts, "latent_dim = 4", "latent_dim = 5"),
+            "model.latent_dim is 4, but the run's state was made with 5",
+        ),
+        resealed(
+            "of another recipe",
+            |parts| recipe_of_state(parts, "learning_rate = 0.01", "learning_rate = 0.02"),
+            "training.learning_rate is 0.01, but the run's state was made with 0.02",
+        ),
+    ]);
+    all
+}
+
+fn recipe_of_state(parts: &mut Parts, from: &str, to: &str) {
+    parts.progress(|progress| {
+        let recipe = progress["recipe"].as_str().unwrap().to_string();
+        assert!(recipe.contains(from), "{recipe}");
+        progress["recipe"] = recipe.replacen(from, to, 1).into();
+    });
+}
+
+/// What the program says when it refuses, having changed nothing.
+fn refused(run: &Run, arguments: &str, what: &str) -> String {
+    let before = files(&run.path(""));
+    let said = run.place.run(arguments);
+    assert_eq!(said.code, Some(1), "{what}: {}", said.err);
+    assert!(!said.err.contains("panicked"), "{what}: {}", said.err);
+    assert!(files(&run.path("")) == before, "{what}: a file was changed");
+    said.err
+}
+
+fn assert_says(said: &str, parts: &[&str], what: &str) {
+    for part in parts {
+        assert!(said.contains(part), "{what}: expected {part:?} in {said}");
+    }
+}
+
+#[test]
+fn a_damaged_state_is_refused_and_the_one_before_it_leads_to_the_same_end() {
+    let run = trained();
+    let (root, state) = (run.path(""), run.path("training/state.safetensors"));
+    let whole = files(&root);
+    let (metrics, results) = (run.metrics(), run.results());
+    let good = &whole[&state];
+    for (what, change, finding) in to_a_state() {
+        let damaged = change(good);
+        assert!(&damaged != good, "{what}: nothing was changed");
+        fs::write(&state, &damaged).unwrap();
+        let said = refused(&run, "train --resume run", what);
+        let offer = "state.previous.safetensors, is good (2 epochs and 0 steps); go on from it with: perceiver train --resume run --from-previous";
+        assert_says(&said, &[finding, "run/training/", offer], what);
+
+        finished(run.resume("--from-previous"));
+        assert!(
+            run.weights() == whole[&run.path("model.safetensors")],
+            "{what}: other weights"
+        );
+        assert_eq!(
+            (run.metrics(), run.results()),
+            (metrics.clone(), results.clone()),
+            "{what}"
+        );
+        let aside = fs::read(run.path("training/state.aside-1.safetensors"));
+        assert!(
+            aside.unwrap() == damaged,
+            "{what}: the damaged state was not kept"
+        );
+        restore(&root, &whole);
+    }
+}
+
+#[test]
+fn a_state_that_is_gone_is_not_taken_for_a_run_that_never_had_one() {
+    let run = trained();
+    let state = run.path("training/state.safetensors");
+    fs::remove_file(&state).unwrap();
+    let said = refused(&run, "train --resume run", "gone");
+    assert_says(
+        &said,
+        &["state.safetensors", "no such file", "--from-previous"],
+        "gone",
+    );
+    let weights = run.weights();
+    finished(run.resume("--from-previous"));
+    assert!(run.weights() == weights && state.exists());
+}
+
+#[test]
+fn without_a_good_state_the_weights_stay_and_a_new_run_is_offered() {
+    let run = trained();
+    for file in ["state.safetensors", "state.previous.safetensors"] {
+        fs::write(run.path("training").join(file), "no more").unwrap();
+        let after = ["train --resume run", "train --resume run --from-previous"];
+        for arguments in after
+            .iter()
+            .take(if file.contains("previous") { 2 } else { 0 })
+        {
+            let said = refused(&run, arguments, arguments);
+            let way = [
+                "no good state before it",
+                "run/model.safetensors",
+                "--config run/training/recipe.toml",
+            ];
+            assert_says(&said, &way, arguments);
+        }
+    }
+    run.place.succeed("evaluate --checkpoint run");
+}
+
+/// Weights and configuration are made from the state, and made again from it.
+#[test]
+fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
+    let run = trained();
+    let whole = files(&run.path(""));
+    let mut all: Vec<(&str, Damage)> = Vec::new();
+    let other_shape = |parts: &mut Parts| parts.tensor("latents").1 = vec![8, 4];
+    let without = |parts: &mut Parts| drop(parts.tensors.remove("latents"));
+    let text = |what, from: &'static str, to: &'static str, said| {
+        let change = move |file: &[u8]| {
+            let text = std::str::from_utf8(file).unwrap();
+            text.replacen(from, to, 1).into_bytes()
+        };
+        damage(what, change, said)
+    };
+    let weights = [
+        flipped("flipped in a weight", |file| place_of(file, "latents").0),
+        resealed(
+            "of another shape",
+            other_shape,
+            "expected shape [4, 8], found [8, 4]",
+        ),
+        resealed("without a weight", without, "latents is missing"),
+    ];
+    let config = [
+        text("no JSON", "{", "[", "is damaged or not ours"),
+        text(
+            "another model's",
+            "perceiver-image",
+            "vit-image",
+            "vit-image",
+        ),
+        text(
+            "of a later format",
+            "\"format\": 2",
+            "\"format\": 9",
+            "in format 9",
+        ),
+        text(
+            "without a class",
+            "\"class-0\",",
+            "",
+            "3 class names for 4 logits",
+        ),
+        text(
+            "of another width",
+            "\"latent_dim\": 4",
+            "\"latent_dim\": 5",
+            "[5, 8], found [4, 8]",
+        ),
+    ];
+    all.extend(
+        to_any_file()
+            .into_iter()
+            .chain(weights)
+            .map(|damage| ("model.safetensors", damage)),
+    );
+    all.extend(config.map(|damage| ("config.json", damage)));
+    let gone = |_: &[u8]| Vec::new();
+    all.push(("model.safetensors", damage("gone", gone, "cannot read")));
+    all.push(("config.json", damage("gone", gone, "cannot read")));
+    for (file, (what, change, finding)) in all {
+        let path = run.path(file);
+        fs::write(&path, change(&whole[&path])).unwrap();
+        assert!(
+            fs::read(&path).unwrap() != whole[&path],
+            "{what}: nothing was changed"
+        );
+        if what == "gone" {
+            fs::remove_file(&path).unwrap();
+        }
+        let what = format!("{file} {what}");
+        let said = refused(&run, "evaluate --checkpoint run", &what);
+        assert_says(
+            &said,
+            &[finding, "run/", "`perceiver train --resume run` writes"],
+            &what,
+        );
+        finished(run.resume(""));
+        assert!(
+            files(&run.path("")) == whole,
+            "{what}: resuming did not mend it"
+        );
+    }
+}
+
+#[test]
+fn a_changed_recipe_is_refused_by_field() {
+    let run = trained();
+    let path = run.path("training/recipe.toml");
+    let recipe = fs::read_to_string(&path).unwrap();
+    let back = "set training.seed back to 0 in run/training/recipe.toml";
+    for (from, to, says) in [
+        ("[training]", "[training", ["TOML parse error", "mend it"]),
+        ("seed = 0", "sed = 0", ["unknown field `sed`", "mend it"]),
+        ("seed = 0", "seed = 'x'", ["training.seed", "mend it"]),
+        ("seed = 0", "seed = 1", ["training.seed is 1, but", back]),
+        (
+            "latent_dim = 4",
+            "latent_dim = 5",
+            ["model.latent_dim is 5, but", "back to 4"],
+        ),
+        (
+            "averaging = 0.9",
+            "",
+            ["training.averaging is nothing, but", "back to 0.9"],
+        ),
+        (
+            "limit_train = 100",
+            "limit_train = 90",
+            ["data.limit_train is 90, but", "back to 100"],
+        ),
+        (
+            "folder:photos",
+            "cifar100",
+            ["data.dataset is \"cifar100\", but", "folder:photos"],
+        ),
+    ] {
+        let changed = recipe.replacen(from, to, 1);
+        assert_ne!(changed, recipe, "{from}: nothing was changed");
+        fs::write(&path, changed).unwrap();
+        let said = refused(&run, "train --resume run", to);
+        assert_says(&said, &["run/training/recipe.toml"], to);
+        assert_says(&said, &says, to);
+    }
+    // What a run may change on its way.
+    let changed = recipe.replacen("[training]", "[training]\ncheckpoint_every = '5m'", 1);
+    fs::write(&path, changed).unwrap();
+    finished(run.resume(""));
+}
+
+/// Weights of other programs have no checksum; a `config.json` of format 1 says so.
+#[test]
+fn weights_without_a_checksum_are_read_where_the_configuration_promises_none() {
+    let run = trained();
+    let mut weights = Parts::of(&run.weights());
+    weights.metadata.clear();
+    fs::write(run.path("model.safetensors"), weights.unsealed()).unwrap();
+    let config = fs::read_to_string(run.path("config.json")).unwrap();
+    let first = config.replace("\"format\": 2", "\"format\": 1");
+    fs::write(run.path("config.json"), first).unwrap();
+    let said = run.place.succeed("evaluate --checkpoint run --json");
+    assert_eq!(said.out, run.results());
+}
+
+/// A limit on the size of files is as good as a full disk: writing fails half way.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_nothing_that_was_saved() {
+    let expected = trained();
+    let run = Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
+    fs::copy(
+        expected.place.path("tiny.toml"),
+        run.place.path("tiny.toml"),
+    )
+    .unwrap();
+    let limited = |program: &std::process::Command, blocks: usize| {
+        let mut shell = std::process::Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        shell.arg("-c").arg(script).arg(program.get_program());
+        shell
+            .args(program.get_args())
+            .current_dir(run.place.path(""));
+        shell.output().unwrap()
+    };
+    // Room for the weights and not for the state, whether a block is 512 bytes or twice as much.
+    let blocks = expected.weights().len() / 512 + 2;
+    let state = run.path("training/state.safetensors");
+    assert!(
+        fs::metadata(expected.path("training/state.safetensors"))
+            .unwrap()
+            .len() as usize
+            > 1024 * blocks
+    );
+    let output = limited(&run.start(), blocks);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!state.exists() && run.path("training/recipe.toml").exists());
+
+    for more in ["", "--epochs 2"] {
+        let said = String::from_utf8(limited(&run.resume(more), blocks).stderr).unwrap();
+        let way = [
+            "state.safetensors",
+            "free space there, then go on with: perceiver train --resume run",
+        ];
+        assert_says(&said, &way, "nothing saved yet");
+    }
+    // An epoch is saved, then there is no more room.
+    finished(run.resume("--epochs 1"));
+    let saved = fs::read(&state).unwrap();
+    let output = limited(&run.resume("--epochs 3"), blocks);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_says(
+        &said,
+        &[
+            "cannot write run/training/state.safetensors",
+            "free space there",
+        ],
+        "full",
+    );
+    assert!(fs::read(&state).unwrap() == saved, "the state was touched");
+    let left: Vec<PathBuf> = files(&run.path("")).into_keys().collect();
+    assert!(
+        left.iter()
+            .all(|path| !path.to_string_lossy().contains(".writing")),
+        "{left:?}"
+    );
+    finished(run.resume(""));
+    run.assert_same_end(&expected);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let run = trained();
+    run.place.write("file", "not a directory");
+    let start =
+        "train --preset quickstart --dataset folder:photos --config tiny.toml --output file/run";
+    let said = refused(&run, start, "below a file");
+    assert_says(
+        &said,
+        &["cannot create file/run/training", "another --output"],
+        "below a file",
+    );
+
+    #[cfg(unix)]
+    {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::PermissionsExt;
+
+        let training = run.path("training");
+        set_permissions(&training, Permissions::from_mode(0o555)).unwrap();
+        let binds = fs::write(training.join("probe"), "").is_err(); // not for root
+        if binds {
+            let said = refused(&run, "train --resume run --epochs 9", "read-only");
+            assert_says(
+                &said,
+                &["cannot write run/training/", "allow to read and write"],
+                "read-only",
+            );
+        }
+        set_permissions(&training, Permissions::from_mode(0o755)).unwrap();
+    }
+}

@@ -1,0 +1,231 @@
+//! What must hold for every option that the Keras example does not have: a stem, Fourier positions, more heads, fewer cross
+//! attentions, weights of their own.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use perceiver_model::{
+    AttentionForm, Parameters, PerceiverConfig, Positions, Sharing, Stage, Summary,
+};
+use perceiver_ops::{Key, Mode, layer_norm, linear, split_heads};
+use perceiver_train::{Gradients, cross_entropy};
+use proptest::prelude::*;
+
+fn small() -> PerceiverConfig {
+    PerceiverConfig {
+        image_size: 8,
+        patch_size: 1,
+        latent_dim: 5,
+        projection_dim: 16,
+        num_heads: 2,
+        num_transformer_blocks: 1,
+        num_iterations: 3,
+        ffn_units: vec![16],
+        classifier_units: vec![7],
+        dropout_rate: 0.0,
+        attention_dropout: 0.0,
+        cross_attention_scale: 0.0,
+        ..PerceiverConfig::default()
+    }
+}
+
+prop_compose! {
+    fn options()(
+        stem in 0usize..3,
+        patch_size in 1usize..3,
+        positions in prop::sample::select(vec![Positions::Learned, Positions::Fourier]),
+        fourier_bands in 1usize..5,
+        heads in prop::sample::select(vec![1, 2, 4]),
+        attends in 0usize..4,
+        sharing in prop::sample::select(vec![
+            Sharing::All,
+            Sharing::AllButFirstCross,
+            Sharing::None,
+        ]),
+        norm_pooled: bool,
+    ) -> PerceiverConfig {
+        PerceiverConfig {
+            stem_units: vec![6, 10][..stem].to_vec(),
+            patch_size,
+            positions,
+            fourier_bands,
+            num_cross_heads: heads,
+            num_cross_attends: attends,
+            sharing,
+            norm_pooled,
+            ..small()
+        }
+    }
+}
+
+/// Images of values in [-2, 2), a function of `seed`.
+fn images(config: &PerceiverConfig, batch: usize, seed: u64) -> Tensor {
+    let key = Key::new(seed);
+    let shape = (batch, config.channels, config.image_size, config.image_size);
+    let count = batch * config.channels * config.image_size.pow(2);
+    let values: Vec<f32> = (0..count as u64)
+        .map(|i| (key.bits(i) >> 40) as f32 / (1 << 22) as f32 - 2.0)
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn distance(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let pairs = values(a).into_iter().zip(values(b));
+    pairs.fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Both forms of attention give the same scores and the same gradients, which reach every parameter; the summary counts
+    /// these parameters.
+    #[test]
+    fn every_option_learns_in_both_forms(config in options(), seed in 0u64..1000) {
+        config.validate().unwrap();
+        let parameters = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
+        prop_assert_eq!(Summary::new(&config).unwrap().parameters(), parameters.count());
+        let labels = Tensor::new(&[1u32, 4], &Device::Cpu).unwrap();
+        let images = images(&config, 2, seed);
+        let of = |form| {
+            let model = parameters.model(&config).unwrap().with_attention_form(form);
+            let logits = model.forward(&images, Mode::Inference).unwrap();
+            let loss = cross_entropy(&logits, &labels).unwrap();
+            (logits, Gradients::of(&loss, &parameters).unwrap())
+        };
+        let (direct, gradients) = of(AttentionForm::Direct);
+        let (absorbed, others) = of(AttentionForm::Absorbed);
+        prop_assert_eq!(direct.dims(), [2, 7]);
+        prop_assert!(distance(&direct, &absorbed) < 1e-4);
+        for (name, _) in parameters.iter() {
+            let (gradient, other) = (gradients.get(name).unwrap(), others.get(name).unwrap());
+            prop_assert!(distance(gradient, other) < 1e-4, "{}", name);
+            let moves = values(gradient).iter().any(|g| g.abs() > 1e-9);
+            prop_assert!(moves || name.ends_with("key.bias"), "{} has no gradient", name);
+        }
+    }
+
+    /// An image does not know what it shares a batch with.
+    #[test]
+    fn an_image_has_the_same_scores_alone(config in options(), seed in 0u64..1000) {
+        let parameters = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
+        let model = parameters.inference_model(&config).unwrap();
+        let images = images(&config, 3, seed);
+        let together = model.forward(&images, Mode::Inference).unwrap();
+        for index in 0..3 {
+            let alone = model.forward(&images.narrow(0, index, 1).unwrap(), Mode::Inference);
+            prop_assert!(distance(&alone.unwrap(), &together.narrow(0, index, 1).unwrap()) < 1e-5);
+        }
+    }
+}
+
+/// Iterations with weights of their own are the example's as long as these weights are equal.
+#[test]
+fn separate_weights_that_are_equal_are_shared_weights() {
+    let shared = small();
+    let parameters = Parameters::from_seed(&shared, 1, &Device::Cpu).unwrap();
+    let images = images(&shared, 2, 1);
+    let expected = parameters
+        .model(&shared)
+        .unwrap()
+        .forward(&images, Mode::Inference)
+        .unwrap();
+    for (sharing, sets) in [(Sharing::None, 3), (Sharing::AllButFirstCross, 2)] {
+        let config = PerceiverConfig {
+            sharing,
+            ..shared.clone()
+        };
+        let fresh = Parameters::from_seed(&config, 2, &Device::Cpu).unwrap();
+        let copied: HashMap<String, Tensor> = fresh
+            .iter()
+            .map(|(name, _)| {
+                let (layer, rest) = name.split_once('.').unwrap_or((name, ""));
+                let first = layer.trim_end_matches("_2").trim_end_matches("_3");
+                let original = [first, rest].join(".");
+                let original = parameters.get(original.trim_end_matches('.')).unwrap();
+                (name.to_string(), original.as_tensor().clone())
+            })
+            .collect();
+        let layers = |prefix: &str| {
+            fresh
+                .iter()
+                .filter(|(name, _)| name.starts_with(prefix) && name.ends_with("key.bias"))
+                .count()
+        };
+        assert_eq!(layers("cross_attention"), sets, "{sharing:?}");
+        let separate = Parameters::from_tensors(&config, copied, &Device::Cpu).unwrap();
+        let found = separate
+            .model(&config)
+            .unwrap()
+            .forward(&images, Mode::Inference)
+            .unwrap();
+        assert!(distance(&found, &expected) < 1e-5, "{sharing:?}");
+    }
+}
+
+/// The logits of every head, by the formula of multi-head attention.
+#[test]
+fn cross_attention_logits_are_scaled_products_of_heads() {
+    let config = PerceiverConfig {
+        num_cross_heads: 4,
+        ..small()
+    };
+    let parameters = Parameters::from_seed(&config, 3, &Device::Cpu).unwrap();
+    let of = |name: &str| parameters.get(name).unwrap().as_tensor();
+    assert!((of("cross_attention.scale").to_scalar::<f32>().unwrap() - 0.5).abs() < 1e-6); // 1 / sqrt(16 / 4)
+    let project = |x: &Tensor, norm: &str, layer: &str| {
+        let norm = |kind: &str| of(&format!("cross_attention.{norm}.{kind}"));
+        let x = layer_norm(x, norm("weight"), norm("bias"), config.layer_norm_epsilon).unwrap();
+        let dense = |kind: &str| of(&format!("cross_attention.{layer}.{kind}"));
+        split_heads(&linear(&x, dense("weight"), dense("bias")).unwrap(), 4).unwrap()
+    };
+    let model = parameters.model(&config).unwrap();
+    let images = images(&config, 1, 3);
+    let data = model.encode(&images).unwrap();
+    let queries = project(
+        &of("latents").unsqueeze(0).unwrap(),
+        "norm_latents",
+        "query",
+    );
+    let keys = project(&data, "norm_data", "key").transpose(2, 3).unwrap();
+    let expected = (queries.matmul(&keys.contiguous().unwrap()).unwrap() * 0.5).unwrap();
+    for form in [AttentionForm::Direct, AttentionForm::Absorbed] {
+        let mut found = Vec::new();
+        let model = model.clone().with_attention_form(form);
+        model
+            .forward_probed(&images, Mode::Inference, &mut |stage, tensor| {
+                if let Stage::CrossAttentionLogits(0) = stage {
+                    found.push(tensor.clone());
+                }
+            })
+            .unwrap();
+        assert!(distance(&found[0], &expected) < 1e-5);
+    }
+}
+
+#[test]
+fn later_iterations_can_do_without_a_cross_attention() {
+    let config = PerceiverConfig {
+        num_cross_attends: 2,
+        ..small()
+    };
+    let parameters = Parameters::from_seed(&config, 4, &Device::Cpu).unwrap();
+    let model = parameters.model(&config).unwrap();
+    let mut stages = Vec::new();
+    model
+        .forward_probed(&images(&config, 1, 4), Mode::Inference, &mut |stage, _| {
+            stages.push(stage);
+        })
+        .unwrap();
+    let count = |wanted: fn(&Stage) -> bool| stages.iter().filter(|stage| wanted(stage)).count();
+    assert_eq!(count(|stage| matches!(stage, Stage::CrossAttention(_))), 2);
+    assert_eq!(count(|stage| matches!(stage, Stage::Transformer(_))), 3);
+    assert_eq!(
+        count(|stage| matches!(stage, Stage::SelfAttentionLogits { .. })),
+        3
+    );
+}
