@@ -19,20 +19,18 @@ fn recipe(changes: &str) -> Recipe {
     .unwrap()
 }
 
-/// Counts steps, and asks to stop after the first if it has a flag to do so.
-#[derive(Default)]
+/// Counts steps, and asks to stop after some.
 struct Steps<'a> {
     done: usize,
-    stop: Option<&'a AtomicBool>,
+    last: usize,
+    stop: &'a AtomicBool,
 }
 
 impl Observer for Steps<'_> {
     fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
         if let Event::Step { .. } = event {
             self.done += 1;
-            if let Some(stop) = self.stop {
-                stop.store(true, Ordering::Relaxed);
-            }
+            self.stop.store(self.done == self.last, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -73,31 +71,57 @@ impl Run {
     }
 }
 
-fn finish(mut trainer: Trainer) -> (usize, Vec<EpochMetrics>) {
-    let mut steps = Steps::default();
-    let outcome = trainer.fit(&mut steps, &AtomicBool::new(false)).unwrap();
+/// Trains until so many steps are done, or to the end: how, how many, and metrics.
+fn train(last: usize, mut trainer: Trainer) -> (Outcome, usize, Vec<EpochMetrics>) {
+    let stop = AtomicBool::new(false);
+    let mut steps = Steps {
+        done: 0,
+        last,
+        stop: &stop,
+    };
+    let outcome = trainer.fit(&mut steps, &stop).unwrap();
+    (outcome, steps.done, trainer.history().to_vec())
+}
+
+fn finish(trainer: Trainer) -> (usize, Vec<EpochMetrics>) {
+    let (outcome, steps, history) = train(usize::MAX, trainer);
     assert_eq!(outcome, Outcome::Finished);
-    (steps.done, trainer.history().to_vec())
+    (steps, history)
+}
+
+fn leave_after(steps: usize, trainer: Trainer) -> Vec<EpochMetrics> {
+    let (outcome, done, history) = train(steps, trainer);
+    assert_eq!((outcome, done), (Outcome::Interrupted, steps));
+    history
+}
+
+/// The time `minutes` ago; a machine that has not been running for so long may have none.
+fn ago(minutes: u64) -> Option<Instant> {
+    Instant::now().checked_sub(Duration::from_mins(minutes))
 }
 
 #[test]
-fn a_run_by_the_clock_goes_on_until_the_learning_rate_is_down() {
-    for schedule in ["plateau", "cosine"] {
+fn a_run_by_the_clock_goes_on_and_its_learning_rate_comes_down() {
+    let shares = [
+        ("plateau", 0.3..0.42),
+        ("linear", 0.05..0.09),
+        ("constant", 0.99..1.01),
+    ];
+    for (schedule, expected) in shares {
         let run = Run::new(&format!(
-            "[training]\nepochs = 1\nbudget = '2s'\nearly_stopping.patience = 1000000\nschedule.name = '{schedule}'"
+            "[training]\nepochs = 1\nbudget = '100m'\nschedule.name = '{schedule}'"
         ));
-        let (steps, history) = run.finish();
-        assert!(
-            history.len() > 1,
-            "{schedule}: {steps} steps in {} epochs",
-            history.len()
-        );
-        let last = history.last().unwrap();
-        assert!(
-            last.learning_rate < 0.2 * run.recipe.training.learning_rate,
-            "{schedule}: {last:?}"
-        );
-        assert!(last.val_loss.is_finite());
+        leave_after(1, run.trainer());
+        // The rest of the first epoch, and more, when nine tenths of the time have gone by.
+        let Some(since) = ago(90) else { return };
+        let history = leave_after(4, run.trainer().timed(since, TestAhead::default()));
+        assert_eq!(history.len(), 1, "{schedule}");
+        let share = history[0].learning_rate / run.recipe.training.learning_rate;
+        assert!(expected.contains(&share), "{schedule}: {share}");
+        // And the end.
+        let Some(since) = ago(10) else { return };
+        let (steps, history) = finish(run.trainer().timed(since, TestAhead::default()));
+        assert_eq!((steps, history.len()), (0, 2), "{schedule}");
     }
 }
 
@@ -114,9 +138,7 @@ fn however_short_the_time_there_is_a_step_and_it_is_validated_and_recorded() {
 #[test]
 fn time_that_has_gone_by_is_gone() {
     let run = Run::new("training.budget = '1h'");
-    let long_ago = Instant::now().checked_sub(Duration::from_hours(1));
-    // A machine that was started an hour ago at least has such a time.
-    if let Some(since) = long_ago {
+    if let Some(since) = ago(60) {
         let trainer = run.trainer().timed(since, TestAhead::default());
         assert_eq!(finish(trainer).0, 1);
     }
@@ -132,13 +154,7 @@ fn time_that_has_gone_by_is_gone() {
 #[test]
 fn a_run_by_the_clock_that_was_left_in_an_epoch_ends_with_what_was_begun() {
     let mut run = Run::new("training.budget = '1h'");
-    let stop = AtomicBool::new(false);
-    let mut observer = Steps {
-        stop: Some(&stop),
-        ..Steps::default()
-    };
-    let outcome = run.trainer().fit(&mut observer, &stop).unwrap();
-    assert_eq!((outcome, observer.done), (Outcome::Interrupted, 1));
+    leave_after(1, run.trainer());
     // The time is up as soon as the run goes on.
     run.recipe.training.budget = Some("1ms".parse().unwrap());
     let (steps, history) = run.finish();

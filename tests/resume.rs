@@ -275,7 +275,7 @@ fn in_pieces_of(steps: usize, changes: &str) -> (Vec<u8>, Vec<EpochMetrics>) {
     let history = trainer.history().iter().map(|epoch| EpochMetrics {
         seconds: 0.0,
         images_per_second: 0.0,
-        ..*epoch
+        ..epoch.clone()
     });
     (weights, history.collect())
 }
@@ -324,6 +324,7 @@ fn schedules_averages_and_mixed_pictures_remember_across_a_resume() {
             clip_norm = 1.0
             label_smoothing = 0.1
             averaging = 0.9
+            diagnose = true
             optimizer = {{ name = '{optimizer}', weight_decay = 0.1, momentum = 0.9 }}
             schedule = {{ name = 'cosine', warmup_epochs = 0.5 }}"
         );
@@ -342,7 +343,7 @@ fn a_batch_in_parts_is_the_batch() {
         let changes = format!(
             "model.dropout_rate = 0.0\nmodel.attention_dropout = 0.0\ntraining.epochs = 1\ntraining.accumulate = {parts}"
         );
-        in_pieces_of(usize::MAX, &changes).1[0]
+        in_pieces_of(usize::MAX, &changes).1.remove(0)
     };
     let (whole, parts) = (of(1), of(3));
     assert!(

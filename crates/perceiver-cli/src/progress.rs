@@ -100,6 +100,7 @@ impl Observer for TrainingProgress {
                     "validation loss has not fallen for long: stopping, with the weights of epoch {best_epoch}"
                 );
             }
+            Event::Warning(warning) => tracing::warn!("{warning}"),
             Event::Interrupted { .. } => self.finish(),
             _ => {}
         }

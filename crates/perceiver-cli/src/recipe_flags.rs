@@ -56,6 +56,10 @@ pub(crate) struct RecipeFlags {
     #[arg(long, value_name = "STEPS|MINUTES")]
     pub(crate) checkpoint_every: Option<CheckpointEvery>,
 
+    /// Measure gradients, attention and latents in every epoch, for metrics.jsonl.
+    #[arg(long)]
+    diagnose: bool,
+
     /// Root of all randomness.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -151,6 +155,7 @@ impl RecipeFlags {
         put(&mut training, "learning_rate", self.learning_rate)?;
         put(&mut training, "recompute", self.recompute.then_some(true))?;
         put(&mut training, "checkpoint_every", self.checkpoint_every)?;
+        put(&mut training, "diagnose", self.diagnose.then_some(true))?;
         put(&mut training, "seed", self.seed)?;
         put(
             &mut training,

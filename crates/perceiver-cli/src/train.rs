@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
@@ -50,8 +50,8 @@ pub(crate) struct Arguments {
 
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
     /// longer, --epochs may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels", "budget",
-        "batch_size", "learning_rate", "recompute", "seed", "limit_train", "limit_test"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels",
+        "budget", "batch_size", "learning_rate", "recompute", "diagnose", "seed", "limit_train", "limit_test"])]
     resume: Option<PathBuf>,
 
     /// With --resume: go on from the state saved before the last, where that is damaged; it is kept aside.
@@ -244,7 +244,7 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         epochs,
         since,
     } = plan;
-    let test = test_ahead(&recipe, data.len(), since.elapsed())?;
+    let test = test_ahead(&recipe, &data)?;
     tracing::info!(
         "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
         data.train.len(),
@@ -270,19 +270,20 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     Ok(trainer)
 }
 
-/// What the test will be, told from how long the training split, of `train_images` that are used, took to read. Where a split
-/// is not counted before it is read, the test is taken for a quarter of the training split.
-fn test_ahead(recipe: &Recipe, train_images: usize, train_loading: Duration) -> Result<TestAhead> {
+/// What the test will be, told from how long the training split took to read. Where a split is not counted before it is read,
+/// the test is taken for a quarter of the training split.
+fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestAhead> {
     let options = recipe.load_options();
     let count = |split| recipe.data.dataset.count(split, &options);
     let (images, share) = match (count(Split::Test)?, count(Split::Train)?) {
         (Some(test), Some(train)) => (test, test as f64 / train as f64),
-        _ => (train_images / 4, 0.25),
+        _ => (data.len() / 4, 0.25),
     };
-    let views = if recipe.data.flip_average { 2 } else { 1 };
+    let images = images.min(recipe.data.limit_test.unwrap_or(usize::MAX));
+    let passes = if recipe.data.flip_average { 2 } else { 1 };
     Ok(TestAhead {
-        images: views * images.min(recipe.data.limit_test.unwrap_or(usize::MAX)),
-        loading: train_loading.mul_f64(share),
+        images: passes * images,
+        loading: data.loading.mul_f64(share),
     })
 }
 

@@ -62,7 +62,10 @@ fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<St
             format!("{}, then go on with: {resume}", remedy(source.kind()))
         }
         TrainError::NotFinite { .. } => {
-            format!("what {root} holds is from before that, {resume} goes on from there; or {anew}")
+            format!(
+                "most likely the steps were too large: {anew} with a lower --learning-rate, --set training.clip_norm=1 or \
+                 --set training.schedule.warmup_epochs=1; what {root} holds is from before that, {resume} goes on from there"
+            )
         }
         TrainError::TooFewEpochs { .. } => format!("name more to go on with {root}"),
         _ => return None,

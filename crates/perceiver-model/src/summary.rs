@@ -69,6 +69,19 @@ impl Summary {
         self.rows.iter().map(|row| row.parameters).sum()
     }
 
+    /// The name of the layer that a parameter belongs to.
+    ///
+    /// ```
+    /// # use perceiver_model::{PerceiverConfig, Summary};
+    /// let summary = Summary::new(&PerceiverConfig::default())?;
+    /// assert_eq!(summary.layer_of("transformer.1.attention.query.weight"), Some("transformer.1"));
+    /// # Ok::<(), perceiver_model::ModelError>(())
+    /// ```
+    pub fn layer_of(&self, parameter: &str) -> Option<&str> {
+        let mut layers = self.rows.iter().map(|row| row.layer.as_str());
+        layers.find(|layer| belongs_to(parameter, layer))
+    }
+
     /// Multiply-adds of one image's forward pass.
     pub fn multiply_adds(&self) -> u64 {
         self.rows.iter().map(|row| row.multiply_adds).sum()

@@ -77,7 +77,8 @@ impl Workload {
             .saving
             .unwrap_or(6.0 * self.bytes as f64 / SAVING_SPEED);
         let pictures = inference * (validation_images + test.images as f64);
-        CAUTION * (pictures + test.loading.as_secs_f64() + saving)
+        // Saving may also be due after the last step.
+        CAUTION * (pictures + test.loading.as_secs_f64() + 2.0 * saving)
     }
 
     /// How the time of a run with a budget stands.

@@ -62,6 +62,17 @@ impl Gradients {
         Ok(())
     }
 
+    /// The sum of squares of every gradient, by name.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub(crate) fn squares(&self) -> Result<Vec<(&str, f64)>> {
+        let gradients = self.0.iter();
+        gradients
+            .map(|(name, gradient)| Ok((name.as_str(), sum_of_squares(gradient)?)))
+            .collect()
+    }
+
     /// The Euclidean norm over all gradients together.
     ///
     /// # Errors

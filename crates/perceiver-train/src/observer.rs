@@ -4,11 +4,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::diagnosis::Diagnosis;
 use crate::error::Result;
 use crate::metrics::Metrics;
+use crate::watchdog::Warning;
 
 /// What an epoch came to: a line of `metrics.jsonl`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
     /// The epoch, from 1.
     pub epoch: usize,
@@ -30,6 +32,9 @@ pub struct EpochMetrics {
     pub seconds: f64,
     /// Training pictures a second, validation aside.
     pub images_per_second: f64,
+    /// What was measured inside the model, where the recipe asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diagnosis: Option<Diagnosis>,
 }
 
 /// Something that happened in a run.
@@ -61,6 +66,8 @@ pub enum Event<'a> {
         /// Means over the epoch so far.
         metrics: Metrics,
     },
+    /// Something goes wrong.
+    Warning(&'a Warning),
     /// A batch of the validation part is done.
     Validation {
         /// Pictures done.

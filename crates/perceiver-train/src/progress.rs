@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checked_file::{self, Checksum, Content};
 use crate::clock::TimeSpent;
+use crate::diagnosis::GradientSums;
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Result, TrainError};
 use crate::metrics::MetricSums;
@@ -51,11 +52,14 @@ pub(crate) struct Progress {
 }
 
 /// How far the epoch under way has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EpochProgress {
     pub(crate) batches_done: usize,
     pub(crate) sums: MetricSums,
     pub(crate) seconds: f64,
+    /// For a diagnosis, where the recipe asks for one.
+    #[serde(default)]
+    pub(crate) gradients: GradientSums,
 }
 
 /// [`FORMAT`]; no other can be read.

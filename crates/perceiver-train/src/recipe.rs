@@ -120,6 +120,8 @@ pub struct TrainingRecipe {
     /// Save where the run stands in the middle of an epoch, too: so many steps or minutes apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<CheckpointEvery>,
+    /// Whether `metrics.jsonl` has norms of gradients, entropies of attention and the spread of latents.
+    pub diagnose: bool,
     /// The root of all randomness.
     pub seed: u64,
     /// Where to compute.
@@ -148,6 +150,7 @@ impl Default for TrainingRecipe {
             label_smoothing: 0.0,
             averaging: None,
             checkpoint_every: None,
+            diagnose: false,
             seed: 0,
             device: DeviceChoice::Auto,
             optimizer: OptimizerRecipe::default(),

@@ -12,18 +12,18 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
-use perceiver_model::{Parameters, Perceiver};
+use perceiver_model::{Parameters, Perceiver, Summary};
 use perceiver_ops::{Key, Mode};
 
 use crate::averaging::Averaging;
-use crate::batch_pass::BatchPass;
+use crate::batch_pass::{BatchPass, BatchResult};
 use crate::checkpoint::{CheckpointConfig, DataCard, write_weights};
 use crate::clock::{Clock, TestAhead, TimeLeft, TimeSpent, Workload};
+use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::{EarlyStopping, Verdict};
 use crate::error::{Result, TrainError};
 use crate::evaluation::evaluate;
 use crate::forecast::{Forecast, Trial};
-use crate::gradients::Gradients;
 use crate::loss::Targets;
 use crate::metrics::Metrics;
 use crate::observer::{EpochMetrics, Event, Observer};
@@ -36,6 +36,11 @@ use crate::schedule::{End, Position, ScheduleName};
 use crate::settled;
 use crate::training_data::TrainingData;
 use crate::views::Views;
+use crate::watchdog::Watchdog;
+
+/// The training pictures that the watchdog looks at, and the steps after which it does, the start and the ends of epochs aside.
+const LOOKED_AT: usize = 8;
+const EARLY_LOOKS: [u64; 2] = [10, 100];
 
 /// How a call of [`Trainer::fit`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +82,8 @@ pub struct Trainer {
     /// When the state was last saved or read.
     saved: Instant,
     clock: Clock,
+    watchdog: Watchdog,
+    summary: Summary,
 }
 
 impl Trainer {
@@ -199,7 +206,7 @@ impl Trainer {
         self.write_best()
     }
 
-    /// Lets the run have `epochs` epochs, also one that has ended: `recipe.toml` says so from now on, and a run that was
+    /// Lets the run have `epochs` epochs, whatever time they take, also one that has ended: `recipe.toml` says so from now on, and a run that was
     /// stopped early goes on, its patience counted anew. Schedules that depend on a run's length take the new one.
     ///
     /// # Errors
@@ -256,6 +263,9 @@ impl Trainer {
             before: progress.time.seconds,
             test: TestAhead::default(),
         };
+        let steps_per_epoch = data.train.len().div_ceil(training.batch_size);
+        let watchdog = Watchdog::new(&recipe, steps_per_epoch);
+        let summary = Summary::new(&recipe.model)?;
         Ok(Self {
             recipe,
             data,
@@ -269,6 +279,8 @@ impl Trainer {
             progress,
             saved: Instant::now(),
             clock,
+            watchdog,
+            summary,
         })
     }
 
@@ -459,6 +471,7 @@ impl Trainer {
             if is_begun && self.time_left().is_some_and(|time| time.is_up) {
                 break;
             }
+            self.look_early(observer)?;
             let batch = batch?;
             let metrics = self.step(&batch)?;
             self.progress.epoch.batches_done += 1;
@@ -468,6 +481,7 @@ impl Trainer {
                 images: batch.indices.len(),
                 metrics,
             })?;
+            self.warn(observer)?;
             if self.is_save_due() {
                 self.save()?;
             }
@@ -482,10 +496,18 @@ impl Trainer {
 
     /// Learns from one batch and returns the epoch's means so far.
     fn step(&mut self, batch: &Batch) -> Result<Metrics> {
-        let gradients = self.gradients(batch)?;
+        let (loss, gradients) = {
+            let result = self.gradients(batch)?;
+            (result.loss, result.gradients)
+        };
         let norm = gradients.global_norm()?;
         if !norm.is_finite() {
             return Err(self.not_finite("gradient norm", norm));
+        }
+        self.watchdog.step(loss, norm);
+        if self.recipe.training.diagnose {
+            let sums = &mut self.progress.epoch.gradients;
+            sums.add(&gradients, norm, &self.summary)?;
         }
         let gradients = match self.recipe.training.clip_norm {
             None => gradients,
@@ -500,8 +522,8 @@ impl Trainer {
         Ok(self.progress.epoch.sums.means())
     }
 
-    /// The gradients of a batch's mean loss; metrics are added up on the way.
-    fn gradients(&mut self, batch: &Batch) -> Result<Gradients> {
+    /// A batch's mean loss and its gradients; metrics are added up on the way.
+    fn gradients(&mut self, batch: &Batch) -> Result<BatchResult> {
         let training = &self.recipe.training;
         let pass = self.pass(batch)?;
         let key = self.dropout_key();
@@ -515,7 +537,32 @@ impl Trainer {
         }
         let sums = &mut self.progress.epoch.sums;
         sums.update(&result.logits, &batch.labels)?;
-        Ok(result.gradients)
+        Ok(result)
+    }
+
+    /// Looks inside the model as it scores a few training pictures.
+    fn look(&self) -> Result<ModelDiagnosis> {
+        let images = self.data.train.images();
+        let images = &images[..LOOKED_AT.min(images.len())];
+        let images = self.data.preprocessing.tensor(images)?; // [few, 3, s, s]
+        let model = self.parameters.inference_model(&self.recipe.model)?;
+        ModelDiagnosis::of(&model, &images.to_device(&self.device)?)
+    }
+
+    /// Lets the watchdog see the model at the start and at some early steps.
+    fn look_early(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        match self.progress.steps {
+            0 => self.watchdog.starts(&self.look()?),
+            steps if EARLY_LOOKS.contains(&steps) => self.watchdog.goes_on(&self.look()?),
+            _ => return Ok(()),
+        }
+        self.warn(observer)
+    }
+
+    /// Passes on what the watchdog has found.
+    fn warn(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let mut warnings = self.watchdog.warnings().into_iter();
+        warnings.try_for_each(|warning| observer.notice(&Event::Warning(&warning)))
     }
 
     fn pass(&self, batch: &Batch) -> Result<BatchPass<'_>> {
@@ -566,21 +613,31 @@ impl Trainer {
         }
         let seconds = start.elapsed().as_secs_f64();
         self.progress.time.validation = Some(seconds);
-        let metrics = self.epoch_metrics(validation, seconds);
+        let mut metrics = self.epoch_metrics(validation, seconds);
+        let look = self.look()?;
+        self.watchdog.epoch_ended(metrics.epoch, &look);
+        if self.recipe.training.diagnose {
+            metrics.diagnosis = Some(Diagnosis {
+                gradients: self.progress.epoch.gradients.diagnosis(),
+                model: look,
+            });
+        }
         self.progress.history.push(metrics);
         self.progress.epoch = EpochProgress::default();
 
-        let verdict = self.progress.early_stopping.epoch_ended(metrics.val_loss);
+        let val_loss = validation.loss;
+        let verdict = self.progress.early_stopping.epoch_ended(val_loss);
         if verdict == Verdict::Best {
             self.best = copies(self.weights())?;
         }
-        let (from, to) = self.reduce_learning_rate(metrics.val_loss);
+        let (from, to) = self.reduce_learning_rate(val_loss);
         self.progress.stopped = verdict == Verdict::Stop;
         self.save()?;
 
         let history = &self.progress.history;
         let best = verdict == Verdict::Best;
         observer.notice(&Event::EpochEnded { history, best })?;
+        self.warn(observer)?;
         if from > to {
             observer.notice(&Event::LearningRateReduced { from, to })?;
         }
@@ -633,6 +690,7 @@ impl Trainer {
             learning_rate: self.optimizer.learning_rate(),
             seconds: seconds + validation_seconds,
             images_per_second: sums.samples() as f64 / seconds,
+            diagnosis: None,
         }
     }
 
@@ -662,8 +720,8 @@ impl Trainer {
         self.run.keep_state()?;
         self.run.remove_results()?; // before, so that no interruption leaves them beside other weights
         progress::write(&self.run.state(), &self.progress, tensors)?;
-        self.saved = Instant::now();
         self.write_best()?;
+        self.saved = Instant::now();
         self.progress.time.saving = Some(start.elapsed().as_secs_f64());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! From a data set to what a run needs of it: training and validation parts, normalization, class names, a hash.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Source, Split};
 
@@ -18,6 +19,8 @@ pub struct TrainingData {
     pub preprocessing: Preprocessing,
     /// The hash of both parts together.
     pub sha256: String,
+    /// How long it took to read; nothing where it was made of what was there.
+    pub loading: Duration,
 }
 
 impl TrainingData {
@@ -26,10 +29,14 @@ impl TrainingData {
     /// # Errors
     /// When either split is not what it should be, or one part would be empty.
     pub fn load(recipe: &Recipe) -> Result<Self> {
+        let start = Instant::now();
         let options = recipe.load_options();
         recipe.data.dataset.check(&options)?;
         let dataset = recipe.data.dataset.load(Split::Train, &options)?;
-        Self::new(dataset, recipe)
+        Ok(Self {
+            loading: start.elapsed(),
+            ..Self::new(dataset, recipe)?
+        })
     }
 
     /// Divides a data set as the recipe says.
@@ -60,6 +67,7 @@ impl TrainingData {
             validation: Arc::new(validation),
             preprocessing,
             sha256,
+            loading: Duration::ZERO,
         })
     }
 

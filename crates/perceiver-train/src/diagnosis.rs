@@ -1,0 +1,271 @@
+//! What can be measured of a model while it learns: where its attention goes, whether its latents differ, how large the gradients
+//! of its layers are.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use perceiver_model::{Perceiver, Stage, Summary};
+use perceiver_ops::Mode;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::gradients::Gradients;
+
+/// What was measured in an epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    /// The gradients of the epoch's steps, before they are clipped.
+    pub gradients: GradientDiagnosis,
+    /// The model at the end of the epoch.
+    #[serde(flatten)]
+    pub model: ModelDiagnosis,
+}
+
+/// Euclidean norms of gradients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GradientDiagnosis {
+    /// The mean over the steps of the norm of all gradients together.
+    pub norm_mean: f64,
+    /// The largest of those norms.
+    pub norm_max: f64,
+    /// The mean over the steps of each layer's norm, by [`Summary`]'s names.
+    pub layers: BTreeMap<String, f64>,
+}
+
+/// A model on some pictures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelDiagnosis {
+    /// The cross attention of every iteration that has one.
+    pub cross_attentions: Vec<AttentionDiagnosis>,
+    /// The self-attention of every iteration's blocks.
+    pub self_attentions: Vec<Vec<AttentionDiagnosis>>,
+    /// How much the last latents of a picture differ: the root of their variance by their mean square, 0 where all are the same.
+    pub latent_spread: f64,
+}
+
+/// An attention on some pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttentionDiagnosis {
+    /// The mean entropy of a query's probabilities as a share of the most, `ln n` for `n` keys: 0 looks at a single one, 1 at all
+    /// alike.
+    pub entropy: f64,
+    /// The standard deviation of a query's logits.
+    pub logit_deviation: f64,
+    /// By how much the entropy of the queries' mean probabilities is larger: 0 where all look at the same, at most 1.
+    pub difference: f64,
+}
+
+impl ModelDiagnosis {
+    /// Looks inside `model` as it scores `images` `[batch, channels, H, W]`, without dropout.
+    ///
+    /// # Errors
+    /// When the images have another shape than the model's.
+    pub fn of(model: &Perceiver, images: &Tensor) -> Result<Self> {
+        let mut diagnosis = Self {
+            cross_attentions: Vec::new(),
+            self_attentions: Vec::new(),
+            latent_spread: 0.0,
+        };
+        let mut verdict = Ok(());
+        model.forward_probed(images, Mode::Inference, &mut |stage, tensor| {
+            let seen = diagnosis.see(stage, tensor);
+            if verdict.is_ok() {
+                verdict = seen;
+            }
+        })?;
+        verdict.map(|()| diagnosis)
+    }
+
+    fn see(&mut self, stage: Stage, tensor: &Tensor) -> Result<()> {
+        match stage {
+            Stage::CrossAttentionLogits(_) => {
+                self.cross_attentions.push(AttentionDiagnosis::of(tensor)?);
+            }
+            Stage::SelfAttentionLogits { iteration, .. } => {
+                self.self_attentions.resize(iteration + 1, Vec::new());
+                self.self_attentions[iteration].push(AttentionDiagnosis::of(tensor)?);
+            }
+            Stage::Transformer(_) => self.latent_spread = latent_spread(tensor)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl AttentionDiagnosis {
+    /// That of `logits` `[batch, heads, queries, keys]`.
+    fn of(logits: &Tensor) -> Result<Self> {
+        let (batch, heads, queries, keys) = logits.dims4()?;
+        let most = (keys as f64).ln();
+        if most == 0.0 {
+            // A single key leaves nothing to choose.
+            return Ok(Self {
+                entropy: 1.0,
+                logit_deviation: 0.0,
+                difference: 0.0,
+            });
+        }
+        // Collected before they are added up, so that threads do not matter.
+        let heads_of_pictures: Vec<HeadSums> = values(logits)?
+            .par_chunks(queries * keys)
+            .map(|head| HeadSums::of(head, keys))
+            .collect();
+        let mean = |sum: fn(&HeadSums) -> f64| {
+            heads_of_pictures.iter().map(sum).sum::<f64>() / (batch * heads) as f64
+        };
+        let entropy = mean(|head| head.entropy);
+        Ok(Self {
+            entropy: entropy / most,
+            logit_deviation: mean(|head| head.variance).sqrt(),
+            difference: ((mean(|head| head.entropy_of_mean) - entropy) / most).max(0.0),
+        })
+    }
+}
+
+/// What a head does in a picture, on average over the queries.
+struct HeadSums {
+    entropy: f64,
+    variance: f64,
+    /// The entropy of the mean probabilities.
+    entropy_of_mean: f64,
+}
+
+impl HeadSums {
+    /// That of logits `[queries, keys]`.
+    fn of(logits: &[f32], keys: usize) -> Self {
+        let queries = (logits.len() / keys) as f64;
+        let (mut entropy, mut variance) = (0.0, 0.0);
+        let mut mean = vec![0.0; keys];
+        let mut weights = vec![0.0; keys];
+        for row in logits.chunks(keys) {
+            let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mean_logit = row.iter().copied().map(f64::from).sum::<f64>() / keys as f64;
+            let (mut total, mut weighed) = (0.0, 0.0);
+            for (weight, &logit) in weights.iter_mut().zip(row) {
+                let below = logit - highest;
+                *weight = f64::from(below.exp());
+                total += *weight;
+                weighed += *weight * f64::from(below);
+                variance += (f64::from(logit) - mean_logit).powi(2) / keys as f64;
+            }
+            entropy += total.ln() - weighed / total;
+            for (mean, weight) in mean.iter_mut().zip(&weights) {
+                *mean += weight / total / queries;
+            }
+        }
+        let entropy_of_mean = mean.iter().filter(|&&p| p > 0.0).map(|p| -p * p.ln()).sum();
+        Self {
+            entropy: entropy / queries,
+            variance: variance / queries,
+            entropy_of_mean,
+        }
+    }
+}
+
+/// [`ModelDiagnosis::latent_spread`] of `latents` `[batch, latents, width]`.
+fn latent_spread(latents: &Tensor) -> Result<f64> {
+    let (batch, _, _) = latents.dims3()?;
+    let latents = latents.detach();
+    let squares = mean_of(&latents.sqr()?)?;
+    let variance = mean_of(&latents.broadcast_sub(&latents.mean_keepdim(1)?)?.sqr()?)?;
+    let spreads = variance.iter().zip(&squares);
+    let spreads =
+        spreads.map(|(variance, square)| (variance / square.max(f64::MIN_POSITIVE)).sqrt());
+    Ok(spreads.sum::<f64>() / batch as f64)
+}
+
+/// The mean over each sample of `x` `[batch, n, width]`.
+fn mean_of(x: &Tensor) -> Result<Vec<f64>> {
+    let means = values(&x.mean((1, 2))?)?;
+    Ok(means.into_iter().map(f64::from).collect())
+}
+
+fn values(x: &Tensor) -> Result<Vec<f32>> {
+    let x = x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    Ok(x.flatten_all()?.to_vec1()?)
+}
+
+/// Sums over the steps of an epoch, exact enough to be saved and continued.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GradientSums {
+    steps: u64,
+    norms: f64,
+    norm_max: f64,
+    layers: BTreeMap<String, f64>,
+}
+
+impl GradientSums {
+    /// Adds the gradients of a step, whose global norm is `norm`, to the layers of `summary`.
+    pub(crate) fn add(
+        &mut self,
+        gradients: &Gradients,
+        norm: f64,
+        summary: &Summary,
+    ) -> Result<()> {
+        let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
+        for (name, square) in gradients.squares()? {
+            *squares
+                .entry(summary.layer_of(name).unwrap_or(name))
+                .or_default() += square;
+        }
+        for (layer, square) in squares {
+            *self.layers.entry(layer.to_string()).or_default() += square.sqrt();
+        }
+        self.steps += 1;
+        self.norms += norm;
+        self.norm_max = self.norm_max.max(norm);
+        Ok(())
+    }
+
+    pub(crate) fn diagnosis(&self) -> GradientDiagnosis {
+        let steps = self.steps.max(1) as f64;
+        let layers = self.layers.iter();
+        GradientDiagnosis {
+            norm_mean: self.norms / steps,
+            norm_max: self.norm_max,
+            layers: layers
+                .map(|(layer, sum)| (layer.clone(), sum / steps))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attention(rows: &[[f32; 4]]) -> AttentionDiagnosis {
+        let shape = (1, 1, rows.len(), 4);
+        let logits = Tensor::from_slice(rows.as_flattened(), shape, &Device::Cpu);
+        AttentionDiagnosis::of(&logits.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn equal_logits_look_everywhere_alike() {
+        let uniform = attention(&[[3.0; 4], [-7.0; 4]]);
+        assert!((uniform.entropy - 1.0).abs() < 1e-9);
+        assert!(uniform.logit_deviation < 1e-9 && uniform.difference < 1e-9);
+    }
+
+    #[test]
+    fn large_logits_look_at_a_single_token() {
+        let same = attention(&[[100.0, 0.0, 0.0, 0.0], [90.0, 0.0, 0.0, 0.0]]);
+        assert!(same.entropy < 1e-9 && same.difference < 1e-9);
+        let own = attention(&[[100.0, 0.0, 0.0, 0.0], [0.0, 100.0, 0.0, 0.0]]);
+        // Two of four: ln 2 of ln 4.
+        assert!((own.difference - 0.5).abs() < 1e-9);
+        assert!((own.logit_deviation - 100.0 * (3.0f64 / 16.0).sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn equal_latents_have_no_spread() {
+        let of = |rows: &[[f32; 2]]| {
+            let shape = (1, rows.len(), 2);
+            let latents = Tensor::from_slice(rows.as_flattened(), shape, &Device::Cpu);
+            latent_spread(&latents.unwrap()).unwrap()
+        };
+        assert!(of(&[[1.0, 2.0], [1.0, 2.0]]) < 1e-9);
+        assert!((of(&[[1.0, -2.0], [-1.0, 2.0]]) - 1.0).abs() < 1e-6);
+    }
+}
