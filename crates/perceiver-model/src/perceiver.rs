@@ -20,7 +20,7 @@ use crate::layers::LayerNorm;
 use crate::patches::{patches, patches_of_map};
 use crate::probe::{Probe, Stage};
 use crate::stem::Stem;
-use crate::transformer::Transformer;
+use crate::transformer::{Look, Transformer};
 use crate::weight_sets::WeightSet;
 
 /// The image classifier `[batch, channels, H, W] -> [batch, classes]`.
@@ -221,8 +221,7 @@ impl Perceiver {
             let mut look = |block, logits: &Tensor| {
                 show(Stage::SelfAttentionLogits { iteration, block }, logits);
             };
-            let look: Option<&mut dyn FnMut(usize, &Tensor)> =
-                if probed { Some(&mut look) } else { None };
+            let look: Option<&mut Look> = if probed { Some(&mut look) } else { None };
             latents = transformer.forward(&latents, mode.child(1), look)?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);
         }

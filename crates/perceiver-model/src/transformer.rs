@@ -72,6 +72,9 @@ impl Block {
     }
 }
 
+/// What is shown every block's number and attention logits `[batch, heads, latents, latents]`.
+pub(crate) type Look<'a> = dyn FnMut(usize, &Tensor) + 'a;
+
 /// The blocks in a row.
 #[derive(Debug, Clone)]
 pub(crate) struct Transformer {
@@ -119,7 +122,7 @@ impl Transformer {
         &self,
         latents: &Tensor,
         mode: Mode,
-        mut look: Option<&mut dyn FnMut(usize, &Tensor)>,
+        mut look: Option<&mut Look>,
     ) -> Result<Tensor> {
         let mut x = latents.clone();
         for (number, block) in self.blocks.iter().enumerate() {

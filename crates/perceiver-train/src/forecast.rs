@@ -48,7 +48,8 @@ impl Trial<'_> {
             })
             .map(drop)
         })?;
-        let step_memory = peak_memory_bytes();
+        // The program's allocator keeps what is freed, so this is what the pass had at its height.
+        let after = memory_bytes();
         let model = self.pass.parameters.inference_model(&self.recipe.model)?;
         let images = self.pass.images.narrow(0, 0, count)?;
         let inference = self.seconds(count, || {
@@ -59,9 +60,10 @@ impl Trial<'_> {
         Ok(Forecast {
             epoch_seconds: training * self.train_images as f64
                 + inference * self.validation_images as f64,
-            memory_bytes: before.zip(step_memory).map(|(before, peak)| {
-                let step = peak.saturating_sub(before) as f64 * whole;
-                before + step as u64 + self.kept_bytes()
+            memory_bytes: before.zip(after).map(|(before, after)| {
+                let step = after.saturating_sub(before) as f64 * whole;
+                let training = before + step as u64 + self.kept_bytes();
+                training.max(peak_memory_bytes().unwrap_or(0))
             }),
         })
     }

@@ -252,97 +252,8 @@ impl Recipe {
         data.augmentation
             .validate()
             .map_err(|error| recipe_error(name, error))?;
-        let positive_rate = training.learning_rate.is_finite() && training.learning_rate > 0.0;
-        let positive_norm = training.clip_norm.is_none_or(|norm| norm > 0.0);
-        let factor_shrinks = (0.0..1.0).contains(&training.plateau.factor);
-        let fraction_leaves_some =
-            (0.0..1.0).contains(&data.validation_fraction) && data.validation_fraction > 0.0;
-        let seed_fits = i64::try_from(training.seed).is_ok(); // TOML's integers are signed
-        let checks = [
-            (
-                training.epochs > 0,
-                "training.epochs: expected at least 1, found 0".to_string(),
-            ),
-            (
-                training.batch_size > 0,
-                "training.batch_size: expected at least 1, found 0".to_string(),
-            ),
-            (
-                training.accumulate > 0,
-                "training.accumulate: expected at least 1, found 0".to_string(),
-            ),
-            (
-                training.side_by_side > 0,
-                "training.side_by_side: expected at least 1, found 0".to_string(),
-            ),
-            (
-                (0.0..1.0).contains(&training.label_smoothing),
-                format!(
-                    "training.label_smoothing: expected at least 0 and below 1, found {}",
-                    training.label_smoothing
-                ),
-            ),
-            (
-                training
-                    .averaging
-                    .is_none_or(|decay| (0.0..1.0).contains(&decay)),
-                format!(
-                    "training.averaging: expected at least 0 and below 1, found {:?}",
-                    training.averaging
-                ),
-            ),
-            (
-                positive_rate,
-                format!(
-                    "training.learning_rate: expected a number above 0, found {}",
-                    training.learning_rate
-                ),
-            ),
-            (
-                positive_norm,
-                format!(
-                    "training.clip_norm: expected a number above 0, found {:?}",
-                    training.clip_norm
-                ),
-            ),
-            (
-                factor_shrinks,
-                format!(
-                    "training.plateau.factor: expected at least 0 and below 1, found {}",
-                    training.plateau.factor
-                ),
-            ),
-            (
-                fraction_leaves_some,
-                format!(
-                    "data.validation_fraction: expected above 0 and below 1, found {}",
-                    data.validation_fraction
-                ),
-            ),
-            (
-                data.limit_train.is_none_or(|limit| limit >= 2),
-                format!(
-                    "data.limit_train: expected at least 2, one to train and one to validate on, found {}",
-                    data.limit_train.unwrap_or_default()
-                ),
-            ),
-            (
-                data.limit_test != Some(0),
-                "data.limit_test: expected at least 1, found 0".to_string(),
-            ),
-            (
-                seed_fits,
-                format!(
-                    "training.seed: expected at most {}, found {}",
-                    i64::MAX,
-                    training.seed
-                ),
-            ),
-        ];
-        let of_parts = [training.optimizer.finding(), training.schedule.finding()];
-        let found = checks.into_iter().find(|(fine, _)| !fine);
-        let found = found.map(|(_, finding)| finding);
-        match found.or_else(|| of_parts.into_iter().flatten().next()) {
+        let findings = [data.finding(), training.finding()];
+        match findings.into_iter().flatten().next() {
             Some(finding) => Err(recipe_error(name, finding)),
             None => Ok(()),
         }
@@ -359,6 +270,114 @@ impl Recipe {
             ..LoadOptions::default()
         }
     }
+}
+
+impl DataRecipe {
+    /// What is wrong with the values, field first.
+    fn finding(&self) -> Option<String> {
+        let fraction_leaves_some =
+            (0.0..1.0).contains(&self.validation_fraction) && self.validation_fraction > 0.0;
+        first_finding([
+            (
+                fraction_leaves_some,
+                format!(
+                    "data.validation_fraction: expected above 0 and below 1, found {}",
+                    self.validation_fraction
+                ),
+            ),
+            (
+                self.limit_train.is_none_or(|limit| limit >= 2),
+                format!(
+                    "data.limit_train: expected at least 2, one to train and one to validate on, found {}",
+                    self.limit_train.unwrap_or_default()
+                ),
+            ),
+            (
+                self.limit_test != Some(0),
+                "data.limit_test: expected at least 1, found 0".to_string(),
+            ),
+        ])
+    }
+}
+
+impl TrainingRecipe {
+    /// What is wrong with the values, field first.
+    fn finding(&self) -> Option<String> {
+        let positive_rate = self.learning_rate.is_finite() && self.learning_rate > 0.0;
+        let positive_norm = self.clip_norm.is_none_or(|norm| norm > 0.0);
+        let factor_shrinks = (0.0..1.0).contains(&self.plateau.factor);
+        let seed_fits = i64::try_from(self.seed).is_ok(); // TOML's integers are signed
+        first_finding([
+            (
+                self.epochs > 0,
+                "training.epochs: expected at least 1, found 0".to_string(),
+            ),
+            (
+                self.batch_size > 0,
+                "training.batch_size: expected at least 1, found 0".to_string(),
+            ),
+            (
+                self.accumulate > 0,
+                "training.accumulate: expected at least 1, found 0".to_string(),
+            ),
+            (
+                self.side_by_side > 0,
+                "training.side_by_side: expected at least 1, found 0".to_string(),
+            ),
+            (
+                (0.0..1.0).contains(&self.label_smoothing),
+                format!(
+                    "training.label_smoothing: expected at least 0 and below 1, found {}",
+                    self.label_smoothing
+                ),
+            ),
+            (
+                self.averaging
+                    .is_none_or(|decay| (0.0..1.0).contains(&decay)),
+                format!(
+                    "training.averaging: expected at least 0 and below 1, found {:?}",
+                    self.averaging
+                ),
+            ),
+            (
+                positive_rate,
+                format!(
+                    "training.learning_rate: expected a number above 0, found {}",
+                    self.learning_rate
+                ),
+            ),
+            (
+                positive_norm,
+                format!(
+                    "training.clip_norm: expected a number above 0, found {:?}",
+                    self.clip_norm
+                ),
+            ),
+            (
+                factor_shrinks,
+                format!(
+                    "training.plateau.factor: expected at least 0 and below 1, found {}",
+                    self.plateau.factor
+                ),
+            ),
+            (
+                seed_fits,
+                format!(
+                    "training.seed: expected at most {}, found {}",
+                    i64::MAX,
+                    self.seed
+                ),
+            ),
+        ])
+        .or_else(|| self.optimizer.finding())
+        .or_else(|| self.schedule.finding())
+    }
+}
+
+/// The finding of the first check that is not fine.
+fn first_finding<const N: usize>(checks: [(bool, String); N]) -> Option<String> {
+    let found = checks.into_iter().find(|(fine, _)| !fine);
+    found.map(|(_, finding)| finding)
 }
 
 fn recipe_error(name: &str, finding: impl std::fmt::Display) -> TrainError {
