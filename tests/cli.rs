@@ -8,7 +8,7 @@ use insta::assert_snapshot;
 use perceiver_data::{Cifar, CifarRecord, Image, Labels, Split, shapes};
 use perceiver_ops::Mode;
 use perceiver_tests::program::{Workplace, names_in, tiny};
-use perceiver_train::Checkpoint;
+use perceiver_train::{Checkpoint, Preset};
 use serde_json::Value;
 
 fn workplace() -> Workplace {
@@ -599,4 +599,23 @@ fn a_reader_who_leaves_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// What is said to run on a GPU for hours runs for a moment anywhere, from the first batch to the verdict.
+#[test]
+fn every_preset_trains_and_is_judged() {
+    let place = workplace();
+    for preset in Preset::ALL {
+        let flags = "--dataset shapes --epochs 1 --limit-train 6 --limit-test 4 --batch-size 3";
+        let said = place.succeed(&format!(
+            "train --preset {preset} {flags} --output {preset}"
+        ));
+        assert!(
+            said.out.contains("test of shapes on 4 pictures"),
+            "{}",
+            said.out
+        );
+        let metrics = fs::read_to_string(place.path(format!("{preset}/metrics.jsonl"))).unwrap();
+        assert_eq!(metrics.lines().count(), 1, "{preset}");
+    }
 }
