@@ -12,9 +12,10 @@ use perceiver_tests::tensors::{distance, images, values};
 use perceiver_train::{Gradients, cross_entropy};
 use proptest::prelude::*;
 
+/// A small model that has several tokens behind the largest stem: of one alone, attention learns nothing.
 fn small() -> PerceiverConfig {
     PerceiverConfig {
-        image_size: 8,
+        image_size: 16,
         patch_size: 1,
         latent_dim: 5,
         projection_dim: 16,
