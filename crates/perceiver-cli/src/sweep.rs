@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use perceiver_train::{Recipe, RunDirectory, TrainError, TrainingData};
-use toml::{Table, Value};
+use perceiver_train::{Difference, Recipe, RunDirectory, TrainError, TrainingData};
+use toml::Table;
 
 use crate::interrupt::INTERRUPTED;
 use crate::recipe_flags::RecipeFlags;
@@ -134,19 +134,12 @@ fn stage(root: &Path, recipe: &mut Recipe) -> Result<Stage> {
 
 /// The first field that two tables differ in, and how.
 fn difference(expected: &Table, found: &Table) -> Option<String> {
-    let keys = expected.keys().chain(found.keys());
-    keys.into_iter()
-        .find_map(|key| match (expected.get(key), found.get(key)) {
-            (a, b) if a == b => None,
-            (Some(Value::Table(a)), Some(Value::Table(b))) => {
-                difference(a, b).map(|finding| format!("{key}.{finding}"))
-            }
-            (a, b) => {
-                let text =
-                    |value: Option<&Value>| value.map_or("nothing".to_string(), Value::to_string);
-                Some(format!("{key}: expected {}, found {}", text(a), text(b)))
-            }
-        })
+    let Difference {
+        field,
+        expected,
+        found,
+    } = Difference::first(expected, found)?;
+    Some(format!("{field}: expected {expected}, found {found}"))
 }
 
 /// Runs what is not finished. Returns the names of the runs whose loss was no number, or nothing when asked to stop.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use crate::difference::Difference;
 use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
 
@@ -38,9 +39,13 @@ pub(crate) fn require_same(kept: &str, state: &Path, recipe: &Recipe, path: &Pat
         expected: "the recipe of the run in its metadata".to_string(),
         finding,
     })?;
-    match first_difference("", &table(&kept)?, &table(recipe)?) {
+    match Difference::first(&table(&kept)?, &table(recipe)?) {
         None => Ok(()),
-        Some((field, expected, found)) => Err(TrainError::OtherRecipe {
+        Some(Difference {
+            field,
+            expected,
+            found,
+        }) => Err(TrainError::OtherRecipe {
             path: path.to_path_buf(),
             field,
             expected,
@@ -62,28 +67,6 @@ fn table(recipe: &Recipe) -> Result<Table> {
         }
     }
     Ok(table)
-}
-
-/// The first field, in the order of the alphabet, that is not the same in both, with what it is in each.
-fn first_difference(prefix: &str, a: &Table, b: &Table) -> Option<(String, String, String)> {
-    let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
-    names.sort();
-    names.dedup();
-    names.into_iter().find_map(|name| {
-        let field = format!("{prefix}{name}");
-        match (a.get(name), b.get(name)) {
-            (Some(Value::Table(a)), Some(Value::Table(b))) => {
-                first_difference(&format!("{field}."), a, b)
-            }
-            (a, b) if a == b => None,
-            (a, b) => {
-                let text = |value: Option<&Value>| {
-                    value.map_or_else(|| "nothing".to_string(), ToString::to_string)
-                };
-                Some((field, text(a), text(b)))
-            }
-        }
-    })
 }
 
 #[cfg(test)]

@@ -418,12 +418,11 @@ impl Trainer {
             (0, Some(last)) => 1.0 / last.images_per_second,
             (samples, _) => seconds / samples as f64,
         };
-        let parameters = self.parameters.iter();
         let workload = Workload {
             training,
             batch_size: self.recipe.training.batch_size,
             validation_images: self.data.validation.len(),
-            bytes: 4 * parameters.map(|(_, var)| var.elem_count()).sum::<usize>(),
+            bytes: 4 * self.parameters.count(),
         };
         Some(workload.within(budget.duration(), &self.clock, &self.progress.time))
     }
@@ -496,10 +495,9 @@ impl Trainer {
 
     /// Learns from one batch and returns the epoch's means so far.
     fn step(&mut self, batch: &Batch) -> Result<Metrics> {
-        let (loss, gradients) = {
-            let result = self.gradients(batch)?;
-            (result.loss, result.gradients)
-        };
+        let BatchResult {
+            loss, gradients, ..
+        } = self.gradients(batch)?;
         let norm = gradients.global_norm()?;
         if !norm.is_finite() {
             return Err(self.not_finite("gradient norm", norm));
