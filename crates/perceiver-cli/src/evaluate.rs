@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
 use perceiver_model::Perceiver;
-use perceiver_train::{Checkpoint, DeviceChoice, MetricSums, TestResults, Views};
+use perceiver_train::{Checkpoint, DeviceChoice, Evaluation, TestResults, Views};
 
 use crate::checkpoint::open;
 use crate::progress::evaluation_bar;
@@ -52,17 +52,17 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = open(&arguments.checkpoint, arguments.device)?;
     let test = test_split(arguments, &checkpoint)?;
-    let name = test.name().to_string();
+    let test = Arc::new(test);
     let preprocessing = &checkpoint.config.preprocessing;
     let as_in_training = checkpoint.config.data.flip_average;
-    let sums = with_bar(
+    let evaluation = with_bar(
         &checkpoint.model,
         Views::new(arguments.flip_average.unwrap_or(as_in_training)),
-        Arc::new(test),
+        Arc::clone(&test),
         preprocessing,
         checkpoint.device(),
     )?;
-    let results = TestResults::new(name, &sums);
+    let results = TestResults::new(&test, &evaluation.sums);
     if arguments.json {
         terminal::print(serde_json::to_string_pretty(&results)?)?;
     } else {
@@ -123,12 +123,13 @@ pub(crate) fn with_bar(
     test: Arc<Dataset>,
     preprocessing: &Preprocessing,
     device: &Device,
-) -> Result<MetricSums> {
+) -> Result<Evaluation> {
     let bar = evaluation_bar(test.len() as u64, "testing");
     let mut show = |done, _| bar.set_position(done);
-    let sums = perceiver_train::evaluate(model, views, test, preprocessing, device, &mut show)?;
+    let evaluation =
+        perceiver_train::evaluate(model, views, test, preprocessing, device, &mut show)?;
     bar.finish_and_clear();
-    Ok(sums)
+    Ok(evaluation)
 }
 
 /// Prints results for people.

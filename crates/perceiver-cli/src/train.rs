@@ -11,8 +11,8 @@ use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    DeviceChoice, MetricsFile, Observers, Outcome, Preset, Recipe, RunDirectory, Standing,
-    TestAhead, TestResults, TrainError, Trainer, TrainingData, Views,
+    DeviceChoice, MetricsFile, Observers, Outcome, Prediction, Preset, Recipe, RunDirectory,
+    Standing, TestAhead, TestResults, TrainError, Trainer, TrainingData, Views, write_predictions,
 };
 
 use crate::evaluate;
@@ -293,8 +293,10 @@ fn verdict(trainer: &Trainer) -> Result<TestResults> {
     if let Ok(results) = TestResults::read(&path) {
         return Ok(results);
     }
-    let results = test(trainer)?;
-    let written = results.write(&path);
+    let (results, predictions) = test(trainer)?;
+    // The predictions first: where there are results, there is all that belongs to them.
+    let written = write_predictions(&trainer.run().predictions(), &predictions);
+    let written = written.and_then(|()| results.write(&path));
     written.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))?;
     Ok(results)
 }
@@ -339,22 +341,23 @@ fn not_started(error: TrainError) -> anyhow::Error {
 }
 
 /// Reads the test split, for the one time it is read.
-fn test(trainer: &Trainer) -> Result<TestResults> {
+fn test(trainer: &Trainer) -> Result<(TestResults, Vec<Prediction>)> {
     let recipe = trainer.recipe();
     let options = recipe.load_options();
     let mut test = recipe.data.dataset.load(Split::Test, &options)?;
     if let Some(limit) = recipe.data.limit_test {
         test.truncate(limit);
     }
-    let name = test.name().to_string();
-    let sums = evaluate::with_bar(
+    let test = Arc::new(test);
+    let evaluation = evaluate::with_bar(
         trainer.model(),
         Views::new(recipe.data.flip_average),
-        Arc::new(test),
+        Arc::clone(&test),
         trainer.preprocessing(),
         trainer.device(),
     )?;
-    Ok(TestResults::new(name, &sums))
+    let results = TestResults::new(&test, &evaluation.sums);
+    Ok((results, evaluation.predictions))
 }
 
 /// A count with its thousands apart.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, TrainError};
 use crate::json_file;
 use crate::metrics::{MetricSums, wilson_interval};
+use crate::predictions::Prediction;
 use crate::views::Views;
 
 /// Pictures at a time. The same in every evaluation, so that the same model on the same data gives the same bits.
@@ -21,6 +22,9 @@ const BATCH_SIZE: usize = 64;
 pub struct TestResults {
     /// The data set.
     pub dataset: String,
+    /// Its pictures' and labels' hash, by [`Dataset::sha256`]; empty in the results of earlier versions.
+    #[serde(default)]
+    pub sha256: String,
     /// The number of test pictures.
     pub images: u64,
     /// Mean cross-entropy in nats.
@@ -37,10 +41,11 @@ pub struct TestResults {
 
 impl TestResults {
     /// The results that sums over a test split come to.
-    pub fn new(dataset: impl Into<String>, sums: &MetricSums) -> Self {
+    pub fn new(test: &Dataset, sums: &MetricSums) -> Self {
         let (means, images) = (sums.means(), sums.samples());
         Self {
-            dataset: dataset.into(),
+            dataset: test.name().to_string(),
+            sha256: test.sha256(),
             images,
             loss: means.loss,
             acc: means.acc,
@@ -67,8 +72,17 @@ impl TestResults {
     }
 }
 
-/// Goes through a data set in order and sums up how the model does, shown these views of every picture. After every batch, `progress` is told how many of
-/// how many pictures are done.
+/// How a model does on a data set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evaluation {
+    /// Summed up.
+    pub sums: MetricSums,
+    /// Picture by picture, in the data set's order.
+    pub predictions: Vec<Prediction>,
+}
+
+/// Goes through a data set in order and notes how the model does, shown these views of every picture. After every batch, `progress`
+/// is told how many of how many pictures are done.
 ///
 /// # Errors
 /// When there is no picture, or a label names no class of the model.
@@ -79,7 +93,7 @@ pub fn evaluate(
     preprocessing: &Preprocessing,
     device: &Device,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<MetricSums> {
+) -> Result<Evaluation> {
     require_classes(&dataset, model.config().num_classes())?;
     let config = LoaderConfig {
         batch_size: BATCH_SIZE,
@@ -87,14 +101,18 @@ pub fn evaluate(
     };
     let total = dataset.len() as u64;
     let loader = Loader::new(dataset, preprocessing.clone(), config)?;
-    let mut sums = MetricSums::default();
+    let mut evaluation = Evaluation::default();
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
         let scores = views.scores(model, &batch.images.to_device(device)?)?;
-        sums.update(&scores.to_device(&Device::Cpu)?, &batch.labels)?;
-        progress(sums.samples(), total);
+        let scores = scores.to_device(&Device::Cpu)?;
+        evaluation.sums.update(&scores, &batch.labels)?;
+        let first = evaluation.predictions.len();
+        let predictions = Prediction::of_batch(first, &scores, &batch.labels)?;
+        evaluation.predictions.extend(predictions);
+        progress(evaluation.sums.samples(), total);
     }
-    Ok(sums)
+    Ok(evaluation)
 }
 
 /// A data set can be judged by a model of as many classes, and has something to judge.

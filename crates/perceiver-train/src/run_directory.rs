@@ -5,6 +5,7 @@
 //! RUN/model.safetensors                    the best weights so far                    }
 //! RUN/metrics.jsonl                        one object an epoch
 //! RUN/results.json                         the test split's verdict, once, at the end
+//! RUN/predictions.csv                      what was said of every test picture then
 //! RUN/training/recipe.toml                 everything that decides what the run does
 //! RUN/training/state.safetensors           everything needed to go on
 //! RUN/training/state.previous.safetensors  the same, as it was saved the time before
@@ -167,6 +168,11 @@ impl RunDirectory {
     /// `results.json`
     pub fn results(&self) -> PathBuf {
         self.root.join("results.json")
+    }
+
+    /// `predictions.csv`
+    pub fn predictions(&self) -> PathBuf {
+        self.root.join("predictions.csv")
     }
 
     /// `training/recipe.toml`

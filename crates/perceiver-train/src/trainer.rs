@@ -663,7 +663,7 @@ impl Trainer {
             Parameters::from_tensors(&self.recipe.model, self.weights(), &self.device)?;
         let model = parameters.inference_model(&self.recipe.model)?;
         let views = Views::Picture; // the test split alone may be judged by more
-        let sums = evaluate(
+        let evaluation = evaluate(
             &model,
             views,
             validation,
@@ -671,7 +671,7 @@ impl Trainer {
             &self.device,
             &mut tell,
         )?;
-        noticed.map(|()| sums.means())
+        noticed.map(|()| evaluation.sums.means())
     }
 
     fn epoch_metrics(&self, validation: Metrics, validation_seconds: f64) -> EpochMetrics {

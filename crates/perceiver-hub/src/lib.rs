@@ -1,0 +1,1 @@
+//! Files of the Hugging Face Hub: downloads that are checked before they are used, uploads in one commit.

@@ -1,0 +1,1 @@
+//! What training came to, for people: reports, comparisons of runs, attention over pictures.

@@ -1,0 +1,150 @@
+//! What a model said of every picture of a test split: `predictions.csv`, from which confusions, calibration and comparisons
+//! of runs are made without the model.
+//!
+//! ```text
+//! image,label,predicted,probability,label_probability,label_rank
+//! 0,49,49,0.91842,0.91842,1
+//! 1,33,72,0.40112,0.22154,2
+//! ```
+
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use perceiver_ops::softmax;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file;
+use crate::error::{Result, TrainError};
+
+/// What was said of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The picture's place in the data set, from 0.
+    pub image: usize,
+    /// The class that is right.
+    pub label: u32,
+    /// The most probable class, the first of several.
+    pub predicted: u32,
+    /// The probability of `predicted`.
+    pub probability: f32,
+    /// The probability of `label`.
+    pub label_probability: f32,
+    /// 1 more than the number of classes that are more probable than `label`.
+    pub label_rank: u32,
+}
+
+impl Prediction {
+    /// Whether the most probable class is the right one.
+    pub fn is_right(&self) -> bool {
+        self.predicted == self.label
+    }
+
+    /// What was said of a batch, the `first` picture onwards: `scores` `[batch, classes]`, `labels` `[batch]` (u32).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn of_batch(first: usize, scores: &Tensor, labels: &Tensor) -> Result<Vec<Self>> {
+        let probabilities = softmax(&scores.to_dtype(DType::F32)?)?.to_vec2::<f32>()?;
+        let labels = labels.to_vec1::<u32>()?;
+        let pictures = (first..).zip(probabilities.iter().zip(labels));
+        Ok(pictures
+            .map(|(image, (probabilities, label))| Self::of(image, probabilities, label))
+            .collect())
+    }
+
+    fn of(image: usize, probabilities: &[f32], label: u32) -> Self {
+        let mut predicted = 0;
+        for (class, probability) in probabilities.iter().enumerate() {
+            if *probability > probabilities[predicted] {
+                predicted = class;
+            }
+        }
+        let own = probabilities[label as usize];
+        let more_probable = probabilities.iter().filter(|&&other| other > own).count();
+        Self {
+            image,
+            label,
+            predicted: predicted as u32,
+            probability: probabilities[predicted],
+            label_probability: own,
+            label_rank: more_probable as u32 + 1,
+        }
+    }
+}
+
+/// Writes predictions, in the order of the pictures, replacing an old file at once or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let failed = |error: String| TrainError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source: std::io::Error::other(error),
+    };
+    for prediction in predictions {
+        writer
+            .serialize(prediction)
+            .map_err(|error| failed(error.to_string()))?;
+    }
+    let bytes = writer
+        .into_inner()
+        .map_err(|error| failed(error.to_string()))?;
+    atomic_file::write(path, &bytes)
+}
+
+/// Reads what [`write_predictions`] wrote.
+///
+/// # Errors
+/// When it cannot be read, or a line, named by its number, is not a picture's.
+pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
+    let bytes = atomic_file::read(path)?;
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let lines = reader.deserialize::<Prediction>().enumerate();
+    lines
+        .map(|(image, line)| match line {
+            Ok(line) if line.image == image => Ok(line),
+            Ok(line) => Err(format!("picture {} in the place of {image}", line.image)),
+            Err(error) => Err(error.to_string()),
+        })
+        .collect::<std::result::Result<_, String>>()
+        .map_err(|finding| TrainError::Damaged {
+            path: path.to_path_buf(),
+            expected: "a line a test picture, as `perceiver train` writes it".to_string(),
+            finding,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_has_a_rank_and_the_first_of_the_most_probable_is_predicted() {
+        let said = Prediction::of(0, &[0.1, 0.4, 0.4, 0.1], 3);
+        assert_eq!((said.predicted, said.label_rank), (1, 3));
+        assert!(!said.is_right());
+        let said = Prediction::of(0, &[0.1, 0.4, 0.4, 0.1], 2);
+        assert_eq!((said.predicted, said.label_rank), (1, 1));
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_a_missing_line_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("predictions.csv");
+        let said = [[0.25_f32, 0.75], [0.1, 0.9], [1.0 / 3.0, 2.0 / 3.0]];
+        let said: Vec<Prediction> = (0..)
+            .zip(&said)
+            .map(|(image, probabilities)| Prediction::of(image, probabilities, 0))
+            .collect();
+        write_predictions(&path, &said).unwrap();
+        assert_eq!(read_predictions(&path).unwrap(), said);
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        let second = text.lines().nth(2).unwrap();
+        std::fs::write(&path, text.replace(&format!("{second}\n"), "")).unwrap();
+        let error = read_predictions(&path).unwrap_err().to_string();
+        assert!(error.contains("picture 2 in the place of 1"), "{error}");
+    }
+}
