@@ -39,7 +39,16 @@ fn failure(place: &Workplace, arguments: &str, code: i32) -> String {
 fn help_explains_every_command() {
     let place = workplace();
     assert_snapshot!("help", place.succeed("--help").out);
-    for command in ["train", "evaluate", "predict", "summary", "import-keras"] {
+    for command in [
+        "train",
+        "evaluate",
+        "predict",
+        "report",
+        "compare",
+        "attention",
+        "summary",
+        "import-keras",
+    ] {
         let said = place.succeed(&format!("{command} --help"));
         assert_snapshot!(format!("help-{command}"), said.out);
     }
@@ -149,6 +158,8 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
         "config.json",
         "metrics.jsonl",
         "model.safetensors",
+        "predictions.csv",
+        "report.html",
         "results.json",
         "training",
     ];
@@ -156,6 +167,7 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
     assert_eq!(
         names_in(&run.join("training")),
         [
+            "environment.json",
             "recipe.toml",
             "state.previous.safetensors",
             "state.safetensors"

@@ -416,9 +416,12 @@ fn a_run_directory_holds_what_is_documented() {
         files,
         [
             "config.json",
+            "environment.json",
             "metrics.jsonl",
             "model.safetensors",
+            "predictions.csv",
             "recipe.toml",
+            "report.html",
             "results.json",
             "state.previous.safetensors",
             "state.safetensors",

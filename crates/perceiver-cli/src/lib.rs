@@ -7,7 +7,9 @@
 //! assert_eq!(code, ExitCode::SUCCESS);
 //! ```
 
+mod attention;
 mod checkpoint;
+mod compare;
 mod evaluate;
 mod forecast;
 mod import_keras;
@@ -18,6 +20,7 @@ pub mod process_settings;
 mod progress;
 mod recipe_changes;
 mod recipe_flags;
+mod report;
 mod summary;
 mod sweep;
 mod sweep_file;
@@ -66,6 +69,9 @@ enum Command {
     Train(train::Arguments),
     Evaluate(evaluate::Arguments),
     Predict(predict::Arguments),
+    Report(report::Arguments),
+    Compare(compare::Arguments),
+    Attention(attention::Arguments),
     Summary(summary::Arguments),
     ImportKeras(import_keras::Arguments),
 }
@@ -89,6 +95,9 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Train(arguments) => train::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Attention(arguments) => attention::run(&arguments),
         Command::Summary(arguments) => summary::run(&arguments),
         Command::ImportKeras(arguments) => import_keras::run(&arguments),
     };

@@ -11,8 +11,9 @@ use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    DeviceChoice, MetricsFile, Observers, Outcome, Prediction, Preset, Recipe, RunDirectory,
-    Standing, TestAhead, TestResults, TrainError, Trainer, TrainingData, Views, write_predictions,
+    DeviceChoice, Environment, MetricsFile, Observers, Outcome, Prediction, Preset, Recipe,
+    RunDirectory, Standing, TestAhead, TestResults, TrainError, Trainer, TrainingData, Views,
+    write_predictions,
 };
 
 use crate::evaluate;
@@ -20,6 +21,7 @@ use crate::forecast::Told;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
 use crate::recipe_flags::{Named, RecipeFlags};
+use crate::report;
 use crate::sweep;
 use crate::way_out;
 
@@ -90,6 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => chosen(arguments, since)?,
     };
     let root = plan.run.root().display().to_string();
+    let (directory, device) = (plan.run.clone(), plan.recipe.training.device);
     let budget = plan.recipe.training.budget;
     let data = read(&plan.recipe)?;
     let Some(results) = carry_out(plan, data, &stop)? else {
@@ -101,6 +104,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let took = since.elapsed().as_secs_f64();
         tracing::info!("took {took:.1} s with a budget of {budget}");
     }
+    report::at_the_end_of(&directory, device);
     tracing::info!("best weights, metrics and results are in {root}");
     tracing::info!("try: perceiver predict --checkpoint {root} IMAGE");
     Ok(ExitCode::SUCCESS)
@@ -119,6 +123,10 @@ pub(crate) fn carry_out(
     stop: &AtomicBool,
 ) -> Result<Option<TestResults>> {
     let mut trainer = prepare(plan, data)?;
+    let here = Environment::here(trainer.device());
+    if let Err(error) = here.write(&trainer.run().environment()) {
+        tracing::warn!("where the run is trained is not noted: {error}");
+    }
     let forecast = Told::before(&trainer)?;
     let mut observers: Observers = vec![
         Box::new(MetricsFile::new(trainer.run().metrics())),
@@ -343,12 +351,7 @@ fn not_started(error: TrainError) -> anyhow::Error {
 /// Reads the test split, for the one time it is read.
 fn test(trainer: &Trainer) -> Result<(TestResults, Vec<Prediction>)> {
     let recipe = trainer.recipe();
-    let options = recipe.load_options();
-    let mut test = recipe.data.dataset.load(Split::Test, &options)?;
-    if let Some(limit) = recipe.data.limit_test {
-        test.truncate(limit);
-    }
-    let test = Arc::new(test);
+    let test = Arc::new(report::test_split(recipe)?);
     let evaluation = evaluate::with_bar(
         trainer.model(),
         Views::new(recipe.data.flip_average),

@@ -16,31 +16,63 @@ pub struct Difference {
 impl Difference {
     /// The first field, in the order of the alphabet, that differs.
     pub fn first(expected: &Table, found: &Table) -> Option<Self> {
-        Self::below("", expected, found)
+        Self::all(expected, found).into_iter().next()
     }
 
-    fn below(prefix: &str, a: &Table, b: &Table) -> Option<Self> {
+    /// Every field that differs, in the order of the alphabet.
+    pub fn all(expected: &Table, found: &Table) -> Vec<Self> {
+        let mut differences = Vec::new();
+        Self::below("", expected, found, &mut differences);
+        differences
+    }
+
+    fn below(prefix: &str, a: &Table, b: &Table, differences: &mut Vec<Self>) {
         let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
         names.sort();
         names.dedup();
-        names.into_iter().find_map(|name| {
+        for name in names {
             let field = format!("{prefix}{name}");
             match (a.get(name), b.get(name)) {
                 (Some(Value::Table(a)), Some(Value::Table(b))) => {
-                    Self::below(&format!("{field}."), a, b)
+                    Self::below(&format!("{field}."), a, b, differences);
                 }
-                (a, b) if a == b => None,
+                (a, b) if a == b => {}
                 (a, b) => {
                     let text = |value: Option<&Value>| {
                         value.map_or_else(|| "nothing".to_string(), ToString::to_string)
                     };
-                    Some(Self {
+                    differences.push(Self {
                         field,
                         expected: text(a),
                         found: text(b),
-                    })
+                    });
                 }
             }
-        })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_that_differs_is_found_once() {
+        let [a, b] = [
+            "a = 1\nc = 2\n[t]\nx = 1\ny = 2",
+            "a = 1\nb = 3\n[t]\nx = 1\ny = 4",
+        ]
+        .map(|text| toml::from_str::<Table>(text).unwrap());
+        let found: Vec<[String; 3]> = Difference::all(&a, &b)
+            .into_iter()
+            .map(|difference| [difference.field, difference.expected, difference.found])
+            .collect();
+        let expected = [
+            ["b", "nothing", "3"],
+            ["c", "2", "nothing"],
+            ["t.y", "2", "4"],
+        ];
+        assert_eq!(found, expected.map(|fields| fields.map(str::to_string)));
+        assert_eq!(Difference::first(&a, &a), None);
     }
 }

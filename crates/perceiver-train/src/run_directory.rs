@@ -6,7 +6,9 @@
 //! RUN/metrics.jsonl                        one object an epoch
 //! RUN/results.json                         the test split's verdict, once, at the end
 //! RUN/predictions.csv                      what was said of every test picture then
+//! RUN/report.html                          all of it for people
 //! RUN/training/recipe.toml                 everything that decides what the run does
+//! RUN/training/environment.json            where it was trained last
 //! RUN/training/state.safetensors           everything needed to go on
 //! RUN/training/state.previous.safetensors  the same, as it was saved the time before
 //! RUN/training/state.aside-1.safetensors   a state that `--from-previous` was told to go back behind, from 1 on
@@ -86,20 +88,24 @@ impl RunDirectory {
         }
     }
 
-    /// Removes the verdict on the test split, which more training makes obsolete.
+    /// Removes the verdict on the test split and the report of it, which more training makes obsolete.
     ///
     /// # Errors
     /// When the operating system refuses.
     pub(crate) fn remove_results(&self) -> Result<()> {
-        let path = self.results();
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TrainError::Io {
-                action: "remove",
-                path,
-                source,
-            }),
-            _ => Ok(()),
+        for path in [self.results(), self.report()] {
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(TrainError::Io {
+                        action: "remove",
+                        path,
+                        source,
+                    });
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Removes unfinished files that a killed program has left.
@@ -173,6 +179,16 @@ impl RunDirectory {
     /// `predictions.csv`
     pub fn predictions(&self) -> PathBuf {
         self.root.join("predictions.csv")
+    }
+
+    /// `report.html`
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report.html")
+    }
+
+    /// `training/environment.json`
+    pub fn environment(&self) -> PathBuf {
+        self.root.join("training/environment.json")
     }
 
     /// `training/recipe.toml`

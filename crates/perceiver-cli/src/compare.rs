@@ -1,0 +1,139 @@
+//! `perceiver compare`: runs side by side.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use comfy_table::{CellAlignment, Table, presets};
+use perceiver_report::{Comparison, Run};
+use perceiver_train::{RunDirectory, write_file};
+
+use crate::terminal;
+
+/// Compare runs that were judged by the same test pictures.
+///
+/// Results with their intervals, what the recipes differ in, and for each pair McNemar's test: the probability that two equally
+/// good models would differ so on these pictures.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver compare runs/photos-1 runs/photos-2
+  perceiver compare runs/* --output comparison.html")]
+pub(crate) struct Arguments {
+    /// Directories of runs, 2 to 10.
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    runs: Vec<PathBuf>,
+
+    /// Write a page with the curves of all runs, too.
+    #[arg(long, value_name = "FILE.html")]
+    output: Option<PathBuf>,
+
+    /// Print the comparison as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let runs = arguments.runs.iter();
+    let runs: Vec<Run> = runs
+        .map(|run| Ok(Run::read(&RunDirectory::open(run)?)?))
+        .collect::<Result<_>>()?;
+    let comparison = Comparison::new(&runs).context(
+        "only runs that have ended and were judged by the same pictures can be compared; \
+         `perceiver report RUN` adds what runs of earlier versions did not keep",
+    )?;
+    if arguments.json {
+        terminal::print(serde_json::to_string_pretty(&comparison)?)?;
+    } else {
+        print(&comparison)?;
+    }
+    if let Some(output) = &arguments.output {
+        write_file(output, comparison.page(&runs)?.as_bytes())?;
+        tracing::info!("written to {}", output.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(comparison: &Comparison) -> Result<()> {
+    let results = &comparison.runs[0].results;
+    terminal::print(format_args!(
+        "test of {} on {} pictures\n",
+        results.dataset, results.images
+    ))?;
+    let head = [
+        "run",
+        "accuracy",
+        "95% interval",
+        "top-5",
+        "loss",
+        "epochs",
+        "time",
+        "parameters",
+    ];
+    let rows = comparison.runs.iter().map(|run| {
+        let epochs = run.epochs.to_string();
+        [
+            run.name.clone(),
+            run.accuracy(),
+            run.interval(),
+            run.top5(),
+            run.loss(),
+            epochs,
+            run.time(),
+            run.grouped_parameters(),
+        ]
+        .to_vec()
+    });
+    terminal::print(table(&head, rows))?;
+    let head = [
+        "McNemar's test",
+        "against",
+        "difference",
+        "only the one",
+        "only the other",
+        "p-value",
+    ];
+    let rows = comparison.pairs.iter().map(|pair| {
+        let [only_one, only_other] =
+            [pair.only_one, pair.only_other].map(|count| count.to_string());
+        [
+            pair.one.clone(),
+            pair.other.clone(),
+            pair.points(),
+            only_one,
+            only_other,
+            pair.p(),
+        ]
+        .to_vec()
+    });
+    terminal::print(format_args!("\n{}", table(&head, rows)))?;
+    if comparison.differences.is_empty() {
+        return Ok(terminal::print("\nthe recipes are the same")?);
+    }
+    let names = comparison.runs.iter().map(|run| run.name.as_str());
+    let head: Vec<&str> = std::iter::once("recipe").chain(names).collect();
+    let rows = comparison.differences.iter().map(|difference| {
+        let field = std::iter::once(difference.field.clone());
+        field.chain(difference.values.iter().cloned()).collect()
+    });
+    Ok(terminal::print(format_args!("\n{}", left(&head, rows)))?)
+}
+
+/// A table whose numbers, everything but the first column, stand to the right.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
+    let mut table = left(head, rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn left(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::ASCII_MARKDOWN)
+        .set_header(head.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    table
+}

@@ -1,0 +1,187 @@
+//! `perceiver report`: a run's `report.html`, which training ends with, made again.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use perceiver_data::{Dataset, Split};
+use perceiver_report::{Run, Shows, report};
+use perceiver_train::{
+    Checkpoint, DeviceChoice, Recipe, RunDirectory, TestResults, Views, write_file,
+    write_predictions,
+};
+
+use crate::evaluate;
+use crate::terminal;
+
+/// Make a run's report: one HTML file that shows what was learned.
+///
+/// Training ends with it. It needs no network and can be handed on alone. Where the test pictures are not there any more, it is
+/// made without them, and says so.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver report runs/shapes-quickstart-1
+  perceiver report runs/photos --output photos.html")]
+pub(crate) struct Arguments {
+    /// Directory of a run.
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+
+    /// Where to write it [default: RUN/report.html].
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Where fetched data sets lie [default: as in training].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let directory = RunDirectory::open(&arguments.run)?;
+    let output = arguments.output.clone();
+    let output = output.unwrap_or_else(|| directory.report());
+    let data_dir = arguments.data_dir.as_deref();
+    write(&directory, data_dir, arguments.device, &output)?;
+    terminal::print(output.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What training ends with. A report that cannot be written takes nothing from a run that has been judged.
+pub(crate) fn at_the_end_of(directory: &RunDirectory, device: DeviceChoice) {
+    let output = directory.report();
+    if output.exists() {
+        return; // the run had ended before
+    }
+    match write(directory, None, device, &output) {
+        Ok(()) => tracing::info!("what it learned, to look at: {}", output.display()),
+        Err(error) => tracing::warn!(
+            "no report: {error:#}; once that is put right, make it with: perceiver report {}",
+            directory.root().display()
+        ),
+    }
+}
+
+fn write(
+    directory: &RunDirectory,
+    data_dir: Option<&Path>,
+    device: DeviceChoice,
+    output: &Path,
+) -> Result<()> {
+    let mut run = Run::read(directory)?;
+    let (mut test, mut checkpoint, mut missing) = (None, None, Vec::new());
+    if run.results.is_some() {
+        match test_pictures(&run, data_dir) {
+            Ok(pictures) => test = Some(Arc::new(pictures)),
+            Err(error) => missing.push(format!("The test pictures are not shown: {error:#}.")),
+        }
+        match Checkpoint::open(directory.root(), &device.open()?) {
+            Ok(opened) => checkpoint = Some(opened),
+            Err(error) => missing.push(format!("The model's attention is not shown: {error}.")),
+        }
+    }
+    if let (Some(test), Some(checkpoint)) = (&test, &checkpoint) {
+        judge_by_picture(directory, &mut run, test, checkpoint)?;
+    }
+    if run.results.is_some() && run.predictions.is_none() {
+        missing.push("The run kept no predictions.".to_string());
+    }
+    let note = missing.join(" ");
+    if !note.is_empty() {
+        tracing::warn!("{note} --data-dir says where the data is");
+    }
+    let shows = Shows {
+        test: test.as_deref(),
+        checkpoint: checkpoint.as_ref(),
+        note: Some(note.as_str()).filter(|note| !note.is_empty()),
+    };
+    Ok(write_file(output, report(&run, &shows)?.as_bytes())?)
+}
+
+/// The test split of a recipe.
+pub(crate) fn test_split(recipe: &Recipe) -> Result<Dataset> {
+    let mut test = recipe
+        .data
+        .dataset
+        .load(Split::Test, &recipe.load_options())?;
+    if let Some(limit) = recipe.data.limit_test {
+        test.truncate(limit);
+    }
+    Ok(test)
+}
+
+/// The pictures that a run was judged by.
+fn test_pictures(run: &Run, data_dir: Option<&Path>) -> Result<Dataset> {
+    let mut recipe = run.recipe.clone();
+    if let Some(data_dir) = data_dir {
+        recipe.data.data_dir = data_dir.to_path_buf();
+    }
+    let test = test_split(&recipe)?;
+    let results = run.results.as_ref().context("the run has not ended")?;
+    let known = |results: &&TestResults| !results.sha256.is_empty();
+    if test.len() as u64 != results.images {
+        anyhow::bail!(
+            "{} has {} of them now, the run was judged by {}",
+            test.name(),
+            test.len(),
+            results.images
+        );
+    }
+    if Some(results)
+        .filter(known)
+        .is_some_and(|results| results.sha256 != test.sha256())
+    {
+        anyhow::bail!("{} has changed since the run was judged", test.name());
+    }
+    Ok(test)
+}
+
+/// Judges the pictures of a run that did not keep what was said of each, as earlier versions did not, and keeps it where the verdict
+/// is the one that the run ended with.
+fn judge_by_picture(
+    directory: &RunDirectory,
+    run: &mut Run,
+    test: &Arc<Dataset>,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
+    let (Some(results), None) = (&run.results, &run.predictions) else {
+        return Ok(());
+    };
+    tracing::info!(
+        "judging {} pictures again, as the run did not keep what was said of each",
+        test.len()
+    );
+    let evaluation = evaluate::with_bar(
+        &checkpoint.model,
+        Views::new(run.recipe.data.flip_average),
+        Arc::clone(test),
+        &checkpoint.config.preprocessing,
+        checkpoint.device(),
+    )?;
+    let again = TestResults::new(test, &evaluation.sums);
+    if again.acc.to_bits() == results.acc.to_bits() {
+        let kept =
+            write_predictions(&directory.predictions(), &evaluation.predictions).and_then(|()| {
+                TestResults {
+                    sha256: again.sha256,
+                    ..results.clone()
+                }
+                .write(&directory.results())
+            });
+        if let Err(error) = kept {
+            tracing::warn!("what was said of each picture is not kept: {error}");
+        }
+    } else {
+        tracing::warn!(
+            "the pictures come to {:.2}% now, not to the {:.2}% of the run's results",
+            100.0 * again.acc,
+            100.0 * results.acc
+        );
+    }
+    run.predictions = Some(evaluation.predictions);
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Where the latents of a model look in a picture.
+
+use candle_core::{DType, Device, Tensor};
+use perceiver_data::Image;
+use perceiver_model::Stage;
+use perceiver_ops::Mode;
+use perceiver_train::Checkpoint;
+
+use crate::error::{ReportError, Result};
+
+/// The cross attentions of a model on one picture.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    iterations: Vec<Iteration>,
+    latents: usize,
+    side: usize,
+}
+
+/// A cross attention, the heads' mean; both are `[latents, tokens]`, row by row.
+#[derive(Clone, Debug)]
+struct Iteration {
+    logits: Vec<f32>,
+    probabilities: Vec<f32>,
+}
+
+/// What of an attention is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// After the softmax: probabilities.
+    Probabilities,
+    /// Before the softmax, as in figure 3 of the Perceiver paper.
+    Logits,
+}
+
+/// Which latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latents {
+    /// All of them, their mean.
+    Mean,
+    /// One, from 1.
+    One(usize),
+}
+
+/// One value a token, `side` rows of `side`; token `t` is the patch in row `t / side`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Map {
+    /// Row by row.
+    pub values: Vec<f32>,
+    /// Tokens along each side of the picture.
+    pub side: usize,
+}
+
+impl Attention {
+    /// Looks at a picture, made ready as the model takes it.
+    ///
+    /// # Errors
+    /// When the model refuses the picture.
+    pub fn of(checkpoint: &Checkpoint, picture: &Image) -> Result<Self> {
+        let preprocessing = &checkpoint.config.preprocessing;
+        let input = preprocessing.tensor(std::slice::from_ref(picture))?;
+        let input = input.to_device(checkpoint.device())?;
+        let (mut iterations, mut verdict): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
+        let mut logits = Vec::new();
+        checkpoint
+            .model
+            .forward_probed(&input, Mode::Inference, &mut |stage, tensor| {
+                let seen = match stage {
+                    Stage::CrossAttentionLogits(_) => tensor
+                        .mean(1)
+                        .and_then(|mean| values(&mean))
+                        .map(|values| logits = values),
+                    Stage::CrossAttentionMap(_) => values(tensor).map(|probabilities| {
+                        let logits = std::mem::take(&mut logits);
+                        iterations.push(Iteration {
+                            logits,
+                            probabilities,
+                        });
+                    }),
+                    _ => Ok(()),
+                };
+                if verdict.is_ok() {
+                    verdict = seen;
+                }
+            })?;
+        verdict?;
+        let config = checkpoint.model.config();
+        Ok(Self {
+            iterations,
+            latents: config.latent_dim,
+            side: config.tokens_per_side(),
+        })
+    }
+
+    /// How many cross attentions there are.
+    pub fn iterations(&self) -> usize {
+        self.iterations.len()
+    }
+
+    /// How many latents there are.
+    pub fn latents(&self) -> usize {
+        self.latents
+    }
+
+    /// The map of these latents in an iteration, from 1.
+    ///
+    /// # Errors
+    /// When there is no such iteration or latent.
+    pub fn map(&self, iteration: usize, latents: Latents, show: Show) -> Result<Map> {
+        require("iteration", iteration, self.iterations.len())?;
+        let iteration = &self.iterations[iteration - 1];
+        let rows = match show {
+            Show::Probabilities => &iteration.probabilities,
+            Show::Logits => &iteration.logits,
+        };
+        let tokens = self.side * self.side;
+        let values = match latents {
+            Latents::One(latent) => {
+                require("latent", latent, self.latents)?;
+                rows[(latent - 1) * tokens..latent * tokens].to_vec()
+            }
+            Latents::Mean => {
+                let mut mean = vec![0.0; tokens];
+                for row in rows.chunks(tokens) {
+                    for (mean, value) in mean.iter_mut().zip(row) {
+                        *mean += value / self.latents as f32;
+                    }
+                }
+                mean
+            }
+        };
+        Ok(Map {
+            values,
+            side: self.side,
+        })
+    }
+
+    /// The latents, from 1, that look most at single places in an iteration, those of the same place left out, at most `most`;
+    /// the sharpest first.
+    ///
+    /// # Errors
+    /// When there is no such iteration.
+    pub fn sharpest(&self, iteration: usize, most: usize) -> Result<Vec<usize>> {
+        let mut peaks = Vec::with_capacity(self.latents);
+        for latent in 1..=self.latents {
+            let map = self.map(iteration, Latents::One(latent), Show::Probabilities)?;
+            let (place, peak) = map.peak();
+            peaks.push((latent, place, peak));
+        }
+        peaks.sort_by(|a, b| b.2.total_cmp(&a.2)); // stable: of equals, the first latent
+        let mut places = std::collections::BTreeSet::new();
+        peaks.retain(|&(_, place, _)| places.insert(place));
+        Ok(peaks.iter().take(most).map(|peak| peak.0).collect())
+    }
+}
+
+impl Map {
+    /// The first token with the highest value, and that value.
+    fn peak(&self) -> (usize, f32) {
+        let first = (0, f32::NEG_INFINITY);
+        let values = self.values.iter().copied().enumerate();
+        values.fold(
+            first,
+            |peak, next| if next.1 > peak.1 { next } else { peak },
+        )
+    }
+
+    /// The values stretched from 0, the least, to 1, the greatest; all 0 where they are the same.
+    pub fn stretched(&self) -> Vec<f32> {
+        let least = self.values.iter().copied().fold(f32::INFINITY, f32::min);
+        let width = self.peak().1 - least;
+        let stretch = |value: f32| {
+            if width > 0.0 {
+                (value - least) / width
+            } else {
+                0.0
+            }
+        };
+        self.values.iter().copied().map(stretch).collect()
+    }
+}
+
+fn require(what: &'static str, found: usize, most: usize) -> Result<()> {
+    if (1..=most).contains(&found) {
+        return Ok(());
+    }
+    Err(ReportError::NotThere { what, most, found })
+}
+
+fn values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    tensor.flatten_all()?.to_vec1()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three latents on four tokens: two look at token 2, one at token 0.
+    fn known() -> Attention {
+        let logits = vec![0.0, 0.0, 9.0, 0.0, 8.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 0.0];
+        let probabilities = vec![0.0, 0.0, 1.0, 0.0, 0.9, 0.1, 0.0, 0.0, 0.1, 0.2, 0.6, 0.1];
+        Attention {
+            iterations: vec![Iteration {
+                logits,
+                probabilities,
+            }],
+            latents: 3,
+            side: 2,
+        }
+    }
+
+    #[test]
+    fn the_mean_is_the_mean_of_the_latents() {
+        for show in [Show::Probabilities, Show::Logits] {
+            let known = known();
+            let mean = known.map(1, Latents::Mean, show).unwrap();
+            let all = [1, 2, 3].map(|latent| known.map(1, Latents::One(latent), show).unwrap());
+            for (token, mean) in mean.values.iter().enumerate() {
+                let sum: f32 = all.iter().map(|map| map.values[token]).sum();
+                assert!((mean - sum / 3.0).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn the_sharpest_look_at_different_places() {
+        assert_eq!(known().sharpest(1, 5).unwrap(), [1, 2]);
+        assert_eq!(known().sharpest(1, 1).unwrap(), [1]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_its_number() {
+        let known = known();
+        let refused = |iteration, latents| {
+            let map = known.map(iteration, latents, Show::Probabilities);
+            map.unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(0, Latents::Mean),
+            "iteration: expected 1 to 1, found 0"
+        );
+        assert_eq!(
+            refused(1, Latents::One(4)),
+            "latent: expected 1 to 3, found 4"
+        );
+    }
+
+    #[test]
+    fn equal_values_are_no_hot_spot() {
+        let map = Map {
+            values: vec![0.25; 4],
+            side: 2,
+        };
+        assert_eq!(map.stretched(), [0.0; 4]);
+    }
+}

@@ -1,0 +1,396 @@
+//! Curves over one axis, as SVG: for reports, comparisons and the documents' plots.
+//!
+//! A chart has colours of its own. A page gives it the colours of its theme by naming them in CSS, as `page.css` does:
+//! `[stroke="#4E79A7"] { stroke: var(--curve-1) }`.
+
+use std::ops::Range;
+
+use askama::Template;
+use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+
+use crate::error::{ReportError, Result};
+
+/// A named line through points.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Curve {
+    /// What it shows.
+    pub name: String,
+    /// From left to right.
+    pub points: Vec<(f64, f64)>,
+    /// More about each point, shown with its values; empty where there is nothing more.
+    pub notes: Vec<String>,
+}
+
+/// An axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Axis {
+    /// What it measures, with the unit.
+    pub label: String,
+    /// From where to where; as far as the points go where nothing is said.
+    pub range: Option<Range<f64>>,
+    /// Whether it begins at 0 where no range is said.
+    pub from_zero: bool,
+    /// Whether only whole numbers are written at it.
+    pub whole: bool,
+    /// Digits of values after the point.
+    pub digits: usize,
+}
+
+/// Curves over the same axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chart {
+    /// What stands above it.
+    pub title: Option<String>,
+    /// The axis from left to right.
+    pub across: Axis,
+    /// The axis from bottom to top.
+    pub up: Axis,
+    /// At most [`Chart::MOST_CURVES`] of them, each with a colour.
+    pub curves: Vec<Curve>,
+    /// A thin line to hold the curves against.
+    pub guide: Option<[(f64, f64); 2]>,
+    /// Width and height in pixels, the legend aside.
+    pub size: (u32, u32),
+    /// Whether the names of the curves stand beside them.
+    pub legend: bool,
+    /// Whether the points show their values to who points at them.
+    pub hover: bool,
+}
+
+/// The colours of Tableau 10, told apart on white, and by most who see fewer colours too.
+const COLOURS: [RGBColor; Chart::MOST_CURVES] = [
+    RGBColor(0x4e, 0x79, 0xa7),
+    RGBColor(0xf2, 0x8e, 0x2b),
+    RGBColor(0xe1, 0x57, 0x59),
+    RGBColor(0x76, 0xb7, 0xb2),
+    RGBColor(0x59, 0xa1, 0x4f),
+    RGBColor(0xed, 0xc9, 0x48),
+    RGBColor(0xb0, 0x7a, 0xa1),
+    RGBColor(0xff, 0x9d, 0xa7),
+    RGBColor(0x9c, 0x75, 0x5f),
+    RGBColor(0x6b, 0x6b, 0x6b),
+];
+
+const FONT: &str = "sans-serif";
+const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
+const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+
+/// Points are marked where there are few of them.
+const FEW: usize = 40;
+
+/// What plotters draws on.
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Drawing<T> = std::result::Result<T, DrawingAreaErrorKind<std::io::Error>>;
+
+/// What lies over a chart, unseen until somebody points at it.
+#[derive(Template)]
+#[template(
+    ext = "svg",
+    escape = "html",
+    source = r#"<g class="hover">
+{%- for c in columns %}
+<g class="column" data-says="{{ c.says }}"><title>{{ c.says }}</title><rect x="{{ c.left }}" y="{{ top }}" width="{{ c.width }}" height="{{ height }}"/><line x1="{{ c.x }}" x2="{{ c.x }}" y1="{{ top }}" y2="{{ top + height }}"/>
+{%- for (curve, y) in c.marks %}<circle class="curve-{{ curve }}" cx="{{ c.x }}" cy="{{ y }}" r="4.5"/>{% endfor %}</g>
+{%- endfor %}
+</g>
+"#
+)]
+struct Hover {
+    columns: Vec<Column>,
+    top: i32,
+    height: i32,
+}
+
+/// The points above one place of the axis.
+struct Column {
+    says: String,
+    x: i32,
+    left: i32,
+    width: i32,
+    /// The number of the curve, from 1, and where its point is.
+    marks: Vec<(usize, i32)>,
+}
+
+impl Axis {
+    /// An axis as far as the points go.
+    pub fn new(label: impl Into<String>, digits: usize) -> Self {
+        Self {
+            label: label.into(),
+            range: None,
+            from_zero: false,
+            whole: false,
+            digits,
+        }
+    }
+
+    /// An axis of epochs.
+    pub fn epochs() -> Self {
+        Self {
+            whole: true,
+            ..Self::new("epoch", 0)
+        }
+    }
+
+    fn range(&self, values: impl Iterator<Item = f64>, room: f64) -> Range<f64> {
+        let zero = self.from_zero.then_some(0.0);
+        let range = || range(values.chain(zero), room);
+        self.range.clone().unwrap_or_else(range)
+    }
+
+    fn tick(&self, value: f64, range: &Range<f64>) -> String {
+        match self.whole {
+            true if value.fract() != 0.0 => String::new(), // no half epochs
+            true => value.to_string(),
+            false => tick(value, range),
+        }
+    }
+}
+
+impl Chart {
+    /// There are so many colours.
+    pub const MOST_CURVES: usize = 10;
+
+    /// The chart as a whole SVG picture.
+    ///
+    /// # Errors
+    /// When there is no point or there are more curves than colours.
+    pub fn svg(&self) -> Result<String> {
+        let failed = |finding: String| ReportError::Chart {
+            chart: self.title.clone().unwrap_or(self.up.label.clone()),
+            finding,
+        };
+        if self.curves.len() > Self::MOST_CURVES {
+            let (most, found) = (Self::MOST_CURVES, self.curves.len());
+            return Err(failed(format!(
+                "expected 1 to {most} curves, found {found}"
+            )));
+        }
+        if self.points().next().is_none() {
+            return Err(failed(
+                "expected at least one point, found none".to_string(),
+            ));
+        }
+        let longest = self.curves.iter().map(|curve| curve.name.chars().count());
+        let legend = 60 + 8 * longest.max().unwrap_or(0) as u32;
+        let width = self.size.0 + if self.legend { legend } else { 0 };
+        let mut svg = String::new();
+        let area = SVGBackend::with_string(&mut svg, (width, self.size.1)).into_drawing_area();
+        let drawn = self.draw(&area);
+        let drawn = drawn.and_then(|hover| area.present().map(|()| hover));
+        let hover = drawn.map_err(|error| failed(error.to_string()))?;
+        drop(area);
+        if self.hover {
+            let end = svg.rfind("</svg>").unwrap_or(svg.len());
+            svg.insert_str(end, &hover.render()?);
+        }
+        Ok(svg)
+    }
+
+    fn points(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.curves
+            .iter()
+            .flat_map(|curve| curve.points.iter().copied())
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Drawing<Hover> {
+        area.fill(&WHITE)?;
+        let (plot, legend) = area.split_horizontally(self.size.0);
+        let across = self.across.range(self.points().map(|point| point.0), 0.0);
+        let up = self.up.range(self.points().map(|point| point.1), 0.05);
+        let mut builder = ChartBuilder::on(&plot);
+        builder
+            .margin(16)
+            .x_label_area_size(44)
+            .y_label_area_size(64);
+        if let Some(title) = &self.title {
+            builder.caption(title, (FONT, 18).into_font().color(&INK));
+        }
+        let mut chart = builder.build_cartesian_2d(across.clone(), up.clone())?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(INK)
+            .label_style((FONT, 13).into_font().color(&INK))
+            .axis_desc_style((FONT, 14).into_font().color(&INK))
+            .x_desc(&self.across.label)
+            .y_desc(&self.up.label)
+            .x_labels(10)
+            .y_labels(8)
+            .x_label_formatter(&|x| self.across.tick(*x, &across))
+            .y_label_formatter(&|y| self.up.tick(*y, &up))
+            .draw()?;
+        if let Some(guide) = self.guide {
+            chart.draw_series(LineSeries::new(guide, INK.stroke_width(1)))?;
+        }
+        for (curve, colour) in self.curves.iter().zip(COLOURS) {
+            let line = curve.points.iter().copied();
+            chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?;
+            if curve.points.len() <= FEW {
+                let marks = line.map(|point| Circle::new(point, 3, colour.filled()));
+                chart.draw_series(marks)?;
+            }
+        }
+        if self.legend {
+            self.draw_legend(&legend)?;
+        }
+        Ok(self.over(&chart))
+    }
+
+    /// A line and a name a curve, one below the other, beside the plot.
+    fn draw_legend(&self, area: &Area<'_>) -> Drawing<()> {
+        for ((curve, colour), row) in self.curves.iter().zip(COLOURS).zip(0..) {
+            let y = 60 + 24 * row;
+            let line = vec![(0, y), (24, y)];
+            area.draw(&PathElement::new(line, colour.stroke_width(3)))?;
+            let style = (FONT, 14).into_font().color(&INK);
+            area.draw(&Text::new(curve.name.clone(), (32, y - 7), style))?;
+        }
+        Ok(())
+    }
+
+    /// What the points say, place by place: each is as wide as half the way to its neighbours.
+    fn over(&self, chart: &Drawn<'_>) -> Hover {
+        let (across, up) = chart.plotting_area().get_pixel_range();
+        let mut places: Vec<f64> = self.points().map(|point| point.0).collect();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        let pixel = |place: f64| chart.backend_coord(&(place, 0.0)).0;
+        let between = |a: f64, b: f64| i32::midpoint(pixel(a), pixel(b));
+        let columns = places.iter().enumerate().map(|(at, &place)| {
+            let before = at.checked_sub(1).and_then(|before| places.get(before));
+            let left = before.map_or(across.start, |&before| between(before, place));
+            let after = places.get(at + 1);
+            let right = after.map_or(across.end, |&after| between(place, after));
+            Column {
+                says: self.says(place),
+                x: pixel(place),
+                left,
+                width: right - left,
+                marks: self
+                    .at(place)
+                    .map(|(curve, point, _)| (curve + 1, chart.backend_coord(&(place, point)).1))
+                    .collect(),
+            }
+        });
+        Hover {
+            columns: columns.collect(),
+            top: up.start,
+            height: up.end - up.start,
+        }
+    }
+
+    /// The points at a place: number of the curve, value, and what else there is to say.
+    fn at(&self, place: f64) -> impl Iterator<Item = (usize, f64, &str)> {
+        let curves = self.curves.iter().enumerate();
+        curves.filter_map(move |(number, curve)| {
+            let here = |point: &(f64, f64)| point.0.total_cmp(&place).is_eq();
+            let at = curve.points.iter().position(here)?;
+            let note = curve.notes.get(at).map_or("", String::as_str);
+            Some((number, curve.points[at].1, note))
+        })
+    }
+
+    fn says(&self, place: f64) -> String {
+        let digits = self.across.digits;
+        let mut parts = vec![format!("{} {place:.digits$}", self.across.label)];
+        for (curve, value, note) in self.at(place) {
+            let (name, value) = (&self.curves[curve].name, number(value, self.up.digits));
+            parts.push(match note {
+                "" => format!("{name} {value}"),
+                note => format!("{name} {value} ({note})"),
+            });
+        }
+        parts.join(" · ")
+    }
+}
+
+/// A value with so many digits, or with an exponent where these would say nothing of it.
+fn number(value: f64, digits: usize) -> String {
+    if value != 0.0 && value.abs() < 0.1_f64.powf(digits as f64) {
+        return format!("{value:.2e}");
+    }
+    format!("{value:.digits$}")
+}
+
+/// From the least to the greatest value, with this share of room on both sides; never empty.
+fn range(values: impl Iterator<Item = f64>, room: f64) -> Range<f64> {
+    let (least, most) = values.filter(|value| value.is_finite()).fold(
+        (f64::INFINITY, f64::NEG_INFINITY),
+        |(least, most), value| (least.min(value), most.max(value)),
+    );
+    let width = most - least;
+    if width > 0.0 {
+        return least - room * width..most + room * width;
+    }
+    let only = if least.is_finite() { least } else { 0.0 };
+    let half = if only == 0.0 { 0.5 } else { 0.5 * only.abs() };
+    only - half..only + half
+}
+
+/// A number at an axis, with as many digits as tell its neighbours apart.
+fn tick(value: f64, range: &Range<f64>) -> String {
+    let digits = (1.0 - (range.end - range.start).log10()).ceil().max(0.0) as usize;
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(points: &[(f64, f64)]) -> Chart {
+        let curve = Curve {
+            name: "a<b".to_string(),
+            points: points.to_vec(),
+            notes: vec!["<script>".to_string()],
+        };
+        Chart {
+            title: Some("1 < 2".to_string()),
+            across: Axis::epochs(),
+            up: Axis::new("loss", 3),
+            curves: vec![curve],
+            guide: None,
+            size: (400, 300),
+            legend: true,
+            hover: true,
+        }
+    }
+
+    #[test]
+    fn points_say_their_values_and_every_name_is_escaped() {
+        let svg = chart(&[(1.0, 2.5), (2.0, 1.25)]).svg().unwrap();
+        assert!(!svg.contains("<script>") && !svg.contains("a<b"), "{svg}");
+        assert_eq!(svg.matches("class=\"column\"").count(), 2);
+        assert!(svg.contains("epoch 2 · a&#60;b 1.250"), "{svg}");
+        assert!(svg.trim_end().ends_with("</svg>"), "{svg}");
+    }
+
+    #[test]
+    fn any_points_give_a_picture_but_none_give_an_error() {
+        for points in [
+            vec![(1.0, 0.0)],
+            vec![(1.0, 1e-30), (2.0, 1e30)],
+            vec![(1.0, f64::NAN), (2.0, 1.0)],
+            (0..500).map(|at| (f64::from(at), 3.0)).collect(),
+        ] {
+            let svg = chart(&points).svg().unwrap();
+            assert_eq!(svg.matches("class=\"column\"").count(), points.len());
+        }
+        let error = chart(&[]).svg().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "cannot draw 1 < 2: expected at least one point, found none"
+        );
+    }
+
+    #[test]
+    fn small_values_keep_their_digits() {
+        assert_eq!(number(0.000_123, 3), "1.23e-4");
+        assert_eq!(number(0.0, 3), "0.000");
+        assert_eq!(number(12.345_6, 2), "12.35");
+    }
+}

@@ -1,0 +1,154 @@
+//! Which pictures a report shows, and what it shows of them. The choice depends on the predictions alone.
+
+use perceiver_data::Dataset;
+use perceiver_train::{Checkpoint, Prediction};
+
+use crate::attention::{Attention, Latents, Show};
+use crate::error::Result;
+use crate::overlay::map_address;
+use crate::pictures::data_address;
+use crate::text::percent;
+
+/// Pictures of each kind.
+const PICTURES: usize = 12;
+
+/// Of each kind, pictures whose attention is shown.
+const LOOKS: usize = 3;
+
+/// Single latents shown beside the mean.
+const SINGLE_LATENTS: usize = 3;
+
+/// A picture and what was said of it.
+pub(crate) struct Shown {
+    pub(crate) address: String,
+    pub(crate) label: String,
+    pub(crate) predicted: String,
+    pub(crate) right: bool,
+    pub(crate) percent: String,
+    pub(crate) label_percent: String,
+}
+
+/// Where a model looked in a picture.
+pub(crate) struct Look {
+    pub(crate) picture: Shown,
+    pub(crate) iterations: Vec<Maps>,
+}
+
+/// The maps of a cross attention, from 1.
+pub(crate) struct Maps {
+    pub(crate) number: usize,
+    pub(crate) maps: Vec<NamedMap>,
+}
+
+/// A map to lie over the picture.
+pub(crate) struct NamedMap {
+    pub(crate) name: String,
+    pub(crate) address: String,
+}
+
+impl Shown {
+    fn new(said: &Prediction, test: &Dataset, classes: &[String]) -> Result<Self> {
+        let name = |class: u32| classes[class as usize].clone();
+        Ok(Self {
+            address: data_address(&test.images()[said.image])?,
+            label: name(said.label),
+            predicted: name(said.predicted),
+            right: said.is_right(),
+            percent: percent(f64::from(said.probability)),
+            label_percent: percent(f64::from(said.label_probability)),
+        })
+    }
+}
+
+/// The wrong predictions that the model was most sure of, and right ones from all over the test pictures.
+pub(crate) fn wrong_and_right(
+    predictions: &[Prediction],
+    test: &Dataset,
+    classes: &[String],
+) -> Result<(Vec<Shown>, Vec<Shown>)> {
+    let shown = |chosen: Vec<&Prediction>| -> Result<Vec<Shown>> {
+        let chosen = chosen.into_iter();
+        chosen.map(|said| Shown::new(said, test, classes)).collect()
+    };
+    Ok((
+        shown(wrong(predictions, PICTURES))?,
+        shown(right(predictions, PICTURES))?,
+    ))
+}
+
+/// The most sure wrong ones, the surest first; of equals the first.
+fn wrong(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
+    let mut wrong: Vec<_> = predictions.iter().filter(|said| !said.is_right()).collect();
+    wrong.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    wrong.truncate(most);
+    wrong
+}
+
+/// Right ones at equal distances.
+fn right(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
+    let right: Vec<_> = predictions.iter().filter(|said| said.is_right()).collect();
+    let count = most.min(right.len());
+    (0..count)
+        .map(|at| right[at * right.len() / count])
+        .collect()
+}
+
+/// Where the model looked, in right and in wrong ones.
+pub(crate) fn looks(
+    predictions: &[Prediction],
+    test: &Dataset,
+    checkpoint: &Checkpoint,
+) -> Result<Vec<Look>> {
+    let chosen = [right(predictions, LOOKS), wrong(predictions, LOOKS)].concat();
+    chosen
+        .into_iter()
+        .map(|said| {
+            let attention = Attention::of(checkpoint, &test.images()[said.image])?;
+            Ok(Look {
+                picture: Shown::new(said, test, &checkpoint.config.classes)?,
+                iterations: (1..=attention.iterations())
+                    .map(|number| maps(&attention, number))
+                    .collect::<Result<_>>()?,
+            })
+        })
+        .collect()
+}
+
+fn maps(attention: &Attention, number: usize) -> Result<Maps> {
+    let named = |name: String, latents: Latents| -> Result<NamedMap> {
+        let map = attention.map(number, latents, Show::Probabilities)?;
+        Ok(NamedMap {
+            name,
+            address: map_address(&map)?,
+        })
+    };
+    let mut maps = vec![named("mean".to_string(), Latents::Mean)?];
+    for latent in attention.sharpest(number, SINGLE_LATENTS)? {
+        maps.push(named(format!("latent {latent}"), Latents::One(latent))?);
+    }
+    Ok(Maps { number, maps })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::said;
+
+    #[test]
+    fn wrong_ones_come_by_sureness_and_right_ones_from_everywhere() {
+        let mut predictions: Vec<Prediction> = (0..40)
+            .map(|image| Prediction {
+                image,
+                ..said((0, u32::from(image % 4 == 0)))
+            })
+            .collect();
+        predictions[8].probability = 0.9;
+        let images = |chosen: Vec<&Prediction>| -> Vec<usize> {
+            chosen.iter().map(|said| said.image).collect()
+        };
+        assert_eq!(images(wrong(&predictions, 3)), [8, 0, 4]);
+        assert_eq!(images(right(&predictions, 3)), [1, 14, 27]);
+        assert!(right(&[], 3).is_empty());
+        assert_eq!(right(&predictions, 99).len(), 30);
+    }
+}

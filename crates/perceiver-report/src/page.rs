@@ -1,0 +1,321 @@
+//! `report.html`: one file with all in it, that loads nothing.
+
+use askama::Template;
+use perceiver_data::{Dataset, Groups};
+use perceiver_model::Summary;
+use perceiver_train::{Checkpoint, Prediction, TestResults, wilson_interval};
+
+use crate::calibration::Calibration;
+use crate::confusion::Confusion;
+use crate::curves::{self, Drawn};
+use crate::error::Result;
+use crate::gallery::{self, Look, Shown};
+use crate::matrix::Matrix;
+use crate::per_class::{per_class, per_group};
+use crate::run::Run;
+use crate::text::{exact_percent, grouped, interval, percent, share, time};
+
+pub(crate) const CSS: &str = include_str!("../templates/page.css");
+pub(crate) const JS: &str = include_str!("../templates/page.js");
+
+/// Pairs of classes in the list of the most confused.
+const MOST_PAIRS: usize = 15;
+
+/// What a report shows beside a run's files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shows<'a> {
+    /// The test pictures, those that the predictions are of.
+    pub test: Option<&'a Dataset>,
+    /// The model, for its attention.
+    pub checkpoint: Option<&'a Checkpoint>,
+    /// What should be said at its head, such as what is missing and why.
+    pub note: Option<&'a str>,
+}
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page {
+    name: String,
+    lead: String,
+    verdict: Option<Verdict>,
+    notes: Vec<String>,
+    learned: String,
+    charts: Vec<Drawn>,
+    groups: Vec<GroupRow>,
+    classes: Vec<ClassRow>,
+    matrix: Matrix,
+    pairs: Vec<PairRow>,
+    calibrated: String,
+    calibration_charts: Vec<Drawn>,
+    wrong: Vec<Shown>,
+    right: Vec<Shown>,
+    looks: Vec<Look>,
+    latents: usize,
+    facts: Vec<(&'static str, String)>,
+    command: String,
+    recipe: String,
+}
+
+/// Test results as they are shown.
+struct Verdict {
+    accuracy: String,
+    accuracy_interval: String,
+    top5: String,
+    top5_interval: String,
+    loss: String,
+    pictures: String,
+    dataset: String,
+}
+
+/// A row of the table of coarse classes.
+struct GroupRow {
+    name: String,
+    right: f64,
+    right_percent: String,
+    in_group: f64,
+    in_group_percent: String,
+    pictures: u64,
+}
+
+/// A row of the table of classes.
+struct ClassRow {
+    name: String,
+    right: f64,
+    percent: String,
+    interval: String,
+    top5: f64,
+    top5_percent: String,
+    pictures: u64,
+    taken_for: String,
+}
+
+/// A row of the table of confused pairs.
+struct PairRow {
+    label: String,
+    predicted: String,
+    count: u64,
+    share: f64,
+    percent: String,
+    reverse: u64,
+}
+
+/// The report of a run, as the text of an HTML file. Equal for equal input.
+///
+/// # Errors
+/// When the test pictures or the model do not belong to the run.
+pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
+    let predictions = run.predictions.as_deref().unwrap_or_default();
+    let classes = &run.config.classes;
+    let groups = shows.test.and_then(Dataset::groups);
+    let confusion = Confusion::of(predictions);
+    let calibration = Calibration::of(predictions);
+    let (mut wrong, mut right, mut looks) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(test) = shows.test {
+        (wrong, right) = gallery::wrong_and_right(predictions, test, classes)?;
+        if let Some(checkpoint) = shows.checkpoint {
+            looks = gallery::looks(predictions, test, checkpoint)?;
+        }
+    }
+    let mut notes: Vec<String> = shows.note.map(str::to_string).into_iter().collect();
+    if run.results.is_none() {
+        notes.push("The run has not ended: the test split has not been judged yet.".to_string());
+    }
+    let page = Page {
+        name: run.name.clone(),
+        lead: lead(run)?,
+        verdict: run.results.as_ref().map(Verdict::new),
+        notes,
+        learned: learned(run),
+        charts: curves::of_run(&run.epochs)?,
+        groups: group_rows(predictions, groups),
+        classes: class_rows(predictions, classes),
+        matrix: Matrix::new(&confusion, classes, groups)?,
+        pairs: pair_rows(&confusion, classes),
+        calibrated: calibration.as_ref().map(calibrated).unwrap_or_default(),
+        calibration_charts: match &calibration {
+            Some(calibration) => {
+                vec![
+                    Drawn::reliability(calibration)?,
+                    Drawn::sureness(predictions)?,
+                ]
+            }
+            None => Vec::new(),
+        },
+        wrong,
+        right,
+        looks,
+        latents: run.config.model.latent_dim,
+        facts: facts(run),
+        command: COMMAND.to_string(),
+        recipe: run.recipe.to_toml()?,
+    };
+    Ok(page.render()?)
+}
+
+/// The recipe names every field but those that are none. Preset `keras` is the defaults and sets none of these; the preset that
+/// would be taken without it might.
+const COMMAND: &str = "perceiver train --preset keras --config recipe.toml";
+
+fn lead(run: &Run) -> Result<String> {
+    let parameters = grouped(Summary::new(&run.config.model)?.parameters());
+    let (data, classes) = (&run.config.data, run.config.classes.len());
+    let learned = match data.train_images {
+        0 => String::new(),
+        images => format!(", {} training pictures", grouped(images)),
+    };
+    let dataset = &run.recipe.data.dataset;
+    Ok(format!(
+        "A Perceiver of {parameters} parameters on {dataset}: {classes} classes{learned}."
+    ))
+}
+
+fn learned(run: &Run) -> String {
+    let epochs = run.epochs.len();
+    let s = if epochs == 1 { "" } else { "s" };
+    let kept = run.kept_epoch().map_or_else(String::new, |kept| {
+        format!(" The weights of epoch {kept} were kept, whose validation loss was the lowest.")
+    });
+    format!("{epochs} epoch{s} in {}.{kept}", time(run.seconds()))
+}
+
+fn group_rows(predictions: &[Prediction], groups: Option<&Groups>) -> Vec<GroupRow> {
+    let Some(groups) = groups else {
+        return Vec::new();
+    };
+    let mut rows: Vec<GroupRow> = per_group(predictions, groups)
+        .into_iter()
+        .map(|figures| {
+            let [right, in_group] =
+                [figures.right, figures.in_group].map(|count| share(count, figures.pictures));
+            GroupRow {
+                name: groups.names[figures.group as usize].clone(),
+                right,
+                right_percent: percent(right),
+                in_group,
+                in_group_percent: percent(in_group),
+                pictures: figures.pictures,
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| a.right.total_cmp(&b.right));
+    rows
+}
+
+fn class_rows(predictions: &[Prediction], classes: &[String]) -> Vec<ClassRow> {
+    let name = |class: u32| &classes[class as usize];
+    let mut rows: Vec<ClassRow> = per_class(predictions, classes.len())
+        .into_iter()
+        .map(|figures| {
+            let [right, top5] =
+                [figures.right, figures.in_top5].map(|count| share(count, figures.pictures));
+            ClassRow {
+                name: name(figures.class).clone(),
+                right,
+                percent: percent(right),
+                interval: interval(wilson_interval(right, figures.pictures), 0),
+                top5,
+                top5_percent: percent(top5),
+                pictures: figures.pictures,
+                taken_for: figures
+                    .taken_for
+                    .map_or_else(String::new, |(class, count)| {
+                        format!("{} ({count})", name(class))
+                    }),
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| a.right.total_cmp(&b.right));
+    rows
+}
+
+fn pair_rows(confusion: &Confusion, classes: &[String]) -> Vec<PairRow> {
+    let name = |class: u32| classes[class as usize].clone();
+    let pairs = confusion.pairs().into_iter().take(MOST_PAIRS);
+    let rows = pairs.map(|pair| {
+        let share = share(pair.count, pair.of);
+        PairRow {
+            label: name(pair.label),
+            predicted: name(pair.predicted),
+            count: pair.count,
+            share,
+            percent: percent(share),
+            reverse: pair.reverse,
+        }
+    });
+    rows.collect()
+}
+
+fn calibrated(calibration: &Calibration) -> String {
+    let Calibration {
+        error, sure, right, ..
+    } = calibration;
+    let verdict = match sure - right {
+        gap if gap > 0.02 => "it is surer than it should be",
+        gap if gap < -0.02 => "it could be surer of itself",
+        _ => "it knows about how often it is right",
+    };
+    format!(
+        "On average the model is {} sure and {} right: {verdict}. Expected calibration error {}, over bins of equal width. \
+         On the thin line, what it says is as true as it says.",
+        percent(*sure),
+        percent(*right),
+        exact_percent(*error)
+    )
+}
+
+fn facts(run: &Run) -> Vec<(&'static str, String)> {
+    let training = &run.recipe.training;
+    let mut facts = vec![
+        ("Data set", run.recipe.data.dataset.to_string()),
+        ("Seed", training.seed.to_string()),
+        ("Epochs", run.epochs.len().to_string()),
+        ("Training time", time(run.seconds())),
+    ];
+    if let Some(last) = run.epochs.last() {
+        let rate = grouped(last.images_per_second.round() as usize);
+        facts.push(("Speed", format!("{rate} pictures a second")));
+    }
+    if let Some(budget) = training.budget {
+        facts.push(("Budget", budget.to_string()));
+    }
+    match &run.environment {
+        Some(here) => {
+            facts.push(("Program", format!("perceiver {}", here.version)));
+            facts.push((
+                "System",
+                format!("{} on {}", here.system, here.architecture),
+            ));
+            let of = |name: &String| format!("{} cores of {name}", here.cores);
+            let processor = here.processor.as_ref().map(of);
+            let processor = processor.unwrap_or_else(|| format!("{} cores", here.cores));
+            facts.push(("Processor", processor));
+            facts.push(("Device", here.device.clone()));
+        }
+        None => facts.push((
+            "Machine",
+            "not recorded, as by versions before 0.1.0".to_string(),
+        )),
+    }
+    let sha256 = &run.config.data.train_sha256;
+    if !sha256.is_empty() {
+        facts.push(("Training data, sha256", sha256.clone()));
+    }
+    if let Some(results) = run.results.as_ref().filter(|r| !r.sha256.is_empty()) {
+        facts.push(("Test data, sha256", results.sha256.clone()));
+    }
+    facts
+}
+
+impl Verdict {
+    fn new(results: &TestResults) -> Self {
+        Self {
+            accuracy: exact_percent(results.acc),
+            accuracy_interval: interval(results.acc_interval_95, 1),
+            top5: exact_percent(results.top5_acc),
+            top5_interval: interval(results.top5_acc_interval_95, 1),
+            loss: format!("{:.3}", results.loss),
+            pictures: grouped(results.images as usize),
+            dataset: results.dataset.clone(),
+        }
+    }
+}

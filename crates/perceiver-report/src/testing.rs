@@ -1,0 +1,16 @@
+//! What the tests of this crate share.
+
+use perceiver_train::Prediction;
+
+/// Of a picture of class `label`, `predicted` was said, with a probability of 0.8.
+pub(crate) fn said((label, predicted): (u32, u32)) -> Prediction {
+    let right = label == predicted;
+    Prediction {
+        image: 0,
+        label,
+        predicted,
+        probability: 0.8,
+        label_probability: if right { 0.8 } else { 0.1 },
+        label_rank: if right { 1 } else { 2 },
+    }
+}

@@ -1,0 +1,77 @@
+//! Numbers as people read them.
+
+/// A share in percent, such as `55.6%`.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
+}
+
+/// A share in percent with a digit more, such as `55.60%`.
+pub(crate) fn exact_percent(share: f64) -> String {
+    format!("{:.2}%", 100.0 * share)
+}
+
+/// An interval of shares in percent, such as `54.6 to 56.6`.
+pub(crate) fn interval([low, high]: [f64; 2], digits: usize) -> String {
+    format!("{:.digits$} to {:.digits$}", 100.0 * low, 100.0 * high)
+}
+
+/// One count by another; nothing of nothing is nothing.
+pub(crate) fn share(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+/// A count with its thousands apart.
+pub(crate) fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A time, to the unit that matters.
+pub(crate) fn time(seconds: f64) -> String {
+    match seconds.round() as u64 {
+        0..10 => format!("{seconds:.1} s"),
+        whole @ 10..120 => format!("{whole} s"),
+        120..7200 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+/// JSON to stand inside a `<script>` element: nothing in it ends the element.
+///
+/// # Errors
+/// When the value cannot be JSON.
+pub(crate) fn json_in_page(value: &impl serde::Serialize) -> serde_json::Result<String> {
+    Ok(serde_json::to_string(value)?.replace('<', "\\u003c"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(percent(share(1, 3)), "33.3%");
+        assert_eq!(percent(share(0, 0)), "0.0%");
+        assert_eq!(interval([0.5462, 0.5657], 1), "54.6 to 56.6");
+        assert_eq!(grouped(9_697_637), "9,697,637");
+        assert_eq!(
+            [0.25, 61.4, 1769.7, 9000.0].map(time),
+            ["0.2 s", "61 s", "29 min", "2.5 h"]
+        );
+    }
+
+    #[test]
+    fn json_cannot_leave_its_element() {
+        let json = json_in_page(&["</script><script>alert(1)"]).unwrap();
+        assert!(!json.contains('<'), "{json}");
+        let read: Vec<String> = serde_json::from_str(&json).unwrap();
+        assert_eq!(read, ["</script><script>alert(1)"]);
+    }
+}

@@ -1,0 +1,211 @@
+//! A report in a real browser, where one is installed: nothing goes wrong in it, nothing is loaded, nothing sticks out.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use perceiver_data::Image;
+use perceiver_tests::program::Workplace;
+
+/// Whom the browser itself may ask for something: its maker's services.
+const ITS_MAKERS: [&str; 5] = [
+    "google.com",
+    "googleapis.com",
+    "gvt1.com",
+    "gstatic.com",
+    "google",
+];
+
+/// A headless browser that reaches nothing but a proxy that answers nothing.
+struct Browser {
+    program: PathBuf,
+    place: tempfile::TempDir,
+    proxy: u16,
+    asked: Receiver<String>,
+}
+
+/// What a page came to.
+struct Opened {
+    dom: String,
+    /// What the browser logged, its console included.
+    log: String,
+    /// What was asked of the network for the page, a line each.
+    asked: Vec<String>,
+}
+
+impl Browser {
+    /// The browser of `$CHROME`, or one by the usual names; says so where there is none.
+    fn find() -> Option<Self> {
+        let named = env::var_os("CHROME").map(PathBuf::from);
+        let path = env::var_os("PATH").unwrap_or_default();
+        let usual = env::split_paths(&path).flat_map(|directory| {
+            ["chromium", "google-chrome", "chromium-browser"].map(|name| directory.join(name))
+        });
+        let Some(program) = named.into_iter().chain(usual).find(|path| path.is_file()) else {
+            eprintln!("skipped: no chromium or google-chrome here, and no $CHROME");
+            return None;
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let proxy = listener.local_addr().unwrap().port();
+        let (tell, asked) = mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut line = String::new();
+                let _ = BufReader::new(&stream).read_line(&mut line);
+                refuse(&stream);
+                if tell.send(line.trim().to_string()).is_err() {
+                    break;
+                }
+            }
+        });
+        Some(Self {
+            program,
+            place: tempfile::tempdir().unwrap(),
+            proxy,
+            asked,
+        })
+    }
+
+    fn command(&self, page: &Path, width: u32) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args([
+                "--headless",
+                "--no-sandbox", // root's browser has none
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--hide-scrollbars",
+                "--enable-logging=stderr",
+                "--v=0",
+            ])
+            .arg(format!("--window-size={width},1000"))
+            .arg(format!("--proxy-server=127.0.0.1:{}", self.proxy))
+            .arg("--proxy-bypass-list=<-loopback>")
+            .arg(format!("--user-data-dir={}", self.place.path().display()))
+            .stdin(Stdio::null());
+        command.arg(format!("file://{}", page.display()));
+        command
+    }
+
+    fn open(&self, page: &Path, width: u32) -> Opened {
+        while self.asked.try_recv().is_ok() {}
+        let mut command = self.command(page, width);
+        let output = command.arg("--dump-dom").output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{log}");
+        let for_the_page = |line: &String| {
+            let target = line.split(' ').nth(1).unwrap_or_default();
+            let target = target.split("//").last().unwrap_or_default();
+            let host = target.split(['/', ':']).next().unwrap_or_default();
+            !ITS_MAKERS.iter().any(|own| host.ends_with(own))
+        };
+        Opened {
+            dom: String::from_utf8_lossy(&output.stdout).into_owned(),
+            log,
+            asked: self.asked.try_iter().filter(for_the_page).collect(),
+        }
+    }
+
+    fn screenshot(&self, page: &Path, width: u32) -> Image {
+        let picture = self.place.path().join("screenshot.png");
+        let mut command = self.command(page, width);
+        let output = command
+            .arg(format!("--screenshot={}", picture.display()))
+            .output();
+        let output = output.unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Image::open(&picture).unwrap()
+    }
+}
+
+fn refuse(mut stream: &TcpStream) {
+    let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+}
+
+/// Lines of the console in a browser's log.
+fn console(log: &str) -> Vec<&str> {
+    log.lines()
+        .filter(|line| line.contains("CONSOLE"))
+        .collect()
+}
+
+/// The page with a script at its end that writes down how wide it is, and what points and tables do.
+fn measured(page: &str) -> String {
+    let script = "<script>
+        const columns = [...document.querySelectorAll('.column')];
+        columns[0].dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}));
+        for (const head of document.querySelectorAll('.sortable thead th')) { head.click(); head.click(); }
+        const sorted = document.querySelectorAll('th[aria-sort=\"descending\"]').length;
+        const over = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+        document.documentElement.dataset.measured = `over ${over} sorted ${sorted}`;
+    </script>";
+    page.replace("</body>", &format!("{script}</body>"))
+}
+
+#[test]
+fn what_goes_wrong_in_a_page_is_noticed() {
+    let Some(browser) = Browser::find() else {
+        return;
+    };
+    let page = browser.place.path().join("bad.html");
+    fs::write(
+        &page,
+        "<img src=\"http://leak.test/x.png\"><script>nothing()</script>",
+    )
+    .unwrap();
+    let opened = browser.open(&page, 1280);
+    assert!(!console(&opened.log).is_empty(), "{}", opened.log);
+    assert!(
+        opened.asked.iter().any(|line| line.contains("leak.test")),
+        "{:?}",
+        opened.asked
+    );
+}
+
+#[test]
+fn a_report_opens_without_errors_requests_or_overflow() {
+    let Some(browser) = Browser::find() else {
+        return;
+    };
+    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    place.succeed("train --preset quickstart --config tiny.toml --epochs 3 --output run");
+    place.succeed("train --preset quickstart --config tiny.toml --seed 1 --output other");
+    place.succeed("compare run other --output compare.html");
+    for file in ["run/report.html", "compare.html"] {
+        let html = fs::read_to_string(place.path(file)).unwrap();
+        let page = place.path("measured.html");
+        fs::write(&page, measured(&html)).unwrap();
+        for width in [1280, 390] {
+            let opened = browser.open(&page, width);
+            assert_eq!(console(&opened.log), Vec::<&str>::new(), "{file}");
+            assert_eq!(opened.asked, Vec::<String>::new(), "{file}");
+            let tables = opened.dom.matches("class=\"sortable\"").count();
+            let expected = format!("data-measured=\"over 0 sorted {tables}\"");
+            assert!(
+                opened.dom.contains(&expected),
+                "{file} at {width}: expected {expected}"
+            );
+        }
+        let shot = browser.screenshot(&place.path(file), 1280);
+        assert_eq!(shot.width(), 1280);
+        let first = shot.pixels()[0];
+        assert!(
+            shot.pixels().iter().any(|&pixel| pixel != first),
+            "something is shown"
+        );
+        browser.screenshot(&place.path(file), 390);
+    }
+}
