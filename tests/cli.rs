@@ -47,7 +47,10 @@ fn help_explains_every_command() {
         "compare",
         "attention",
         "summary",
+        "runs",
         "import-keras",
+        "completions",
+        "man",
     ] {
         let said = place.succeed(&format!("{command} --help"));
         assert_snapshot!(format!("help-{command}"), said.out);
@@ -156,11 +159,13 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
     let run = place.path("runs/shapes-quickstart-1");
     let documented = [
         "config.json",
+        "metrics.csv",
         "metrics.jsonl",
         "model.safetensors",
         "predictions.csv",
         "report.html",
         "results.json",
+        "tensorboard",
         "training",
     ];
     assert_eq!(names_in(&run), documented);

@@ -417,6 +417,7 @@ fn a_run_directory_holds_what_is_documented() {
         [
             "config.json",
             "environment.json",
+            "metrics.csv",
             "metrics.jsonl",
             "model.safetensors",
             "predictions.csv",
@@ -425,6 +426,7 @@ fn a_run_directory_holds_what_is_documented() {
             "results.json",
             "state.previous.safetensors",
             "state.safetensors",
+            "tensorboard",
             "training"
         ]
     );

@@ -48,7 +48,7 @@ pub fn names_in(directory: &Path) -> Vec<String> {
 }
 
 /// Variables of whoever runs the tests that would change what the program prints.
-const NOT_OURS: [&str; 3] = ["RUST_LOG", "CLICOLOR_FORCE", "COLUMNS"];
+const NOT_OURS: [&str; 4] = ["RUST_LOG", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS"];
 
 /// A directory to run the program in.
 pub struct Workplace {

@@ -126,7 +126,7 @@ impl Fetch<'_> {
             Origin::Url(url) => {
                 let download =
                     Download::new(self.spec, url, &workshop.root, &self.http, self.observer);
-                unpack(&download.run()?, self.spec, fresh)?;
+                unpack(&download.run()?, self.spec, fresh, self.observer)?;
                 // What the archive holds is checked against its own sums by the caller, and the archive is the
                 // official one: it has served.
                 download.discard()
@@ -144,7 +144,7 @@ impl Fetch<'_> {
         if !self.spec.has_all_sums() {
             verify_archive(archive, self.spec)?;
         }
-        unpack(archive, self.spec, fresh)
+        unpack(archive, self.spec, fresh, self.observer)
     }
 
     fn fill_from_directory(&self, directory: &Path, fresh: &Path) -> Result<()> {

@@ -11,18 +11,36 @@ use flate2::read::GzDecoder;
 use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Result, XtaskError};
+use crate::observer::Observer;
 use crate::spec::DatasetSpec;
 
 /// Bytes that entries beside the data set's own files may have: a readme, a licence.
 const SLACK: u64 = 16 << 20;
 
-/// Unpacks the data set's files from `archive` into the existing directory `into`.
+/// Unpacks the data set's files from `archive` into the existing directory `into`, telling `observer` how much of the archive is
+/// read.
 ///
 /// # Errors
 /// When the archive is damaged, lacks a file, or has an entry that is no plain file of a data set.
-pub fn unpack(archive: &Path, spec: &DatasetSpec, into: &Path) -> Result<()> {
+pub fn unpack(
+    archive: &Path,
+    spec: &DatasetSpec,
+    into: &Path,
+    observer: &dyn Observer,
+) -> Result<()> {
     let file = File::open(archive).map_err(XtaskError::io("read", archive))?;
-    let mut tar = Archive::new(GzDecoder::new(BufReader::new(file)));
+    let total = file
+        .metadata()
+        .map_err(XtaskError::io("read", archive))?
+        .len();
+    observer.say("unpacking");
+    let watched = Watched {
+        file,
+        done: 0,
+        total,
+        observer,
+    };
+    let mut tar = Archive::new(GzDecoder::new(BufReader::with_capacity(1 << 16, watched)));
     let damaged = |error: io::Error| XtaskError::WrongContent {
         path: archive.to_owned(),
         expected: "a whole .tar.gz archive".into(),
@@ -44,7 +62,25 @@ pub fn unpack(archive: &Path, spec: &DatasetSpec, into: &Path) -> Result<()> {
             })?;
         }
     }
+    observer.progress(total, total);
     Ok(())
+}
+
+/// A file that tells how much of it was read.
+struct Watched<'a> {
+    file: File,
+    done: u64,
+    total: u64,
+    observer: &'a dyn Observer,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.done += count as u64;
+        self.observer.progress(self.done, self.total);
+        Ok(count)
+    }
 }
 
 /// Why an entry must not be unpacked, if so. `budget` is what entries may still have in bytes.

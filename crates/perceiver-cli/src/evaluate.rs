@@ -11,7 +11,8 @@ use perceiver_model::Perceiver;
 use perceiver_train::{Checkpoint, DeviceChoice, Evaluation, TestResults, Views};
 
 use crate::checkpoint::open;
-use crate::progress::evaluation_bar;
+use crate::progress::picture_bar;
+use crate::reading_bars;
 use crate::terminal;
 
 /// Measure a checkpoint on a test split.
@@ -78,6 +79,7 @@ fn test_split(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Dataset>
         labels: card.labels,
         shorter_side: 2 * checkpoint.config.model.image_size,
         seed: card.seed,
+        watcher: reading_bars::watcher(),
         ..LoadOptions::default()
     };
     let Some(dataset) = arguments.dataset.as_ref().or(card.dataset.as_ref()) else {
@@ -124,7 +126,7 @@ pub(crate) fn with_bar(
     preprocessing: &Preprocessing,
     device: &Device,
 ) -> Result<Evaluation> {
-    let bar = evaluation_bar(test.len() as u64, "testing");
+    let bar = picture_bar(test.len() as u64, "testing");
     let mut show = |done, _| bar.set_position(done);
     let evaluation =
         perceiver_train::evaluate(model, views, test, preprocessing, device, &mut show)?;

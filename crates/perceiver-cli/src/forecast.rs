@@ -64,7 +64,8 @@ impl Told {
     }
 }
 
-fn time(seconds: f64) -> String {
+/// Seconds for people.
+pub(crate) fn time(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..10 => format!("{seconds:.1} s"),

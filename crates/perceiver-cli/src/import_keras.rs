@@ -9,6 +9,7 @@ use perceiver_data::{Labels, Normalization, Preprocessing, Source};
 use perceiver_model::{PerceiverConfig, keras, read_safetensors};
 use perceiver_train::{CheckpointConfig, DataCard, Preset, Recipe, TrainingData, write_weights};
 
+use crate::reading_bars;
 use crate::terminal;
 use crate::train::grouped;
 
@@ -109,7 +110,7 @@ fn from_dataset(
     recipe.data.data_dir.clone_from(&arguments.data_dir);
     recipe.data.labels = arguments.labels;
     recipe.model = model;
-    let data = TrainingData::load(&recipe)?;
+    let data = TrainingData::load_watched(&recipe, &reading_bars::watcher())?;
     let card = DataCard {
         dataset: Some(dataset.clone()),
         labels: arguments.labels,

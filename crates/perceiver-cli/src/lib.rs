@@ -9,18 +9,24 @@
 
 mod attention;
 mod checkpoint;
+mod colour;
 mod compare;
+mod completions;
 mod evaluate;
 mod forecast;
 mod import_keras;
 mod interrupt;
+mod listed_run;
 mod logging;
+mod man;
 mod predict;
 pub mod process_settings;
 mod progress;
+mod reading_bars;
 mod recipe_changes;
 mod recipe_flags;
 mod report;
+mod runs;
 mod summary;
 mod sweep;
 mod sweep_file;
@@ -33,7 +39,9 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::colour::Colour;
 
 /// Train, evaluate and use Perceiver image classifiers.
 #[derive(Debug, Parser)]
@@ -44,7 +52,21 @@ use clap::{Parser, Subcommand};
     about,
     arg_required_else_help = true
 )]
-#[command(after_help = "Start with `perceiver train`: it needs no flags, no data and no network.")]
+#[command(
+    after_help = "Start with `perceiver train`: it needs no flags, no data and no network.",
+    after_long_help = "Start with `perceiver train`: it needs no flags, no data and no network.
+
+Exit codes:
+  0    success, also when the reader of our output has gone, as `head` does
+  1    something failed, or a part: a picture that cannot be read, a run of a sweep
+  2    wrong arguments
+  130  training was interrupted, and saved
+
+Examples:
+  perceiver train
+  perceiver evaluate --checkpoint runs/shapes-quickstart-1
+  perceiver runs"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -62,6 +84,17 @@ struct Arguments {
         help_heading = "Messages"
     )]
     verbose: bool,
+
+    /// When to use colours; auto heeds `NO_COLOR`, `CLICOLOR` and `CLICOLOR_FORCE`.
+    #[arg(
+        long = "color",
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        global = true,
+        help_heading = "Messages"
+    )]
+    colour: Colour,
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,7 +106,15 @@ enum Command {
     Compare(compare::Arguments),
     Attention(attention::Arguments),
     Summary(summary::Arguments),
+    Runs(runs::Arguments),
     ImportKeras(import_keras::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+/// The program's commands and flags.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the program with these arguments, the first of which is its name. Results go to standard output, everything else
@@ -82,7 +123,10 @@ enum Command {
 /// The exit code is 0 on success, 1 when something failed, 2 for wrong arguments, and 130 when training was
 /// interrupted and saved.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let command = command().color(Colour::asked_for(&arguments).of_clap());
+    let matches = command.try_get_matches_from(arguments);
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version come as errors too; printing fails only when nobody listens.
@@ -90,7 +134,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    logging::start(arguments.quiet, arguments.verbose);
+    logging::start(arguments.quiet, arguments.verbose, arguments.colour);
     let outcome = match arguments.command {
         Command::Train(arguments) => train::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
@@ -99,7 +143,10 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Attention(arguments) => attention::run(&arguments),
         Command::Summary(arguments) => summary::run(&arguments),
+        Command::Runs(arguments) => runs::run(&arguments),
         Command::ImportKeras(arguments) => import_keras::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         if nobody_listens(&error) {
@@ -117,7 +164,7 @@ fn nobody_listens(error: &anyhow::Error) -> bool {
 }
 
 /// An error with its causes, those left out that the messages before them have told already.
-fn in_one_line(error: &anyhow::Error) -> String {
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !line.contains(&cause) {
@@ -132,6 +179,70 @@ fn in_one_line(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
     use anyhow::anyhow;
+
+    /// The words of a command in a shell, as far as examples go: quotes, and no more after a pipe.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut quote = None;
+        for character in line.chars() {
+            match (quote, character) {
+                (None, '|' | '>') => break,
+                (None, ' ') => words.push(String::new()),
+                (None, '\'' | '"') => quote = Some(character),
+                (Some(open), _) if open == character => quote = None,
+                _ => words.last_mut().unwrap().push(character),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    /// The examples in a command's help.
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let help = [command.get_after_help(), command.get_after_long_help()];
+        let help: String = help
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect();
+        let lines = help.replace("\\\n", "");
+        let lines = lines.lines().map(str::trim);
+        lines
+            .filter(|line| line.contains("perceiver ") && !line.contains('`'))
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_example_is_a_command() {
+        let program = command();
+        let all = program.get_subcommands().chain([&program]);
+        for command in all.filter(|command| !command.is_hide_set()) {
+            let examples = examples(command);
+            assert!(!examples.is_empty(), "{} has none", command.get_name());
+            for example in examples {
+                let start = example.find("perceiver ").unwrap();
+                let parsed = Arguments::try_parse_from(words(&example[start..]));
+                assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_is_in_the_docs() {
+        let docs = include_str!("../../../docs/cli.md");
+        let program = command();
+        let commands = program.get_subcommands();
+        for command in commands.filter(|command| !command.is_hide_set()) {
+            let name = format!("| `perceiver {}` |", command.get_name());
+            assert!(docs.contains(&name), "docs/cli.md has no row {name}");
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        command().debug_assert();
+    }
 
     #[test]
     fn no_cause_is_told_twice() {

@@ -3,22 +3,33 @@
 use indicatif::ProgressBar;
 use perceiver_train::{EpochMetrics, Event, Metrics, Observer, Result};
 
+use crate::forecast;
 use crate::terminal;
 
 const EPOCH: &str = "{prefix} [{bar:24}] {pos}/{len} steps  {msg}  {elapsed} < {eta}";
-const EVALUATION: &str = "{prefix} [{bar:24}] {pos}/{len} images  {elapsed} < {eta}";
+const PICTURES: &str = "{prefix} [{bar:24}] {pos}/{len} images  {elapsed} < {eta}";
+const TRANSFER: &str =
+    "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {elapsed} < {eta}";
 
-/// A bar over pictures, for evaluation.
-pub(crate) fn evaluation_bar(images: u64, what: &'static str) -> ProgressBar {
-    terminal::bar(images, EVALUATION).with_prefix(what)
+/// A bar over pictures.
+pub(crate) fn picture_bar(images: u64, what: &str) -> ProgressBar {
+    terminal::bar(images, PICTURES).with_prefix(what.to_string())
+}
+
+/// A bar over the bytes of a file that arrives or leaves.
+pub(crate) fn transfer_bar(bytes: u64, what: &str) -> ProgressBar {
+    terminal::bar(bytes, TRANSFER).with_prefix(what.to_string())
 }
 
 /// Shows training.
 #[derive(Debug, Default)]
 pub(crate) struct TrainingProgress {
     bar: Option<ProgressBar>,
+    epoch: usize,
     epochs: Option<usize>,
     images: usize,
+    /// What the last whole epoch took, validation included.
+    epoch_seconds: Option<f64>,
 }
 
 impl TrainingProgress {
@@ -38,12 +49,25 @@ impl TrainingProgress {
         if let Some(bar) = &self.bar {
             let rate = self.images as f64 / bar.elapsed().as_secs_f64().max(1e-9);
             bar.set_message(format!(
-                "loss {:.4}  acc {:.2}%  {rate:.0} images/s",
+                "loss {:.4}  acc {:.2}%  {rate:.0} images/s{}",
                 metrics.loss,
-                100.0 * metrics.acc
+                100.0 * metrics.acc,
+                self.left(bar)
             ));
             bar.set_position(step as u64);
         }
+    }
+
+    /// What the whole run still takes, where its epochs are counted.
+    fn left(&self, bar: &ProgressBar) -> String {
+        let Some(epochs) = self.epochs else {
+            return String::new();
+        };
+        let epoch = bar.duration().as_secs_f64();
+        let epoch = self.epoch_seconds.unwrap_or(epoch);
+        let later = epochs.saturating_sub(self.epoch) as f64 * epoch;
+        let seconds = bar.eta().as_secs_f64() + later;
+        format!("  {} left in all", forecast::time(seconds))
     }
 }
 
@@ -53,6 +77,7 @@ impl Observer for TrainingProgress {
             Event::Started {
                 history: [.., last],
             } => {
+                self.epoch_seconds = Some(last.seconds);
                 tracing::info!("going on after epoch {}", last.epoch);
             }
             Event::EpochStarted {
@@ -61,7 +86,7 @@ impl Observer for TrainingProgress {
                 first_step,
                 steps,
             } => {
-                (self.epochs, self.images) = (epochs, 0);
+                (self.epoch, self.epochs, self.images) = (epoch, epochs, 0);
                 let bar = terminal::bar(steps as u64, EPOCH)
                     .with_prefix(format!("epoch {}", of(epoch, epochs)))
                     .with_position(first_step as u64);
@@ -79,7 +104,7 @@ impl Observer for TrainingProgress {
                     .as_ref()
                     .is_none_or(|bar| bar.prefix() != "validating")
                 {
-                    self.start(evaluation_bar(total, "validating"));
+                    self.start(picture_bar(total, "validating"));
                 }
                 if let Some(bar) = &self.bar {
                     bar.set_position(done);
@@ -90,6 +115,7 @@ impl Observer for TrainingProgress {
                 best,
             } => {
                 self.finish();
+                self.epoch_seconds = Some(last.seconds);
                 tracing::info!("{}", epoch_line(last, self.epochs, best));
             }
             Event::LearningRateReduced { from, to } => {

@@ -13,6 +13,7 @@ use perceiver_train::{
 };
 
 use crate::evaluate;
+use crate::reading_bars;
 use crate::terminal;
 
 /// Make a run's report: one HTML file that shows what was learned.
@@ -104,10 +105,9 @@ fn write(
 
 /// The test split of a recipe.
 pub(crate) fn test_split(recipe: &Recipe) -> Result<Dataset> {
-    let mut test = recipe
-        .data
-        .dataset
-        .load(Split::Test, &recipe.load_options())?;
+    let mut options = recipe.load_options();
+    options.watcher = reading_bars::watcher();
+    let mut test = recipe.data.dataset.load(Split::Test, &options)?;
     if let Some(limit) = recipe.data.limit_test {
         test.truncate(limit);
     }

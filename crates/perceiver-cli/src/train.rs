@@ -11,15 +11,16 @@ use candle_core::Device;
 use perceiver_data::{Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
-    DeviceChoice, Environment, MetricsFile, Observers, Outcome, Prediction, Preset, Recipe,
-    RunDirectory, Standing, TestAhead, TestResults, TrainError, Trainer, TrainingData, Views,
-    write_predictions,
+    DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome, Prediction,
+    Preset, Recipe, RunDirectory, Standing, TestAhead, TestResults, TrainError, Trainer,
+    TrainingData, Views, write_predictions,
 };
 
 use crate::evaluate;
 use crate::forecast::Told;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
+use crate::reading_bars;
 use crate::recipe_flags::{Named, RecipeFlags};
 use crate::report;
 use crate::sweep;
@@ -113,7 +114,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// Reads the training split of a recipe.
 pub(crate) fn read(recipe: &Recipe) -> Result<TrainingData> {
     tracing::info!("reading {}", recipe.data.dataset);
-    Ok(TrainingData::load(recipe)?)
+    Ok(TrainingData::load_watched(
+        recipe,
+        &reading_bars::watcher(),
+    )?)
 }
 
 /// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved.
@@ -130,6 +134,8 @@ pub(crate) fn carry_out(
     let forecast = Told::before(&trainer)?;
     let mut observers: Observers = vec![
         Box::new(MetricsFile::new(trainer.run().metrics())),
+        Box::new(MetricsCsv::new(trainer.run().metrics_csv())),
+        Box::new(EventFile::new(trainer.run().event_file())),
         Box::new(TrainingProgress::default()),
     ];
     let outcome = trainer.fit(&mut observers, stop);
@@ -298,14 +304,20 @@ fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestAhead> {
 /// The verdict of the test split, which is reached once and kept until the run goes on.
 fn verdict(trainer: &Trainer) -> Result<TestResults> {
     let path = trainer.run().results();
-    if let Ok(results) = TestResults::read(&path) {
-        return Ok(results);
-    }
-    let (results, predictions) = test(trainer)?;
-    // The predictions first: where there are results, there is all that belongs to them.
-    let written = write_predictions(&trainer.run().predictions(), &predictions);
-    let written = written.and_then(|()| results.write(&path));
-    written.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))?;
+    let shown = |error| way_out::shown(error, trainer.run(), trainer.recipe());
+    let results = if let Ok(results) = TestResults::read(&path) {
+        results
+    } else {
+        let (results, predictions) = test(trainer)?;
+        // The predictions first: where there are results, there is all that belongs to them.
+        let written = write_predictions(&trainer.run().predictions(), &predictions);
+        let written = written.and_then(|()| results.write(&path));
+        written.map_err(shown)?;
+        results
+    };
+    let curves = EventFile::new(trainer.run().event_file());
+    let written = curves.write(trainer.history(), Some(&results));
+    written.map_err(shown)?;
     Ok(results)
 }
 

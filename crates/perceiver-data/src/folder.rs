@@ -46,6 +46,7 @@ use crate::class_folders::{Class, class_names, has_subfolder, read_classes};
 use crate::dataset::{Dataset, Split};
 use crate::error::{DataError, Result};
 use crate::image::Image;
+use crate::watcher::{Watcher, Work};
 
 /// A data set of picture files, and how to read it.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +60,8 @@ pub struct ImageFolder {
     pub test_fraction: f64,
     /// The seed of the order and, where the folders have none, of the split.
     pub seed: u64,
+    /// Who is told how far decoding is.
+    pub watcher: Watcher,
 }
 
 impl ImageFolder {
@@ -69,6 +72,7 @@ impl ImageFolder {
             shorter_side: 64,
             test_fraction: 0.2,
             seed: 0,
+            watcher: Watcher::default(),
         }
     }
 
@@ -87,9 +91,11 @@ impl ImageFolder {
             }
         }
         files.sort_unstable();
+        let decoded = self.watcher.counter(Work::Decode, files.len());
         let images = files
             .par_iter()
             .map(|(_, _, path)| Ok(Image::open(path)?.shrunk_to(self.shorter_side)))
+            .inspect(|_| decoded.one_more())
             .collect::<Result<_>>()?;
         let labels = files.iter().map(|(_, label, _)| *label).collect();
         let names = classes.into_iter().map(|class| class.name).collect();

@@ -26,6 +26,7 @@ use crate::error::{DataError, Result};
 use crate::hub_repo::HubRepo;
 use crate::labels::Labels;
 use crate::parquet::{ParquetOptions, named_classes, numbered_classes, read_parquet};
+use crate::watcher::{Reading, Watcher, Work};
 
 /// An image data set on the Hub.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct HubDataset {
     pub seed: u64,
     /// Where and how to reach the Hub.
     pub access: HubAccess,
+    /// Who is told how far decoding is.
+    pub watcher: Watcher,
 }
 
 impl HubDataset {
@@ -61,7 +64,22 @@ impl HubDataset {
             labels: Labels::Fine,
             seed: 0,
             access: HubAccess::from_env(),
+            watcher: Watcher::default(),
         }
+    }
+
+    /// The same, telling `watcher` how far downloads and decoding are.
+    #[must_use]
+    pub fn watched(mut self, watcher: Watcher) -> Self {
+        self.watcher = watcher.clone();
+        self.access.on_progress = Some(Arc::new(move |progress: &HubProgress| {
+            watcher.tell(&Reading {
+                work: Work::Download(progress.file),
+                done: progress.done,
+                total: progress.total,
+            });
+        }));
+        self
     }
 
     /// Reads one split, pictures shrunk until their shorter side has `shorter_side` pixels. A repository without a
@@ -84,6 +102,7 @@ impl HubDataset {
             labels: self.labels,
             classes: None,
             shorter_side,
+            watcher: self.watcher.clone(),
         };
         // Classes without names are those of the training split, however few of them are tested.
         if split == Split::Test && named_classes(&files, &options)?.is_none() {

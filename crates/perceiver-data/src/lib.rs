@@ -82,6 +82,7 @@ mod source;
 mod source_text;
 mod taps;
 mod truncation;
+mod watcher;
 
 pub use augment::{Augmentation, Draw};
 pub use batches::{Batch, Mixed};
@@ -110,3 +111,4 @@ pub use resample::resample;
 pub use shapes::shapes;
 pub use source::{LoadOptions, Source};
 pub use taps::Taps;
+pub use watcher::{Reading, Watcher, Work};

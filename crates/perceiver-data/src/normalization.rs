@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::Dataset;
 use crate::error::{DataError, Result};
 use crate::image::{CHANNELS, Image};
+use crate::watcher::{Watcher, Work};
 
 /// The smallest divisor, as in Keras (`keras.backend.epsilon()`).
 const EPSILON: f32 = 1e-7;
@@ -44,6 +45,14 @@ impl Normalization {
     /// # Errors
     /// When `data` is empty.
     pub fn adapt(data: &Dataset) -> Result<Self> {
+        Self::adapt_watched(data, &Watcher::default())
+    }
+
+    /// [`Normalization::adapt`], telling `watcher` how far it is.
+    ///
+    /// # Errors
+    /// When `data` is empty.
+    pub fn adapt_watched(data: &Dataset, watcher: &Watcher) -> Result<Self> {
         if data.is_empty() {
             return Err(DataError::Inconsistent {
                 name: data.name().to_owned(),
@@ -51,10 +60,12 @@ impl Normalization {
                 found: "none".to_owned(),
             });
         }
+        let seen = watcher.counter(Work::Adapt, data.len());
         let sums = data
             .images()
             .par_iter()
             .map(channel_sums)
+            .inspect(|_| seen.one_more())
             .reduce(<[Sums; CHANNELS]>::default, |a, b| {
                 std::array::from_fn(|channel| a[channel].plus(&b[channel]))
             });

@@ -15,6 +15,7 @@ use crate::error::{DataError, Result};
 use crate::image::Image;
 use crate::labels::Labels;
 use crate::parquet_file::{ParquetFile, contain_panics};
+use crate::watcher::Watcher;
 
 /// Classes without names are told by the largest label; beyond this a label is taken for something else.
 const MAX_UNNAMED_CLASSES: usize = 100_000;
@@ -34,6 +35,8 @@ pub struct ParquetOptions {
     pub classes: Option<Vec<String>>,
     /// Pictures whose shorter side is longer than this are shrunk to it while they are read.
     pub shorter_side: usize,
+    /// Who is told how far decoding is, file by file.
+    pub watcher: Watcher,
 }
 
 impl Default for ParquetOptions {
@@ -44,6 +47,7 @@ impl Default for ParquetOptions {
             labels: Labels::Fine,
             classes: None,
             shorter_side: usize::MAX,
+            watcher: Watcher::default(),
         }
     }
 }
@@ -123,7 +127,7 @@ impl Table {
             .or_else(|| options.classes.clone());
         let classes = names.as_ref().map_or(MAX_UNNAMED_CLASSES, Vec::len);
         let labels = checked(path, &file.integers(&file.columns.label)?, classes)?;
-        let images = file.images(options.shorter_side)?;
+        let images = file.images(options.shorter_side, &options.watcher)?;
         if images.len() != labels.len() {
             return Err(file.finding(format!(
                 "{} pictures and {} labels",

@@ -14,6 +14,7 @@ use crate::error::{DataError, Result};
 use crate::image::Image;
 use crate::parquet::ParquetOptions;
 use crate::parquet_columns::{Column, ColumnNames, Columns};
+use crate::watcher::{Watcher, Work};
 
 /// Rows decoded at a time: enough for all cores, while a file of photographs is never held decoded at full size.
 const CHUNK: usize = 1024;
@@ -57,6 +58,12 @@ impl<'a> ParquetFile<'a> {
         })
     }
 
+    /// As many as the file says it has.
+    fn rows(&self) -> usize {
+        let rows = self.reader.metadata().file_metadata().num_rows();
+        usize::try_from(rows).unwrap_or(0)
+    }
+
     fn row_groups(&self) -> impl Iterator<Item = Result<Box<dyn RowGroupReader + '_>>> {
         (0..self.reader.num_row_groups()).map(|index| {
             self.reader
@@ -92,8 +99,9 @@ impl<'a> ParquetFile<'a> {
     }
 
     /// All pictures, in order, shrunk to `shorter_side`.
-    pub(crate) fn images(&self, shorter_side: usize) -> Result<Vec<Image>> {
+    pub(crate) fn images(&self, shorter_side: usize, watcher: &Watcher) -> Result<Vec<Image>> {
         let column = &self.columns.image;
+        let decoded = watcher.counter(Work::Decode, self.rows());
         let mut images: Vec<Image> = Vec::new();
         for group in self.row_groups() {
             let reader = group?
@@ -111,6 +119,7 @@ impl<'a> ParquetFile<'a> {
                         let origin =
                             format!("{}, row {}", self.path.display(), before + start + at);
                         let image = Image::decode(bytes.data(), Path::new(&origin))?;
+                        decoded.one_more();
                         Ok(image.shrunk_to(shorter_side))
                     })
                     .collect();

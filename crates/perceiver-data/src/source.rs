@@ -14,6 +14,7 @@ use crate::folder::ImageFolder;
 use crate::hub::HubDataset;
 use crate::labels::Labels;
 use crate::shapes::{self, shapes};
+use crate::watcher::Watcher;
 
 /// The place a data set is read from. Its text form is what configuration files and flags hold.
 ///
@@ -62,6 +63,8 @@ pub struct LoadOptions {
     pub test_fraction: f64,
     /// The seed of a folder's order and split, and of the Hub's order; 0 by default.
     pub seed: u64,
+    /// Who is told how far reading is; nobody by default.
+    pub watcher: Watcher,
 }
 
 impl Default for LoadOptions {
@@ -72,6 +75,7 @@ impl Default for LoadOptions {
             shorter_side: 64,
             test_fraction: 0.2,
             seed: 0,
+            watcher: Watcher::default(),
         }
     }
 }
@@ -169,6 +173,7 @@ impl Source {
             shorter_side: options.shorter_side,
             test_fraction: options.test_fraction,
             seed: options.seed,
+            watcher: options.watcher.clone(),
         })
     }
 
@@ -198,6 +203,7 @@ fn hub_dataset(
         seed: options.seed,
         ..HubDataset::new(repo)
     }
+    .watched(options.watcher.clone())
 }
 
 #[cfg(test)]

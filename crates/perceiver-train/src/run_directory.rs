@@ -4,6 +4,8 @@
 //! RUN/config.json                          what prediction needs beside the weights   } a checkpoint
 //! RUN/model.safetensors                    the best weights so far                    }
 //! RUN/metrics.jsonl                        one object an epoch
+//! RUN/metrics.csv                          the same as a table, without what was measured inside the model
+//! RUN/tensorboard/events.out.tfevents...   the same as curves: tensorboard --logdir RUN
 //! RUN/results.json                         the test split's verdict, once, at the end
 //! RUN/predictions.csv                      what was said of every test picture then
 //! RUN/report.html                          all of it for people
@@ -113,8 +115,10 @@ impl RunDirectory {
     /// # Errors
     /// When the directory cannot be read or a file not removed.
     pub(crate) fn remove_leftovers(&self) -> Result<()> {
+        let inner = ["training", "tensorboard"].map(|name| self.root.join(name));
+        let mut inner = inner.iter().filter(|directory| directory.exists());
         atomic_file::remove_leftovers(&self.root)?;
-        atomic_file::remove_leftovers(&self.root.join("training"))
+        inner.try_for_each(|directory| atomic_file::remove_leftovers(directory))
     }
 
     /// Keeps the saved state, if there is one, as the previous one.
@@ -169,6 +173,18 @@ impl RunDirectory {
     /// `metrics.jsonl`
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// `metrics.csv`
+    pub fn metrics_csv(&self) -> PathBuf {
+        self.root.join("metrics.csv")
+    }
+
+    /// The one event file in `tensorboard`. What others write into the name, time and host, is no part of it: there is one file
+    /// a run, however often it is resumed.
+    pub fn event_file(&self) -> PathBuf {
+        self.root
+            .join("tensorboard/events.out.tfevents.0000000000.perceiver")
     }
 
     /// `results.json`

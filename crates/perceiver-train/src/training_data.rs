@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Source, Split};
+use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Source, Split, Watcher};
 
 use crate::error::Result;
 use crate::recipe::Recipe;
@@ -29,13 +29,22 @@ impl TrainingData {
     /// # Errors
     /// When either split is not what it should be, or one part would be empty.
     pub fn load(recipe: &Recipe) -> Result<Self> {
+        Self::load_watched(recipe, &Watcher::default())
+    }
+
+    /// [`TrainingData::load`], telling `watcher` how far it is.
+    ///
+    /// # Errors
+    /// Those of [`TrainingData::load`].
+    pub fn load_watched(recipe: &Recipe, watcher: &Watcher) -> Result<Self> {
         let start = Instant::now();
-        let options = recipe.load_options();
+        let mut options = recipe.load_options();
+        options.watcher = watcher.clone();
         recipe.data.dataset.check(&options)?;
         let dataset = recipe.data.dataset.load(Split::Train, &options)?;
         Ok(Self {
             loading: start.elapsed(),
-            ..Self::new(dataset, recipe)?
+            ..Self::divide(dataset, recipe, watcher)?
         })
     }
 
@@ -43,14 +52,18 @@ impl TrainingData {
     ///
     /// # Errors
     /// When one part would be empty.
-    pub fn new(mut dataset: Dataset, recipe: &Recipe) -> Result<Self> {
+    pub fn new(dataset: Dataset, recipe: &Recipe) -> Result<Self> {
+        Self::divide(dataset, recipe, &Watcher::default())
+    }
+
+    fn divide(mut dataset: Dataset, recipe: &Recipe, watcher: &Watcher) -> Result<Self> {
         if let Some(limit) = recipe.data.limit_train {
             dataset.truncate(limit);
         }
         let preprocessing = Preprocessing {
             image_size: recipe.model.image_size,
             antialias: recipe.data.antialias,
-            normalization: Normalization::adapt(&dataset)?,
+            normalization: Normalization::adapt_watched(&dataset, watcher)?,
         };
         let sha256 = dataset.sha256();
         let (train, validation) = dataset.split_tail(recipe.data.validation_fraction);

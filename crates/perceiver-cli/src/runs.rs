@@ -1,0 +1,159 @@
+//! `perceiver runs`: the runs in a directory and below it, and what they came to.
+
+use std::cmp::Ordering;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
+
+use crate::forecast;
+use crate::listed_run::{ListedRun, State, runs_below};
+use crate::terminal;
+use crate::train::grouped;
+
+/// List runs with their best results.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A run without a verdict is unfinished: interrupted, or at work right now. Of unfinished runs the saved
+state is checked, of finished ones all but the weights. A damaged run is listed with what is wrong;
+the exit code is 0 all the same.
+
+Examples:
+  perceiver runs
+  perceiver runs runs/comparison --sort test
+  perceiver runs --json"
+)]
+pub(crate) struct Arguments {
+    /// Directory to look in, at any depth.
+    #[arg(value_name = "DIR", default_value = "runs")]
+    directory: PathBuf,
+
+    /// What comes first: names in order, or the highest validation accuracy, test accuracy, epochs or time.
+    #[arg(long, value_enum, value_name = "BY", default_value_t = Sort::Name)]
+    sort: Sort,
+
+    /// Print an array of JSON objects.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sort {
+    Name,
+    Validation,
+    Test,
+    Epochs,
+    Time,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let directory = &arguments.directory;
+    if !directory.is_dir() {
+        bail!(
+            "{}: expected a directory with runs, as `perceiver train` makes them",
+            directory.display()
+        );
+    }
+    let paths = runs_below(directory);
+    let mut runs: Vec<ListedRun> = paths.iter().map(|path| ListedRun::read(path)).collect();
+    sort(&mut runs, arguments.sort);
+    if arguments.json {
+        terminal::print(serde_json::to_string_pretty(&runs)?)?;
+    } else if runs.is_empty() {
+        tracing::warn!(
+            "no runs in {}: `perceiver train` makes one",
+            directory.display()
+        );
+    } else {
+        terminal::print(table(&runs))?;
+        for line in runs.iter().filter_map(what_to_do) {
+            terminal::print(line)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sorts runs, which stand in the order of their names; what has no such figure comes last.
+fn sort(runs: &mut [ListedRun], by: Sort) {
+    let figure = |run: &ListedRun| match by {
+        Sort::Name => None,
+        Sort::Validation => run.best.map(|best| best.val_acc),
+        Sort::Test => run.test.as_ref().map(|test| test.acc),
+        Sort::Epochs => Some(run.epochs as f64),
+        Sort::Time => Some(run.seconds),
+    };
+    runs.sort_by(|a, b| match (figure(a), figure(b)) {
+        (Some(a), Some(b)) => b.total_cmp(&a),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    });
+}
+
+fn table(runs: &[ListedRun]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .remove_style(TableComponent::HorizontalLines)
+        .set_header([
+            "run",
+            "data set",
+            "parameters",
+            "epochs",
+            "best validation",
+            "test (95% interval)",
+            "time",
+            "state",
+        ]);
+    for run in runs {
+        table.add_row(row(run));
+    }
+    for column in [2, 3] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn row(run: &ListedRun) -> [String; 8] {
+    let or_nothing = Option::unwrap_or_default;
+    let planned = run.planned_epochs.map(|epochs| epochs.to_string());
+    let planned = planned.or_else(|| run.budget.clone());
+    let validation = run
+        .best
+        .map(|best| format!("{:.2}% (epoch {})", 100.0 * best.val_acc, best.epoch));
+    let test = run.test.as_ref().map(|test| {
+        let [acc, low, high] =
+            [test.acc, test.acc_interval_95[0], test.acc_interval_95[1]].map(|share| 100.0 * share);
+        format!("{acc:.2}% ({low:.2} to {high:.2})")
+    });
+    let state = match run.state {
+        State::Finished => "finished",
+        State::Unfinished { .. } => "unfinished",
+        State::Damaged { .. } => "damaged",
+    };
+    [
+        run.run.display().to_string(),
+        or_nothing(run.dataset.clone()),
+        or_nothing(run.parameters.map(grouped)),
+        planned.map_or(run.epochs.to_string(), |planned| {
+            format!("{} of {planned}", run.epochs)
+        }),
+        or_nothing(validation),
+        or_nothing(test),
+        forecast::time(run.seconds),
+        state.to_string(),
+    ]
+}
+
+/// How to go on with a run, or what is wrong with it.
+fn what_to_do(run: &ListedRun) -> Option<String> {
+    match &run.state {
+        State::Finished => None,
+        State::Unfinished { resume } => Some(format!("go on: {resume}")),
+        State::Damaged { finding } => Some(format!("damaged: {finding}")),
+    }
+}

@@ -1,0 +1,281 @@
+//! The observer that keeps a run's TensorBoard event file.
+//!
+//! TensorBoard opens an event file once and follows what is appended to it; of another file under the same name it learns
+//! nothing. So the file is appended to, unlike all other files of a run, and yet made from the history every time: what it
+//! should hold is computed whole. Where what it holds is the beginning of that, as after every epoch, and also when a program
+//! was killed while appending, the rest is appended. Where it is anything else, as when a run goes back to its previous state,
+//! the file is replaced, and a TensorBoard that watches it has to be started anew.
+//!
+//! Its times are the run's beginning plus the seconds that its epochs took: TensorBoard's "relative" time is time of
+//! training, without pauses. The beginning is what the file's first record says, so that it stays the same after a resume.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::atomic_file;
+use crate::diagnosis::{AttentionDiagnosis, Diagnosis};
+use crate::error::{Result, TrainError};
+use crate::evaluation::TestResults;
+use crate::observer::{EpochMetrics, Event, Observer};
+use crate::tensorboard::{FILE_VERSION, Scalar, Summary, TensorBoardEvent, first, record};
+
+/// A curve's name and a value of it. What stands before the first slash puts curves together on TensorBoard's page.
+type Tagged = (String, f64);
+
+/// Writes the scalars of every epoch under the epoch's number.
+#[derive(Debug)]
+pub struct EventFile {
+    path: PathBuf,
+}
+
+impl EventFile {
+    /// Keeps the file at `path`, whose directory is made when the first record is written.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Makes the file hold these epochs, and the verdict on the test split under the last one's number.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn write(&self, history: &[EpochMetrics], test: Option<&TestResults>) -> Result<()> {
+        let found = if self.path.exists() {
+            atomic_file::read(&self.path)?
+        } else {
+            Vec::new()
+        };
+        let beginning = match first(&found) {
+            Some(event) if event.file_version.as_deref() == Some(FILE_VERSION) => event.wall_time,
+            _ => now() - seconds(history),
+        };
+        let content = content(beginning, history, test);
+        match content.strip_prefix(found.as_slice()) {
+            Some([]) => Ok(()),
+            Some(rest) => self.append(rest),
+            None => atomic_file::write(&self.path, &content),
+        }
+    }
+
+    fn append(&self, rest: &[u8]) -> Result<()> {
+        let attempt = || {
+            if let Some(directory) = self.path.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            let mut file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&self.path)?;
+            file.write_all(rest)?;
+            file.sync_all()
+        };
+        attempt().map_err(|source| TrainError::Io {
+            action: "write",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+impl Observer for EventFile {
+    fn notice(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Started { history } | Event::EpochEnded { history, .. } => {
+                self.write(history, None)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn seconds(history: &[EpochMetrics]) -> f64 {
+    history.iter().map(|epoch| epoch.seconds).sum()
+}
+
+/// The whole file of a run that was begun at `beginning`.
+fn content(beginning: f64, history: &[EpochMetrics], test: Option<&TestResults>) -> Vec<u8> {
+    let mut content = record(&TensorBoardEvent {
+        wall_time: beginning,
+        file_version: Some(FILE_VERSION.to_string()),
+        ..TensorBoardEvent::default()
+    });
+    let mut time = beginning;
+    for epoch in history {
+        time += epoch.seconds;
+        content.extend(scalars(time, epoch.epoch, of_epoch(epoch)));
+    }
+    if let Some(test) = test {
+        content.extend(scalars(time, history.len(), of_test(test)));
+    }
+    content
+}
+
+fn scalars(wall_time: f64, epoch: usize, values: impl IntoIterator<Item = Tagged>) -> Vec<u8> {
+    let value = values.into_iter().map(|(tag, value)| Scalar {
+        tag,
+        simple_value: Some(value as f32),
+    });
+    record(&TensorBoardEvent {
+        wall_time,
+        step: i64::try_from(epoch).unwrap_or(i64::MAX),
+        summary: Some(Summary {
+            value: value.collect(),
+        }),
+        ..TensorBoardEvent::default()
+    })
+}
+
+fn of_epoch(epoch: &EpochMetrics) -> Vec<Tagged> {
+    let EpochMetrics {
+        epoch: _,
+        loss,
+        acc,
+        top5_acc,
+        val_loss,
+        val_acc,
+        val_top5_acc,
+        learning_rate,
+        seconds,
+        images_per_second,
+        diagnosis,
+    } = epoch;
+    let mut values = vec![
+        tagged("loss/train", *loss),
+        tagged("loss/validation", *val_loss),
+        tagged("accuracy/train", *acc),
+        tagged("accuracy/validation", *val_acc),
+        tagged("top5_accuracy/train", *top5_acc),
+        tagged("top5_accuracy/validation", *val_top5_acc),
+        tagged("learning_rate", f64::from(*learning_rate)),
+        tagged("speed/images_per_second", *images_per_second),
+        tagged("speed/seconds", *seconds),
+    ];
+    if let Some(diagnosis) = diagnosis {
+        values.extend(of_diagnosis(diagnosis));
+    }
+    values
+}
+
+fn of_test(test: &TestResults) -> [Tagged; 3] {
+    [
+        tagged("loss/test", test.loss),
+        tagged("accuracy/test", test.acc),
+        tagged("top5_accuracy/test", test.top5_acc),
+    ]
+}
+
+fn of_diagnosis(diagnosis: &Diagnosis) -> Vec<Tagged> {
+    let Diagnosis { gradients, model } = diagnosis;
+    let mut values = vec![
+        tagged("gradient_norm/mean", gradients.norm_mean),
+        tagged("gradient_norm/max", gradients.norm_max),
+        tagged("latents/spread", model.latent_spread),
+    ];
+    let layers = gradients.layers.iter();
+    values.extend(layers.map(|(layer, norm)| (format!("gradient_norm/layer/{layer}"), *norm)));
+    for (iteration, attention) in (1..).zip(&model.cross_attentions) {
+        let place = format!("cross_attention/iteration_{iteration}");
+        values.extend(of_attention(&place, *attention));
+    }
+    for (iteration, blocks) in (1..).zip(&model.self_attentions) {
+        for (block, attention) in (1..).zip(blocks) {
+            let place = format!("self_attention/iteration_{iteration}/block_{block}");
+            values.extend(of_attention(&place, *attention));
+        }
+    }
+    values
+}
+
+fn of_attention(place: &str, attention: AttentionDiagnosis) -> [Tagged; 3] {
+    let AttentionDiagnosis {
+        entropy,
+        logit_deviation,
+        difference,
+    } = attention;
+    [
+        (format!("{place}/entropy"), entropy),
+        (format!("{place}/logit_deviation"), logit_deviation),
+        (format!("{place}/difference"), difference),
+    ]
+}
+
+fn tagged(tag: &str, value: f64) -> Tagged {
+    (tag.to_string(), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epochs(count: usize) -> Vec<EpochMetrics> {
+        let epochs = (1..=count).map(|epoch| EpochMetrics {
+            epoch,
+            loss: 1.0 / epoch as f64,
+            acc: 0.5,
+            top5_acc: 0.75,
+            val_loss: 2.0 / epoch as f64,
+            val_acc: 0.25,
+            val_top5_acc: 0.5,
+            learning_rate: 1e-3,
+            seconds: 2.5,
+            images_per_second: 100.0,
+            diagnosis: None,
+        });
+        epochs.collect()
+    }
+
+    /// A file in a directory that is removed with the first.
+    fn file() -> (tempfile::TempDir, EventFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tensorboard/events");
+        (directory, EventFile::new(path))
+    }
+
+    #[test]
+    fn however_a_file_was_torn_it_is_made_whole() {
+        let (_directory, file) = file();
+        file.write(&epochs(2), None).unwrap();
+        let two = fs::read(&file.path).unwrap();
+        file.write(&epochs(3), None).unwrap();
+        let three = fs::read(&file.path).unwrap();
+        assert!(three.starts_with(&two) && three.len() > two.len());
+        // The first record, which says when the run was begun, is short and written first.
+        let header = record(&first(&three).unwrap()).len();
+        for length in header..three.len() {
+            fs::write(&file.path, &three[..length]).unwrap();
+            file.write(&epochs(3), None).unwrap();
+            assert!(fs::read(&file.path).unwrap() == three, "cut to {length}");
+        }
+        fs::write(&file.path, [&three[..], b"more"].concat()).unwrap();
+        file.write(&epochs(2), None).unwrap();
+        assert!(fs::read(&file.path).unwrap() == two);
+        for length in 0..header {
+            fs::write(&file.path, &three[..length]).unwrap();
+            file.write(&epochs(3), None).unwrap();
+            assert_eq!(fs::read(&file.path).unwrap().len(), three.len());
+        }
+    }
+
+    /// As TensorBoard follows it.
+    #[test]
+    fn who_has_opened_the_file_sees_later_epochs() {
+        use std::io::Read;
+
+        let (_directory, file) = file();
+        file.write(&[], None).unwrap();
+        let mut opened = fs::File::open(&file.path).unwrap();
+        for count in 1..4 {
+            file.write(&epochs(count), None).unwrap();
+        }
+        let mut seen = Vec::new();
+        opened.read_to_end(&mut seen).unwrap();
+        assert!(seen == fs::read(&file.path).unwrap());
+    }
+}

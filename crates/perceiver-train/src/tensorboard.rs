@@ -1,0 +1,73 @@
+//! The format of TensorBoard's event files: records of protocol-buffer messages, each with checksums.
+//!
+//! A record is its length (u64), the length's checksum (u32), the message, and the message's checksum (u32), all
+//! little-endian; a checksum is a CRC-32C, masked. Of the messages `tensorflow.Event` and `tensorflow.Summary` there are the
+//! fields that scalars need.
+
+use prost::Message;
+
+/// What the first message of a file says it is.
+pub(crate) const FILE_VERSION: &str = "brain.Event:2";
+
+/// `tensorflow.Event`
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TensorBoardEvent {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    pub(crate) wall_time: f64,
+    #[prost(int64, tag = "2")]
+    pub(crate) step: i64,
+    #[prost(string, optional, tag = "3")]
+    pub(crate) file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) summary: Option<Summary>,
+}
+
+/// `tensorflow.Summary`
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) value: Vec<Scalar>,
+}
+
+/// `tensorflow.Summary.Value` with a `simple_value`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Scalar {
+    #[prost(string, tag = "1")]
+    pub(crate) tag: String,
+    #[prost(float, optional, tag = "2")]
+    pub(crate) simple_value: Option<f32>,
+}
+
+/// A message as a record.
+pub(crate) fn record(event: &TensorBoardEvent) -> Vec<u8> {
+    let message = event.encode_to_vec();
+    let length = (message.len() as u64).to_le_bytes();
+    let mut record = length.to_vec();
+    record.extend(masked_crc(&length).to_le_bytes());
+    record.extend(&message);
+    record.extend(masked_crc(&message).to_le_bytes());
+    record
+}
+
+/// The message of the first record in `bytes`, if it is whole.
+pub(crate) fn first(bytes: &[u8]) -> Option<TensorBoardEvent> {
+    let (length, rest) = bytes.split_first_chunk::<8>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    if masked_crc(length) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let (message, rest) = rest.split_at_checked(length)?;
+    if masked_crc(message) != u32::from_le_bytes(*rest.first_chunk()?) {
+        return None;
+    }
+    TensorBoardEvent::decode(message).ok()
+}
+
+/// A checksum of a checksum is a weak one, so those that are stored are turned and moved.
+fn masked_crc(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+}
