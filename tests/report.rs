@@ -152,27 +152,36 @@ fn names_of_classes_do_nothing() {
 fn a_report_that_cannot_be_written_spoils_no_run() {
     let place = workplace();
     place.succeed("train --preset quickstart --config tiny.toml --output run");
-    fs::remove_file(place.path("run/report.html")).unwrap();
-    fs::write(place.path("run/training/environment.json"), "[").unwrap();
-    // It has ended before: only the report is made.
-    let said = place.succeed("train --resume run --quiet");
-    // (the environment is noted again on every resume)
-    assert!(place.path("run/report.html").exists(), "{}", said.err);
-    fs::remove_file(place.path("run/report.html")).unwrap();
-    fs::create_dir(place.path("run/report.html")).unwrap();
-    let said = place.run("report run");
-    assert_eq!(said.code, Some(1));
+    let (report, environment) = ("run/report.html", "run/training/environment.json");
+    let (before, noted) = (text(&place, report), text(&place, environment));
+    fs::remove_file(place.path(report)).unwrap();
+    place.write(environment, "[");
+    let said = place.succeed("train --resume run");
     assert!(
-        said.err.contains("cannot write") && said.err.contains("report.html"),
+        said.err.contains("no report:") && said.err.contains("make it with: perceiver report run"),
         "{}",
         said.err
+    );
+    assert!(
+        said.out.contains("test of shapes on 20 pictures"),
+        "{}",
+        said.out
+    );
+    place.write(environment, noted);
+    place.succeed("train --resume run");
+    assert!(text(&place, report) == before);
+
+    fs::remove_file(place.path(report)).unwrap();
+    fs::create_dir(place.path(report)).unwrap();
+    let refused = failure(&place, "report run");
+    assert!(
+        refused.contains("cannot write") && refused.contains("report.html"),
+        "{refused}"
     );
 }
 
 #[test]
 fn without_its_pictures_a_report_says_so_and_shows_the_rest() {
-    let place = workplace();
-    fs::create_dir(place.path("photos")).unwrap();
     let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
     perceiver_tests::run::finished(run.start());
     fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use comfy_table::{CellAlignment, Table, presets};
-use perceiver_report::{Comparison, Run};
+use perceiver_report::{Comparison, ReportError, Run};
 use perceiver_train::{RunDirectory, write_file};
 
 use crate::terminal;
@@ -37,10 +37,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runs: Vec<Run> = runs
         .map(|run| Ok(Run::read(&RunDirectory::open(run)?)?))
         .collect::<Result<_>>()?;
-    let comparison = Comparison::new(&runs).context(
-        "only runs that have ended and were judged by the same pictures can be compared; \
-         `perceiver report RUN` adds what runs of earlier versions did not keep",
-    )?;
+    let comparison = Comparison::new(&runs).map_err(|error| match error {
+        ReportError::Disagree { .. } => {
+            anyhow!(
+                "{error}; `perceiver report RUN` adds what runs of earlier versions did not keep"
+            )
+        }
+        other => other.into(),
+    })?;
     if arguments.json {
         terminal::print(serde_json::to_string_pretty(&comparison)?)?;
     } else {

@@ -77,7 +77,7 @@ fn test_split(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Dataset>
     let options = LoadOptions {
         data_dir: arguments.data_dir.clone(),
         labels: card.labels,
-        shorter_side: 2 * checkpoint.config.model.image_size,
+        shorter_side: checkpoint.config.shorter_side(),
         seed: card.seed,
         watcher: reading_bars::watcher(),
         ..LoadOptions::default()

@@ -1,14 +1,17 @@
 //! `perceiver predict`: the most probable classes of pictures.
 
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use perceiver_data::Image;
+use anyhow::{Error, Result};
+use perceiver_data::{Image, open_all};
 use perceiver_train::{Checkpoint, DeviceChoice, Views};
-use serde::Serialize;
 
 use crate::checkpoint::open;
+use crate::picture_list::PictureList;
+use crate::prediction_format::{Format, Prediction, Printer};
+use crate::progress::picture_bar;
 use crate::terminal;
 
 /// Pictures at a time.
@@ -17,27 +20,40 @@ const BATCH_SIZE: usize = 64;
 /// Classify pictures.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A picture that cannot be read is reported and the rest goes on; the exit code is then 1.
+    after_help = "A picture that cannot be read is reported on standard error, and the rest goes on. Predictions come in the order of the pictures, those of a folder or a pattern sorted by path.
+
+Exit codes: 0 when all was classified, 1 when something could not be read or found or another error occurred, 2 for wrong arguments.
 
 Examples:
   perceiver predict --checkpoint runs/shapes-quickstart-1 picture.png
-  perceiver predict --checkpoint runs/photos --top-k 3 --json *.jpg"
+  perceiver predict --checkpoint runs/photos --top-k 1 --format table holiday
+  perceiver predict --checkpoint runs/photos --format csv 'photos/**/*.jpg' > predictions.csv
+  find . -name '*.jpg' -print0 | perceiver predict --checkpoint runs/photos --json --null -"
 )]
 pub(crate) struct Arguments {
     /// Directory of a run or checkpoint.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
 
-    /// PNG, JPEG or WebP files.
+    /// PNG, JPEG, WebP or BMP files, folders of them at any depth, patterns such as '*.jpg', or - for a
+    /// list on standard input, a path a line.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
 
+    /// In lists on standard input NUL ends a path, as `find -print0` writes it.
+    #[arg(long, short = '0')]
+    null: bool,
+
     /// Show the K most probable classes.
-    #[arg(long, value_name = "K", default_value_t = 5)]
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = at_least_one)]
     top_k: usize,
 
-    /// Print one JSON object a picture.
-    #[arg(long)]
+    /// How to print predictions.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+
+    /// Short for --format json.
+    #[arg(long, conflicts_with = "format")]
     json: bool,
 
     /// Judge by the mean probabilities of a picture and its mirror image, or not [default: as in training].
@@ -49,39 +65,58 @@ pub(crate) struct Arguments {
     device: DeviceChoice,
 }
 
-/// The most probable classes of a picture.
-#[derive(Debug, Serialize)]
-struct Prediction<'a> {
-    image: String,
-    classes: Vec<Candidate<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct Candidate<'a> {
-    class: &'a str,
-    probability: f32,
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".to_string()),
+        number => number.map_err(|error: std::num::ParseIntError| error.to_string()),
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let format = if arguments.json {
+        Format::Json
+    } else {
+        arguments.format
+    };
     let checkpoint = open(&arguments.checkpoint, arguments.device)?;
     let as_in_training = checkpoint.config.data.flip_average;
     let views = Views::new(arguments.flip_average.unwrap_or(as_in_training));
-    let mut all_read = true;
-    for paths in arguments.images.chunks(BATCH_SIZE) {
+    let list = PictureList::read(&arguments.images, arguments.null)?;
+    let mut all_read = list.errors.is_empty();
+    list.errors.iter().for_each(report);
+
+    // A bar and lines between it on the same terminal would be in each other's way.
+    let is_in_the_way = format != Format::Table && io::stdout().is_terminal();
+    let count = list.paths.len();
+    let bar =
+        (count > BATCH_SIZE && !is_in_the_way).then(|| picture_bar(count as u64, "predicting"));
+    let mut printer = Printer::new(format)?;
+    for paths in list.paths.chunks(BATCH_SIZE) {
         let mut read = Vec::with_capacity(paths.len());
-        for path in paths {
-            match Image::open(path) {
-                Ok(image) => read.push((path.as_path(), image)),
+        // As training has read its folders' pictures.
+        for (path, picture) in paths
+            .iter()
+            .zip(open_all(paths, checkpoint.config.shorter_side()))
+        {
+            match picture {
+                Ok(image) => read.push((path.display().to_string(), image)),
                 Err(error) => {
                     all_read = false;
-                    eprintln!("error: {error}");
+                    report(&error.into());
                 }
             }
         }
         for prediction in predict(&checkpoint, views, read, arguments.top_k)? {
-            show(&prediction, arguments.json)?;
+            printer.print(&prediction)?;
+        }
+        if let Some(bar) = &bar {
+            bar.inc(paths.len() as u64);
         }
     }
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    printer.finish()?;
     Ok(if all_read {
         ExitCode::SUCCESS
     } else {
@@ -89,47 +124,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-fn predict<'a>(
-    checkpoint: &'a Checkpoint,
+/// Says what could not be read, whatever else goes on.
+fn report(error: &Error) {
+    terminal::above_bars(format_args!("error: {}", crate::in_one_line(error)));
+}
+
+fn predict(
+    checkpoint: &Checkpoint,
     views: Views,
-    pictures: Vec<(&Path, Image)>,
+    pictures: Vec<(String, Image)>,
     top_k: usize,
-) -> Result<Vec<Prediction<'a>>> {
+) -> Result<Vec<Prediction<'_>>> {
     if pictures.is_empty() {
         return Ok(Vec::new());
     }
-    let (paths, images): (Vec<&Path>, Vec<Image>) = pictures.into_iter().unzip();
+    let (names, images): (Vec<String>, Vec<Image>) = pictures.into_iter().unzip();
     let probabilities = checkpoint.classify_by(views, &images)?;
-    let predictions = paths
-        .iter()
-        .zip(probabilities)
-        .map(|(path, probabilities)| Prediction {
-            image: path.display().to_string(),
-            classes: most_probable(&checkpoint.config.classes, &probabilities, top_k),
-        });
-    Ok(predictions.collect())
-}
-
-fn most_probable<'a>(classes: &'a [String], probabilities: &[f32], k: usize) -> Vec<Candidate<'a>> {
-    let mut candidates: Vec<Candidate> = classes
-        .iter()
-        .zip(probabilities)
-        .map(|(class, &probability)| Candidate { class, probability })
-        .collect();
-    candidates.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-    candidates.truncate(k);
-    candidates
-}
-
-fn show(prediction: &Prediction, json: bool) -> Result<()> {
-    if json {
-        terminal::print(serde_json::to_string(prediction)?)?;
-        return Ok(());
-    }
-    terminal::print(&prediction.image)?;
-    for candidate in &prediction.classes {
-        let percent = 100.0 * candidate.probability;
-        terminal::print(format_args!("  {percent:6.2}%  {}", candidate.class))?;
-    }
-    Ok(())
+    let classes = &checkpoint.config.classes;
+    let named = names.into_iter().zip(probabilities);
+    Ok(named
+        .map(|(image, probabilities)| Prediction::new(image, classes, &probabilities, top_k))
+        .collect())
 }

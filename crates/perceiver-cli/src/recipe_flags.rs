@@ -64,6 +64,10 @@ pub(crate) struct RecipeFlags {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Begin with the weights of a run or checkpoint: on its architecture, with a fresh head where the classes are others.
+    #[arg(long, value_name = "DIR")]
+    init_from: Option<String>,
+
     /// Where to compute: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceChoice>,
@@ -93,6 +97,15 @@ impl Layers {
         Self(self.0.iter().cloned().chain(more).collect())
     }
 
+    /// These layers with another under them.
+    pub(crate) fn above(&self, layer: Layer) -> Self {
+        Self(
+            std::iter::once(layer)
+                .chain(self.0.iter().cloned())
+                .collect(),
+        )
+    }
+
     /// The recipe of a preset with these layers over it.
     pub(crate) fn over(&self, preset: Preset) -> Result<Recipe> {
         recipe_over(preset, &self.0)
@@ -112,6 +125,14 @@ impl Layers {
             device: device
                 .with_context(|| source(device_name))?
                 .unwrap_or_default(),
+        })
+    }
+
+    /// The checkpoint to begin with, if one is named.
+    pub(crate) fn init_from(&self) -> Option<&str> {
+        self.0.iter().rev().find_map(|(_, layer)| {
+            let initial = layer.get("training")?.get("init_from")?;
+            initial.get("checkpoint")?.as_str()
         })
     }
 
@@ -157,6 +178,12 @@ impl RecipeFlags {
         put(&mut training, "checkpoint_every", self.checkpoint_every)?;
         put(&mut training, "diagnose", self.diagnose.then_some(true))?;
         put(&mut training, "seed", self.seed)?;
+        // An empty hash, so that no file's stands beside another checkpoint.
+        let initial = self.init_from.clone().map(|checkpoint| {
+            let fields = [("checkpoint", checkpoint), ("sha256", String::new())];
+            Table::from_iter(fields.map(|(name, text)| (name.to_string(), text.into())))
+        });
+        put(&mut training, "init_from", initial)?;
         put(
             &mut training,
             "device",

@@ -78,7 +78,10 @@ fn write(
     if run.results.is_some() {
         match test_pictures(&run, data_dir) {
             Ok(pictures) => test = Some(Arc::new(pictures)),
-            Err(error) => missing.push(format!("The test pictures are not shown: {error:#}.")),
+            Err(error) => {
+                tracing::warn!("--data-dir says where the run's data is");
+                missing.push(format!("The test pictures are not shown: {error:#}."));
+            }
         }
         match Checkpoint::open(directory.root(), &device.open()?) {
             Ok(opened) => checkpoint = Some(opened),
@@ -86,14 +89,14 @@ fn write(
         }
     }
     if let (Some(test), Some(checkpoint)) = (&test, &checkpoint) {
-        judge_by_picture(directory, &mut run, test, checkpoint)?;
+        missing.extend(judge_by_picture(directory, &mut run, test, checkpoint)?);
     }
     if run.results.is_some() && run.predictions.is_none() {
         missing.push("The run kept no predictions.".to_string());
     }
     let note = missing.join(" ");
     if !note.is_empty() {
-        tracing::warn!("{note} --data-dir says where the data is");
+        tracing::warn!("{note}");
     }
     let shows = Shows {
         test: test.as_deref(),
@@ -141,15 +144,15 @@ fn test_pictures(run: &Run, data_dir: Option<&Path>) -> Result<Dataset> {
 }
 
 /// Judges the pictures of a run that did not keep what was said of each, as earlier versions did not, and keeps it where the verdict
-/// is the one that the run ended with.
+/// is the one that the run ended with; says so where it is not.
 fn judge_by_picture(
     directory: &RunDirectory,
     run: &mut Run,
     test: &Arc<Dataset>,
     checkpoint: &Checkpoint,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let (Some(results), None) = (&run.results, &run.predictions) else {
-        return Ok(());
+        return Ok(None);
     };
     tracing::info!(
         "judging {} pictures again, as the run did not keep what was said of each",
@@ -163,25 +166,24 @@ fn judge_by_picture(
         checkpoint.device(),
     )?;
     let again = TestResults::new(test, &evaluation.sums);
-    if again.acc.to_bits() == results.acc.to_bits() {
-        let kept =
-            write_predictions(&directory.predictions(), &evaluation.predictions).and_then(|()| {
-                TestResults {
-                    sha256: again.sha256,
-                    ..results.clone()
-                }
-                .write(&directory.results())
-            });
-        if let Err(error) = kept {
+    let differs = again.acc.to_bits() != results.acc.to_bits();
+    let note = differs.then(|| {
+        format!(
+            "Classes, confusions and calibration are of pictures judged again, which came to {:.2}%.",
+            100.0 * again.acc
+        )
+    });
+    if note.is_none() {
+        let results = TestResults {
+            sha256: again.sha256,
+            ..results.clone()
+        };
+        let kept = write_predictions(&directory.predictions(), &evaluation.predictions);
+        if let Err(error) = kept.and_then(|()| results.write(&directory.results())) {
             tracing::warn!("what was said of each picture is not kept: {error}");
         }
-    } else {
-        tracing::warn!(
-            "the pictures come to {:.2}% now, not to the {:.2}% of the run's results",
-            100.0 * again.acc,
-            100.0 * results.acc
-        );
+        run.results = Some(results);
     }
     run.predictions = Some(evaluation.predictions);
-    Ok(())
+    Ok(note)
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use perceiver_train::{Difference, Recipe, RunDirectory, TrainError, TrainingData};
 use toml::Table;
 
+use crate::init_from;
 use crate::interrupt::INTERRUPTED;
 use crate::recipe_flags::RecipeFlags;
 use crate::sweep_file::SweepFile;
@@ -84,7 +85,7 @@ fn members(sweep: &SweepFile, flags: &RecipeFlags, root: &Path) -> Result<Vec<Me
     for seed in seeds {
         for variant in &sweep.variants {
             let layers = base.with(variant.layers(seed)?);
-            let mut recipe = layers.over(preset)?;
+            let mut recipe = init_from::recipe(&layers, preset)?;
             recipe.data.dataset = layers.named()?.dataset.unwrap_or_else(|| dataset.clone());
             recipe.training.device.open()?;
             let mut before = members.iter();

@@ -48,6 +48,11 @@ impl<'a> MakeWriter<'a> for AboveBars {
     }
 }
 
+/// Prints a message on standard error above the bars.
+pub(crate) fn above_bars(message: impl Display) {
+    BARS.suspend(|| eprintln!("{message}"));
+}
+
 /// Prints a result on standard output, a line or several.
 ///
 /// # Errors

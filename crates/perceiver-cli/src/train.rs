@@ -18,6 +18,7 @@ use perceiver_train::{
 
 use crate::evaluate;
 use crate::forecast::Told;
+use crate::init_from;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::progress::TrainingProgress;
 use crate::reading_bars;
@@ -36,6 +37,7 @@ use crate::way_out;
   perceiver train --dataset folder:photos --output runs/photos
   perceiver train --set training.optimizer.name=lamb --set model.num_iterations=3
   perceiver train --preset cifar100-cpu --sweep sweep.toml --output runs/comparison
+  perceiver train --dataset folder:photos --init-from runs/cifar --output runs/tuned
   perceiver train --resume runs/photos
   perceiver train --resume runs/photos --epochs 80")]
 pub(crate) struct Arguments {
@@ -54,7 +56,7 @@ pub(crate) struct Arguments {
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
     /// longer, --epochs may be added.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels",
-        "budget", "batch_size", "learning_rate", "recompute", "diagnose", "seed", "limit_train", "limit_test"])]
+        "budget", "batch_size", "learning_rate", "recompute", "diagnose", "seed", "limit_train", "limit_test", "init_from"])]
     resume: Option<PathBuf>,
 
     /// With --resume: go on from the state saved before the last, where that is damaged; it is kept aside.
@@ -127,9 +129,11 @@ pub(crate) fn carry_out(
     stop: &AtomicBool,
 ) -> Result<Option<TestResults>> {
     let mut trainer = prepare(plan, data)?;
-    let here = Environment::here(trainer.device());
-    if let Err(error) = here.write(&trainer.run().environment()) {
-        tracing::warn!("where the run is trained is not noted: {error}");
+    if !trainer.is_done() {
+        let here = Environment::here(trainer.device());
+        if let Err(error) = here.write(&trainer.run().environment()) {
+            tracing::warn!("where the run is trained is not noted: {error}");
+        }
     }
     let forecast = Told::before(&trainer)?;
     let mut observers: Observers = vec![
@@ -200,7 +204,7 @@ fn chosen(arguments: &Arguments, since: Instant) -> Result<Plan> {
     let named = layers.named()?;
     let device = named.device.open()?;
     let (dataset, preset) = choose(flags.preset, named, &device);
-    let mut recipe = layers.over(preset)?;
+    let mut recipe = init_from::recipe(&layers, preset)?;
     recipe.data.dataset = dataset;
     recipe.data.dataset.check(&recipe.load_options())?;
     let root = arguments.output.clone().unwrap_or_else(|| {
@@ -329,7 +333,16 @@ fn begin(
     let (asked, place) = (recipe.clone(), run.clone());
     let shown = |error| way_out::shown(error, &place, &asked);
     let mut trainer = match from {
-        Beginning::Anew => return Trainer::start(recipe, data, run, device).map_err(not_started),
+        Beginning::Anew => {
+            let started = match init_from::checkpoint(&recipe)? {
+                None => Trainer::start(recipe, data, run, device),
+                Some(checkpoint) => {
+                    let started = Trainer::start_from(&checkpoint, recipe, data, run, device);
+                    started.inspect(init_from::say).map(|(trainer, _)| trainer)
+                }
+            };
+            return started.map_err(not_started);
+        }
         Beginning::State => Trainer::resume(recipe, data, run, device).map_err(shown)?,
         Beginning::Previous => {
             let resumed = Trainer::resume_from_previous(recipe, data, run, device);

@@ -1,4 +1,4 @@
-//! Pictures from and to files: PNG, JPEG and WebP become 8-bit RGB as people see them.
+//! Pictures from and to files: PNG, JPEG, WebP and BMP become 8-bit RGB as people see them.
 //!
 //! The format is read off the content, never the file name. EXIF orientation is applied, transparency is laid over
 //! white, grey, palette and 16-bit pictures become 8-bit RGB. A picture whose pixels would take more than
@@ -35,7 +35,7 @@ use crate::truncation::is_cut_short;
 pub const MAX_DECODED_BYTES: u64 = 512 << 20;
 
 impl Image {
-    /// Reads and decodes the PNG, JPEG or WebP file at `path`.
+    /// Reads and decodes the PNG, JPEG, WebP or BMP file at `path`.
     ///
     /// # Errors
     /// [`DataError::Io`] when the file cannot be read, else as [`Image::decode`].
@@ -48,7 +48,7 @@ impl Image {
         Self::decode(&bytes, path)
     }
 
-    /// Decodes a PNG, JPEG or WebP file held in memory; `origin` names it in errors.
+    /// Decodes a PNG, JPEG, WebP or BMP file held in memory; `origin` names it in errors.
     ///
     /// # Errors
     /// [`DataError::NotAnImage`] when the bytes are none of these, damaged or cut short, and

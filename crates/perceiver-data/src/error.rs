@@ -53,7 +53,7 @@ pub enum DataError {
     },
 
     /// The bytes are no picture, or one that cannot be decoded.
-    #[error("{} is not a readable picture: expected PNG, JPEG or WebP, found {finding}", path.display())]
+    #[error("{} is not a readable picture: expected PNG, JPEG, WebP or BMP, found {finding}", path.display())]
     NotAnImage {
         /// The file, or where in a data set the bytes come from.
         path: PathBuf,
@@ -75,10 +75,23 @@ pub enum DataError {
     },
 
     /// A class directory holds no picture.
-    #[error("class folder {} is empty: expected at least one .png, .jpg, .jpeg or .webp file", path.display())]
+    #[error("class folder {} is empty: expected at least one .png, .jpg, .jpeg, .webp or .bmp file", path.display())]
     EmptyClass {
         /// The class directory.
         path: PathBuf,
+    },
+
+    /// No picture of a class can be read.
+    #[error(
+        "data set {name}: class {class:?} has no picture left: expected one that can be read, found {pictures} that cannot"
+    )]
+    UnreadableClass {
+        /// The data set.
+        name: String,
+        /// The class.
+        class: String,
+        /// The number of its pictures.
+        pictures: usize,
     },
 
     /// Pixels do not fill the picture they belong to.

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! The first is meant when `root/train` or `root/test` has a subfolder. Classes are the folder names, sorted. Pictures
-//! are `.png`, `.jpg`, `.jpeg` and `.webp` files in a class folder at any depth, symbolic links followed; hidden
-//! files and other files are passed over. Pictures of any size are read, and shrunk on the way in, so that a folder
-//! of photographs fits into memory.
+//! are `.png`, `.jpg`, `.jpeg`, `.webp` and `.bmp` files in a class folder at any depth, symbolic links followed unless they
+//! lead back; hidden files and other files are passed over. A picture that cannot be read is reported and skipped, or all are
+//! refused for it. Pictures of any size are read, and shrunk on the way in, so that a folder of photographs fits into memory.
 //!
 //! The order of the pictures is shuffled by the seed: files come sorted by class, and a validation set cut from the
 //! tail would consist of the last classes alone. Order and split are functions of the seed and of the names of class
@@ -42,6 +42,7 @@ use std::path::{Path, PathBuf};
 use perceiver_ops::Key;
 use rayon::prelude::*;
 
+use crate::broken_pictures::{BrokenPictures, readable, require_every_class};
 use crate::class_folders::{Class, class_names, has_subfolder, read_classes};
 use crate::dataset::{Dataset, Split};
 use crate::error::{DataError, Result};
@@ -62,10 +63,13 @@ pub struct ImageFolder {
     pub seed: u64,
     /// Who is told how far decoding is.
     pub watcher: Watcher,
+    /// What becomes of pictures that cannot be read.
+    pub broken: BrokenPictures,
 }
 
 impl ImageFolder {
-    /// The folder at `root`, pictures shrunk to a shorter side of 64 pixels, a test part of 0.2 and seed 0.
+    /// The folder at `root`, pictures shrunk to a shorter side of 64 pixels, a test part of 0.2 and seed 0; broken ones
+    /// are skipped.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -73,6 +77,7 @@ impl ImageFolder {
             test_fraction: 0.2,
             seed: 0,
             watcher: Watcher::default(),
+            broken: BrokenPictures::Skip,
         }
     }
 
@@ -80,7 +85,8 @@ impl ImageFolder {
     ///
     /// # Errors
     /// When there are no class folders, when one has no picture, when `train` and `test` have different classes, when
-    /// a file that is called a picture is none, or when the split is empty.
+    /// the split is empty, or when no picture of it can be read, or none of a class to be learned. Where broken pictures are
+    /// refused, the first of them.
     pub fn load(&self, split: Split) -> Result<Dataset> {
         let mut files: Vec<(u64, u32, PathBuf)> = Vec::new();
         let classes = self.classes(split)?;
@@ -92,13 +98,21 @@ impl ImageFolder {
         }
         files.sort_unstable();
         let decoded = self.watcher.counter(Work::Decode, files.len());
-        let images = files
+        let read =
+            |path: &Path| -> Result<Image> { Ok(Image::open(path)?.shrunk_to(self.shorter_side)) };
+        let pictures: Vec<Result<Image>> = files
             .par_iter()
-            .map(|(_, _, path)| Ok(Image::open(path)?.shrunk_to(self.shorter_side)))
+            .map(|(_, _, path)| self.broken.judge(read(path)))
             .inspect(|_| decoded.one_more())
             .collect::<Result<_>>()?;
-        let labels = files.iter().map(|(_, label, _)| *label).collect();
-        let names = classes.into_iter().map(|class| class.name).collect();
+        let all_labels: Vec<u32> = files.iter().map(|(_, label, _)| *label).collect();
+        let labelled = pictures.into_iter().zip(all_labels.iter().copied());
+        let (images, labels) = readable(&self.name(), labelled)?;
+        let names: Vec<String> = classes.into_iter().map(|class| class.name).collect();
+        if split == Split::Train {
+            // Of the test split the rest is judged: it is read when all has been learned.
+            require_every_class(&self.name(), &all_labels, &labels, &names)?;
+        }
         Dataset::new(self.name(), images, labels, names)
     }
 
@@ -112,7 +126,7 @@ impl ImageFolder {
         Ok(())
     }
 
-    /// The number of pictures in a split, without decoding any.
+    /// The number of pictures in a split, without decoding any, so that broken ones are counted too.
     pub(crate) fn count(&self, split: Split) -> Result<usize> {
         let classes = self.classes(split)?;
         Ok(classes.iter().map(|class| class.pictures.len()).sum())

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use perceiver_ops::Key;
 
+use crate::broken_pictures::BrokenPictures;
 use crate::dataset::{Dataset, Split};
 use crate::error::{DataError, Result};
 use crate::hub_repo::HubRepo;
@@ -46,6 +47,8 @@ pub struct HubDataset {
     pub labels: Labels,
     /// Seed of the order that the pictures get; see [`HubDataset::load`].
     pub seed: u64,
+    /// What becomes of pictures that cannot be read.
+    pub broken: BrokenPictures,
     /// Where and how to reach the Hub.
     pub access: HubAccess,
     /// Who is told how far decoding is.
@@ -63,6 +66,7 @@ impl HubDataset {
             label_column: None,
             labels: Labels::Fine,
             seed: 0,
+            broken: BrokenPictures::Skip,
             access: HubAccess::from_env(),
             watcher: Watcher::default(),
         }
@@ -103,6 +107,7 @@ impl HubDataset {
             classes: None,
             shorter_side,
             watcher: self.watcher.clone(),
+            broken: self.broken,
         };
         // Classes without names are those of the training split, however few of them are tested.
         if split == Split::Test && named_classes(&files, &options)?.is_none() {

@@ -36,6 +36,7 @@
 
 mod augment;
 mod batches;
+mod broken_pictures;
 mod cifar;
 mod cifar_reader;
 mod cifar_writer;
@@ -72,6 +73,7 @@ mod parquet_columns;
 mod parquet_file;
 #[cfg(feature = "hub")]
 mod parquet_writer;
+mod picture_files;
 mod preprocess;
 mod rand_augment;
 mod rectangle;
@@ -86,6 +88,7 @@ mod watcher;
 
 pub use augment::{Augmentation, Draw};
 pub use batches::{Batch, Mixed};
+pub use broken_pictures::BrokenPictures;
 pub use cifar::{Cifar, CifarRecord};
 pub use dataset::{Dataset, Groups, Split};
 pub use decode::MAX_DECODED_BYTES;
@@ -105,6 +108,7 @@ pub use normalization::Normalization;
 pub use parquet::{ParquetOptions, read_parquet};
 #[cfg(feature = "hub")]
 pub use parquet_writer::write_parquet;
+pub use picture_files::{open_all, picture_files};
 pub use preprocess::Preprocessing;
 pub use rand_augment::RandAugment;
 pub use resample::resample;

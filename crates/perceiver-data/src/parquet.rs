@@ -1,7 +1,7 @@
 //! Pictures and labels from Parquet files, as the Hugging Face Hub stores image data sets.
 //!
 //! One row is one picture. Its column is the Hub's `Image` feature, a struct `{bytes: binary, path: string}` of which
-//! `bytes` is an encoded PNG, JPEG or WebP file, or a plain binary column of such files; its label is an integer
+//! `bytes` is an encoded PNG, JPEG, WebP or BMP file, or a plain binary column of such files; its label is an integer
 //! column. Class names come from the metadata that the Hub's library leaves in the file (key `huggingface`); without
 //! it the classes are numbers.
 //!
@@ -10,6 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::broken_pictures::{BrokenPictures, readable, require_every_class};
 use crate::dataset::{Dataset, Groups};
 use crate::error::{DataError, Result};
 use crate::image::Image;
@@ -37,6 +38,8 @@ pub struct ParquetOptions {
     pub shorter_side: usize,
     /// Who is told how far decoding is, file by file.
     pub watcher: Watcher,
+    /// What becomes of pictures that cannot be read.
+    pub broken: BrokenPictures,
 }
 
 impl Default for ParquetOptions {
@@ -48,6 +51,7 @@ impl Default for ParquetOptions {
             classes: None,
             shorter_side: usize::MAX,
             watcher: Watcher::default(),
+            broken: BrokenPictures::Skip,
         }
     }
 }
@@ -56,8 +60,9 @@ impl Default for ParquetOptions {
 ///
 /// # Errors
 /// [`DataError::Parquet`] for a file that is not whole Parquet or has an empty cell, [`DataError::Column`] when a
-/// column is missing or of the wrong type (the message lists those found), [`DataError::NotAnImage`] and
-/// [`DataError::LabelOutOfRange`] with the file and the row.
+/// column is missing or of the wrong type (the message lists those found), [`DataError::LabelOutOfRange`] with the file and
+/// the row, and [`DataError::UnreadableClass`]; where broken pictures are refused, [`DataError::NotAnImage`] with the file
+/// and the row.
 pub fn read_parquet(name: &str, files: &[PathBuf], options: &ParquetOptions) -> Result<Dataset> {
     let mut table = Table::default();
     for path in files {
@@ -109,7 +114,8 @@ fn numbers(count: u32) -> Vec<String> {
 /// What has been read so far.
 #[derive(Default)]
 struct Table {
-    images: Vec<Image>,
+    /// What came of every row's picture.
+    pictures: Vec<Result<Image>>,
     labels: Vec<u32>,
     names: Option<Vec<String>>,
     /// Coarse label of every row, and the coarse names, where there are fine labels beside them.
@@ -127,11 +133,11 @@ impl Table {
             .or_else(|| options.classes.clone());
         let classes = names.as_ref().map_or(MAX_UNNAMED_CLASSES, Vec::len);
         let labels = checked(path, &file.integers(&file.columns.label)?, classes)?;
-        let images = file.images(options.shorter_side, &options.watcher)?;
-        if images.len() != labels.len() {
+        let pictures = file.pictures(options.shorter_side, options.broken, &options.watcher)?;
+        if pictures.len() != labels.len() {
             return Err(file.finding(format!(
                 "{} pictures and {} labels",
-                images.len(),
+                pictures.len(),
                 labels.len()
             )));
         }
@@ -152,7 +158,7 @@ impl Table {
             });
         }
         self.names = names;
-        self.images.extend(images);
+        self.pictures.extend(pictures);
         self.labels.extend(labels);
         Ok(())
     }
@@ -167,7 +173,10 @@ impl Table {
             Some((coarse, names)) => groups(name, &self.labels, &coarse, names, classes.len())?,
             None => None,
         };
-        let dataset = Dataset::new(name, self.images, self.labels, classes)?;
+        let labelled = self.pictures.into_iter().zip(self.labels.iter().copied());
+        let (images, labels) = readable(name, labelled)?;
+        require_every_class(name, &self.labels, &labels, &classes)?;
+        let dataset = Dataset::new(name, images, labels, classes)?;
         match groups {
             Some(groups) => dataset.with_groups(groups),
             None => Ok(dataset),

@@ -10,6 +10,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use rayon::prelude::*;
 
+use crate::broken_pictures::BrokenPictures;
 use crate::error::{DataError, Result};
 use crate::image::Image;
 use crate::parquet::ParquetOptions;
@@ -98,11 +99,16 @@ impl<'a> ParquetFile<'a> {
         Ok(values)
     }
 
-    /// All pictures, in order, shrunk to `shorter_side`.
-    pub(crate) fn images(&self, shorter_side: usize, watcher: &Watcher) -> Result<Vec<Image>> {
+    /// What came of all pictures, in order, shrunk to `shorter_side`: errors are those that `broken` lets through.
+    pub(crate) fn pictures(
+        &self,
+        shorter_side: usize,
+        broken: BrokenPictures,
+        watcher: &Watcher,
+    ) -> Result<Vec<Result<Image>>> {
         let column = &self.columns.image;
         let decoded = watcher.counter(Work::Decode, self.rows());
-        let mut images: Vec<Image> = Vec::new();
+        let mut pictures: Vec<Result<Image>> = Vec::new();
         for group in self.row_groups() {
             let reader = group?
                 .get_column_reader(column.index)
@@ -110,24 +116,24 @@ impl<'a> ParquetFile<'a> {
             let ColumnReader::ByteArrayColumnReader(reader) = reader else {
                 return Err(self.finding(format!("column {} without bytes", column.name)));
             };
-            let before = images.len();
+            let before = pictures.len();
             self.in_chunks(column, reader, |start, chunk: Vec<ByteArray>| {
-                let decoded: Result<Vec<Image>> = chunk
+                let decoded: Result<Vec<Result<Image>>> = chunk
                     .par_iter()
                     .enumerate()
                     .map(|(at, bytes)| {
                         let origin =
                             format!("{}, row {}", self.path.display(), before + start + at);
-                        let image = Image::decode(bytes.data(), Path::new(&origin))?;
+                        let picture = Image::decode(bytes.data(), Path::new(&origin));
                         decoded.one_more();
-                        Ok(image.shrunk_to(shorter_side))
+                        broken.judge(picture.map(|picture| picture.shrunk_to(shorter_side)))
                     })
                     .collect();
-                images.extend(decoded?);
+                pictures.extend(decoded?);
                 Ok(())
             })?;
         }
-        Ok(images)
+        Ok(pictures)
     }
 
     /// Hands the values of one column of one row group to `take`, up to [`CHUNK`] at a time, each time with the

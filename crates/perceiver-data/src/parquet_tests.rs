@@ -203,13 +203,39 @@ fn a_wrong_cell_is_named() {
         error(&file(None, Some(1))),
         "FILE cannot be read as Parquet: found no value in column img around row 1 of a row group"
     );
-    let page = error(&file(Some(b"<html>".to_vec()), Some(1)));
-    assert!(
-        page.starts_with("FILE, row 1 is not a readable picture"),
-        "{page}"
-    );
+    let only = error(&file(Some(b"<html>".to_vec()), Some(1)));
+    assert!(only.contains("class \"1\" has no picture left"), "{only}");
     assert!(error(&file(png(), Some(-1))).starts_with("FILE: record 1 has label -1"));
     assert!(error(&file(png(), Some(i64::MAX))).starts_with("FILE: record 1 has label 92233"));
+}
+
+#[test]
+fn a_broken_picture_is_skipped_with_its_labels_or_refused_by_its_row() {
+    let fixture = Fixture::new();
+    let pictures = [
+        Some(png_by_rows()),
+        Some(b"<html>".to_vec()),
+        Some(png_by_rows()),
+    ];
+    let columns = [
+        Cells::Bytes(pictures.to_vec()),
+        Cells::Bytes(vec![None; 3]),
+        Cells::Integers(vec![Some(1), Some(0), Some(0)]),
+    ];
+    let path = fixture.write(SCHEMA, &columns);
+    let data = read(&path).unwrap();
+    assert_eq!((data.len(), data.labels()), (2, &[1, 0][..]));
+    let options = ParquetOptions {
+        broken: BrokenPictures::Refuse,
+        ..ParquetOptions::default()
+    };
+    let error = read_parquet("pets", &[path], &options)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(", row 1 is not a readable picture"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::broken_pictures::BrokenPictures;
 use crate::cifar::Cifar;
 use crate::dataset::{Dataset, Split};
 #[cfg(not(feature = "hub"))]
@@ -65,6 +66,8 @@ pub struct LoadOptions {
     pub seed: u64,
     /// Who is told how far reading is; nobody by default.
     pub watcher: Watcher,
+    /// What becomes of pictures of folders and of the Hub that cannot be read; skipped by default.
+    pub broken: BrokenPictures,
 }
 
 impl Default for LoadOptions {
@@ -76,6 +79,7 @@ impl Default for LoadOptions {
             test_fraction: 0.2,
             seed: 0,
             watcher: Watcher::default(),
+            broken: BrokenPictures::Skip,
         }
     }
 }
@@ -140,7 +144,8 @@ impl Source {
         }
     }
 
-    /// The number of pictures in a split, told without reading any; none of the Hub's, where only reading would tell.
+    /// The number of pictures in a split, told without reading any, so that a folder's broken ones are counted too; none of
+    /// the Hub's, where only reading would tell.
     ///
     /// # Errors
     /// Those of [`Source::check`].
@@ -174,6 +179,7 @@ impl Source {
             test_fraction: options.test_fraction,
             seed: options.seed,
             watcher: options.watcher.clone(),
+            broken: options.broken,
         })
     }
 
@@ -201,6 +207,7 @@ fn hub_dataset(
         label_column: label_column.map(Into::into),
         labels: options.labels,
         seed: options.seed,
+        broken: options.broken,
         ..HubDataset::new(repo)
     }
     .watched(options.watcher.clone())

@@ -176,7 +176,7 @@ impl Parameters {
         Perceiver::new(config, vb)?.folded()
     }
 
-    fn device(&self) -> Device {
+    pub(crate) fn device(&self) -> Device {
         let first = self.variables.values().next();
         first.map_or(Device::Cpu, |variable| variable.device().clone())
     }

@@ -70,7 +70,16 @@ impl PositionRows {
 
 /// The features of every token, left to right and top to bottom: first those of the row, then those of the column.
 fn features(side: usize, bands: usize) -> Vec<f32> {
-    let of_coordinate: Vec<Vec<f32>> = (0..side)
+    let of_coordinate = coordinate_features(side, bands);
+    let tokens = of_coordinate
+        .iter()
+        .flat_map(|row| of_coordinate.iter().map(move |column| [row, column]));
+    tokens.flatten().flatten().copied().collect()
+}
+
+/// The features of each of the coordinates of `side` tokens in a row or a column, `[side][1 + 2 * bands]`.
+pub(crate) fn coordinate_features(side: usize, bands: usize) -> Vec<Vec<f32>> {
+    (0..side)
         .map(|index| {
             let x = if side == 1 {
                 0.0
@@ -83,11 +92,7 @@ fn features(side: usize, bands: usize) -> Vec<f32> {
             });
             std::iter::once(x as f32).chain(waves).collect()
         })
-        .collect();
-    let tokens = of_coordinate
-        .iter()
-        .flat_map(|row| of_coordinate.iter().map(move |column| [row, column]));
-    tokens.flatten().flatten().copied().collect()
+        .collect()
 }
 
 /// Half waves across the image.

@@ -26,7 +26,7 @@ pub struct Curve {
 /// An axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
-    /// What it measures, with the unit.
+    /// What it measures, with the unit; empty where the title says it.
     pub label: String,
     /// From where to where; as far as the points go where nothing is said.
     pub range: Option<Range<f64>>,
@@ -204,7 +204,7 @@ impl Chart {
         builder
             .margin(16)
             .x_label_area_size(44)
-            .y_label_area_size(64);
+            .y_label_area_size(if self.up.label.is_empty() { 48 } else { 64 });
         if let Some(title) = &self.title {
             builder.caption(title, (FONT, 18).into_font().color(&INK));
         }

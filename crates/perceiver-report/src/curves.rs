@@ -22,10 +22,9 @@ pub(crate) struct Drawn {
 /// A number of an epoch.
 type Figure = fn(&EpochMetrics) -> f64;
 
-/// A chart by its title, axis, digits, and its curves.
+/// A chart by its title, which says what is measured, the digits of the values, and its curves.
 struct Plan<'a> {
     title: &'a str,
-    axis: &'a str,
     digits: usize,
     curves: Vec<Curve>,
 }
@@ -51,26 +50,22 @@ pub(crate) fn of_run(epochs: &[EpochMetrics]) -> Result<Vec<Drawn>> {
     };
     drawn([
         Plan {
-            title: "Loss",
-            axis: "loss (nats)",
+            title: "Loss (nats)",
             digits: 3,
             curves: both(|e| e.loss, |e| e.val_loss),
         },
         Plan {
-            title: "Accuracy",
-            axis: "accuracy (%)",
+            title: "Accuracy (%)",
             digits: 2,
             curves: both(|e| 100.0 * e.acc, |e| 100.0 * e.val_acc),
         },
         Plan {
-            title: "Top-5 accuracy",
-            axis: "top-5 accuracy (%)",
+            title: "Top-5 accuracy (%)",
             digits: 2,
             curves: both(|e| 100.0 * e.top5_acc, |e| 100.0 * e.val_top5_acc),
         },
         Plan {
             title: "Learning rate",
-            axis: "learning rate",
             digits: 4,
             curves: vec![curve("learning rate", epochs, learning_rate)],
         },
@@ -86,26 +81,22 @@ pub(crate) fn of_runs(runs: &[Run], names: &[String]) -> Result<Vec<Drawn>> {
     };
     drawn([
         Plan {
-            title: "Validation accuracy",
-            axis: "accuracy (%)",
+            title: "Validation accuracy (%)",
             digits: 2,
             curves: all(|e| 100.0 * e.val_acc),
         },
         Plan {
-            title: "Validation loss",
-            axis: "loss (nats)",
+            title: "Validation loss (nats)",
             digits: 3,
             curves: all(|e| e.val_loss),
         },
         Plan {
-            title: "Training loss",
-            axis: "loss (nats)",
+            title: "Training loss (nats)",
             digits: 3,
             curves: all(|e| e.loss),
         },
         Plan {
             title: "Learning rate",
-            axis: "learning rate",
             digits: 4,
             curves: all(learning_rate),
         },
@@ -127,7 +118,7 @@ fn drawn<const N: usize>(plans: [Plan<'_>; N]) -> Result<Vec<Drawn>> {
             let chart = Chart {
                 title: None,
                 across: Axis::epochs(),
-                up: Axis::new(plan.axis, plan.digits),
+                up: Axis::new("", plan.digits),
                 curves: plan.curves,
                 guide: None,
                 size: SIZE,

@@ -142,7 +142,7 @@ impl Map {
     }
 }
 
-/// The picture: the stronger a pixel, the more of the row's pictures; as the root, so that few are seen too.
+/// The picture: the stronger a pixel, the more of the row's pictures, not in proportion, so that few are seen too.
 fn address(confusion: &Confusion, order: &[u32]) -> Result<String> {
     let side = order.len();
     let mut pixels = vec![0; 4 * side * side];
@@ -152,7 +152,7 @@ fn address(confusion: &Confusion, order: &[u32]) -> Result<String> {
     }
     for (label, predicted, count) in confusion.cells() {
         let [red, green, blue] = if label == predicted { RIGHT } else { WRONG };
-        let strength = 0.2 + 0.8 * share(count, confusion.total(label)).sqrt();
+        let strength = 0.1 + 0.9 * share(count, confusion.total(label)).powf(0.6);
         let at = 4 * (place[label as usize] * side + place[predicted as usize]);
         pixels[at..at + 4].copy_from_slice(&[red, green, blue, (255.0 * strength).round() as u8]);
     }

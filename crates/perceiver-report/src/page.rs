@@ -256,7 +256,7 @@ fn calibrated(calibration: &Calibration) -> String {
     };
     format!(
         "On average the model is {} sure and {} right: {verdict}. Expected calibration error {}, over bins of equal width. \
-         On the thin line, what it says is as true as it says.",
+         On the thin line it would be right as often as it is sure.",
         percent(*sure),
         percent(*right),
         exact_percent(*error)
@@ -291,10 +291,7 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
             facts.push(("Processor", processor));
             facts.push(("Device", here.device.clone()));
         }
-        None => facts.push((
-            "Machine",
-            "not recorded, as by versions before 0.1.0".to_string(),
-        )),
+        None => facts.push(("Machine", "not recorded".to_string())),
     }
     let sha256 = &run.config.data.train_sha256;
     if !sha256.is_empty() {

@@ -121,7 +121,7 @@ pub(crate) fn read(
 }
 
 /// The checksum of metadata and of tensors that come sorted by name.
-fn checksum<'a, V: View + 'a>(
+pub(crate) fn checksum<'a, V: View + 'a>(
     metadata: &HashMap<String, String>,
     tensors: impl Iterator<Item = (&'a str, &'a V)>,
 ) -> String {

@@ -85,6 +85,12 @@ impl CheckpointConfig {
         }
     }
 
+    /// What the pictures of folders were shrunk to on the way in, to a shorter side of so many pixels: twice what the model
+    /// sees. Whoever shows the model a picture of any size shrinks it so first.
+    pub fn shorter_side(&self) -> usize {
+        2 * self.model.image_size
+    }
+
     /// Reads and checks a `config.json`.
     ///
     /// # Errors
@@ -167,6 +173,7 @@ pub struct Checkpoint {
     pub config: CheckpointConfig,
     /// The model on its weights, for inference alone.
     pub model: Perceiver,
+    pub(crate) parameters: Parameters,
     device: Device,
 }
 
@@ -183,6 +190,7 @@ impl Checkpoint {
         Ok(Self {
             config,
             model,
+            parameters,
             device: device.clone(),
         })
     }

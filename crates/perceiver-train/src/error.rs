@@ -104,6 +104,32 @@ pub enum TrainError {
         found: String,
     },
 
+    /// Weights to begin with are those of another architecture.
+    #[error(
+        "model.{field} is {found}, but the weights to begin with are those of a model with {expected}"
+    )]
+    OtherArchitecture {
+        /// The first field that differs.
+        field: String,
+        /// What the field is in the checkpoint.
+        expected: String,
+        /// What the field is in the recipe.
+        found: String,
+    },
+
+    /// Weights to begin with are not those that a recipe names.
+    #[error(
+        "checkpoint {checkpoint} has weights with sha256 {found}, but the recipe was made with {expected}"
+    )]
+    OtherWeights {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The hash in the recipe.
+        expected: String,
+        /// The hash now.
+        found: String,
+    },
+
     /// A run cannot end where it has come to already.
     #[error("epochs: expected more than the {done} that are done, found {found}")]
     TooFewEpochs {

@@ -17,7 +17,7 @@
 
 use std::path::{Path, PathBuf};
 
-use perceiver_data::{Augmentation, Labels, LoadOptions, Source};
+use perceiver_data::{Augmentation, BrokenPictures, Labels, LoadOptions, Normalization, Source};
 use perceiver_model::PerceiverConfig;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,7 @@ use crate::budget::Budget;
 use crate::checkpoint_every::CheckpointEvery;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
+use crate::initial_weights::InitialWeights;
 use crate::optimizer_recipe::OptimizerRecipe;
 use crate::plateau::PlateauConfig;
 use crate::schedule::ScheduleRecipe;
@@ -60,10 +61,16 @@ pub struct DataRecipe {
     /// Only the first so many test pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_test: Option<usize>,
+    /// What becomes of pictures of folders and of the Hub that cannot be read.
+    pub broken_pictures: BrokenPictures,
     /// Whether shrinking a picture averages over the pixels it drops.
     pub antialias: bool,
     /// Whether the test split is judged by the mean probabilities of a picture and its mirror image.
     pub flip_average: bool,
+    /// Mean and variance of each channel to normalize by, in the place of those of the training pictures; a run that begins with a
+    /// checkpoint's weights takes the checkpoint's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalization: Option<Normalization>,
     /// Random changes of training pictures.
     pub augmentation: Augmentation,
 }
@@ -77,8 +84,10 @@ impl Default for DataRecipe {
             validation_fraction: 0.1,
             limit_train: None,
             limit_test: None,
+            broken_pictures: BrokenPictures::Skip,
             antialias: false,
             flip_average: false,
+            normalization: None,
             augmentation: Augmentation {
                 horizontal_flip: true,
                 zoom: 0.2,
@@ -126,6 +135,9 @@ pub struct TrainingRecipe {
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceChoice,
+    /// The checkpoint whose weights to begin with; fresh ones by the seed, else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<InitialWeights>,
     /// What changes the parameters.
     pub optimizer: OptimizerRecipe,
     /// How the learning rate changes.
@@ -153,6 +165,7 @@ impl Default for TrainingRecipe {
             diagnose: false,
             seed: 0,
             device: DeviceChoice::Auto,
+            init_from: None,
             optimizer: OptimizerRecipe::default(),
             schedule: ScheduleRecipe::default(),
             plateau: PlateauConfig::default(),
@@ -252,6 +265,10 @@ impl Recipe {
         data.augmentation
             .validate()
             .map_err(|error| recipe_error(name, error))?;
+        if let Some(normalization) = &data.normalization {
+            let valid = normalization.validate();
+            valid.map_err(|error| recipe_error(name, format!("data.{error}")))?;
+        }
         let findings = [data.finding(), training.finding()];
         match findings.into_iter().flatten().next() {
             Some(finding) => Err(recipe_error(name, finding)),
@@ -267,6 +284,7 @@ impl Recipe {
             labels: self.data.labels,
             shorter_side: 2 * self.model.image_size,
             seed: self.training.seed,
+            broken: self.data.broken_pictures,
             ..LoadOptions::default()
         }
     }
@@ -432,6 +450,14 @@ mod tests {
         let documented = Recipe::from_layers(&[("docs/recipes.md", layer(toml))]).unwrap();
         let mut expected = Recipe::default();
         expected.training.budget = Some("10m".parse().unwrap());
+        expected.data.normalization = Some(Normalization {
+            mean: vec![129.3, 124.1, 112.4],
+            variance: vec![4650.0, 4278.0, 4848.0],
+        });
+        expected.training.init_from = Some(InitialWeights {
+            checkpoint: "runs/photos".to_string(),
+            sha256: String::new(),
+        });
         expected.training.clip_norm = Some(1.0);
         expected.training.averaging = Some(0.999);
         expected.training.checkpoint_every = Some("500".parse().unwrap());

@@ -12,12 +12,12 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
-use perceiver_model::{Parameters, Perceiver, Summary};
+use perceiver_model::{Parameters, Perceiver, Summary, Transfer};
 use perceiver_ops::{Key, Mode};
 
 use crate::averaging::Averaging;
 use crate::batch_pass::{BatchPass, BatchResult};
-use crate::checkpoint::{CheckpointConfig, DataCard, write_weights};
+use crate::checkpoint::{Checkpoint, CheckpointConfig, DataCard, write_weights};
 use crate::clock::{Clock, TestAhead, TimeLeft, TimeSpent, Workload};
 use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::{EarlyStopping, Verdict};
@@ -92,15 +92,63 @@ impl Trainer {
     /// The head gets as many classes as the data has.
     ///
     /// # Errors
-    /// When the directory cannot be made, or the recipe does not fit the data.
+    /// When the directory cannot be made, the recipe does not fit the data, or it names a checkpoint to begin with.
     pub fn start(
         mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
         device: Device,
     ) -> Result<Self> {
-        recipe.model = recipe.model.with_num_classes(data.train.classes().len());
-        let parameters = Parameters::from_seed(&recipe.model, recipe.training.seed, &device)?;
+        if let Some(initial) = &recipe.training.init_from {
+            return Err(TrainError::Recipe {
+                name: "of a run that starts with fresh weights".to_string(),
+                finding: format!(
+                    "training.init_from: expected none, found {}",
+                    initial.checkpoint
+                ),
+            });
+        }
+        let parameters = Self::fresh(&mut recipe, &data, &device)?;
+        Self::with_parameters(recipe, data, run, device, parameters)
+    }
+
+    /// Begins a run as [`Trainer::start`] does, but with the weights of a checkpoint, which [`Recipe::begin_with`] has settled. Where the
+    /// data's classes are not the checkpoint's, the head is fresh, from the recipe's seed. Says what became of the weights.
+    ///
+    /// The first state is saved at once, so that the run goes on without the checkpoint.
+    ///
+    /// # Errors
+    /// As for [`Trainer::start`], and when the recipe's model cannot have these weights.
+    pub fn start_from(
+        checkpoint: &Checkpoint,
+        mut recipe: Recipe,
+        data: TrainingData,
+        run: RunDirectory,
+        device: Device,
+    ) -> Result<(Self, Transfer)> {
+        let fresh = Self::fresh(&mut recipe, &data, &device)?;
+        let transfer = checkpoint.weights_for(&recipe.model, data.train.classes(), &fresh)?;
+        let parameters = transfer.parameters.clone();
+        let mut trainer = Self::with_parameters(recipe, data, run, device, parameters)?;
+        trainer.save()?;
+        Ok((trainer, transfer))
+    }
+
+    /// Makes the head as wide as the data has classes, and first values from the seed.
+    fn fresh(recipe: &mut Recipe, data: &TrainingData, device: &Device) -> Result<Parameters> {
+        let model = std::mem::take(&mut recipe.model);
+        recipe.model = model.with_num_classes(data.train.classes().len());
+        let seed = recipe.training.seed;
+        Ok(Parameters::from_seed(&recipe.model, seed, device)?)
+    }
+
+    fn with_parameters(
+        recipe: Recipe,
+        data: TrainingData,
+        run: RunDirectory,
+        device: Device,
+        parameters: Parameters,
+    ) -> Result<Self> {
         let progress = Progress {
             format: Format,
             recipe: settled::settled(&recipe)?,
@@ -141,6 +189,13 @@ impl Trainer {
         let state = run.state();
         if !state.exists() {
             run.require_nothing_saved()?;
+            if let Some(initial) = &recipe.training.init_from {
+                return Err(TrainError::Damaged {
+                    path: state,
+                    expected: format!("the state of a run that began with {}", initial.checkpoint),
+                    finding: "no such file, and nothing learned yet".to_string(),
+                });
+            }
             run.remove_leftovers()?;
             return Self::start(recipe, data, run, device);
         }

@@ -15,7 +15,8 @@ pub struct TrainingData {
     pub train: Arc<Dataset>,
     /// The tail, which choices are made by.
     pub validation: Arc<Dataset>,
-    /// How pictures become input; normalized by all training pictures, validation included, as the example does.
+    /// How pictures become input; normalized by all training pictures, validation included, as the example does, where the
+    /// recipe has no other normalization.
     pub preprocessing: Preprocessing,
     /// The hash of both parts together.
     pub sha256: String,
@@ -63,7 +64,10 @@ impl TrainingData {
         let preprocessing = Preprocessing {
             image_size: recipe.model.image_size,
             antialias: recipe.data.antialias,
-            normalization: Normalization::adapt_watched(&dataset, watcher)?,
+            normalization: match &recipe.data.normalization {
+                Some(given) => given.clone(),
+                None => Normalization::adapt_watched(&dataset, watcher)?,
+            },
         };
         let sha256 = dataset.sha256();
         let (train, validation) = dataset.split_tail(recipe.data.validation_fraction);
@@ -101,6 +105,7 @@ impl TrainingData {
             && a.limit_train == b.limit_train
             && a.validation_fraction.to_bits() == b.validation_fraction.to_bits()
             && a.antialias == b.antialias
+            && a.normalization == b.normalization
             && one.model.image_size == other.model.image_size
             && read(one) == read(other)
     }
@@ -140,6 +145,8 @@ mod tests {
             "data.labels = 'coarse'",
             "data.limit_train = 100",
             "data.antialias = true",
+            "data.broken_pictures = 'refuse'",
+            "data.normalization = { mean = [0.0, 0.0, 0.0], variance = [1.0, 1.0, 1.0] }",
             "data.validation_fraction = 0.2",
             "model.image_size = 32",
         ] {

@@ -32,6 +32,15 @@ const ALPHA_WEBP: &[u8] = &[
     0x00, 0x00,
 ];
 
+/// 8 x 8 pixels of pure cyan, as Pillow writes them: four inks, inverted as Adobe has them.
+const CMYK_JPEG: &[u8] = include_bytes!("samples/cmyk.jpg");
+
+/// 16 x 8 pixels of grey, the left half 0 and the right half 200, in several passes of growing detail.
+const PROGRESSIVE_JPEG: &[u8] = include_bytes!("samples/progressive.jpg");
+
+/// Four pixels by a palette: red, green, blue and one that is transparent.
+const PALETTE_PNG: &[u8] = include_bytes!("samples/palette.png");
+
 /// 5 x 7 pixels, no two alike and none of the sides either.
 fn sample() -> RgbImage {
     RgbImage::from_fn(5, 7, |x, y| {
@@ -43,30 +52,77 @@ fn sample_file(format: ImageFormat) -> Vec<u8> {
     encode(&sample().into(), format)
 }
 
-/// A small file of every format and of both kinds of WebP that the encoder at hand cannot write.
+/// A small file of every format and of the kinds that the encoders at hand cannot write.
 fn sample_files() -> Vec<Vec<u8>> {
     let mut files = FORMATS.map(sample_file).to_vec();
-    files.extend([LOSSY_WEBP.to_vec(), ALPHA_WEBP.to_vec()]);
+    files.extend(
+        [
+            LOSSY_WEBP,
+            ALPHA_WEBP,
+            CMYK_JPEG,
+            PROGRESSIVE_JPEG,
+            PALETTE_PNG,
+        ]
+        .map(<[u8]>::to_vec),
+    );
     files
 }
 
-const FORMATS: [ImageFormat; 3] = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP];
+const FORMATS: [ImageFormat; 4] = [
+    ImageFormat::Png,
+    ImageFormat::Jpeg,
+    ImageFormat::WebP,
+    ImageFormat::Bmp,
+];
 
-/// The JPEG with an EXIF segment that holds an orientation alone.
-fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+/// EXIF metadata that hold an orientation alone.
+fn exif(orientation: u8) -> Vec<u8> {
     let tiff = [
         b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0",
         &[orientation][..],
         b"\0\0\0\0\0\0",
     ];
-    let exif = [b"Exif\0\0", tiff.concat().as_slice()].concat();
-    let length = (exif.len() as u16 + 2).to_be_bytes();
-    [&jpeg[..2], &[0xff, 0xe1], &length, &exif, &jpeg[2..]].concat()
+    tiff.concat()
+}
+
+/// The file with an orientation in its metadata, where its format has them.
+fn with_orientation(file: &[u8], format: ImageFormat, orientation: u8) -> Vec<u8> {
+    let exif = exif(orientation);
+    match format {
+        ImageFormat::Jpeg => {
+            let segment = [b"Exif\0\0", exif.as_slice()].concat();
+            let length = (segment.len() as u16 + 2).to_be_bytes();
+            [&file[..2], &[0xff, 0xe1], &length, &segment, &file[2..]].concat()
+        }
+        ImageFormat::Png => {
+            let chunk = [b"eXIf", exif.as_slice()].concat();
+            let (length, crc) = (
+                (exif.len() as u32).to_be_bytes(),
+                crc32(&chunk).to_be_bytes(),
+            );
+            [&file[..33], &length, &chunk, &crc, &file[33..]].concat()
+        }
+        _ => {
+            let chunk = |name: &[u8], data: &[u8]| {
+                let length = (data.len() as u32).to_le_bytes();
+                let padding = &[0][..data.len() % 2];
+                [name, &length, data, padding].concat()
+            };
+            let header = [8, 0, 0, 0, 31, 0, 0, 15, 0, 0]; // has EXIF; 32 x 16
+            let chunks = [
+                &chunk(b"VP8X", &header),
+                &file[12..],
+                &chunk(b"EXIF", &exif),
+            ]
+            .concat();
+            chunk(b"RIFF", &[b"WEBP", chunks.as_slice()].concat())
+        }
+    }
 }
 
 #[test]
 fn lossless_formats_keep_every_pixel_in_its_place() {
-    for format in [ImageFormat::Png, ImageFormat::WebP] {
+    for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
         let picture = decode(&sample_file(format)).unwrap();
         assert_eq!((picture.height(), picture.width()), (7, 5));
         assert_eq!(picture.to_interleaved(), sample().into_raw());
@@ -92,6 +148,42 @@ fn other_colour_types_become_rgb() {
 }
 
 #[test]
+fn palettes_and_inks_become_rgb() {
+    let palette = decode(PALETTE_PNG).unwrap().to_interleaved();
+    assert_eq!(palette, [255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255]);
+    let cyan = decode(CMYK_JPEG).unwrap().to_interleaved();
+    assert!(
+        cyan.chunks(3)
+            .all(|pixel| pixel[0] < 9 && pixel[1] > 246 && pixel[2] > 246),
+        "{cyan:?}"
+    );
+}
+
+#[test]
+fn progressive_jpegs_are_read_to_their_last_pass() {
+    let picture = decode(PROGRESSIVE_JPEG).unwrap();
+    assert_eq!((picture.height(), picture.width()), (8, 16));
+    let expected = |at: usize| if at % 16 < 8 { 0 } else { 200 };
+    let off = |(at, &value): (usize, &u8)| i32::from(value).abs_diff(expected(at)) > 8;
+    assert_eq!(
+        picture
+            .pixels()
+            .iter()
+            .enumerate()
+            .find(|&pixel| off(pixel)),
+        None
+    );
+}
+
+#[test]
+fn a_files_name_says_nothing() {
+    for format in FORMATS {
+        let misnamed = Image::decode(&sample_file(format), Path::new("shelf/cat.txt")).unwrap();
+        assert_eq!(misnamed, decode(&sample_file(format)).unwrap());
+    }
+}
+
+#[test]
 fn transparency_is_laid_over_white() {
     let pixels = [[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]];
     let picture = RgbaImage::from_fn(3, 1, |x, _| Rgba(pixels[x as usize]));
@@ -106,7 +198,7 @@ fn transparency_is_laid_over_white() {
 #[test]
 fn exif_orientation_is_applied() {
     let halves = RgbImage::from_fn(32, 16, |x, _| image::Rgb([if x < 16 { 0 } else { 255 }; 3]));
-    let jpeg = encode(&halves.into(), ImageFormat::Jpeg);
+    let halves = DynamicImage::from(halves);
     // Where the black left half of the stored picture ends up, by the EXIF standard.
     for (orientation, size, black) in [
         (1, (16, 32), "left"),
@@ -114,17 +206,27 @@ fn exif_orientation_is_applied() {
         (6, (32, 16), "top"),
         (8, (32, 16), "bottom"),
     ] {
-        let picture = decode(&with_orientation(&jpeg, orientation)).unwrap();
-        let (height, width) = (picture.height(), picture.width());
-        assert_eq!((height, width), size, "orientation {orientation}");
-        let red = |row: usize, column: usize| picture.pixels()[row * width + column];
-        let is_black = match black {
-            "left" => red(8, 2) < 9 && red(8, 29) > 246,
-            "right" => red(8, 29) < 9 && red(8, 2) > 246,
-            "top" => red(2, 8) < 9 && red(29, 8) > 246,
-            _ => red(29, 8) < 9 && red(2, 8) > 246,
-        };
-        assert!(is_black, "orientation {orientation} puts black {black}");
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
+            let file = encode(&halves, format);
+            let picture = decode(&with_orientation(&file, format, orientation)).unwrap();
+            let (height, width) = (picture.height(), picture.width());
+            assert_eq!(
+                (height, width),
+                size,
+                "{format:?}: orientation {orientation}"
+            );
+            let red = |row: usize, column: usize| picture.pixels()[row * width + column];
+            let is_black = match black {
+                "left" => red(8, 2) < 9 && red(8, 29) > 246,
+                "right" => red(8, 29) < 9 && red(8, 2) > 246,
+                "top" => red(2, 8) < 9 && red(29, 8) > 246,
+                _ => red(29, 8) < 9 && red(2, 8) > 246,
+            };
+            assert!(
+                is_black,
+                "{format:?}: orientation {orientation} puts black {black}"
+            );
+        }
     }
 }
 
@@ -143,7 +245,7 @@ fn what_is_no_picture_is_named_with_its_first_bytes() {
     ] {
         let error = decode(bytes).unwrap_err().to_string();
         let expected = format!(
-            "{ORIGIN} is not a readable picture: expected PNG, JPEG or WebP, found {finding}"
+            "{ORIGIN} is not a readable picture: expected PNG, JPEG, WebP or BMP, found {finding}"
         );
         assert_eq!(error, expected);
     }
@@ -249,7 +351,7 @@ proptest! {
     fn random_bytes_never_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         signature in prop::sample::select(vec![
-            &b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"[..], b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8X", b"",
+            &b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"[..], b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8X", b"BM", b"",
         ]),
     ) {
         let _ = decode(&[signature, &bytes].concat());

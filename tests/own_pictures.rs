@@ -1,0 +1,440 @@
+//! A folder as people have it, of pictures of all sizes and formats, some of them broken: it trains, it is evaluated, and its pictures
+//! are predicted by whatever way they are named.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+use image::{DynamicImage, ImageFormat, Luma, Rgb, RgbImage, Rgba};
+use perceiver_tests::program::{Said, Workplace};
+use proptest::prelude::*;
+use serde_json::Value;
+
+const CLASSES: [(&str, [u8; 3]); 3] = [
+    ("crème brûlée", [230, 190, 90]),
+    ("golden retriever", [40, 160, 60]),
+    ("ぞう", [20, 30, 200]),
+];
+
+/// Height and width of the readable pictures of each class: single pixels, stripes, large ones.
+const SIZES: [(u32, u32); 12] = [
+    (1, 1),
+    (1, 300),
+    (300, 1),
+    (2, 3),
+    (16, 16),
+    (17, 31),
+    (64, 48),
+    (48, 64),
+    (200, 150),
+    (900, 40),
+    (40, 900),
+    (700, 1000),
+];
+
+/// What stands in the folder and is no readable picture, by class and name.
+const BROKEN: [(usize, &str); 8] = [
+    (0, "empty.png"),
+    (0, "page.jpg"),
+    (0, "huge.png"),
+    (1, "cut 1.png"),
+    (1, "cut 2.jpg"),
+    (1, "cut 3.webp"),
+    (2, "cut 4.jpeg"),
+    (2, "text.bmp"),
+];
+
+fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// A picture of a class in the colour type and format of its number.
+fn picture(colour: [u8; 3], number: usize) -> (Vec<u8>, &'static str) {
+    let (height, width) = SIZES[number];
+    let rgb = DynamicImage::from(RgbImage::from_fn(width, height, |x, y| {
+        Rgb(colour.map(|value| value.wrapping_add(((x * 7 + y * 3 + number as u32) % 20) as u8)))
+    }));
+    match number % 8 {
+        0 => (encode(&rgb, ImageFormat::Png), "png"),
+        1 => (encode(&rgb, ImageFormat::Jpeg), "JPG"),
+        2 => (encode(&rgb, ImageFormat::WebP), "webp"),
+        3 => (encode(&rgb, ImageFormat::Bmp), "bmp"),
+        4 => {
+            let mut rgba = rgb.into_rgba8();
+            rgba.put_pixel(0, 0, Rgba([0; 4]));
+            (encode(&rgba.into(), ImageFormat::Png), "png")
+        }
+        5 => (encode(&rgb.into_rgb16().into(), ImageFormat::Png), "PNG"),
+        // Called what it is not.
+        6 => (encode(&rgb, ImageFormat::Png), "jpg"),
+        _ => {
+            let grey = image::GrayImage::from_pixel(width, height, Luma([colour[0]]));
+            (encode(&grey.into(), ImageFormat::Jpeg), "jpeg")
+        }
+    }
+}
+
+/// A PNG of few bytes that claims 60,000 x 60,000 pixels.
+fn huge() -> Vec<u8> {
+    let mut png = encode(&RgbImage::new(1, 1).into(), ImageFormat::Png);
+    png[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    let mut crc = !0_u32;
+    for byte in &png[12..29] {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 * (crc & 1));
+        }
+    }
+    png[29..33].copy_from_slice(&(!crc).to_be_bytes());
+    png
+}
+
+fn broken(name: &str) -> Vec<u8> {
+    let rgb = RgbImage::from_fn(40, 30, |x, y| {
+        Rgb([x as u8 * 5, y as u8 * 7, (x * y) as u8])
+    });
+    let cut = |format, share: usize| {
+        let file = encode(&rgb.clone().into(), format);
+        file[..file.len() * share / 100].to_vec()
+    };
+    match name {
+        "empty.png" => Vec::new(),
+        "page.jpg" => b"<!DOCTYPE html><title>404</title>".to_vec(),
+        "huge.png" => huge(),
+        "cut 1.png" => cut(ImageFormat::Png, 40),
+        "cut 2.jpg" => cut(ImageFormat::Jpeg, 95),
+        "cut 3.webp" => cut(ImageFormat::WebP, 10),
+        "cut 4.jpeg" => cut(ImageFormat::Jpeg, 60),
+        _ => b"no picture at all".to_vec(),
+    }
+}
+
+/// A workplace with the folder `photos`.
+fn workplace() -> Workplace {
+    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    for (class, colour) in CLASSES {
+        for number in 0..SIZES.len() {
+            let (bytes, extension) = picture(colour, number);
+            let folder = if number % 5 == 0 { "/deep/down" } else { "" };
+            place.write(
+                &format!("photos/{class}{folder}/{number:02}.{extension}"),
+                bytes,
+            );
+        }
+    }
+    for (class, name) in BROKEN {
+        place.write(&format!("photos/{}/{name}", CLASSES[class].0), broken(name));
+    }
+    let passed_over = [
+        "photos/notes.txt",
+        "photos/ぞう/notes.txt",
+        "photos/ぞう/.hidden.png",
+        "photos/.cache/x.png",
+    ];
+    for name in passed_over {
+        place.write(name, "no picture");
+    }
+    circles(&place.path("photos"));
+    place
+}
+
+/// Links that lead back to folders they are in.
+#[cfg(unix)]
+fn circles(photos: &Path) {
+    use std::os::unix::fs::symlink;
+    symlink(photos, photos.join("ぞう/circle")).unwrap();
+    symlink(photos.join("ぞう"), photos.join("ぞう/deep/circle")).unwrap();
+    symlink(photos, photos.join("circle")).unwrap();
+}
+
+#[cfg(not(unix))]
+fn circles(_: &Path) {}
+
+fn trained(place: &Workplace) -> Said {
+    place.succeed("train --preset quickstart --dataset folder:photos --config tiny.toml --epochs 2 --output run")
+}
+
+/// Broken and all pictures by the lines that sum up a split each: "... 2 of 9 pictures cannot be read ...".
+fn counts(said: &str) -> (usize, usize) {
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("pictures cannot be read"));
+    lines.fold((0, 0), |(broken, all), line| {
+        let (before, after) = line.split_once(" of ").unwrap();
+        let number = |word: Option<&str>| word.unwrap().parse::<usize>().unwrap();
+        (
+            broken + number(before.rsplit(' ').next()),
+            all + number(after.split(' ').next()),
+        )
+    })
+}
+
+#[test]
+fn a_mixed_folder_trains_is_evaluated_and_resumed_without_its_broken_pictures() {
+    let place = workplace();
+    let said = trained(&place);
+    for (_, name) in BROKEN {
+        let named = said
+            .err
+            .lines()
+            .filter(|line| line.contains(name) && line.contains("skipped"));
+        assert_eq!(named.count(), 1, "{name}: {}", said.err);
+    }
+    let (broken, all) = counts(&said.err);
+    assert!(
+        broken == BROKEN.len() && all <= BROKEN.len() + 3 * SIZES.len(),
+        "{}",
+        said.err
+    );
+
+    let config: Value =
+        serde_json::from_slice(&fs::read(place.path("run/config.json")).unwrap()).unwrap();
+    let results: Value =
+        serde_json::from_slice(&fs::read(place.path("run/results.json")).unwrap()).unwrap();
+    let used =
+        config["data"]["train_images"].as_u64().unwrap() + results["images"].as_u64().unwrap();
+    assert_eq!(used as usize, 3 * SIZES.len());
+    let classes: Vec<&str> = config["classes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c.as_str().unwrap())
+        .collect();
+    assert_eq!(classes, CLASSES.map(|(name, _)| name));
+
+    let evaluated = place.succeed("evaluate --checkpoint run --json").out;
+    assert_eq!(
+        evaluated,
+        fs::read_to_string(place.path("run/results.json")).unwrap()
+    );
+    // The same pictures are skipped again, so that these are the same data.
+    let resumed = place.succeed("train --resume run --epochs 3");
+    assert_eq!(counts(&resumed.err), (broken, all));
+}
+
+#[test]
+fn a_broken_picture_is_refused_by_name_where_the_recipe_says_so() {
+    let place = workplace();
+    let said = place.run("train --preset quickstart --dataset folder:photos --config tiny.toml --set data.broken_pictures=refuse");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        BROKEN.iter().any(|(_, name)| said
+            .err
+            .contains(&format!("{name} is not a readable picture"))
+            || said
+                .err
+                .contains(&format!("{name} has 60000 x 60000 pixels"))),
+        "{}",
+        said.err
+    );
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn a_class_whose_pictures_are_all_broken_is_named() {
+    let place = workplace();
+    for number in 0..4 {
+        place.write(&format!("photos/only broken/{number}.png"), "no picture");
+    }
+    let said = place.run("train --preset quickstart --dataset folder:photos --config tiny.toml");
+    assert_eq!(said.code, Some(1));
+    let expected = "class \"only broken\" has no picture left: expected one that can be read, found 3 that cannot";
+    assert!(said.err.contains(expected), "{}", said.err);
+}
+
+/// Runs a command with a list on its standard input.
+fn with_input(place: &Workplace, arguments: &str, input: &[u8]) -> Said {
+    let mut program = place
+        .command(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    program.stdin.take().unwrap().write_all(input).unwrap();
+    let output = program.wait_with_output().unwrap();
+    Said {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn images(json: &str) -> Vec<String> {
+    let image = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["image"].as_str().unwrap().to_string()
+    };
+    json.lines().map(image).collect()
+}
+
+#[test]
+fn predictions_are_the_same_however_pictures_are_named() {
+    let place = workplace();
+    trained(&place);
+    let predict = "predict --checkpoint run --json";
+    let folder = place.run(&format!("{predict} photos"));
+    assert_eq!(folder.code, Some(1), "{}", folder.err);
+    let found = images(&folder.out);
+    assert_eq!(found.len(), 3 * SIZES.len());
+    assert!(found.is_sorted(), "{found:?}");
+    for (class, name) in BROKEN {
+        let file = Path::new("photos").join(CLASSES[class].0).join(name);
+        let reported = format!("error: {} ", file.display());
+        assert_eq!(
+            folder.err.matches(&reported).count(),
+            1,
+            "{reported}: {}",
+            folder.err
+        );
+    }
+
+    let good = found
+        .iter()
+        .filter(|path| !path.contains("deep"))
+        .cloned()
+        .collect::<Vec<_>>();
+    let only = |paths: &[String]| {
+        let lines = folder
+            .out
+            .lines()
+            .filter(|line| paths.contains(&images(line)[0]));
+        lines
+            .flat_map(|line| {
+                [
+                    line, "
+",
+                ]
+            })
+            .collect::<String>()
+    };
+    let expected = only(&good);
+    let pattern = place.run(&format!("{predict} photos/*/[01]*.*"));
+    assert_eq!(
+        (pattern.code, pattern.out.as_str()),
+        (Some(0), expected.as_str()),
+        "{}",
+        pattern.err
+    );
+    for (flag, end) in [("", "\n"), ("", "\r\n\r\n"), ("--null", "\0"), ("-0", "\0")] {
+        let list: String = good.iter().flat_map(|path| [path.as_str(), end]).collect();
+        let said = with_input(&place, &format!("{predict} {flag} -"), list.as_bytes());
+        assert_eq!(
+            (said.code, &said.out),
+            (Some(0), &expected),
+            "{end:?}: {}",
+            said.err
+        );
+    }
+    // In the order they are named in, which only the paths without spaces can be here.
+    let elephants: Vec<String> = good
+        .into_iter()
+        .filter(|path| path.contains("ぞう"))
+        .rev()
+        .collect();
+    let files = place.succeed(&format!("{predict} {}", elephants.join(" ")));
+    assert_eq!(images(&files.out), elephants);
+}
+
+#[test]
+fn what_comes_to_nothing_is_named_and_the_rest_goes_on() {
+    let place = workplace();
+    trained(&place);
+    fs::create_dir(place.path("empty")).unwrap();
+    let (name, colour) = CLASSES[2];
+    let file = format!("photos/{name}/01.JPG");
+    assert_eq!(picture(colour, 1).1, "JPG");
+    for (named, message) in [
+        ("empty", "error: folder empty: expected pictures in it"),
+        (
+            "*.gif",
+            "error: pattern *.gif: expected a picture, found no file that it matches",
+        ),
+        ("nowhere.png", "error: cannot read nowhere.png"),
+    ] {
+        let said = place.run(&format!("predict --checkpoint run --json {named} {file}"));
+        assert_eq!(said.code, Some(1), "{}", said.err);
+        assert_eq!(images(&said.out), [file.as_str()]);
+        assert!(said.err.contains(message), "{}", said.err);
+    }
+    let nothing = with_input(&place, "predict --checkpoint run -", b"\n\r\n");
+    assert_eq!(nothing.code, Some(0), "{}", nothing.err);
+    assert_eq!(place.run("predict --checkpoint run").code, Some(2));
+}
+
+#[test]
+fn every_format_says_the_same() {
+    let place = workplace();
+    trained(&place);
+    let odd = "a, \"b\".png";
+    place.write(&format!("odd/{odd}"), picture(CLASSES[1].1, 0).0);
+    place.write("odd/c.png", picture(CLASSES[2].1, 4).0);
+    let said = |format: &str| {
+        place
+            .succeed(&format!("predict --checkpoint run --top-k 2 odd {format}"))
+            .out
+    };
+    let json: Vec<Value> = said("--json")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(json.len(), 2);
+    assert_eq!(said("--format json"), said("--json"));
+
+    let mut csv = "image,rank,class,probability\n".to_string();
+    let mut text = String::new();
+    let mut cells = vec!["image", "probability", "class"]
+        .into_iter()
+        .map(String::from)
+        .collect::<Vec<_>>();
+    for prediction in &json {
+        let image = prediction["image"].as_str().unwrap();
+        assert_eq!(Path::new(image).parent(), Some(Path::new("odd")));
+        writeln!(text, "{image}").unwrap();
+        cells.push(image.to_string());
+        for (rank, candidate) in prediction["classes"].as_array().unwrap().iter().enumerate() {
+            let class = candidate["class"].as_str().unwrap();
+            let probability = candidate["probability"].as_f64().unwrap() as f32;
+            let quoted = if image.contains('"') {
+                format!("\"{}\"", image.replace('"', "\"\""))
+            } else {
+                image.to_string()
+            };
+            let line = (rank + 1, &candidate["probability"]);
+            writeln!(csv, "{quoted},{},{class},{}", line.0, line.1).unwrap();
+            writeln!(text, "  {:6.2}%  {class}", 100.0 * probability).unwrap();
+            cells.extend([format!("{:.2}%", 100.0 * probability), class.to_string()]);
+        }
+    }
+    assert_eq!(said("--format csv"), csv);
+    assert_eq!(said("--format text"), text);
+    assert_eq!(said(""), text);
+    let table = said("--format table");
+    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(squeezed(&table), squeezed(&cells.join(" ")));
+    assert_eq!(table.lines().count(), 1 + 2 * 2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However a file is cut or what is written into it: a picture or an error, and nothing else.
+    #[test]
+    fn a_damaged_picture_of_any_kind_is_a_picture_or_an_error(
+        number in 0..8_usize,
+        cut in any::<prop::sample::Index>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let (mut bytes, _) = picture(CLASSES[0].1, number);
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let kept = cut.index(bytes.len() + 1);
+        if let Ok(picture) = perceiver_data::Image::decode(&bytes[..kept], Path::new("x")) {
+            prop_assert_eq!(picture.pixels().len(), 3 * picture.height() * picture.width());
+        }
+    }
+}
