@@ -179,7 +179,7 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
         ]
     );
     let config = json(&place, "runs/shapes-quickstart-1/config.json");
-    assert_eq!(config["classes"].as_array().unwrap().len(), 20);
+    assert_eq!(config["id2label"].as_object().unwrap().len(), 20);
     assert_eq!(config["data"]["train_images"], 60);
     assert_eq!(config["data"]["train_sha256"].as_str().unwrap().len(), 64);
 
@@ -370,6 +370,15 @@ fn damaged_checkpoints_are_refused_by_name() {
         let message = failure(&place, "predict --checkpoint run tiny.toml", 1);
         format!("{what}\n{message}\n")
     };
+    // The line of id2label with a class.
+    let named = |class: &str| {
+        let mut lines = config.lines();
+        let ending = format!(": \"{class}\",");
+        lines
+            .find(|line| line.ends_with(&ending))
+            .unwrap()
+            .to_string()
+    };
     let mut messages = Vec::new();
     for (what, damaged) in [
         ("config.json is no JSON", "{".to_string()),
@@ -379,7 +388,7 @@ fn damaged_checkpoints_are_refused_by_name() {
         ),
         (
             "a class name is missing",
-            config.replacen("\"disc\",", "", 1),
+            config.replacen(&named("disc"), "", 1),
         ),
         (
             "the weights have another width",
@@ -480,8 +489,8 @@ fn cifar100_is_chosen_when_it_is_there() {
         said.err
     );
     assert_eq!(
-        json(&place, "fine/config.json")["classes"]
-            .as_array()
+        json(&place, "fine/config.json")["id2label"]
+            .as_object()
             .unwrap()
             .len(),
         4
@@ -489,7 +498,10 @@ fn cifar100_is_chosen_when_it_is_there() {
 
     place.succeed("train --config tiny.toml --labels coarse --output coarse");
     let config = json(&place, "coarse/config.json");
-    assert_eq!(config["classes"], serde_json::json!(["even", "odd"]));
+    assert_eq!(
+        config["id2label"],
+        serde_json::json!({"0": "even", "1": "odd"})
+    );
 }
 
 /// Keras's golden case as files for `import-keras`.

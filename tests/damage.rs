@@ -457,15 +457,15 @@ fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
         ),
         text(
             "of a later format",
-            "\"format\": 2",
+            "\"format\": 3",
             "\"format\": 9",
             "in format 9",
         ),
         text(
             "without a class",
-            "\"class-0\",",
+            "\"0\": \"class-0\",",
             "",
-            "3 class names for 4 logits",
+            "id2label with 1 in the place of 0",
         ),
         text(
             "of another width",
@@ -562,7 +562,7 @@ fn weights_without_a_checksum_are_read_where_the_configuration_promises_none() {
     weights.metadata.clear();
     fs::write(run.path("model.safetensors"), weights.unsealed()).unwrap();
     let config = fs::read_to_string(run.path("config.json")).unwrap();
-    let first = config.replace("\"format\": 2", "\"format\": 1");
+    let first = config.replace("\"format\": 3", "\"format\": 1");
     fs::write(run.path("config.json"), first).unwrap();
     let said = run.place.succeed("evaluate --checkpoint run --json");
     assert_eq!(said.out, run.results());

@@ -10,10 +10,9 @@ use perceiver_data::{
     Cifar, DataError, Dataset, Groups, HubAccess, HubDataset, Image, Labels, LoadOptions, Source,
     Split, write_parquet,
 };
-use perceiver_tests::digest::hex;
 use perceiver_tests::http::{Request, Response, Server};
+use perceiver_tests::hub::{large_entry, sha256};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::observer::Silent;
@@ -50,10 +49,6 @@ fn parquet(dataset: &Dataset) -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
 /// The files of one revision of one repository, by path.
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -83,10 +78,8 @@ fn hub(
     let resolve = format!("/datasets/{repo}/resolve/{revision}/");
     Server::start(move |request| {
         if request.path == tree {
-            let entry = |(path, bytes): (&String, &Vec<u8>)| {
-                let lfs = json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 130});
-                json!({"type": "file", "oid": COMMIT, "size": bytes.len(), "path": path, "lfs": lfs})
-            };
+            let entry =
+                |(path, bytes): (&String, &Vec<u8>)| large_entry(path, bytes.len(), &sha256(bytes));
             let list: Vec<_> = files.iter().map(entry).collect();
             return Response::new(200, json!(list).to_string())
                 .with("Content-Type", "application/json");

@@ -198,13 +198,9 @@ fn a_mixed_folder_trains_is_evaluated_and_resumed_without_its_broken_pictures() 
     let used =
         config["data"]["train_images"].as_u64().unwrap() + results["images"].as_u64().unwrap();
     assert_eq!(used as usize, 3 * SIZES.len());
-    let classes: Vec<&str> = config["classes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|c| c.as_str().unwrap())
-        .collect();
-    assert_eq!(classes, CLASSES.map(|(name, _)| name));
+    for (label, (name, _)) in CLASSES.iter().enumerate() {
+        assert_eq!(config["id2label"][label.to_string()], *name);
+    }
 
     let evaluated = place.succeed("evaluate --checkpoint run --json").out;
     assert_eq!(

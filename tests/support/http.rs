@@ -9,7 +9,7 @@
 //! # assert!(url.starts_with("http://127.0.0.1:") && url.ends_with("/digits"));
 //! ```
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,10 +19,12 @@ use std::time::Duration;
 /// What was asked.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `GET` or `HEAD`.
+    /// `GET`, `HEAD` or `POST`.
     pub method: String,
     /// The path, without the query.
     pub path: String,
+    /// What was sent with it.
+    pub body: Vec<u8>,
     headers: Vec<(String, String)>,
 }
 
@@ -36,22 +38,35 @@ impl Request {
     }
 
     fn read(stream: &TcpStream) -> Option<Self> {
-        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-        let first = lines.next()?;
+        let mut reader = BufReader::new(stream);
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_owned()),
+            }
+        }
+        let (first, headers) = lines.split_first()?;
         let mut words = first.split(' ');
         let (method, target) = (words.next()?.to_owned(), words.next()?);
-        let headers = lines
-            .take_while(|line| !line.is_empty())
-            .filter_map(|line| {
-                let (key, value) = line.split_once(':')?;
-                Some((key.to_lowercase(), value.trim().to_owned()))
-            })
-            .collect();
-        Some(Self {
+        let headers = headers.iter().filter_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            Some((key.to_lowercase(), value.trim().to_owned()))
+        });
+        let mut request = Self {
             method,
             path: target.split('?').next()?.to_owned(),
-            headers,
-        })
+            body: Vec::new(),
+            headers: headers.collect(),
+        };
+        let length = request.header("content-length").unwrap_or("0").parse();
+        request.body = vec![0; length.ok()?];
+        reader.read_exact(&mut request.body).ok()?;
+        Some(request)
     }
 }
 
@@ -62,6 +77,7 @@ pub struct Response {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     cut_after: Option<usize>,
+    drop_at: Option<usize>,
     stall_after: Option<usize>,
 }
 
@@ -73,6 +89,7 @@ impl Response {
             headers: Vec::new(),
             body: body.into(),
             cut_after: None,
+            drop_at: None,
             stall_after: None,
         }
     }
@@ -109,6 +126,18 @@ impl Response {
         self
     }
 
+    /// The same, but the connection ends after `count` bytes of the whole answer, its first line and headers included.
+    #[must_use]
+    pub fn drop_at(mut self, count: usize) -> Self {
+        self.drop_at = Some(count);
+        self
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// The same, but after `count` bytes of the body nothing more comes until the server stops.
     #[must_use]
     pub fn stall_after(mut self, count: usize) -> Self {
@@ -131,6 +160,12 @@ impl Response {
             head.extend([name.as_str(), ": ", value.as_str(), "\r\n"]);
         }
         head.push_str("\r\n");
+        if let Some(count) = self.drop_at {
+            let body: &[u8] = if method == "HEAD" { &[] } else { &self.body };
+            let whole = [head.as_bytes(), body].concat();
+            stream.write_all(&whole[..count.min(whole.len())])?;
+            return stream.shutdown(Shutdown::Both);
+        }
         stream.write_all(head.as_bytes())?;
         if method != "HEAD" {
             let count = self

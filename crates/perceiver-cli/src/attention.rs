@@ -8,7 +8,7 @@ use perceiver_data::Image;
 use perceiver_report::{Attention, Latents, Sheet, Show, overlay, stretched};
 use perceiver_train::{DeviceChoice, write_file};
 
-use crate::checkpoint::open;
+use crate::checkpoint::CheckpointFlags;
 use crate::terminal;
 
 /// Show what a model looks at in a picture.
@@ -22,9 +22,8 @@ use crate::terminal;
   perceiver attention --checkpoint runs/photos --output mean.png --mean --iteration 1 picture.jpg
   perceiver attention --checkpoint runs/photos --output logits.png --latent 7 --logits picture.jpg")]
 pub(crate) struct Arguments {
-    /// Directory of a run or checkpoint.
-    #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    checkpoint: CheckpointFlags,
 
     /// A PNG, JPEG or WebP file.
     #[arg(value_name = "IMAGE")]
@@ -65,7 +64,7 @@ const SMALL: usize = 192;
 const SINGLE_LATENTS: usize = 4;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let checkpoint = open(&arguments.checkpoint, arguments.device)?;
+    let checkpoint = arguments.checkpoint.open(arguments.device)?;
     let picture = Image::open(&arguments.image)?;
     let attention = Attention::of(&checkpoint, &picture)?;
     let show = if arguments.logits {

@@ -1,20 +1,114 @@
-//! Opening a checkpoint, with a way out when it is none.
+//! `--checkpoint`, as every command that uses a model takes it: a directory or a model of the Hugging Face Hub, opened with a way
+//! out when it is neither.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use perceiver_train::{Checkpoint, DeviceChoice, RunDirectory};
+use perceiver_train::{Checkpoint, CheckpointConfig, DeviceChoice, RunDirectory};
 
-/// Opens the checkpoint in `directory` on a device.
-pub(crate) fn open(directory: &Path, device: DeviceChoice) -> Result<Checkpoint> {
-    let device = device.open()?;
-    let shown = directory.display();
-    Checkpoint::open(directory, &device).with_context(|| match RunDirectory::open(directory) {
-        Ok(run) if run.state().exists() => format!(
-            "--checkpoint {shown}: `perceiver train --resume {shown}` writes config.json and model.safetensors again"
-        ),
-        _ => format!(
-            "--checkpoint {shown}: expected a directory with config.json and model.safetensors, as `perceiver train` makes it"
-        ),
-    })
+/// Which model to use.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CheckpointFlags {
+    /// Run or checkpoint: a directory, or USER/NAME[@REVISION] on the Hugging Face Hub.
+    #[arg(long, value_name = "DIR|USER/NAME")]
+    checkpoint: String,
+
+    /// Open no connection: a model of the Hub comes from its cache.
+    #[arg(long)]
+    offline: bool,
+
+    /// What the name was given to, for errors.
+    #[arg(skip = "--checkpoint")]
+    flag: &'static str,
+}
+
+impl CheckpointFlags {
+    /// The checkpoint of this name, given to another flag or argument.
+    pub(crate) fn of(flag: &'static str, checkpoint: &str, offline: bool) -> Self {
+        let checkpoint = checkpoint.to_owned();
+        Self {
+            checkpoint,
+            offline,
+            flag,
+        }
+    }
+
+    /// The checkpoint as it was named.
+    pub(crate) fn shown(&self) -> &str {
+        &self.checkpoint
+    }
+
+    /// The directory with `files`, and with those of `optional` that there are; a model of the Hub is downloaded into its cache.
+    pub(crate) fn directory(&self, files: &[&str], optional: &[&str]) -> Result<PathBuf> {
+        #[cfg(feature = "hub")]
+        {
+            hub::directory(self, files, optional)
+        }
+        #[cfg(not(feature = "hub"))]
+        {
+            let _ = (files, optional, self.offline);
+            Ok(PathBuf::from(&self.checkpoint))
+        }
+    }
+
+    /// What its `config.json` says, its weights unread.
+    pub(crate) fn config(&self) -> Result<CheckpointConfig> {
+        let directory = self.directory(&["config.json"], &[])?;
+        CheckpointConfig::read(&directory.join("config.json"))
+            .with_context(|| self.way_out(&directory))
+    }
+
+    /// The checkpoint, ready to classify pictures on a device.
+    pub(crate) fn open(&self, device: DeviceChoice) -> Result<Checkpoint> {
+        let directory = self.directory(&["config.json", "model.safetensors"], &[])?;
+        self.open_directory(&directory, device)
+    }
+
+    /// The checkpoint in the directory that [`CheckpointFlags::directory`] gave.
+    pub(crate) fn open_directory(
+        &self,
+        directory: &Path,
+        device: DeviceChoice,
+    ) -> Result<Checkpoint> {
+        let device = device.open()?;
+        Checkpoint::open(directory, &device).with_context(|| self.way_out(directory))
+    }
+
+    fn way_out(&self, directory: &Path) -> String {
+        let (flag, shown) = (self.flag, &self.checkpoint);
+        match RunDirectory::open(directory) {
+            Ok(run) if run.state().exists() => format!(
+                "{flag} {shown}: `perceiver train --resume {shown}` writes config.json and model.safetensors again"
+            ),
+            _ => format!(
+                "{flag} {shown}: expected a directory with config.json and model.safetensors, as `perceiver train` makes it"
+            ),
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+mod hub {
+    use std::path::PathBuf;
+
+    use anyhow::{Context, Result};
+    use perceiver_hub::ModelPlace;
+
+    use super::CheckpointFlags;
+    use crate::hub_access;
+
+    /// Where the files are, those of the Hub in its cache.
+    pub(super) fn directory(
+        flags: &CheckpointFlags,
+        files: &[&str],
+        optional: &[&str],
+    ) -> Result<PathBuf> {
+        let (flag, shown) = (flags.flag, &flags.checkpoint);
+        let place = ModelPlace::of(shown).with_context(|| format!("{flag} {shown}"))?;
+        let access = hub_access::with_bar(flags.offline);
+        let directory = place.directory(&access, files, optional);
+        directory.with_context(|| {
+            format!("{flag} {shown}: there is no such directory, so it was looked for on the Hub")
+        })
+    }
 }

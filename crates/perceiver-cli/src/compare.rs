@@ -17,7 +17,7 @@ use crate::terminal;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   perceiver compare runs/photos-1 runs/photos-2
-  perceiver compare runs/* --output comparison.html")]
+  perceiver compare runs/mine runs/other --output comparison.html")]
 pub(crate) struct Arguments {
     /// Directories of runs, 2 to 10.
     #[arg(required = true, num_args = 2.., value_name = "RUN")]

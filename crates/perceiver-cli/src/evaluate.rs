@@ -1,6 +1,6 @@
 //! `perceiver evaluate`: a checkpoint's verdict on the test split, the same that its training ended with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
 use perceiver_model::Perceiver;
 use perceiver_train::{Checkpoint, DeviceChoice, Evaluation, TestResults, Views};
 
-use crate::checkpoint::open;
+use crate::checkpoint::CheckpointFlags;
 use crate::progress::picture_bar;
 use crate::reading_bars;
 use crate::terminal;
@@ -21,9 +21,8 @@ use crate::terminal;
   perceiver evaluate --checkpoint runs/shapes-quickstart-1
   perceiver evaluate --checkpoint runs/photos --dataset folder:other-photos --json")]
 pub(crate) struct Arguments {
-    /// Directory of a run or checkpoint.
-    #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    checkpoint: CheckpointFlags,
 
     /// Data set, of the same classes [default: the one the checkpoint was trained on].
     #[arg(long, value_name = "DATASET")]
@@ -51,19 +50,17 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let checkpoint = open(&arguments.checkpoint, arguments.device)?;
-    let test = test_split(arguments, &checkpoint)?;
-    let test = Arc::new(test);
-    let preprocessing = &checkpoint.config.preprocessing;
+    let checkpoint = arguments.checkpoint.open(arguments.device)?;
     let as_in_training = checkpoint.config.data.flip_average;
-    let evaluation = with_bar(
-        &checkpoint.model,
-        Views::new(arguments.flip_average.unwrap_or(as_in_training)),
-        Arc::clone(&test),
-        preprocessing,
-        checkpoint.device(),
-    )?;
-    let results = TestResults::new(&test, &evaluation.sums);
+    let views = Views::new(arguments.flip_average.unwrap_or(as_in_training));
+    let card_limit = checkpoint.config.data.limit_test;
+    let as_in_training = card_limit.filter(|_| arguments.dataset.is_none());
+    let data = TestData {
+        dataset: arguments.dataset.as_ref(),
+        data_dir: &arguments.data_dir,
+        limit: arguments.limit_test.or(as_in_training),
+    };
+    let results = measured(&checkpoint, views, &data)?;
     if arguments.json {
         terminal::print(serde_json::to_string_pretty(&results)?)?;
     } else {
@@ -72,25 +69,51 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn test_split(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Dataset> {
+/// Which pictures to judge a checkpoint by.
+pub(crate) struct TestData<'a> {
+    /// Other than the one it was trained on.
+    pub(crate) dataset: Option<&'a Source>,
+    pub(crate) data_dir: &'a Path,
+    /// The first so many pictures only.
+    pub(crate) limit: Option<usize>,
+}
+
+/// What a checkpoint comes to on a test split, measured under a progress bar.
+pub(crate) fn measured(
+    checkpoint: &Checkpoint,
+    views: Views,
+    data: &TestData,
+) -> Result<TestResults> {
+    let test = Arc::new(test_split(data, checkpoint)?);
+    let preprocessing = &checkpoint.config.preprocessing;
+    let evaluation = with_bar(
+        &checkpoint.model,
+        views,
+        Arc::clone(&test),
+        preprocessing,
+        checkpoint.device(),
+    )?;
+    Ok(TestResults::new(&test, &evaluation.sums))
+}
+
+fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Dataset> {
     let card = &checkpoint.config.data;
     let options = LoadOptions {
-        data_dir: arguments.data_dir.clone(),
+        data_dir: data.data_dir.to_owned(),
         labels: card.labels,
         shorter_side: checkpoint.config.shorter_side(),
         seed: card.seed,
         watcher: reading_bars::watcher(),
         ..LoadOptions::default()
     };
-    let Some(dataset) = arguments.dataset.as_ref().or(card.dataset.as_ref()) else {
+    let Some(dataset) = data.dataset.or(card.dataset.as_ref()) else {
         bail!("--dataset: expected one, since the checkpoint does not say what it was trained on");
     };
     let mut test = dataset.load(Split::Test, &options).with_context(|| {
         format!("cannot evaluate on {dataset}; --dataset and --data-dir say where it is")
     })?;
     require_same_classes(&test, &checkpoint.config.classes)?;
-    let as_in_training = card.limit_test.filter(|_| arguments.dataset.is_none());
-    if let Some(limit) = arguments.limit_test.or(as_in_training) {
+    if let Some(limit) = data.limit {
         test.truncate(limit);
     }
     Ok(test)

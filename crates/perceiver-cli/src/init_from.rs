@@ -1,12 +1,10 @@
 //! `perceiver train --init-from`: a run that begins with the weights of a checkpoint.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use perceiver_model::Transfer;
 use perceiver_train::{Checkpoint, DeviceChoice, Preset, Recipe, TrainError, Trainer};
 
-use crate::checkpoint::open;
+use crate::checkpoint::CheckpointFlags;
 use crate::recipe_flags::Layers;
 
 /// The recipe of a preset with layers over it; where these name a checkpoint to begin with, its architecture lies between.
@@ -36,7 +34,7 @@ pub(crate) fn checkpoint(recipe: &Recipe) -> Result<Option<Checkpoint>> {
 }
 
 fn open_named(name: &str) -> Result<Checkpoint> {
-    open(Path::new(name), DeviceChoice::Cpu).with_context(|| format!("--init-from {name}"))
+    CheckpointFlags::of("--init-from", name, false).open(DeviceChoice::Cpu)
 }
 
 /// Why a run cannot begin with a checkpoint, and what to do about it.

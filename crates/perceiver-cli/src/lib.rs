@@ -14,6 +14,8 @@ mod compare;
 mod completions;
 mod evaluate;
 mod forecast;
+#[cfg(feature = "hub")]
+mod hub_access;
 mod import_keras;
 mod init_from;
 mod interrupt;
@@ -25,6 +27,8 @@ mod predict;
 mod prediction_format;
 pub mod process_settings;
 mod progress;
+#[cfg(feature = "hub")]
+mod push;
 mod reading_bars;
 mod recipe_changes;
 mod recipe_flags;
@@ -36,6 +40,7 @@ mod sweep_file;
 mod sweep_table;
 mod terminal;
 mod train;
+mod verify;
 mod way_out;
 
 use std::ffi::OsString;
@@ -111,6 +116,9 @@ enum Command {
     Summary(summary::Arguments),
     Runs(runs::Arguments),
     ImportKeras(import_keras::Arguments),
+    Verify(verify::Arguments),
+    #[cfg(feature = "hub")]
+    Push(push::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -148,6 +156,9 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Summary(arguments) => summary::run(&arguments),
         Command::Runs(arguments) => runs::run(&arguments),
         Command::ImportKeras(arguments) => import_keras::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        #[cfg(feature = "hub")]
+        Command::Push(arguments) => push::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };

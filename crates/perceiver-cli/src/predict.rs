@@ -8,7 +8,7 @@ use anyhow::{Error, Result};
 use perceiver_data::{Image, open_all};
 use perceiver_train::{Checkpoint, DeviceChoice, Views};
 
-use crate::checkpoint::open;
+use crate::checkpoint::CheckpointFlags;
 use crate::picture_list::PictureList;
 use crate::prediction_format::{Format, Prediction, Printer};
 use crate::progress::picture_bar;
@@ -31,9 +31,8 @@ Examples:
   find . -name '*.jpg' -print0 | perceiver predict --checkpoint runs/photos --json --null -"
 )]
 pub(crate) struct Arguments {
-    /// Directory of a run or checkpoint.
-    #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    checkpoint: CheckpointFlags,
 
     /// PNG, JPEG, WebP or BMP files, folders of them at any depth, patterns such as '*.jpg', or - for a
     /// list on standard input, a path a line.
@@ -78,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         arguments.format
     };
-    let checkpoint = open(&arguments.checkpoint, arguments.device)?;
+    let checkpoint = arguments.checkpoint.open(arguments.device)?;
     let as_in_training = checkpoint.config.data.flip_average;
     let views = Views::new(arguments.flip_average.unwrap_or(as_in_training));
     let list = PictureList::read(&arguments.images, arguments.null)?;

@@ -1,23 +1,26 @@
 //! `perceiver summary`: layers, shapes, parameters and multiply-adds, as Keras's `summary` shows them.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use perceiver_model::{PerceiverConfig, Summary};
-use perceiver_train::{CheckpointConfig, Preset};
+use perceiver_train::Preset;
 
+use crate::checkpoint::CheckpointFlags;
 use crate::recipe_changes::{RecipeChanges, recipe_over};
 use crate::terminal;
 use crate::train::grouped;
 
 /// Show a model's layers and what they cost.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    mut_arg("checkpoint", |flag| flag.required(false).conflicts_with_all(["preset", "config", "set"])),
+    after_help = "Examples:
   perceiver summary
   perceiver summary --preset cifar100-cpu --set model.num_iterations=4
-  perceiver summary --checkpoint runs/shapes-quickstart-1")]
+  perceiver summary --checkpoint runs/shapes-quickstart-1"
+)]
 pub(crate) struct Arguments {
     /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart.
     #[arg(long, value_name = "NAME", default_value = "keras")]
@@ -26,17 +29,13 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     changes: RecipeChanges,
 
-    /// Directory of a run or checkpoint.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "config", "set"])]
-    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    checkpoint: Option<CheckpointFlags>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (name, config) = match &arguments.checkpoint {
-        Some(directory) => {
-            let config = CheckpointConfig::read(&directory.join("config.json"))?;
-            (directory.display().to_string(), config.model)
-        }
+        Some(checkpoint) => (checkpoint.shown().to_owned(), checkpoint.config()?.model),
         None => of_recipe(arguments.preset, &arguments.changes)?,
     };
     let table = table(&Summary::new(&config)?);

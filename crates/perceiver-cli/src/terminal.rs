@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// All bars of this program. Without a terminal they draw nothing.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
@@ -37,14 +36,6 @@ impl Write for AboveBars {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
-    }
-}
-
-impl<'a> MakeWriter<'a> for AboveBars {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        *self
     }
 }
 

@@ -21,7 +21,7 @@ fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<St
     let root = run.root().display();
     let resume = format!("perceiver train --resume {root}");
     let anew = format!(
-        "begin a new run with: perceiver train --config {} --output DIR",
+        "begin a new run with: perceiver train --preset keras --config {} --output DIR",
         run.recipe().display()
     );
     let of_state = |path: &Path| path == run.state() || path == run.previous_state();

@@ -51,11 +51,7 @@ mod hex;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(feature = "hub")]
-mod hub_check;
-#[cfg(feature = "hub")]
 mod hub_files;
-#[cfg(feature = "hub")]
-mod hub_refusal;
 #[cfg(feature = "hub")]
 mod hub_repo;
 mod image;
@@ -98,7 +94,7 @@ pub use error::{DataError, Result};
 pub use folder::ImageFolder;
 pub use hex::hex;
 #[cfg(feature = "hub")]
-pub use hub::{HubAccess, HubDataset, HubProgress, OnProgress};
+pub use hub::HubDataset;
 pub use image::{CHANNELS, Image};
 pub use labels::Labels;
 pub use loader::{Loader, LoaderConfig};
@@ -108,6 +104,8 @@ pub use normalization::Normalization;
 pub use parquet::{ParquetOptions, read_parquet};
 #[cfg(feature = "hub")]
 pub use parquet_writer::write_parquet;
+#[cfg(feature = "hub")]
+pub use perceiver_hub::{HubAccess, HubProgress, OnProgress};
 pub use picture_files::{open_all, picture_files};
 pub use preprocess::Preprocessing;
 pub use rand_augment::RandAugment;

@@ -73,6 +73,20 @@ pub enum ModelError {
         found: Vec<usize>,
     },
 
+    /// What should be a checkpoint's `config.json` is not.
+    #[error("{}: expected the config.json of a Perceiver checkpoint, found {finding}", path.display())]
+    NoConfig {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        finding: String,
+    },
+
+    /// The Hugging Face Hub does not give a model.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] perceiver_hub::HubError),
+
     /// candle refused a tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -46,6 +46,8 @@ mod parameters;
 mod patches;
 mod perceiver;
 mod positions;
+#[cfg(feature = "hub")]
+mod pretrained;
 mod probe;
 mod self_attention;
 mod stem;

@@ -56,9 +56,7 @@ impl Attention {
     /// # Errors
     /// When the model refuses the picture.
     pub fn of(checkpoint: &Checkpoint, picture: &Image) -> Result<Self> {
-        let preprocessing = &checkpoint.config.preprocessing;
-        let input = preprocessing.tensor(std::slice::from_ref(picture))?;
-        let input = input.to_device(checkpoint.device())?;
+        let input = checkpoint.input(std::slice::from_ref(picture))?;
         let (mut iterations, mut verdict): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
         let mut logits = Vec::new();
         checkpoint

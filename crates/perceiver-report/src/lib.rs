@@ -15,12 +15,15 @@
 
 mod attention;
 mod calibration;
+mod card;
+mod card_results;
 mod charts;
 mod comparison;
 mod confusion;
 mod curves;
 mod error;
 mod gallery;
+mod markdown;
 mod matrix;
 mod mcnemar;
 mod names;
@@ -36,6 +39,8 @@ mod text;
 
 pub use attention::{Attention, Latents, Map, Show};
 pub use calibration::{Bin, Calibration};
+pub use card::{Card, CardError, shared_recipe};
+pub use card_results::claimed_accuracies;
 pub use charts::{Axis, Chart, Curve};
 pub use comparison::{Comparison, FieldValues, PairTest, RunFigures};
 pub use confusion::{Confusion, Pair};

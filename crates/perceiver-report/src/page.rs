@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::gallery::{self, Look, Shown};
 use crate::matrix::Matrix;
 use crate::per_class::{per_class, per_group};
-use crate::run::Run;
+use crate::run::{REPEAT, Run};
 use crate::text::{exact_percent, grouped, interval, percent, share, time};
 
 pub(crate) const CSS: &str = include_str!("../templates/page.css");
@@ -146,15 +146,11 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
         looks,
         latents: run.config.model.latent_dim,
         facts: facts(run),
-        command: COMMAND.to_string(),
+        command: REPEAT.to_string(),
         recipe: run.recipe.to_toml()?,
     };
     Ok(page.render()?)
 }
-
-/// The recipe names every field but those that are none. Preset `keras` is the defaults and sets none of these; the preset that
-/// would be taken without it might.
-const COMMAND: &str = "perceiver train --preset keras --config recipe.toml";
 
 fn lead(run: &Run) -> Result<String> {
     let parameters = grouped(Summary::new(&run.config.model)?.parameters());

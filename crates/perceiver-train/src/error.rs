@@ -18,6 +18,11 @@ pub enum TrainError {
     #[error(transparent)]
     Model(#[from] ModelError),
 
+    /// The Hugging Face Hub does not give a checkpoint.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] perceiver_hub::HubError),
+
     /// candle refused a tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -17,7 +17,8 @@ use perceiver_ops::{Key, Mode};
 
 use crate::averaging::Averaging;
 use crate::batch_pass::{BatchPass, BatchResult};
-use crate::checkpoint::{Checkpoint, CheckpointConfig, DataCard, write_weights};
+use crate::checkpoint::{Checkpoint, write_weights};
+use crate::checkpoint_config::{CheckpointConfig, DataCard};
 use crate::clock::{Clock, TestAhead, TimeLeft, TimeSpent, Workload};
 use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::{EarlyStopping, Verdict};

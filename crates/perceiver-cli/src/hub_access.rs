@@ -1,0 +1,39 @@
+//! The way to the Hugging Face Hub: by the environment, with a bar for what goes to and fro.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::ProgressBar;
+use perceiver_hub::{HubAccess, HubProgress};
+
+use crate::terminal;
+
+const TRANSFER: &str =
+    "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {elapsed} < {eta}";
+
+/// The way to the Hub that shows how far each file is.
+pub(crate) fn with_bar(offline: bool) -> HubAccess {
+    let bar = Mutex::new(None);
+    let mut access = HubAccess::from_env();
+    access.offline |= offline;
+    access.on_progress = Some(Arc::new(move |progress| {
+        show(
+            &mut bar.lock().unwrap_or_else(PoisonError::into_inner),
+            progress,
+        );
+    }));
+    access
+}
+
+fn show(bar: &mut Option<ProgressBar>, progress: &HubProgress) {
+    let same = bar.take().filter(|bar| bar.prefix() == progress.file);
+    let shown = same.unwrap_or_else(|| {
+        terminal::bar(progress.total, TRANSFER).with_prefix(progress.file.to_owned())
+    });
+    shown.set_length(progress.total);
+    shown.set_position(progress.done);
+    if progress.done < progress.total {
+        *bar = Some(shown);
+    } else {
+        shown.finish_and_clear();
+    }
+}

@@ -1,0 +1,151 @@
+//! `perceiver verify`: whether a checkpoint does as well as it says of itself.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use perceiver_data::Source;
+use perceiver_report::claimed_accuracies;
+use perceiver_train::{Checkpoint, DeviceChoice, TestResults, Views};
+
+use crate::checkpoint::CheckpointFlags;
+use crate::evaluate::{TestData, measured};
+use crate::terminal;
+
+/// Accuracies that differ by no more agree: another processor may round a logit, and so a picture, to the other side.
+const TOLERANCE: f64 = 0.001;
+
+/// Measure a checkpoint again and compare it with what it says of itself.
+///
+/// Its model card (README.md, `model-index`) and its results.json may each name an accuracy on its test split. One that is more
+/// than 0.1 points off what is measured now is an error.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver verify runs/shapes-quickstart-1
+  perceiver verify someone/perceiver-cifar100 --data-dir data")]
+pub(crate) struct Arguments {
+    /// Run or checkpoint: a directory, or USER/NAME[@REVISION] on the Hugging Face Hub.
+    #[arg(value_name = "CHECKPOINT")]
+    checkpoint: String,
+
+    /// Open no connection: a model of the Hub comes from its cache.
+    #[arg(long)]
+    offline: bool,
+
+    /// Where its data set is now, if not where it was in training.
+    #[arg(long, value_name = "DATASET")]
+    dataset: Option<Source>,
+
+    /// Where fetched data sets lie.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+}
+
+/// An accuracy that somebody has written down.
+struct Claim {
+    file: &'static str,
+    accuracy: f64,
+    /// The hash of the pictures it was measured on, where that is told.
+    data: Option<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let flags = CheckpointFlags::of("CHECKPOINT", &arguments.checkpoint, arguments.offline);
+    let files = ["config.json", "model.safetensors"];
+    let directory = flags.directory(&files, &["README.md", "results.json"])?;
+    let checkpoint = flags.open_directory(&directory, arguments.device)?;
+    let claims = claims_of(&directory)?;
+    if claims.is_empty() {
+        bail!(
+            "{}: expected a README.md with an accuracy in its model-index, or a results.json, found neither; \
+             `perceiver evaluate` measures without comparing",
+            flags.shown()
+        );
+    }
+    let dataset = arguments.dataset.as_ref();
+    let results = measure(&checkpoint, dataset, &arguments.data_dir)?;
+    compare(&claims, &results)?;
+    let names: Vec<&str> = claims.iter().map(|claim| claim.file).collect();
+    let (accuracy, images) = (percent(results.acc), results.images);
+    let files = names.join(" and ");
+    terminal::print(format_args!(
+        "verified: accuracy {accuracy} on {images} pictures, as {files} says"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures a checkpoint as its training did at its end.
+pub(crate) fn measure(
+    checkpoint: &Checkpoint,
+    dataset: Option<&Source>,
+    data_dir: &Path,
+) -> Result<TestResults> {
+    let card = &checkpoint.config.data;
+    let data = TestData {
+        dataset,
+        data_dir,
+        limit: card.limit_test,
+    };
+    measured(checkpoint, Views::new(card.flip_average), &data)
+}
+
+/// Refuses results that a checkpoint in `directory` claims and does not come to.
+pub(crate) fn require_as_claimed(directory: &Path, results: &TestResults) -> Result<()> {
+    compare(&claims_of(directory)?, results)
+}
+
+fn claims_of(directory: &Path) -> Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    let card = directory.join("README.md");
+    if card.exists() {
+        let text = std::fs::read_to_string(&card)
+            .with_context(|| format!("cannot read {}", card.display()))?;
+        let accuracies = claimed_accuracies(&text).with_context(|| card.display().to_string())?;
+        claims.extend(accuracies.into_iter().map(|accuracy| Claim {
+            file: "README.md",
+            accuracy,
+            data: None,
+        }));
+    }
+    let results = directory.join("results.json");
+    if results.exists() {
+        let results = TestResults::read(&results)?;
+        claims.push(Claim {
+            file: "results.json",
+            accuracy: results.acc,
+            data: Some(results.sha256).filter(|sum| !sum.is_empty()),
+        });
+    }
+    Ok(claims)
+}
+
+fn compare(claims: &[Claim], results: &TestResults) -> Result<()> {
+    for claim in claims {
+        let file = claim.file;
+        if let Some(sum) = claim.data.as_ref().filter(|sum| **sum != results.sha256) {
+            bail!(
+                "{file} is about other test pictures: expected those with sha256 {sum}, found {}",
+                results.sha256
+            );
+        }
+        let off = (claim.accuracy - results.acc).abs();
+        if off.is_nan() || off > TOLERANCE {
+            bail!(
+                "{file} says accuracy {}, and on {} test pictures it is {}: they may differ by {} at most",
+                percent(claim.accuracy),
+                results.images,
+                percent(results.acc),
+                percent(TOLERANCE)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}%", 100.0 * share)
+}

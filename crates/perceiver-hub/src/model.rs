@@ -1,0 +1,75 @@
+//! Models by the one name that people have for them: a directory, or a repository of the Hub.
+
+use std::path::{Path, PathBuf};
+
+use crate::access::HubAccess;
+use crate::error::{HubError, Result};
+use crate::name::RepoName;
+use crate::repository::RepoKind;
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelPlace {
+    /// In a directory of this machine.
+    Directory(PathBuf),
+    /// On the Hub.
+    Hub(RepoName),
+}
+
+impl ModelPlace {
+    /// What `name` stands for: an existing directory, else `USER/NAME` or `USER/NAME@REVISION`.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn of(name: &str) -> Result<Self> {
+        if Path::new(name).is_dir() {
+            return Ok(Self::Directory(name.into()));
+        }
+        let parsed = name.parse().map(Self::Hub);
+        parsed.map_err(|_| HubError::NoModel {
+            found: name.to_owned(),
+        })
+    }
+
+    /// The directory with `files`, and with those in `optional` that there are; of the Hub's, all of one commit and checked. What
+    /// a directory of this machine holds is not looked at.
+    ///
+    /// # Errors
+    /// All of [`RepoName::fetch`]'s.
+    pub fn directory(
+        &self,
+        access: &HubAccess,
+        files: &[&str],
+        optional: &[&str],
+    ) -> Result<PathBuf> {
+        match self {
+            Self::Directory(directory) => Ok(directory.clone()),
+            Self::Hub(name) => name.fetch_with(RepoKind::Model, access, files, optional),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_goes_before_a_name_and_what_is_neither_is_told() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        assert_eq!(
+            ModelPlace::of(here).unwrap(),
+            ModelPlace::Directory(here.into())
+        );
+        let hub = ModelPlace::of("someone/perceiver@v1").unwrap();
+        assert_eq!(
+            hub,
+            ModelPlace::Hub("someone/perceiver@v1".parse().unwrap())
+        );
+        let error = ModelPlace::of("nowhere").unwrap_err().to_string();
+        assert!(
+            error.contains("an existing directory, or a model on the Hub")
+                && error.contains("\"nowhere\""),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! Names of repositories, as people write them: `USER/NAME`, `USER/NAME@REVISION`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{HubError, Result};
+
+/// A repository, at a revision if one is named.
+///
+/// ```
+/// use perceiver_hub::RepoName;
+///
+/// let name: RepoName = "someone/perceiver@v1".parse()?;
+/// assert_eq!((name.id.as_str(), name.revision.as_deref()), ("someone/perceiver", Some("v1")));
+/// assert!("../perceiver".parse::<RepoName>().is_err());
+/// # Ok::<(), perceiver_hub::HubError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepoName {
+    /// `USER/NAME`.
+    pub id: String,
+    /// A branch, tag or commit.
+    pub revision: Option<String>,
+}
+
+impl FromStr for RepoName {
+    type Err = HubError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (id, revision) = match text.split_once('@') {
+            Some((id, revision)) => (id, Some(revision)),
+            None => (text, None),
+        };
+        if id.matches('/').count() != 1 || !is_id(id) || !revision.is_none_or(is_revision) {
+            return Err(HubError::Name {
+                expected: "USER/NAME or USER/NAME@REVISION",
+                found: format!("{text:?}"),
+            });
+        }
+        Ok(Self {
+            id: id.to_owned(),
+            revision: revision.map(str::to_owned),
+        })
+    }
+}
+
+impl fmt::Display for RepoName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)?;
+        match &self.revision {
+            Some(revision) => write!(f, "@{revision}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `owner/name` or `name`, of the characters that the Hub allows. The name becomes part of addresses and of paths in
+/// the cache.
+///
+/// # Errors
+/// When it is anything else.
+pub(crate) fn check_id(id: &str) -> Result<()> {
+    if is_id(id) {
+        return Ok(());
+    }
+    Err(HubError::Name {
+        expected: "OWNER/NAME, such as uoft-cs/cifar100",
+        found: format!("{id:?}"),
+    })
+}
+
+fn is_id(id: &str) -> bool {
+    let plain = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !part.is_empty()
+            && part.chars().all(allowed)
+            && !part.starts_with('.')
+            && !part.contains("..")
+    };
+    id.split('/').count() <= 2 && id.split('/').all(plain)
+}
+
+/// What git allows as a name, as far as it is safe in a path of the cache: `main`, `v1.0`, `refs/pr/2`.
+fn is_revision(revision: &str) -> bool {
+    let plain = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+        !part.is_empty()
+            && part.chars().all(allowed)
+            && !part.starts_with(['.', '-'])
+            && !part.contains("..")
+    };
+    revision.split('/').all(plain)
+}
+
+/// Refuses a revision that is not safe in addresses and paths.
+///
+/// # Errors
+/// When it is not.
+pub(crate) fn check_revision(revision: &str) -> Result<()> {
+    if is_revision(revision) {
+        return Ok(());
+    }
+    Err(HubError::Name {
+        expected: "a revision, such as main, v1 or a commit",
+        found: format!("{revision:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_repository_are_refused() {
+        for id in [
+            "",
+            "a/b/c",
+            "../up",
+            "a/..",
+            "me/pets?x",
+            "me/",
+            "C:\\pets",
+            ".hidden/x",
+        ] {
+            assert!(check_id(id).is_err(), "{id}");
+            assert!(id.parse::<RepoName>().is_err(), "{id}");
+        }
+        assert!(check_id("uoft-cs/cifar100").is_ok() && check_id("mnist").is_ok());
+    }
+
+    #[test]
+    fn revisions_are_branches_tags_and_commits() {
+        for good in ["me/a@main", "me/a@refs/pr/2", "me/a@v1.0", "me/a@0123abcd"] {
+            assert_eq!(good.parse::<RepoName>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "me/a@",
+            "me/a@../x",
+            "me/a@a b",
+            "me/a@/x",
+            "a@b",
+            "me/a@b@c",
+        ] {
+            assert!(bad.parse::<RepoName>().is_err(), "{bad}");
+        }
+    }
+}

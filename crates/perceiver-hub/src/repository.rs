@@ -1,0 +1,221 @@
+//! One repository of the Hub.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use hf_hub::repository::RepoTreeEntry;
+use hf_hub::{HFClientSync, HFError, HFRepositorySync, RepoTypeAny};
+
+use crate::access::HubAccess;
+use crate::check::{RemoteFile, Sum};
+use crate::error::{HubError, Result};
+use crate::name::{check_id, check_revision};
+use crate::refusal::Purpose;
+
+/// What a repository holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepoKind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+impl RepoKind {
+    /// The kind as the Hub's addresses have it, in the singular.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+        }
+    }
+}
+
+impl fmt::Display for RepoKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "model",
+            Self::Dataset => "data set",
+        })
+    }
+}
+
+/// A repository of the Hub, with the way to it.
+#[derive(Debug)]
+pub struct Repository {
+    kind: RepoKind,
+    id: String,
+    access: HubAccess,
+    token: Secret,
+    cache: PathBuf,
+    hub: HFClientSync,
+    client: HFRepositorySync<RepoTypeAny>,
+}
+
+/// A token, to be taken out of messages.
+struct Secret(Option<String>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+impl Repository {
+    /// The repository `id`, `USER/NAME`. Opens no connection yet.
+    ///
+    /// # Errors
+    /// When the name is none, or the address of the Hub.
+    pub fn connect(kind: RepoKind, id: &str, access: &HubAccess) -> Result<Self> {
+        check_id(id)?;
+        let hub = access.client().map_err(|error| HubError::Refused {
+            kind,
+            repo: id.to_owned(),
+            finding: error.to_string(),
+            hint: "check HF_ENDPOINT".into(),
+        })?;
+        let (owner, name) = hf_hub::split_id(id);
+        let of_kind = match kind {
+            RepoKind::Model => RepoTypeAny::Model,
+            RepoKind::Dataset => RepoTypeAny::Dataset,
+        };
+        Ok(Self {
+            kind,
+            id: id.to_owned(),
+            access: access.clone(),
+            token: Secret(access.resolved_token()),
+            cache: access.resolved_cache(),
+            client: hub.repository(of_kind, owner, name),
+            hub,
+        })
+    }
+
+    /// Model or data set.
+    pub fn kind(&self) -> RepoKind {
+        self.kind
+    }
+
+    /// `USER/NAME`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where people find it.
+    pub fn address(&self) -> String {
+        let prefix = match self.kind {
+            RepoKind::Model => "",
+            RepoKind::Dataset => "datasets/",
+        };
+        format!("{}/{prefix}{}", self.access.address(), self.id)
+    }
+
+    pub(crate) fn access(&self) -> &HubAccess {
+        &self.access
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.0.as_deref()
+    }
+
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    pub(crate) fn hub(&self) -> &HFClientSync {
+        &self.hub
+    }
+
+    pub(crate) fn client(&self) -> &HFRepositorySync<RepoTypeAny> {
+        &self.client
+    }
+
+    /// The files of a revision, as the Hub lists them.
+    ///
+    /// # Errors
+    /// When the Hub refuses or cannot be reached.
+    pub fn list(&self, revision: &str) -> Result<Vec<RemoteFile>> {
+        check_revision(revision)?;
+        let list = || {
+            self.client
+                .list_tree()
+                .revision(revision)
+                .recursive(true)
+                .send()
+        };
+        let entries = self
+            .persist("listing the repository", list)
+            .map_err(|error| self.refused(&error, Purpose::Read))?;
+        Ok(entries.into_iter().filter_map(remote_file).collect())
+    }
+
+    /// The commit that a branch, tag or short commit stands for now.
+    ///
+    /// # Errors
+    /// When the Hub refuses or cannot be reached.
+    pub fn commit_of(&self, revision: &str) -> Result<String> {
+        check_revision(revision)?;
+        let sha = self
+            .persist("looking up the revision", || self.info(Some(revision)))
+            .map(|(sha, _)| sha)
+            .map_err(|error| self.refused(&error, Purpose::Read))?;
+        // The commit becomes part of a path in the cache.
+        sha.filter(|sha| sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .ok_or_else(|| HubError::Refused {
+                kind: self.kind,
+                repo: self.id.clone(),
+                finding: format!("the answer names no commit for {revision}"),
+                hint: "check HF_ENDPOINT".into(),
+            })
+    }
+
+    /// The commit of a revision, and whether the repository is private.
+    pub(crate) fn info(
+        &self,
+        revision: Option<&str>,
+    ) -> std::result::Result<(Option<String>, Option<bool>), HFError> {
+        let (owner, name) = hf_hub::split_id(&self.id);
+        match self.kind {
+            RepoKind::Model => {
+                let model = self.hub.model(owner, name);
+                let info = model.info().maybe_revision(revision).send()?;
+                Ok((info.sha, info.private))
+            }
+            RepoKind::Dataset => {
+                let dataset = self.hub.dataset(owner, name);
+                let info = dataset.info().maybe_revision(revision).send()?;
+                Ok((info.sha, info.private))
+            }
+        }
+    }
+}
+
+/// A file of a listing. Of a large file the listing's `oid` is that of a pointer, and the sum of the content is beside it.
+fn remote_file(entry: RepoTreeEntry) -> Option<RemoteFile> {
+    let RepoTreeEntry::File {
+        path,
+        size,
+        lfs,
+        oid,
+        ..
+    } = entry
+    else {
+        return None;
+    };
+    let sum = match lfs {
+        None => Some(Sum::GitBlob(oid)),
+        Some(lfs) => {
+            // The listing has the SHA-256 too, but by a name that `hf-hub` 1.0 does not look for.
+            let by_pointer = || Sum::of_pointer(oid, lfs.pointer_size?, size);
+            lfs.sha256.map(Sum::Sha256).or_else(by_pointer)
+        }
+    };
+    let size = Some(size);
+    is_tame(&path).then_some(RemoteFile { path, size, sum })
+}
+
+/// Whether a path of the repository stays within the directory that it is put in.
+fn is_tame(path: &str) -> bool {
+    let tame =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':']);
+    path.split('/').all(tame)
+}

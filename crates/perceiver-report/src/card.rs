@@ -1,0 +1,225 @@
+//! The model card: the `README.md` of a model on the Hugging Face Hub.
+//!
+//! Its front matter is YAML that the Hub reads: licence, data set, and the results as `model-index`. What people read is a
+//! template, `templates/card.md`. Whatever was given by people, such as the names of classes, is escaped.
+
+use askama::Template;
+use perceiver_data::Source;
+use perceiver_train::{CheckpointConfig, EpochMetrics, Recipe, TestResults};
+
+use crate::card_results::front_matter;
+use crate::markdown::{escaped, fenced};
+use crate::run::REPEAT;
+
+/// The most epochs that the table of curves shows.
+const ROWS: usize = 12;
+
+/// The most classes that are listed.
+const NAMED_CLASSES: usize = 200;
+
+/// What a model card is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Card<'a> {
+    /// The repository, `USER/NAME`.
+    pub repo: &'a str,
+    /// The licence, by the Hub's identifier, such as `mit`.
+    pub license: &'a str,
+    /// What the checkpoint says of itself.
+    pub config: &'a CheckpointConfig,
+    /// The number of parameters.
+    pub parameters: usize,
+    /// The verdict on the test split, where there is one.
+    pub results: Option<&'a TestResults>,
+    /// The epochs of the training, where they are known.
+    pub history: &'a [EpochMetrics],
+    /// The recipe of the training, where it is known.
+    pub recipe: Option<&'a Recipe>,
+}
+
+/// Why a card cannot be made, or says nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CardError {
+    /// The YAML cannot be written.
+    #[error("the card's front matter: {0}")]
+    Yaml(String),
+    /// The template or the recipe cannot be written.
+    #[error("the card: {0}")]
+    Text(String),
+    /// A front matter that is no YAML, or no model's.
+    #[error("README.md: expected YAML front matter as a model card has it, found {finding}")]
+    FrontMatter {
+        /// What is wrong with it.
+        finding: String,
+    },
+}
+
+/// The template's fields, all escaped already: Markdown has no escaper of its own.
+#[derive(Template)]
+#[template(path = "card.md", escape = "none")]
+struct Page {
+    front_matter: String,
+    title: String,
+    repo: String,
+    image_size: usize,
+    parameters: String,
+    data: String,
+    train_images: usize,
+    class_count: usize,
+    classes: String,
+    results: Option<Verdict>,
+    epochs: Vec<Epoch>,
+    all_epochs: usize,
+    command: &'static str,
+    recipe: Option<String>,
+    flip_average: bool,
+    version: String,
+}
+
+struct Verdict {
+    images: u64,
+    loss: String,
+    acc: String,
+    acc_interval: String,
+    top5: String,
+    top5_interval: String,
+}
+
+/// A row of the table of curves.
+struct Epoch {
+    number: usize,
+    loss: String,
+    acc: String,
+    val_loss: String,
+    val_acc: String,
+    bar: String,
+}
+
+impl Card<'_> {
+    /// The card as Markdown with YAML front matter.
+    ///
+    /// # Errors
+    /// When YAML, recipe or template cannot be written.
+    pub fn render(&self) -> Result<String, CardError> {
+        let config = self.config;
+        let data = match &config.data.dataset {
+            Some(source) => data_in_words(source),
+            None => "a data set that the checkpoint does not name".to_string(),
+        };
+        let page = Page {
+            front_matter: front_matter(self)?,
+            title: escaped(self.repo),
+            repo: self.repo.to_string(),
+            image_size: config.model.image_size,
+            parameters: grouped(self.parameters),
+            data,
+            train_images: config.data.train_images,
+            class_count: config.classes.len(),
+            classes: class_names(&config.classes),
+            results: self.results.map(Verdict::new),
+            epochs: shown_epochs(self.history),
+            all_epochs: self.history.len(),
+            command: REPEAT,
+            recipe: self.recipe.map(recipe_block).transpose()?,
+            flip_average: config.data.flip_average,
+            version: escaped(&config.perceiver_version),
+        };
+        page.render()
+            .map_err(|error| CardError::Text(error.to_string()))
+    }
+}
+
+/// The Hub's own name of a data set, where it is on the Hub.
+pub(crate) fn hub_dataset(source: &Source) -> Option<&str> {
+    match source {
+        Source::Cifar100 => Some("uoft-cs/cifar100"),
+        Source::Cifar10 => Some("uoft-cs/cifar10"),
+        Source::Hub { repo, .. } => Some(repo),
+        Source::Shapes | Source::Folder(_) => None,
+    }
+}
+
+fn data_in_words(source: &Source) -> String {
+    match (hub_dataset(source), source) {
+        (Some(repo), _) => {
+            let shown = escaped(repo);
+            format!("[{shown}](https://huggingface.co/datasets/{repo})")
+        }
+        (None, Source::Shapes) => {
+            "`shapes`, the drawn pictures that come with the program".to_string()
+        }
+        // A path says something about a machine, and nothing to anybody else.
+        (None, _) => "pictures in class folders of its author".to_string(),
+    }
+}
+
+fn class_names(classes: &[String]) -> String {
+    let shown = classes.iter().take(NAMED_CLASSES);
+    let mut names = shown
+        .map(|name| escaped(name))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if classes.len() > NAMED_CLASSES {
+        names.push_str(", ...");
+    }
+    names
+}
+
+/// The recipe without the place of the data on its author's disk.
+fn recipe_block(recipe: &Recipe) -> Result<String, CardError> {
+    shared_recipe(recipe).map(|text| fenced("toml", &text))
+}
+
+/// A recipe as it is handed on: what concerns the machine it ran on is left at its default.
+///
+/// # Errors
+/// When it cannot be written as TOML.
+pub fn shared_recipe(recipe: &Recipe) -> Result<String, CardError> {
+    let mut recipe = recipe.clone();
+    recipe.data.data_dir = "data".into();
+    recipe
+        .to_toml()
+        .map_err(|error| CardError::Text(error.to_string()))
+}
+
+impl Verdict {
+    fn new(results: &TestResults) -> Self {
+        let interval = |[low, high]: [f64; 2]| format!("{:.2} to {:.2}", 100.0 * low, 100.0 * high);
+        Self {
+            images: results.images,
+            loss: format!("{:.4}", results.loss),
+            acc: percent(results.acc),
+            acc_interval: interval(results.acc_interval_95),
+            top5: percent(results.top5_acc),
+            top5_interval: interval(results.top5_acc_interval_95),
+        }
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}%", 100.0 * share)
+}
+
+/// The first and last epoch, and others between them, evenly.
+fn shown_epochs(history: &[EpochMetrics]) -> Vec<Epoch> {
+    let count = history.len().min(ROWS);
+    let last = history.len().saturating_sub(1);
+    let rows = (0..count).map(|row| row * last / count.saturating_sub(1).max(1));
+    rows.filter_map(|at| history.get(at))
+        .map(|metrics| Epoch {
+            number: metrics.epoch,
+            loss: format!("{:.4}", metrics.loss),
+            acc: percent(metrics.acc),
+            val_loss: format!("{:.4}", metrics.val_loss),
+            val_acc: percent(metrics.val_acc),
+            bar: "█".repeat((20.0 * metrics.val_acc).round() as usize),
+        })
+        .collect()
+}
+
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}

@@ -1,0 +1,305 @@
+//! `config.json`: all that prediction needs beside the weights.
+//!
+//! Where the Hub and other programs have names for things, the file has them: `model_type`, `architectures`, `id2label` and
+//! `label2id`. The last is for them alone; read is what each number means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use perceiver_data::{Labels, Preprocessing, Source};
+use perceiver_model::PerceiverConfig;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::error::{Result, TrainError};
+use crate::json_file;
+
+/// The name in every `config.json`, by which ours are known.
+const MODEL_TYPE: &str = "perceiver-image-classification";
+
+/// The name of the network, in the list of architectures.
+const ARCHITECTURE: &str = "Perceiver";
+
+/// The layout of `config.json` and `model.safetensors`: in this one, classes are called as on the Hub.
+const FORMAT: u32 = 3;
+
+/// The one before, with the classes as a list; it was the first in which weights have a checksum.
+const FORMAT_WITH_CLASSES: u32 = 2;
+
+/// Weights have no checksum: other programs write them.
+const FORMAT_WITHOUT_CHECKSUM: u32 = 1;
+
+/// What a `config.json` is, in errors.
+const EXPECTED: &str = "the config.json of a Perceiver checkpoint";
+
+/// What `config.json` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Layout", into = "Layout")]
+pub struct CheckpointConfig {
+    format: u32,
+    /// The version of the program that wrote it; empty where none is told.
+    pub perceiver_version: String,
+    /// The architecture.
+    pub model: PerceiverConfig,
+    /// How a picture becomes input.
+    pub preprocessing: Preprocessing,
+    /// The class that each logit stands for.
+    pub classes: Vec<String>,
+    /// What the model was trained on.
+    pub data: DataCard,
+}
+
+/// What a model was trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataCard {
+    /// The data set, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<Source>,
+    /// Its labels.
+    pub labels: Labels,
+    /// The number of training pictures, validation included; 0 where unknown.
+    pub train_images: usize,
+    /// The training pictures' and labels' hash, by [`perceiver_data::Dataset::sha256`]; empty where unknown.
+    pub train_sha256: String,
+    /// The seed of the run, which also decides how a folder without a test part is divided.
+    #[serde(default)]
+    pub seed: u64,
+    /// Only the first so many test pictures are evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_test: Option<usize>,
+    /// Whether its verdict is the mean of pictures and their mirror images.
+    #[serde(default)]
+    pub flip_average: bool,
+}
+
+impl CheckpointConfig {
+    /// The configuration of a new checkpoint.
+    pub fn new(
+        model: PerceiverConfig,
+        preprocessing: Preprocessing,
+        classes: Vec<String>,
+        data: DataCard,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            perceiver_version: env!("CARGO_PKG_VERSION").to_string(),
+            model,
+            preprocessing,
+            classes,
+            data,
+        }
+    }
+
+    /// What the pictures of folders were shrunk to on the way in, to a shorter side of so many pixels: twice what the model
+    /// sees.
+    pub fn shorter_side(&self) -> usize {
+        2 * self.model.image_size
+    }
+
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// When it is not there, not ours, or its parts disagree.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config: Self = json_file::read(path, EXPECTED)?;
+        let damaged = |finding: String| TrainError::Damaged {
+            path: path.to_path_buf(),
+            expected: EXPECTED.to_string(),
+            finding,
+        };
+        config.model.validate()?;
+        config.preprocessing.validate()?;
+        if config.classes.len() != config.model.num_classes() {
+            return Err(damaged(format!(
+                "{} class names for {} logits",
+                config.classes.len(),
+                config.model.num_classes()
+            )));
+        }
+        if config.preprocessing.image_size != config.model.image_size {
+            return Err(damaged(format!(
+                "preprocessing to {} pixels for a model of {}",
+                config.preprocessing.image_size, config.model.image_size
+            )));
+        }
+        Ok(config)
+    }
+
+    /// Whether weights without a checksum are taken with it.
+    pub(crate) fn is_of_another_program(&self) -> bool {
+        self.format == FORMAT_WITHOUT_CHECKSUM
+    }
+
+    /// Writes a `config.json`, replacing an old one at once or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        json_file::write(path, self)
+    }
+}
+
+/// The file as it lies on the disk, in any format.
+#[derive(Serialize, Deserialize)]
+struct Layout {
+    model_type: String,
+    #[serde(default)]
+    architectures: Vec<String>,
+    format: u32,
+    #[serde(default)]
+    perceiver_version: String,
+    model: PerceiverConfig,
+    preprocessing: Preprocessing,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    classes: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id2label: Option<BTreeMap<usize, String>>,
+    #[serde(default, skip_deserializing)]
+    label2id: LabelNumbers,
+    data: DataCard,
+}
+
+/// Names of classes, written as a map to their numbers.
+#[derive(Default)]
+struct LabelNumbers(Vec<String>);
+
+impl Serialize for LabelNumbers {
+    /// In the order of the numbers; of classes of one name, the first.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let mut seen = BTreeSet::new();
+        for (id, label) in self.0.iter().enumerate() {
+            if seen.insert(label) {
+                map.serialize_entry(label, &id)?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl From<CheckpointConfig> for Layout {
+    fn from(config: CheckpointConfig) -> Self {
+        let id2label = config.classes.iter().cloned().enumerate().collect();
+        Self {
+            model_type: MODEL_TYPE.to_string(),
+            architectures: vec![ARCHITECTURE.to_string()],
+            format: config.format,
+            perceiver_version: config.perceiver_version,
+            model: config.model,
+            preprocessing: config.preprocessing,
+            classes: None,
+            id2label: Some(id2label),
+            label2id: LabelNumbers(config.classes),
+            data: config.data,
+        }
+    }
+}
+
+impl TryFrom<Layout> for CheckpointConfig {
+    type Error = String;
+
+    fn try_from(layout: Layout) -> std::result::Result<Self, String> {
+        let known = [FORMAT_WITHOUT_CHECKSUM, FORMAT_WITH_CLASSES, FORMAT];
+        if layout.model_type != MODEL_TYPE || !known.contains(&layout.format) {
+            return Err(format!(
+                "model_type {:?} in format {}, while this program reads {MODEL_TYPE:?} in formats 1 to {FORMAT}",
+                layout.model_type, layout.format
+            ));
+        }
+        let classes = match (layout.id2label, layout.classes) {
+            (Some(names), _) => listed(names)?,
+            (None, Some(classes)) => classes,
+            (None, None) => return Err("no id2label".to_string()),
+        };
+        Ok(Self {
+            format: layout.format,
+            perceiver_version: layout.perceiver_version,
+            model: layout.model,
+            preprocessing: layout.preprocessing,
+            classes,
+            data: layout.data,
+        })
+    }
+}
+
+/// Names by number as a list, when the numbers are 0, 1, 2 and so on.
+fn listed(names: BTreeMap<usize, String>) -> std::result::Result<Vec<String>, String> {
+    let numbers = names.keys().copied();
+    match numbers
+        .zip(0..)
+        .find(|(number, expected)| number != expected)
+    {
+        Some((found, expected)) => Err(format!("id2label with {found} in the place of {expected}")),
+        None => Ok(names.into_values().collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(classes: &[&str]) -> CheckpointConfig {
+        let last = classes.len();
+        let model = PerceiverConfig {
+            classifier_units: vec![8, last],
+            ..PerceiverConfig::default()
+        };
+        let preprocessing = Preprocessing {
+            image_size: model.image_size,
+            antialias: false,
+            normalization: perceiver_data::Normalization {
+                mean: vec![1.0; 3],
+                variance: vec![2.0; 3],
+            },
+        };
+        let card = DataCard {
+            dataset: Some(Source::Shapes),
+            labels: Labels::Fine,
+            train_images: 7,
+            train_sha256: String::new(),
+            seed: 0,
+            limit_test: None,
+            flip_average: false,
+        };
+        let classes = classes.iter().map(ToString::to_string).collect();
+        CheckpointConfig::new(model, preprocessing, classes, card)
+    }
+
+    #[test]
+    fn classes_are_called_as_on_the_hub_and_come_back_in_order() {
+        let names: Vec<String> = (0..12).map(|at| format!("class {at}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let written = serde_json::to_value(config(&names)).unwrap();
+        assert_eq!(written["id2label"]["11"], "class 11");
+        assert_eq!(written["label2id"]["class 11"], 11);
+        assert_eq!(written["architectures"][0], "Perceiver");
+        assert_eq!(written["perceiver_version"], env!("CARGO_PKG_VERSION"));
+        assert!(written.get("classes").is_none());
+        let read: CheckpointConfig = serde_json::from_value(written).unwrap();
+        assert_eq!(read, config(&names));
+    }
+
+    #[test]
+    fn the_formats_before_are_read() {
+        let mut written = serde_json::to_value(config(&["ant", "bee"])).unwrap();
+        let object = written.as_object_mut().unwrap();
+        for name in ["id2label", "label2id", "architectures", "perceiver_version"] {
+            object.remove(name);
+        }
+        object.insert("classes".into(), serde_json::json!(["ant", "bee"]));
+        for format in [1, 2] {
+            written["format"] = format.into();
+            let read: CheckpointConfig = serde_json::from_value(written.clone()).unwrap();
+            assert_eq!(read.classes, ["ant", "bee"]);
+            assert_eq!(read.is_of_another_program(), format == 1);
+        }
+    }
+
+    #[test]
+    fn numbers_that_leave_one_out_are_refused() {
+        let mut written = serde_json::to_value(config(&["ant", "bee"])).unwrap();
+        written["id2label"] = serde_json::json!({"0": "ant", "2": "bee"});
+        let error = serde_json::from_value::<CheckpointConfig>(written).unwrap_err();
+        assert!(error.to_string().contains("2 in the place of 1"), "{error}");
+    }
+}
