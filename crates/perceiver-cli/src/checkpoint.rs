@@ -40,15 +40,7 @@ impl CheckpointFlags {
 
     /// The directory with `files`, and with those of `optional` that there are; a model of the Hub is downloaded into its cache.
     pub(crate) fn directory(&self, files: &[&str], optional: &[&str]) -> Result<PathBuf> {
-        #[cfg(feature = "hub")]
-        {
-            hub::directory(self, files, optional)
-        }
-        #[cfg(not(feature = "hub"))]
-        {
-            let _ = (files, optional, self.offline);
-            Ok(PathBuf::from(&self.checkpoint))
-        }
+        hub::directory(self, files, optional)
     }
 
     /// What its `config.json` says, its weights unread.
@@ -110,5 +102,26 @@ mod hub {
         directory.with_context(|| {
             format!("{flag} {shown}: there is no such directory, so it was looked for on the Hub")
         })
+    }
+}
+
+/// Without the Hub there are directories alone.
+#[cfg(not(feature = "hub"))]
+mod hub {
+    use std::path::PathBuf;
+
+    use anyhow::{Result, bail};
+
+    use super::CheckpointFlags;
+
+    pub(super) fn directory(flags: &CheckpointFlags, _: &[&str], _: &[&str]) -> Result<PathBuf> {
+        let (flag, checkpoint) = (flags.flag, &flags.checkpoint);
+        let directory = PathBuf::from(checkpoint);
+        if directory.is_dir() {
+            return Ok(directory);
+        }
+        bail!(
+            "{flag} {checkpoint}: expected a directory, since this program was built without feature `hub` and reaches no Hub"
+        )
     }
 }

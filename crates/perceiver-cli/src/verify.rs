@@ -94,6 +94,7 @@ pub(crate) fn measure(
 }
 
 /// Refuses results that a checkpoint in `directory` claims and does not come to.
+#[cfg(feature = "hub")]
 pub(crate) fn require_as_claimed(directory: &Path, results: &TestResults) -> Result<()> {
     compare(&claims_of(directory)?, results)
 }
