@@ -46,19 +46,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = RunDirectory::open(&arguments.run)?;
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| directory.report());
-    let data_dir = arguments.data_dir.as_deref();
-    write(&directory, data_dir, arguments.device, &output)?;
+    let pictures = Pictures::In(arguments.data_dir.as_deref());
+    write(&directory, pictures, arguments.device, &output)?;
     terminal::print(output.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What training ends with. A report that cannot be written takes nothing from a run that has been judged.
-pub(crate) fn at_the_end_of(directory: &RunDirectory, device: DeviceChoice) {
+pub(crate) fn at_the_end_of(
+    directory: &RunDirectory,
+    device: DeviceChoice,
+    test: Option<Arc<Dataset>>,
+) {
     let output = directory.report();
     if output.exists() {
         return; // the run had ended before
     }
-    match write(directory, None, device, &output) {
+    let pictures = test.map_or(Pictures::In(None), Pictures::Read);
+    match write(directory, pictures, device, &output) {
         Ok(()) => tracing::info!("what it learned, to look at: {}", output.display()),
         Err(error) => tracing::warn!(
             "no report: {error:#}; once that is put right, make it with: perceiver report {}",
@@ -67,17 +72,25 @@ pub(crate) fn at_the_end_of(directory: &RunDirectory, device: DeviceChoice) {
     }
 }
 
+/// The pictures that a run was judged by.
+enum Pictures<'a> {
+    /// In memory.
+    Read(Arc<Dataset>),
+    /// Where training found them, or in another data directory.
+    In(Option<&'a Path>),
+}
+
 fn write(
     directory: &RunDirectory,
-    data_dir: Option<&Path>,
+    pictures: Pictures<'_>,
     device: DeviceChoice,
     output: &Path,
 ) -> Result<()> {
     let mut run = Run::read(directory)?;
     let (mut test, mut checkpoint, mut missing) = (None, None, Vec::new());
     if run.results.is_some() {
-        match test_pictures(&run, data_dir) {
-            Ok(pictures) => test = Some(Arc::new(pictures)),
+        match test_pictures(&run, pictures) {
+            Ok(pictures) => test = Some(pictures),
             Err(error) => {
                 tracing::warn!("--data-dir says where the run's data is");
                 missing.push(format!("The test pictures are not shown: {error:#}."));
@@ -117,8 +130,12 @@ pub(crate) fn test_split(recipe: &Recipe) -> Result<Dataset> {
     Ok(test)
 }
 
-/// The pictures that a run was judged by.
-fn test_pictures(run: &Run, data_dir: Option<&Path>) -> Result<Dataset> {
+/// The pictures that a run was judged by, and no others.
+fn test_pictures(run: &Run, pictures: Pictures<'_>) -> Result<Arc<Dataset>> {
+    let data_dir = match pictures {
+        Pictures::Read(test) => return Ok(test),
+        Pictures::In(data_dir) => data_dir,
+    };
     let mut recipe = run.recipe.clone();
     if let Some(data_dir) = data_dir {
         recipe.data.data_dir = data_dir.to_path_buf();
@@ -140,7 +157,7 @@ fn test_pictures(run: &Run, data_dir: Option<&Path>) -> Result<Dataset> {
     {
         anyhow::bail!("{} has changed since the run was judged", test.name());
     }
-    Ok(test)
+    Ok(Arc::new(test))
 }
 
 /// Judges the pictures of a run that did not keep what was said of each, as earlier versions did not, and keeps it where the verdict

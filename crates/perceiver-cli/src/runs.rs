@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use comfy_table::{CellAlignment, Table, TableComponent, presets};
+use comfy_table::{CellAlignment, Table, presets};
 
 use crate::forecast;
 use crate::listed_run::{ListedRun, State, runs_below};
@@ -94,19 +94,16 @@ fn sort(runs: &mut [ListedRun], by: Sort) {
 
 fn table(runs: &[ListedRun]) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .remove_style(TableComponent::HorizontalLines)
-        .set_header([
-            "run",
-            "data set",
-            "parameters",
-            "epochs",
-            "best validation",
-            "test (95% interval)",
-            "time",
-            "state",
-        ]);
+    table.load_preset(presets::ASCII_MARKDOWN).set_header([
+        "run",
+        "data set",
+        "parameters",
+        "epochs",
+        "best validation",
+        "test (95% interval)",
+        "time",
+        "state",
+    ]);
     for run in runs {
         table.add_row(row(run));
     }

@@ -173,8 +173,8 @@ fn run_all(
         };
         last = Some((&member.recipe, data.clone()));
         match train::carry_out(plan(member, since)?, data, stop) {
-            Ok(Some(results)) => {
-                let accuracy = 100.0 * results.acc;
+            Ok(Some(judged)) => {
+                let accuracy = 100.0 * judged.results.acc;
                 tracing::info!("{name}: {accuracy:.2}% of the test split right");
                 table(members, sweep)?.write(root)?;
             }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
-use perceiver_data::{Source, Split};
+use perceiver_data::{Dataset, Source, Split};
 use perceiver_model::Summary;
 use perceiver_train::{
     DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome, Prediction,
@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (directory, device) = (plan.run.clone(), plan.recipe.training.device);
     let budget = plan.recipe.training.budget;
     let data = read(&plan.recipe)?;
-    let Some(results) = carry_out(plan, data, &stop)? else {
+    let Some(Judged { results, test }) = carry_out(plan, data, &stop)? else {
         tracing::warn!("saved; go on with: perceiver train --resume {root}");
         return Ok(ExitCode::from(INTERRUPTED));
     };
@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let took = since.elapsed().as_secs_f64();
         tracing::info!("took {took:.1} s with a budget of {budget}");
     }
-    report::at_the_end_of(&directory, device);
+    report::at_the_end_of(&directory, device, test);
     tracing::info!("best weights, metrics and results are in {root}");
     tracing::info!("try: perceiver predict --checkpoint {root} IMAGE");
     Ok(ExitCode::SUCCESS)
@@ -122,12 +122,19 @@ pub(crate) fn read(recipe: &Recipe) -> Result<TrainingData> {
     )?)
 }
 
+/// The verdict of a run.
+pub(crate) struct Judged {
+    pub(crate) results: TestResults,
+    /// The pictures it was judged by; none where the verdict had been reached before.
+    test: Option<Arc<Dataset>>,
+}
+
 /// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved.
 pub(crate) fn carry_out(
     plan: Plan,
     data: TrainingData,
     stop: &AtomicBool,
-) -> Result<Option<TestResults>> {
+) -> Result<Option<Judged>> {
     let mut trainer = prepare(plan, data)?;
     if !trainer.is_done() {
         let here = Environment::here(trainer.device());
@@ -306,23 +313,24 @@ fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestAhead> {
 }
 
 /// The verdict of the test split, which is reached once and kept until the run goes on.
-fn verdict(trainer: &Trainer) -> Result<TestResults> {
+fn verdict(trainer: &Trainer) -> Result<Judged> {
     let path = trainer.run().results();
     let shown = |error| way_out::shown(error, trainer.run(), trainer.recipe());
-    let results = if let Ok(results) = TestResults::read(&path) {
-        results
+    let judged = if let Ok(results) = TestResults::read(&path) {
+        let test = None;
+        Judged { results, test }
     } else {
-        let (results, predictions) = test(trainer)?;
+        let (judged, predictions) = test(trainer)?;
         // The predictions first: where there are results, there is all that belongs to them.
         let written = write_predictions(&trainer.run().predictions(), &predictions);
-        let written = written.and_then(|()| results.write(&path));
+        let written = written.and_then(|()| judged.results.write(&path));
         written.map_err(shown)?;
-        results
+        judged
     };
     let curves = EventFile::new(trainer.run().event_file());
-    let written = curves.write(trainer.history(), Some(&results));
+    let written = curves.write(trainer.history(), Some(&judged.results));
     written.map_err(shown)?;
-    Ok(results)
+    Ok(judged)
 }
 
 fn begin(
@@ -374,7 +382,7 @@ fn not_started(error: TrainError) -> anyhow::Error {
 }
 
 /// Reads the test split, for the one time it is read.
-fn test(trainer: &Trainer) -> Result<(TestResults, Vec<Prediction>)> {
+fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
     let recipe = trainer.recipe();
     let test = Arc::new(report::test_split(recipe)?);
     let evaluation = evaluate::with_bar(
@@ -384,8 +392,11 @@ fn test(trainer: &Trainer) -> Result<(TestResults, Vec<Prediction>)> {
         trainer.preprocessing(),
         trainer.device(),
     )?;
-    let results = TestResults::new(&test, &evaluation.sums);
-    Ok((results, evaluation.predictions))
+    let judged = Judged {
+        results: TestResults::new(&test, &evaluation.sums),
+        test: Some(test),
+    };
+    Ok((judged, evaluation.predictions))
 }
 
 /// A count with its thousands apart.

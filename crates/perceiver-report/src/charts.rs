@@ -332,15 +332,34 @@ fn range(values: impl Iterator<Item = f64>, room: f64) -> Range<f64> {
     only - half..only + half
 }
 
-/// A number at an axis, with as many digits as tell its neighbours apart.
+/// A number at an axis, with as many digits as tell its neighbours apart: `0.25`, `3e-4`.
 fn tick(value: f64, range: &Range<f64>) -> String {
-    let digits = (1.0 - (range.end - range.start).log10()).ceil().max(0.0) as usize;
+    let span = range.end - range.start;
+    // Ticks are sums, which miss their number by a bit.
+    if value.abs() < 1e-6 * span {
+        return "0".to_string();
+    }
+    if span < 0.01 {
+        // The axis has no room for many zeros.
+        let rounded: f64 = format!("{value:.2e}").parse().unwrap_or(value);
+        return format!("{rounded:e}");
+    }
+    let digits = (1.0 - span.log10()).ceil().max(0.0) as usize;
     format!("{value:.digits$}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_are_short() {
+        let shown = |values: [f64; 3], range: Range<f64>| values.map(|value| tick(value, &range));
+        let rates = shown([1e-19, 0.000_300_000_001, 0.00095], 0.0..0.001);
+        assert_eq!(rates, ["0", "3e-4", "9.5e-4"]);
+        assert_eq!(shown([0.0, 2.5, 7.0], 0.0..7.0), ["0", "2.5", "7.0"]);
+        assert_eq!(shown([0.0, 20.0, 60.0], 0.0..80.0), ["0", "20", "60"]);
+    }
 
     fn chart(points: &[(f64, f64)]) -> Chart {
         let curve = Curve {

@@ -270,6 +270,7 @@ impl PairTest {
     /// The p-value with the digits that matter.
     pub fn p(&self) -> String {
         match self.p_value {
+            p if p < 1e-300 => "< 1e-300".to_string(), // where f64 ends
             p if p < 0.0001 => format!("{p:.1e}"),
             p => format!("{p:.4}"),
         }
