@@ -207,9 +207,15 @@ fn a_mixed_folder_trains_is_evaluated_and_resumed_without_its_broken_pictures() 
         evaluated,
         fs::read_to_string(place.path("run/results.json")).unwrap()
     );
+    let report = || fs::read_to_string(place.path("run/report.html")).unwrap();
+    for (name, _) in CLASSES {
+        assert!(report().contains(&format!("<th scope=\"row\">{name}</th>")));
+    }
+    assert!(report().contains("<dt>Epochs</dt><dd>2</dd>"));
     // The same pictures are skipped again, so that these are the same data.
     let resumed = place.succeed("train --resume run --epochs 3");
     assert_eq!(counts(&resumed.err), (broken, all));
+    assert!(report().contains("<dt>Epochs</dt><dd>3</dd>"));
 }
 
 #[test]

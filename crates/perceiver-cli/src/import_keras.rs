@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use perceiver_data::{Labels, Normalization, Preprocessing, Source};
 use perceiver_model::{PerceiverConfig, keras, read_safetensors};
+use perceiver_report::grouped;
 use perceiver_train::{CheckpointConfig, DataCard, Preset, Recipe, TrainingData, write_weights};
 
 use crate::reading_bars;
 use crate::terminal;
-use crate::train::grouped;
 
 /// Turn Keras weights into a checkpoint.
 ///

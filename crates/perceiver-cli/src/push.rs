@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use perceiver_hub::{RepoKind, RepoName, Repository, Upload};
 use perceiver_model::Summary;
-use perceiver_report::{Card, shared_recipe};
+use perceiver_report::{Card, grouped, shared_recipe};
 use perceiver_train::{
     Checkpoint, DeviceChoice, MetricsFile, PreprocessorConfig, Recipe, RunDirectory, TestResults,
 };
@@ -14,7 +14,6 @@ use tracing::info;
 
 use crate::hub_access;
 use crate::terminal;
-use crate::train::grouped;
 use crate::verify;
 
 /// Files of a run that go along as they are, where they are there.

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
+use perceiver_report::grouped;
 
 use crate::forecast;
 use crate::listed_run::{ListedRun, State, runs_below};
 use crate::terminal;
-use crate::train::grouped;
 
 /// List runs with their best results.
 #[derive(Debug, clap::Args)]

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use perceiver_model::{PerceiverConfig, Summary};
+use perceiver_report::grouped;
 use perceiver_train::Preset;
 
 use crate::checkpoint::CheckpointFlags;
 use crate::recipe_changes::{RecipeChanges, recipe_over};
 use crate::terminal;
-use crate::train::grouped;
 
 /// Show a model's layers and what they cost.
 #[derive(Debug, clap::Args)]

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use candle_core::Device;
 use perceiver_data::{Dataset, Source, Split};
 use perceiver_model::Summary;
+use perceiver_report::grouped;
 use perceiver_train::{
     DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome, Prediction,
     Preset, Recipe, RunDirectory, Standing, TestAhead, TestResults, TrainError, Trainer,
@@ -397,29 +398,4 @@ fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
         test: Some(test),
     };
     Ok((judged, evaluation.predictions))
-}
-
-/// A count with its thousands apart.
-pub(crate) fn grouped(count: usize) -> String {
-    let digits = count.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(1234), "1,234");
-        assert_eq!(grouped(9_697_637), "9,697,637");
-    }
 }

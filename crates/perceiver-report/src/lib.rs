@@ -52,3 +52,4 @@ pub use page::{Shows, report};
 pub use per_class::{ClassFigures, GroupFigures, per_class, per_group};
 pub use run::Run;
 pub use sheet::Sheet;
+pub use text::grouped;

@@ -21,7 +21,12 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// A count with its thousands apart.
-pub(crate) fn grouped(count: usize) -> String {
+///
+/// ```
+/// assert_eq!(perceiver_report::grouped(9_697_637), "9,697,637");
+/// assert_eq!(perceiver_report::grouped(7), "7");
+/// ```
+pub fn grouped(count: usize) -> String {
     let digits = count.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
