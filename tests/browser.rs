@@ -63,12 +63,28 @@ impl Browser {
                 }
             }
         });
-        Some(Self {
+        let browser = Self {
             program,
             place: tempfile::tempdir().unwrap(),
             proxy,
             asked,
-        })
+        };
+        browser.opens_pages().then_some(browser)
+    }
+
+    /// Whether it opens pages here, which a browser in a sandbox of its own may not; says so where it does not.
+    fn opens_pages(&self) -> bool {
+        let page = self.place.path().join("empty.html");
+        fs::write(&page, "<!doctype html><p>opened</p>").unwrap();
+        let output = self.command(&page, 800).arg("--dump-dom").output();
+        let opens = output.as_ref().is_ok_and(|output| {
+            output.status.success() && String::from_utf8_lossy(&output.stdout).contains("opened")
+        });
+        if !opens {
+            let program = self.program.display();
+            eprintln!("skipped: {program} does not open pages here: {output:?}");
+        }
+        opens
     }
 
     fn command(&self, page: &Path, width: u32) -> Command {
