@@ -122,10 +122,9 @@ impl ScheduleRecipe {
         } as f64;
         let steps = position.steps();
         let by_clock = matches!(position.end, End::Clock(_));
-        let warmup = (self.warmup_epochs * per_epoch as f64).min(LONGEST_WARMUP * steps);
+        let warmup = self.rising_steps(per_epoch, steps);
         if self.name == ScheduleName::OneCycle {
-            let rise = if warmup > 0.0 { warmup } else { 0.3 * steps };
-            return self.one_cycle(step, rise, steps);
+            return self.one_cycle(step, warmup, steps);
         }
         if step < warmup {
             return ((step + 1.0) / warmup).min(1.0);
@@ -142,6 +141,15 @@ impl ScheduleRecipe {
             ScheduleName::Plateau if by_clock => line(self.hold.max(PLATEAU_HOLD)),
             _ => 1.0,
         }
+    }
+
+    /// In how many of a run's steps the learning rate comes up from its first value.
+    pub(crate) fn rising_steps(&self, steps_per_epoch: u64, steps: f64) -> f64 {
+        let longest = LONGEST_WARMUP * steps;
+        if self.name == ScheduleName::OneCycle && self.warmup_epochs == 0.0 {
+            return longest;
+        }
+        (self.warmup_epochs * steps_per_epoch as f64).min(longest)
     }
 
     fn one_cycle(&self, step: f64, rise: f64, steps: f64) -> f64 {

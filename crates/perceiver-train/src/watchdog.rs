@@ -99,7 +99,11 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn new(recipe: &Recipe, steps_per_epoch: usize) -> Self {
-        let warmup = recipe.training.schedule.warmup_epochs * steps_per_epoch as f64;
+        let training = &recipe.training;
+        // By the clock there may be fewer; nobody knows how many yet.
+        let steps = (training.epochs * steps_per_epoch) as f64;
+        let per_epoch = steps_per_epoch as u64;
+        let warmup = training.schedule.rising_steps(per_epoch, steps);
         Self {
             model: recipe.model.clone(),
             learning_rate: recipe.training.learning_rate,
@@ -414,11 +418,22 @@ mod tests {
             }
             assert_eq!(kinds(&mut falling), []);
         }
-        let mut warming = watchdog("training.schedule.warmup_epochs = 20.0");
-        for _ in 0..300 {
-            warming.step(4.6, 1.0);
+        for schedule in ["warmup_epochs = 20.0", "name = \"one-cycle\""] {
+            let mut warming = watchdog(&format!("training.schedule.{schedule}"));
+            for _ in 0..300 {
+                warming.step(4.6, 1.0);
+            }
+            assert_eq!(kinds(&mut warming), [], "{schedule}");
         }
-        assert_eq!(kinds(&mut warming), []);
+    }
+
+    #[test]
+    fn a_warmup_longer_than_the_run_allows_hides_nothing() {
+        let mut short = watchdog("training.epochs = 10\ntraining.schedule.warmup_epochs = 100.0");
+        for _ in 0..2000 {
+            short.step(4.6, 1.0);
+        }
+        assert_ne!(kinds(&mut short), []);
     }
 
     #[test]
