@@ -55,12 +55,17 @@ impl Browser {
         let (tell, asked) = mpsc::channel();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let mut line = String::new();
-                let _ = BufReader::new(&stream).read_line(&mut line);
-                refuse(&stream);
-                if tell.send(line.trim().to_string()).is_err() {
-                    break;
-                }
+                let tell = tell.clone();
+                // Browsers open connections ahead, and may not say a word over them: that asks for nothing.
+                thread::spawn(move || {
+                    let mut line = String::new();
+                    let _ = BufReader::new(&stream).read_line(&mut line);
+                    refuse(&stream);
+                    let line = line.trim().to_string();
+                    if !line.is_empty() {
+                        let _ = tell.send(line);
+                    }
+                });
             }
         });
         let browser = Self {
