@@ -60,11 +60,11 @@ impl Browser {
                 thread::spawn(move || {
                     let mut line = String::new();
                     let _ = BufReader::new(&stream).read_line(&mut line);
-                    refuse(&stream);
                     let line = line.trim().to_string();
                     if !line.is_empty() {
-                        let _ = tell.send(line);
+                        let _ = tell.send(line); // before the browser can go on, and end
                     }
+                    refuse(&stream);
                 });
             }
         });
