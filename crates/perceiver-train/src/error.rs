@@ -153,6 +153,17 @@ pub enum TrainError {
         found: String,
     },
 
+    /// The processes that train together have lost each other.
+    #[error("rank {rank} of {size}: {finding}")]
+    Ranks {
+        /// The rank that noticed.
+        rank: usize,
+        /// How many there are.
+        size: usize,
+        /// What went wrong.
+        finding: String,
+    },
+
     /// The loss does not depend on a variable: somewhere the graph is cut.
     #[error(
         "no gradient reaches {name}: an operation between it and the loss has no backward pass"
