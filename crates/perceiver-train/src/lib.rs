@@ -23,6 +23,7 @@
 //! ```
 
 mod adam;
+mod agreement;
 mod atomic_file;
 mod averaging;
 mod batch_pass;
@@ -51,6 +52,8 @@ mod metrics;
 mod metrics_csv;
 mod metrics_file;
 mod moments;
+#[cfg(feature = "mpi")]
+mod mpi_ranks;
 mod observer;
 mod optimizer;
 mod optimizer_recipe;
@@ -78,6 +81,7 @@ mod watchdog;
 mod weight_decay;
 
 pub use adam::{Adam, AdamRule};
+pub use agreement::require_agreement;
 pub use atomic_file::write as write_file;
 pub use budget::Budget;
 pub use checkpoint::{Checkpoint, write_weights};
@@ -101,6 +105,8 @@ pub use memory::peak_memory_bytes;
 pub use metrics::{MetricSums, Metrics, TOP_K, wilson_interval};
 pub use metrics_csv::MetricsCsv;
 pub use metrics_file::MetricsFile;
+#[cfg(feature = "mpi")]
+pub use mpi_ranks::{MpiJob, MpiRanks};
 pub use observer::{EpochMetrics, Event, Observer, Observers};
 pub use optimizer::{Optimizer, OptimizerState};
 pub use optimizer_recipe::{DecayForm, OptimizerName, OptimizerRecipe};

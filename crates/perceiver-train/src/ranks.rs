@@ -57,6 +57,11 @@ pub trait Ranks: Send + Sync {
     /// When a rank has gone.
     fn barrier(&self) -> Result<()>;
 
+    /// The machine this one runs on, for messages.
+    fn host(&self) -> String {
+        "this machine".to_string()
+    }
+
     /// Whether this is the rank that writes files and talks.
     fn is_first(&self) -> bool {
         self.rank() == 0

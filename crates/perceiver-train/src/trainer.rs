@@ -15,6 +15,7 @@ use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver, Summary, Transfer};
 use perceiver_ops::{Key, Mode};
 
+use crate::agreement::require_agreement;
 use crate::averaging::Averaging;
 use crate::batch_pass::BatchPass;
 use crate::checkpoint::{Checkpoint, write_weights};
@@ -326,6 +327,7 @@ impl Trainer {
         place: Workplace,
         state: State,
     ) -> Result<Self> {
+        require_agreement(&*place.ranks, &facts(&state.progress)?)?;
         let State {
             parameters,
             optimizer: moments,
@@ -883,6 +885,22 @@ impl Trainer {
             _ => self.parameters.tensors(),
         }
     }
+}
+
+/// What all ranks have to bring with them.
+fn facts(progress: &Progress) -> Result<toml::Table> {
+    let recipe = progress.recipe.parse::<toml::Table>();
+    let recipe = recipe.map_err(|error| TrainError::Recipe {
+        name: "of this run".to_string(),
+        finding: error.to_string(),
+    })?;
+    let texts = [
+        ("version", env!("CARGO_PKG_VERSION").to_string()),
+        ("train_sha256", progress.train_sha256.clone()),
+        ("steps", progress.steps.to_string()),
+    ];
+    let texts = texts.map(|(name, text)| (name.to_string(), text.into()));
+    Ok(recipe.into_iter().chain(texts).collect())
 }
 
 /// The same values in tensors that later steps do not change.
