@@ -161,6 +161,27 @@ fn the_gradient_reaches_every_parameter() {
     }
 }
 
+#[test]
+fn a_part_of_a_batch_has_the_dropout_it_has_in_the_whole() {
+    for head_dim in [0, 4] {
+        let config = PerceiverConfig {
+            head_dim,
+            ..small()
+        };
+        let (model, images) = (model(&config, 9), images(&config, 5, 9));
+        let key = Key::new(9);
+        let whole = model.forward(&images, Mode::Training(key)).unwrap();
+        for (start, count) in [(0, 2), (2, 3), (4, 1)] {
+            let part = images.narrow(0, start, count).unwrap();
+            let part = model.forward(&part, Mode::TrainingPart { key, start });
+            let expected = values(&whole.narrow(0, start, count).unwrap());
+            for (found, expected) in values(&part.unwrap()).iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+            }
+        }
+    }
+}
+
 /// Chen et al., 2016: what is computed again is what was there.
 #[test]
 fn recomputation_changes_no_bit_of_a_gradient() {

@@ -19,6 +19,7 @@ mod hub_access;
 mod import_keras;
 mod init_from;
 mod interrupt;
+mod job;
 mod listed_run;
 mod logging;
 mod man;
@@ -145,7 +146,8 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    logging::start(arguments.quiet, arguments.verbose, arguments.colour);
+    let quiet = arguments.quiet || job::is_spoken_for();
+    logging::start(quiet, arguments.verbose, arguments.colour);
     let outcome = match arguments.command {
         Command::Train(arguments) => train::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),

@@ -19,6 +19,23 @@ const SETTINGS: [(&str, &str); 4] = [
     ("MALLOC_TOP_PAD_", "67108864"),
 ];
 
+/// How many processes of an MPI job share this machine, by what its starter tells them.
+#[cfg(unix)]
+const SHARERS: [&str; 2] = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
+
+/// The threads of one of several processes on this machine: its share of the cores.
+#[cfg(unix)]
+fn shared_threads() -> Option<(&'static str, String)> {
+    let mut sharers = SHARERS.iter().filter_map(|name| std::env::var(name).ok());
+    let sharers: usize = sharers.find_map(|value| value.parse().ok())?;
+    let cores = std::thread::available_parallelism().ok()?.get();
+    Some((
+        "RAYON_NUM_THREADS",
+        (cores / sharers.max(1)).max(1).to_string(),
+    ))
+    .filter(|_| sharers > 1)
+}
+
 /// Starts this program over with the settings in place, unless they are. Returns when nothing needs to change, or when
 /// starting over is impossible: the program is slower then, but right.
 pub fn apply() {
@@ -33,6 +50,8 @@ fn start_over() {
 
     let missing: Vec<_> = SETTINGS
         .into_iter()
+        .map(|(name, value)| (name, value.to_string()))
+        .chain(shared_threads())
         .filter(|(name, _)| std::env::var_os(name).is_none())
         .collect();
     if missing.is_empty() {

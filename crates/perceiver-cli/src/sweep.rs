@@ -204,7 +204,7 @@ fn plan(member: &Member, since: Instant) -> Result<Plan> {
     Ok(Plan {
         recipe: member.recipe.clone(),
         run,
-        device: member.recipe.training.device.open()?,
+        place: member.recipe.training.device.open()?.into(),
         from,
         epochs: None,
         since,

@@ -6,21 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
 use perceiver_data::{Dataset, Source, Split};
 use perceiver_model::Summary;
 use perceiver_report::grouped;
 use perceiver_train::{
     DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome, Prediction,
-    Preset, Recipe, RunDirectory, Standing, TestAhead, TestResults, TrainError, Trainer,
-    TrainingData, Views, write_predictions,
+    Preset, Ranks, Recipe, RunDirectory, Standing, TestAhead, TestResults, TrainError, Trainer,
+    TrainingData, Views, Workplace, require_agreement, write_predictions,
 };
 
 use crate::evaluate;
 use crate::forecast::Told;
 use crate::init_from;
 use crate::interrupt::{self, INTERRUPTED};
+use crate::job::Job;
 use crate::progress::TrainingProgress;
 use crate::reading_bars;
 use crate::recipe_flags::{Named, RecipeFlags};
@@ -65,6 +66,26 @@ pub(crate) struct Arguments {
     from_previous: bool,
 }
 
+impl Arguments {
+    /// What has to be the same on all ranks, beside the recipe, for them to come to the same places.
+    fn facts(&self) -> Result<toml::Table> {
+        let paths = [
+            ("--resume", self.resume.as_ref()),
+            ("--output", self.output.as_ref()),
+            ("--sweep", self.sweep.as_ref()),
+        ];
+        let given = paths
+            .into_iter()
+            .filter_map(|(flag, path)| Some((flag, path?)));
+        let given = given.map(|(flag, path)| (flag.to_string(), path.display().to_string().into()));
+        let mut facts: toml::Table = given.collect();
+        facts.insert("--from-previous".to_string(), self.from_previous.into());
+        let epochs = self.recipe.epochs.map_or(Ok(0), i64::try_from)?;
+        facts.insert("--epochs".to_string(), epochs.into());
+        Ok(facts)
+    }
+}
+
 /// Where a run begins.
 #[derive(Clone, Copy)]
 pub(crate) enum Beginning {
@@ -77,7 +98,7 @@ pub(crate) enum Beginning {
 pub(crate) struct Plan {
     pub(crate) recipe: Recipe,
     pub(crate) run: RunDirectory,
-    pub(crate) device: Device,
+    pub(crate) place: Workplace,
     pub(crate) from: Beginning,
     /// The epochs to have in place of those that the run was to have.
     pub(crate) epochs: Option<usize>,
@@ -86,20 +107,46 @@ pub(crate) struct Plan {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let job = Job::join()?;
+    let (ranks, mut resume) = (Arc::clone(&job.ranks), None);
+    let span = if ranks.is_first() {
+        tracing::Span::none()
+    } else {
+        tracing::warn_span!("rank", number = ranks.rank())
+    };
+    let outcome = span.in_scope(|| train(arguments, &ranks, &mut resume));
+    job.end(outcome, resume.as_deref())
+}
+
+/// Trains with `ranks`; once there is a run, `resume` is the command that goes on with it.
+fn train(
+    arguments: &Arguments,
+    ranks: &Arc<dyn Ranks>,
+    resume: &mut Option<String>,
+) -> Result<ExitCode> {
     let since = Instant::now();
     let stop = interrupt::flag()?;
+    require_agreement(&**ranks, &arguments.facts()?)?;
     if let Some(file) = &arguments.sweep {
+        if ranks.size() > 1 {
+            bail!("--sweep: expected a single process, found {}", ranks.size());
+        }
         return sweep::run(file, &arguments.recipe, arguments.output.as_deref(), &stop);
     }
     let plan = match &arguments.resume {
-        Some(run) => resumed(run, arguments, since)?,
-        None => chosen(arguments, since)?,
+        Some(run) => resumed(run, arguments, ranks, since)?,
+        None => chosen(arguments, ranks, since)?,
     };
     let root = plan.run.root().display().to_string();
+    *resume = Some(format!("perceiver train --resume {root}"));
     let (directory, device) = (plan.run.clone(), plan.recipe.training.device);
     let budget = plan.recipe.training.budget;
     let data = read(&plan.recipe)?;
-    let Some(Judged { results, test }) = carry_out(plan, data, &stop)? else {
+    let judged = carry_out(plan, data, &stop)?;
+    if !ranks.is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(Judged { results, test }) = judged else {
         tracing::warn!("saved; go on with: perceiver train --resume {root}");
         return Ok(ExitCode::from(INTERRUPTED));
     };
@@ -130,40 +177,48 @@ pub(crate) struct Judged {
     test: Option<Arc<Dataset>>,
 }
 
-/// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved.
+/// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved, or is that of the first
+/// of several ranks.
 pub(crate) fn carry_out(
     plan: Plan,
     data: TrainingData,
     stop: &AtomicBool,
 ) -> Result<Option<Judged>> {
     let mut trainer = prepare(plan, data)?;
-    if !trainer.is_done() {
+    let is_first = trainer.place().ranks.is_first();
+    if is_first && !trainer.is_done() {
         let here = Environment::here(trainer.device());
         if let Err(error) = here.write(&trainer.run().environment()) {
             tracing::warn!("where the run is trained is not noted: {error}");
         }
     }
     let forecast = Told::before(&trainer)?;
-    let mut observers: Observers = vec![
-        Box::new(MetricsFile::new(trainer.run().metrics())),
-        Box::new(MetricsCsv::new(trainer.run().metrics_csv())),
-        Box::new(EventFile::new(trainer.run().event_file())),
-        Box::new(TrainingProgress::default()),
-    ];
+    let mut observers: Observers = Vec::new();
+    if is_first {
+        observers.push(Box::new(MetricsFile::new(trainer.run().metrics())));
+        observers.push(Box::new(MetricsCsv::new(trainer.run().metrics_csv())));
+        observers.push(Box::new(EventFile::new(trainer.run().event_file())));
+        observers.push(Box::new(TrainingProgress::default()));
+    }
     let outcome = trainer.fit(&mut observers, stop);
     match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
-        Outcome::Finished => {
+        Outcome::Finished if is_first => {
             if let Some(forecast) = forecast {
                 forecast.after(&trainer);
             }
             Ok(Some(verdict(&trainer)?))
         }
-        Outcome::Interrupted => Ok(None),
+        Outcome::Finished | Outcome::Interrupted => Ok(None),
     }
 }
 
 /// The run to go on with.
-fn resumed(run: &Path, arguments: &Arguments, since: Instant) -> Result<Plan> {
+fn resumed(
+    run: &Path,
+    arguments: &Arguments,
+    ranks: &Arc<dyn Ranks>,
+    since: Instant,
+) -> Result<Plan> {
     let flags = &arguments.recipe;
     let run = RunDirectory::open(run)?;
     let mut recipe = recipe_in(&run)?;
@@ -187,11 +242,14 @@ fn resumed(run: &Path, arguments: &Arguments, since: Instant) -> Result<Plan> {
         recipe.training.checkpoint_every = flags.checkpoint_every;
     }
     tracing::info!("resuming {}", run.root().display());
-    let device = recipe.training.device.open()?;
+    let place = Workplace {
+        device: recipe.training.device.open()?,
+        ranks: Arc::clone(ranks),
+    };
     Ok(Plan {
         recipe,
         run,
-        device,
+        place,
         from,
         epochs: flags.epochs,
         since,
@@ -206,7 +264,7 @@ pub(crate) fn recipe_in(run: &RunDirectory) -> Result<Recipe> {
 }
 
 /// A new run, by flags and by what is there.
-fn chosen(arguments: &Arguments, since: Instant) -> Result<Plan> {
+fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Result<Plan> {
     let flags = &arguments.recipe;
     let layers = flags.layers()?;
     let named = layers.named()?;
@@ -221,16 +279,37 @@ fn chosen(arguments: &Arguments, since: Instant) -> Result<Plan> {
         let name = format!("{}-{preset}", name.unwrap_or("run"));
         RunDirectory::unused_under(Path::new("runs"), &name)
     });
-    let run = RunDirectory::unused(root)
-        .context("choose another --output, or go on with the run by --resume")?;
+    let run = unused(root, &**ranks)?;
+    let ranks = Arc::clone(ranks);
     Ok(Plan {
         recipe,
         run,
-        device,
+        place: Workplace { device, ranks },
         from: Beginning::Anew,
         epochs: None,
         since,
     })
+}
+
+/// The directory of a new run, which the first rank has chosen for all. Nobody makes it before everyone has seen that it is unused.
+fn unused(root: PathBuf, ranks: &dyn Ranks) -> Result<RunDirectory> {
+    let find = |root| {
+        RunDirectory::unused(root)
+            .context("choose another --output, or go on with the run by --resume")
+    };
+    if ranks.is_first() {
+        find(root.clone())?;
+    }
+    let mut chosen = root.to_string_lossy().into_owned().into_bytes();
+    ranks.broadcast(0, &mut chosen)?;
+    let root = if ranks.is_first() {
+        root
+    } else {
+        PathBuf::from(String::from_utf8(chosen)?)
+    };
+    let run = find(root)?;
+    ranks.barrier()?;
+    Ok(run)
 }
 
 /// The data set and the preset: those named, else the best of what is there. Says what and why.
@@ -265,7 +344,7 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     let Plan {
         recipe,
         run,
-        device,
+        place,
         from,
         epochs,
         since,
@@ -278,7 +357,7 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         data.validation.len(),
         data.preprocessing.normalization.mean
     );
-    let trainer = begin(from, epochs, (recipe, data, run, device))?.timed(since, test);
+    let trainer = begin(from, epochs, (recipe, data, run, place))?.timed(since, test);
     let recipe = trainer.recipe();
     let summary = Summary::new(&recipe.model)?;
     let steps = trainer.steps_per_epoch();
@@ -337,24 +416,24 @@ fn verdict(trainer: &Trainer) -> Result<Judged> {
 fn begin(
     from: Beginning,
     epochs: Option<usize>,
-    (recipe, data, run, device): (Recipe, TrainingData, RunDirectory, Device),
+    (recipe, data, run, place): (Recipe, TrainingData, RunDirectory, Workplace),
 ) -> Result<Trainer> {
-    let (asked, place) = (recipe.clone(), run.clone());
-    let shown = |error| way_out::shown(error, &place, &asked);
+    let (asked, directory) = (recipe.clone(), run.clone());
+    let shown = |error| way_out::shown(error, &directory, &asked);
     let mut trainer = match from {
         Beginning::Anew => {
             let started = match init_from::checkpoint(&recipe)? {
-                None => Trainer::start(recipe, data, run, device),
+                None => Trainer::start(recipe, data, run, place),
                 Some(checkpoint) => {
-                    let started = Trainer::start_from(&checkpoint, recipe, data, run, device);
+                    let started = Trainer::start_from(&checkpoint, recipe, data, run, place);
                     started.inspect(init_from::say).map(|(trainer, _)| trainer)
                 }
             };
             return started.map_err(not_started);
         }
-        Beginning::State => Trainer::resume(recipe, data, run, device).map_err(shown)?,
+        Beginning::State => Trainer::resume(recipe, data, run, place).map_err(shown)?,
         Beginning::Previous => {
-            let resumed = Trainer::resume_from_previous(recipe, data, run, device);
+            let resumed = Trainer::resume_from_previous(recipe, data, run, place);
             let (trainer, aside) = resumed.map_err(shown)?;
             if let Some(aside) = aside {
                 tracing::warn!(

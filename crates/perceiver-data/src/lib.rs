@@ -97,7 +97,7 @@ pub use hex::hex;
 pub use hub::HubDataset;
 pub use image::{CHANNELS, Image};
 pub use labels::Labels;
-pub use loader::{Loader, LoaderConfig};
+pub use loader::{Loader, LoaderConfig, Part};
 pub use mix::Mixing;
 pub use normalization::Normalization;
 #[cfg(feature = "hub")]

@@ -25,6 +25,7 @@
 //! # Ok::<(), perceiver_data::DataError>(())
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::ThreadPoolBuilder;
@@ -36,6 +37,32 @@ use crate::epoch::Epoch;
 use crate::error::{DataError, Result};
 use crate::preprocess::Preprocessing;
 
+/// One of several parts of every batch, which several processes make between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which part, from 0.
+    pub index: usize,
+    /// How many there are, at least 1.
+    pub of: usize,
+}
+
+impl Part {
+    /// All there is.
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
+
+    /// This part of `len` things in a row; empty where there are too few. Parts differ by one thing at most.
+    ///
+    /// ```
+    /// use perceiver_data::Part;
+    ///
+    /// let parts = [0, 1, 2].map(|index| Part { index, of: 3 }.range(7));
+    /// assert_eq!(parts, [0..2, 2..4, 4..7]);
+    /// ```
+    pub fn range(self, len: usize) -> Range<usize> {
+        self.index * len / self.of..(self.index + 1) * len / self.of
+    }
+}
+
 /// How a [`Loader`] goes through a data set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoaderConfig {
@@ -45,6 +72,8 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Whether every epoch has its own random order; else the data set's. Off by default.
     pub shuffle: bool,
+    /// The part of every batch that is made. The whole by default.
+    pub part: Part,
     /// Random changes of the pictures. None by default.
     pub augmentation: Option<Augmentation>,
     /// How many finished batches may wait to be taken. 2 by default.
@@ -59,6 +88,7 @@ impl Default for LoaderConfig {
             batch_size: 64,
             seed: 0,
             shuffle: false,
+            part: Part::WHOLE,
             augmentation: None,
             prefetch: 2,
             threads: None,
@@ -77,6 +107,7 @@ impl LoaderConfig {
             _ => Ok(()),
         };
         positive("batch_size", self.batch_size)?;
+        positive("part.of", self.part.of)?;
         positive("threads", self.threads.unwrap_or(1))?;
         self.augmentation
             .as_ref()
@@ -139,7 +170,7 @@ impl Loader {
     /// The batches of an epoch from `first_batch` on, the same that skipping as many of the whole epoch would give.
     pub fn epoch(&self, epoch: usize, first_batch: usize) -> Epoch {
         let shared = Arc::clone(&self.batches);
-        let prefetch = shared.config.prefetch;
+        let LoaderConfig { prefetch, part, .. } = shared.config;
         Epoch::start(prefetch, move || {
             let order = shared.order(epoch);
             let first = first_batch
@@ -147,7 +178,7 @@ impl Loader {
                 .min(order.len());
             let chunks: Vec<Vec<usize>> = order[first..]
                 .chunks(shared.config.batch_size)
-                .map(<[usize]>::to_vec)
+                .map(|batch| batch[part.range(batch.len())].to_vec())
                 .collect();
             chunks
                 .into_iter()
@@ -251,6 +282,27 @@ mod tests {
             let late = contents(loader.epoch(1, first));
             let all = contents(loader.epoch(1, 0));
             prop_assert_eq!(late, all.into_iter().skip(first).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn parts_of_batches_are_the_batches() {
+        let whole = contents(loader(10, training(3, 7)).epoch(2, 0));
+        for of in 1..5 {
+            let part = |index| LoaderConfig {
+                part: Part { index, of },
+                ..training(3, 7)
+            };
+            let parts = (0..of).map(|index| contents(loader(10, part(index)).epoch(2, 0)));
+            let joined = parts.reduce(|mut all, part| {
+                for (all, part) in all.iter_mut().zip(part) {
+                    all.0.extend(part.0);
+                    all.1.extend(part.1);
+                    all.2.extend(part.2);
+                }
+                all
+            });
+            assert_eq!(joined.as_ref(), Some(&whole), "{of} parts");
         }
     }
 

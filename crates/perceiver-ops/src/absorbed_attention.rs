@@ -90,7 +90,7 @@ pub fn absorbed_attention(
         geometry,
         width: weights.query.0 - 1,
         outputs: weights.output.1,
-        mask: Mask::new(how.dropout, how.mode)?,
+        mask: Mask::new(how.dropout, how.mode, geometry)?,
         keep: inputs.into_iter().any(Tensor::track_op),
         kept: Mutex::new(Vec::new()),
     };

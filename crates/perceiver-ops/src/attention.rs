@@ -68,7 +68,7 @@ pub fn attention(
     }
     let op = FusedAttention {
         geometry,
-        mask: Mask::new(how.dropout, how.mode)?,
+        mask: Mask::new(how.dropout, how.mode, geometry)?,
         keep: [queries, keys, values].iter().any(|x| x.track_op()),
         kept: Mutex::new(Vec::new()),
     };
@@ -112,7 +112,7 @@ pub(crate) fn composed(
     let values = split(values, g.keys, g.value_width)?;
     let logits = queries.matmul(&keys.t()?.contiguous()?)?; // [batch, heads, n, m]
     let mut probabilities = softmax_composed(&logits)?;
-    if let Some(mask) = Mask::new(how.dropout, how.mode)? {
+    if let Some(mask) = Mask::new(how.dropout, how.mode, g)? {
         let factors = Tensor::from_vec(mask.factors(g), logits.shape(), logits.device())?;
         probabilities = (probabilities * factors.to_dtype(logits.dtype())?)?;
     }

@@ -18,7 +18,7 @@ use crate::{Key, Mode};
 /// # Errors
 /// When `rate` is not in `[0, 1)`.
 pub fn dropout(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
-    match training_key(rate, mode)? {
+    match training_key(x, rate, mode)? {
         None => Ok(x.clone()),
         Some(key) if cpu::has_kernels(x) => x.contiguous()?.apply_op1(Dropout {
             rule: Rule::new(key, rate),
@@ -30,7 +30,7 @@ pub fn dropout(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
 /// [`dropout`] as a product with a mask tensor: what every device runs that has no kernel, and what the kernel is
 /// tested against. The mask is the same.
 pub fn dropout_composed(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
-    match training_key(rate, mode)? {
+    match training_key(x, rate, mode)? {
         None => Ok(x.clone()),
         Some(key) => multiply_by_mask(x, key, rate),
     }
@@ -41,7 +41,7 @@ pub fn dropout_composed(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
 /// # Errors
 /// When the shapes differ or `rate` is not in `[0, 1)`.
 pub fn add_dropout(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
-    let key = training_key(rate, mode)?;
+    let key = training_key(branch, rate, mode)?;
     if x.dims() != branch.dims() {
         bail!(
             "add-dropout: expected two tensors of one shape, found {:?} and {:?}",
@@ -63,15 +63,14 @@ pub fn add_dropout_composed(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) 
     x + dropout_composed(branch, rate, mode)?
 }
 
-/// The key to drop by, or none where nothing falls.
-fn training_key(rate: f64, mode: Mode) -> Result<Option<Key>> {
+/// The key to drop values of `x` `[batch, ...]` by, or none where nothing falls.
+fn training_key(x: &Tensor, rate: f64, mode: Mode) -> Result<Option<Key>> {
     if !(0.0..1.0).contains(&rate) {
         bail!("dropout: expected a rate of at least 0 and below 1, found {rate}");
     }
-    Ok(match mode {
-        Mode::Training(key) if rate > 0.0 => Some(key),
-        _ => None,
-    })
+    let samples = x.dims().first().copied().unwrap_or(1).max(1);
+    let key = mode.mask_key(x.elem_count() / samples);
+    Ok(key.filter(|_| rate > 0.0))
 }
 
 fn multiply_by_mask(x: &Tensor, key: Key, rate: f64) -> Result<Tensor> {
@@ -232,6 +231,18 @@ mod tests {
         assert!((fallen - 0.3).abs() < 0.005, "{fallen} of the values fell");
         let mean = y.iter().sum::<f32>() / 200_000.0;
         assert!((mean - 1.0).abs() < 0.01, "the mean became {mean}");
+    }
+
+    #[test]
+    fn a_part_has_the_mask_it_has_in_the_whole() {
+        let x = ones(7 * 30).reshape((7, 5, 6)).unwrap();
+        let key = Key::new(4);
+        let whole = dropout(&x, 0.5, Mode::Training(key)).unwrap();
+        let part = Mode::TrainingPart { key, start: 3 };
+        let part = dropout(&x.narrow(0, 3, 2).unwrap(), 0.5, part).unwrap();
+        let [expected, part] = [whole.narrow(0, 3, 2).unwrap(), part]
+            .map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(part, expected);
     }
 
     #[test]

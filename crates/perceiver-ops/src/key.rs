@@ -57,6 +57,12 @@ impl Key {
         mix(self.0.wrapping_add(index.wrapping_mul(GOLDEN)))
     }
 
+    /// The key whose bits are those of this one from the `count`-th on.
+    #[must_use]
+    pub const fn skip(self, count: u64) -> Self {
+        Self(self.0.wrapping_add(count.wrapping_mul(GOLDEN)))
+    }
+
     /// A generator for draws of unknown number: `ChaCha8`, whose streams are the same in every version and on
     /// every machine.
     pub fn rng(self) -> ChaCha8Rng {
@@ -90,6 +96,12 @@ mod tests {
                 9_817_491_932_198_370_423
             ]
         );
+    }
+
+    #[test]
+    fn skipped_bits_are_left_out() {
+        let key = Key::new(5);
+        assert_eq!(key.skip(1_000).bits(7), key.bits(1_007));
     }
 
     #[test]

@@ -19,6 +19,13 @@ pub enum Mode {
     Inference,
     /// Dropout is active, keyed by (seed, step) and, through [`Mode::child`], by layer.
     Training(Key),
+    /// The same for a part of a batch: its samples have the masks that they have in the whole batch.
+    TrainingPart {
+        /// The key of the whole batch.
+        key: Key,
+        /// Where in the batch the part begins.
+        start: usize,
+    },
 }
 
 impl Mode {
@@ -28,11 +35,37 @@ impl Mode {
         match self {
             Self::Inference => Self::Inference,
             Self::Training(key) => Self::Training(key.fold_in(number)),
+            Self::TrainingPart { key, start } => Self::TrainingPart {
+                key: key.fold_in(number),
+                start,
+            },
+        }
+    }
+
+    /// The mode for a part of the batch that this one is for, the samples from `start` on.
+    #[must_use]
+    pub const fn part(self, start: usize) -> Self {
+        match self {
+            Self::Training(key) if start > 0 => Self::TrainingPart { key, start },
+            Self::TrainingPart { key, start: first } => Self::TrainingPart {
+                key,
+                start: first + start,
+            },
+            other => other,
         }
     }
 
     /// Whether this is a training pass.
     pub const fn is_training(self) -> bool {
-        matches!(self, Self::Training(_))
+        !matches!(self, Self::Inference)
+    }
+
+    /// The key of a mask that takes `count` random numbers a sample; none where nothing is random.
+    pub(crate) const fn mask_key(self, count: usize) -> Option<Key> {
+        match self {
+            Self::Inference => None,
+            Self::Training(key) => Some(key),
+            Self::TrainingPart { key, start } => Some(key.skip((start * count) as u64)),
+        }
     }
 }

@@ -18,6 +18,10 @@ pub(crate) struct BatchPass<'a> {
     pub(crate) parameters: &'a Parameters,
     pub(crate) images: Tensor, // [batch, channels, H, W]
     pub(crate) targets: Targets,
+    /// Where these pictures lie in the whole batch.
+    pub(crate) held: Range<usize>,
+    /// The size of the whole batch.
+    pub(crate) whole: usize,
 }
 
 /// What the pass found.
@@ -32,27 +36,38 @@ pub(crate) struct BatchResult {
 
 impl BatchPass<'_> {
     /// Goes through the batch in `in_turn` parts, each of which is `side_by_side` parts at once. `mode` gives the mode of the part
-    /// that starts at a sample.
+    /// that starts at a sample. Of each part, only what is held is gone through, as it would be in the whole; None where that is
+    /// nothing.
     pub(crate) fn run(
         &self,
         in_turn: usize,
         side_by_side: usize,
         mode: impl Fn(usize) -> Mode + Sync,
-    ) -> Result<BatchResult> {
-        let mut whole: Option<BatchResult> = None;
-        for turn in divide(0..self.images.dim(0)?, in_turn) {
+    ) -> Result<Option<BatchResult>> {
+        let mut all: Option<BatchResult> = None;
+        for turn in divide(0..self.whole, in_turn) {
             let parts = divide(turn, side_by_side)
                 .into_par_iter()
-                .map(|part| self.part(&part, mode(part.start)))
+                .filter_map(|part| {
+                    let held = self.held_of(&part)?;
+                    let mode = mode(part.start).part(held.start - part.start);
+                    Some(self.part(&held, mode))
+                })
                 .collect::<Vec<_>>();
             for part in parts {
-                whole = Some(match whole {
+                all = Some(match all {
                     None => part?,
-                    Some(whole) => whole.with(&part?)?,
+                    Some(all) => all.with(&part?)?,
                 });
             }
         }
-        whole.ok_or_else(|| candle_core::Error::Msg("a batch without pictures".into()).into())
+        Ok(all)
+    }
+
+    /// What is held of a part of the whole batch, if anything.
+    fn held_of(&self, part: &Range<usize>) -> Option<Range<usize>> {
+        let held = part.start.max(self.held.start)..part.end.min(self.held.end);
+        Some(held).filter(|held| !held.is_empty())
     }
 
     /// The pass of the first `count` samples alone.
@@ -60,14 +75,17 @@ impl BatchPass<'_> {
         Ok(Self {
             images: self.images.narrow(0, 0, count)?,
             targets: self.targets.part(0, count)?,
+            held: 0..count,
+            whole: count,
             ..*self
         })
     }
 
-    fn part(&self, part: &Range<usize>, mode: Mode) -> Result<BatchResult> {
-        let images = self.images.narrow(0, part.start, part.len())?;
+    fn part(&self, held: &Range<usize>, mode: Mode) -> Result<BatchResult> {
+        let (start, count) = (held.start - self.held.start, held.len());
+        let images = self.images.narrow(0, start, count)?;
         let logits = self.model.forward(&images, mode)?; // [part, classes]
-        let loss = self.targets.part(part.start, part.len())?.loss(&logits)?;
+        let loss = self.targets.part(start, count)?.loss(&logits)?;
         Ok(BatchResult {
             loss: f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?),
             gradients: Gradients::of(&loss, self.parameters)?,

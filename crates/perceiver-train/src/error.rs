@@ -153,6 +153,32 @@ pub enum TrainError {
         found: String,
     },
 
+    /// The processes that train together have lost each other.
+    #[error("rank {rank} of {size}: {finding}")]
+    Ranks {
+        /// The rank that noticed.
+        rank: usize,
+        /// How many there are.
+        size: usize,
+        /// What went wrong.
+        finding: String,
+    },
+
+    /// A rank was started with other flags, data or another program than the first.
+    #[error("rank {rank} on {host} has {field} = {found}, where rank 0 has {expected}")]
+    OtherRank {
+        /// The first rank that differs.
+        rank: usize,
+        /// Where it runs.
+        host: String,
+        /// The first field in which it does.
+        field: String,
+        /// What rank 0 has.
+        expected: String,
+        /// What this rank has.
+        found: String,
+    },
+
     /// The loss does not depend on a variable: somewhere the graph is cut.
     #[error(
         "no gradient reaches {name}: an operation between it and the loss has no backward pass"

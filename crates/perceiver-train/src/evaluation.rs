@@ -12,6 +12,7 @@ use crate::error::{Result, TrainError};
 use crate::json_file;
 use crate::metrics::{MetricSums, wilson_interval};
 use crate::predictions::Prediction;
+use crate::ranks::Workplace;
 use crate::views::Views;
 
 /// Pictures at a time. The same in every evaluation, so that the same model on the same data gives the same bits.
@@ -94,20 +95,38 @@ pub fn evaluate(
     device: &Device,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation> {
+    let place = Workplace::from(device.clone());
+    evaluate_part(model, views, dataset, preprocessing, &place, progress)
+}
+
+/// [`evaluate`] for the batches that are this rank's part, so that every picture is scored in the batch it always is; what is found is
+/// not summed up yet.
+pub(crate) fn evaluate_part(
+    model: &Perceiver,
+    views: Views,
+    dataset: Arc<Dataset>,
+    preprocessing: &Preprocessing,
+    place: &Workplace,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation> {
     require_classes(&dataset, model.config().num_classes())?;
     let config = LoaderConfig {
         batch_size: BATCH_SIZE,
         ..LoaderConfig::default()
     };
-    let total = dataset.len() as u64;
+    let images = dataset.len();
     let loader = Loader::new(dataset, preprocessing.clone(), config)?;
+    let batches = place.ranks.part().range(loader.batches_per_epoch());
+    let first_image = batches.start * BATCH_SIZE;
+    let total = (images.min(batches.end * BATCH_SIZE) - first_image) as u64;
     let mut evaluation = Evaluation::default();
-    for batch in loader.epoch(0, 0) {
+    for batch in loader.epoch(0, batches.start).take(batches.len()) {
         let batch = batch?;
-        let scores = views.scores(model, &batch.images.to_device(device)?)?;
+        let images = batch.images.to_device(&place.device)?;
+        let scores = views.scores(model, &images)?;
         let scores = scores.to_device(&Device::Cpu)?;
         evaluation.sums.update(&scores, &batch.labels)?;
-        let first = evaluation.predictions.len();
+        let first = first_image + evaluation.predictions.len();
         let predictions = Prediction::of_batch(first, &scores, &batch.labels)?;
         evaluation.predictions.extend(predictions);
         progress(evaluation.sums.samples(), total);

@@ -27,7 +27,7 @@ pub struct Forecast {
     pub memory_bytes: Option<u64>,
 }
 
-/// A batch to try out.
+/// A batch, or a rank's part of one, to try out; the pictures are those that a rank has.
 pub(crate) struct Trial<'a> {
     pub(crate) pass: BatchPass<'a>,
     pub(crate) recipe: &'a Recipe,

@@ -23,6 +23,7 @@
 //! ```
 
 mod adam;
+mod agreement;
 mod atomic_file;
 mod averaging;
 mod batch_pass;
@@ -51,6 +52,8 @@ mod metrics;
 mod metrics_csv;
 mod metrics_file;
 mod moments;
+#[cfg(feature = "mpi")]
+mod mpi_ranks;
 mod observer;
 mod optimizer;
 mod optimizer_recipe;
@@ -61,13 +64,16 @@ mod preset;
 #[cfg(feature = "hub")]
 mod pretrained;
 mod progress;
+mod ranks;
 mod recipe;
+mod reduction;
 mod rule;
 mod run_directory;
 mod schedule;
 mod settled;
 mod sgd;
 mod tensorboard;
+mod thread_ranks;
 mod trainer;
 mod training_data;
 mod views;
@@ -75,6 +81,7 @@ mod watchdog;
 mod weight_decay;
 
 pub use adam::{Adam, AdamRule};
+pub use agreement::require_agreement;
 pub use atomic_file::write as write_file;
 pub use budget::Budget;
 pub use checkpoint::{Checkpoint, write_weights};
@@ -98,6 +105,8 @@ pub use memory::peak_memory_bytes;
 pub use metrics::{MetricSums, Metrics, TOP_K, wilson_interval};
 pub use metrics_csv::MetricsCsv;
 pub use metrics_file::MetricsFile;
+#[cfg(feature = "mpi")]
+pub use mpi_ranks::{MpiJob, MpiRanks};
 pub use observer::{EpochMetrics, Event, Observer, Observers};
 pub use optimizer::{Optimizer, OptimizerState};
 pub use optimizer_recipe::{DecayForm, OptimizerName, OptimizerRecipe};
@@ -106,11 +115,13 @@ pub use predictions::{Prediction, read_predictions, write_predictions};
 pub use preprocessor_config::PreprocessorConfig;
 pub use preset::Preset;
 pub use progress::Standing;
+pub use ranks::{Alone, Ranks, Workplace};
 pub use recipe::{DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe, overlay};
 pub use rule::{ByParameter, Rule};
 pub use run_directory::RunDirectory;
 pub use schedule::{End, Every, Position, ScheduleName, ScheduleRecipe};
 pub use sgd::{Sgd, SgdRule};
+pub use thread_ranks::{ThreadRanks, ranks_of_threads};
 pub use trainer::{Outcome, Trainer};
 pub use training_data::TrainingData;
 pub use views::Views;

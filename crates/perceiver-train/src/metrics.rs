@@ -52,6 +52,31 @@ impl MetricSums {
         Ok(())
     }
 
+    /// Adds what others were summed up to.
+    pub fn add(&mut self, others: &Self) {
+        self.loss += others.loss;
+        self.correct += others.correct;
+        self.correct_top5 += others.correct_top5;
+        self.samples += others.samples;
+    }
+
+    /// The sums as numbers that can be added up elsewhere: counts are exact up to 2^53.
+    pub(crate) fn to_numbers(self) -> [f64; 4] {
+        let counts = [self.correct, self.correct_top5, self.samples];
+        let [correct, correct_top5, samples] = counts.map(|count| count as f64);
+        [self.loss, correct, correct_top5, samples]
+    }
+
+    /// From [`MetricSums::to_numbers`].
+    pub(crate) fn from_numbers([loss, correct, correct_top5, samples]: [f64; 4]) -> Self {
+        Self {
+            loss,
+            correct: correct as u64,
+            correct_top5: correct_top5 as u64,
+            samples: samples as u64,
+        }
+    }
+
     /// The means so far; NaN before the first sample.
     pub fn means(&self) -> Metrics {
         let samples = self.samples as f64;

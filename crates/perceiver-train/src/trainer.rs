@@ -15,23 +15,26 @@ use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver, Summary, Transfer};
 use perceiver_ops::{Key, Mode};
 
+use crate::agreement::require_agreement;
 use crate::averaging::Averaging;
-use crate::batch_pass::{BatchPass, BatchResult};
+use crate::batch_pass::BatchPass;
 use crate::checkpoint::{Checkpoint, write_weights};
 use crate::checkpoint_config::{CheckpointConfig, DataCard};
 use crate::clock::{Clock, TestAhead, TimeLeft, TimeSpent, Workload};
 use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::{EarlyStopping, Verdict};
 use crate::error::{Result, TrainError};
-use crate::evaluation::evaluate;
+use crate::evaluation::evaluate_part;
 use crate::forecast::{Forecast, Trial};
 use crate::loss::Targets;
-use crate::metrics::Metrics;
+use crate::metrics::{MetricSums, Metrics};
 use crate::observer::{EpochMetrics, Event, Observer};
 use crate::optimizer::{Optimizer, OptimizerState};
 use crate::plateau::Plateau;
 use crate::progress::{self, EpochProgress, Format, Progress, Saved, StateTensors};
+use crate::ranks::Workplace;
 use crate::recipe::Recipe;
+use crate::reduction::{Reduced, reduced};
 use crate::run_directory::RunDirectory;
 use crate::schedule::{End, Position, ScheduleName};
 use crate::settled;
@@ -58,6 +61,14 @@ enum EpochEnd {
     Interrupted,
 }
 
+/// What the ranks agree upon before a step.
+struct Signal {
+    /// Whether any was asked to stop.
+    stop: bool,
+    /// How the time for training stands, by the first one's clock.
+    time: Option<TimeLeft>,
+}
+
 /// What changes in the course of a run.
 struct State {
     parameters: Parameters,
@@ -72,7 +83,7 @@ struct State {
 pub struct Trainer {
     recipe: Recipe,
     data: TrainingData,
-    device: Device,
+    place: Workplace,
     run: RunDirectory,
     parameters: Parameters,
     model: Perceiver,
@@ -90,7 +101,7 @@ pub struct Trainer {
 impl Trainer {
     /// Begins a run: makes its directory, and puts the recipe and the checkpoint's configuration there.
     ///
-    /// The head gets as many classes as the data has.
+    /// The head gets as many classes as the data has. Of several ranks, all begin it, each with the same recipe and data.
     ///
     /// # Errors
     /// When the directory cannot be made, the recipe does not fit the data, or it names a checkpoint to begin with.
@@ -98,8 +109,9 @@ impl Trainer {
         mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        device: Device,
+        place: impl Into<Workplace>,
     ) -> Result<Self> {
+        let place = place.into();
         if let Some(initial) = &recipe.training.init_from {
             return Err(TrainError::Recipe {
                 name: "of a run that starts with fresh weights".to_string(),
@@ -109,8 +121,8 @@ impl Trainer {
                 ),
             });
         }
-        let parameters = Self::fresh(&mut recipe, &data, &device)?;
-        Self::with_parameters(recipe, data, run, device, parameters)
+        let parameters = Self::fresh(&mut recipe, &data, &place.device)?;
+        Self::with_parameters(recipe, data, run, place, parameters)
     }
 
     /// Begins a run as [`Trainer::start`] does, but with the weights of a checkpoint, which [`Recipe::begin_with`] has settled. Where the
@@ -125,12 +137,13 @@ impl Trainer {
         mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        device: Device,
+        place: impl Into<Workplace>,
     ) -> Result<(Self, Transfer)> {
-        let fresh = Self::fresh(&mut recipe, &data, &device)?;
+        let place = place.into();
+        let fresh = Self::fresh(&mut recipe, &data, &place.device)?;
         let transfer = checkpoint.weights_for(&recipe.model, data.train.classes(), &fresh)?;
         let parameters = transfer.parameters.clone();
-        let mut trainer = Self::with_parameters(recipe, data, run, device, parameters)?;
+        let mut trainer = Self::with_parameters(recipe, data, run, place, parameters)?;
         trainer.save()?;
         Ok((trainer, transfer))
     }
@@ -147,7 +160,7 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        device: Device,
+        place: Workplace,
         parameters: Parameters,
     ) -> Result<Self> {
         let progress = Progress {
@@ -163,9 +176,11 @@ impl Trainer {
             stopped: false,
             time: TimeSpent::default(),
         };
-        run.make()?;
-        recipe.write(&run.recipe())?;
-        Self::checkpoint_config(&recipe, &data).write(&run.config())?;
+        if place.ranks.is_first() {
+            run.make()?;
+            recipe.write(&run.recipe())?;
+            Self::checkpoint_config(&recipe, &data).write(&run.config())?;
+        }
         let state = State {
             parameters,
             optimizer: OptimizerState::default(),
@@ -173,7 +188,7 @@ impl Trainer {
             averages: HashMap::new(),
             progress,
         };
-        Self::assemble(recipe, data, run, device, state)
+        Self::assemble(recipe, data, run, place, state)
     }
 
     /// Goes on with a run from its last saved state, or from its beginning if it has none.
@@ -185,8 +200,9 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        device: Device,
+        place: impl Into<Workplace>,
     ) -> Result<Self> {
+        let place = place.into();
         let state = run.state();
         if !state.exists() {
             run.require_nothing_saved()?;
@@ -197,10 +213,12 @@ impl Trainer {
                     finding: "no such file, and nothing learned yet".to_string(),
                 });
             }
-            run.remove_leftovers()?;
-            return Self::start(recipe, data, run, device);
+            if place.ranks.is_first() {
+                run.remove_leftovers()?;
+            }
+            return Self::start(recipe, data, run, place);
         }
-        let trainer = Self::read(recipe, data, run, device, &state)?;
+        let trainer = Self::read(recipe, data, run, place, &state)?;
         trainer.write_derived()?;
         Ok(trainer)
     }
@@ -213,11 +231,16 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        device: Device,
+        place: impl Into<Workplace>,
     ) -> Result<(Self, Option<PathBuf>)> {
+        let place = place.into();
         let previous = run.previous_state();
-        let trainer = Self::read(recipe, data, run, device, &previous)?;
-        let aside = trainer.run.go_back()?;
+        let trainer = Self::read(recipe, data, run, place, &previous)?;
+        let aside = if trainer.place.ranks.is_first() {
+            trainer.run.go_back()?
+        } else {
+            None
+        };
         trainer.write_derived()?;
         Ok((trainer, aside))
     }
@@ -227,14 +250,14 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        device: Device,
+        place: Workplace,
         path: &Path,
     ) -> Result<Self> {
         let Saved {
             progress,
             parameters,
             tensors,
-        } = progress::read(&run, path, &recipe, &device)?;
+        } = progress::read(&run, path, &recipe, &place.device)?;
         if progress.train_sha256 != data.sha256 {
             return Err(TrainError::OtherData {
                 name: data.train.name().to_string(),
@@ -242,6 +265,7 @@ impl Trainer {
                 found: data.sha256,
             });
         }
+        place.ranks.barrier()?; // nobody writes while others read
         let state = State {
             parameters,
             optimizer: OptimizerState {
@@ -252,11 +276,14 @@ impl Trainer {
             averages: tensors.averages,
             progress,
         };
-        Self::assemble(recipe, data, run, device, state)
+        Self::assemble(recipe, data, run, place, state)
     }
 
     /// Writes what is made from state, recipe and data, and removes what a killed program has left half written.
     fn write_derived(&self) -> Result<()> {
+        if !self.place.ranks.is_first() {
+            return Ok(());
+        }
         self.run.remove_leftovers()?;
         Self::checkpoint_config(&self.recipe, &self.data).write(&self.run.config())?;
         self.write_best()
@@ -275,12 +302,14 @@ impl Trainer {
                 found: epochs,
             });
         }
-        let path = self.run.recipe();
-        let mut kept = Recipe::read(&path)?;
-        kept.training.epochs = epochs;
-        kept.training.budget = None;
-        kept.validate("with --epochs")?;
-        kept.write(&path)?;
+        if self.place.ranks.is_first() {
+            let path = self.run.recipe();
+            let mut kept = Recipe::read(&path)?;
+            kept.training.epochs = epochs;
+            kept.training.budget = None;
+            kept.validate("with --epochs")?;
+            kept.write(&path)?;
+        }
         self.recipe.training.epochs = epochs;
         self.recipe.training.budget = None;
         if self.progress.stopped {
@@ -295,9 +324,10 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        device: Device,
+        place: Workplace,
         state: State,
     ) -> Result<Self> {
+        require_agreement(&*place.ranks, &facts(&state.progress)?)?;
         let State {
             parameters,
             optimizer: moments,
@@ -325,7 +355,7 @@ impl Trainer {
         Ok(Self {
             recipe,
             data,
-            device,
+            place,
             run,
             parameters,
             model,
@@ -390,7 +420,12 @@ impl Trainer {
 
     /// The device the model is on.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.place.device
+    }
+
+    /// Where the run is computed, and with whom.
+    pub fn place(&self) -> &Workplace {
+        &self.place
     }
 
     /// Steps in a whole epoch.
@@ -414,11 +449,16 @@ impl Trainer {
         let Some(batch) = self.training_loader()?.epoch(0, 0).next() else {
             return Ok(None);
         };
+        let batch = batch?;
+        if batch.indices.is_empty() {
+            return Ok(None);
+        }
+        let ranks = self.place.ranks.size();
         let trial = Trial {
-            pass: self.pass(&batch?)?,
+            pass: self.pass(&batch, batch.indices.len())?,
             recipe: &self.recipe,
-            train_images: self.data.train.len(),
-            validation_images: self.data.validation.len(),
+            train_images: self.data.train.len().div_ceil(ranks),
+            validation_images: self.data.validation.len().div_ceil(ranks),
         };
         trial.forecast().map(Some)
     }
@@ -439,7 +479,7 @@ impl Trainer {
         if self.progress.steps == 0 {
             self.progress.time.lead_in = self.clock.spent();
         }
-        while !self.is_done() {
+        while !self.is_at_end(self.signal(stop)?.time) {
             if let EpochEnd::Interrupted = self.train_epoch(&loader, observer, stop)? {
                 self.save()?;
                 let run = self.run.root();
@@ -456,13 +496,36 @@ impl Trainer {
 
     /// Whether there is nothing left to do.
     pub fn is_done(&self) -> bool {
+        self.is_at_end(self.time_left())
+    }
+
+    fn is_at_end(&self, time: Option<TimeLeft>) -> bool {
         let Progress { history, epoch, .. } = &self.progress;
-        let at_end = match self.time_left() {
+        let at_end = match time {
             // What was begun is validated and recorded first, and there is a step at least.
             Some(time) => time.is_up && epoch.batches_done == 0 && !history.is_empty(),
             None => history.len() >= self.recipe.training.epochs,
         };
         self.progress.stopped || at_end
+    }
+
+    /// What all ranks go by: each would see another time, and perhaps be asked alone to stop.
+    fn signal(&self, stop: &AtomicBool) -> Result<Signal> {
+        let mut time = self.time_left();
+        let of_first = time.as_ref().filter(|_| self.place.ranks.is_first());
+        let (share, is_up) =
+            of_first.map_or((0.0, 0.0), |time| (time.share, f64::from(time.is_up)));
+        let mut numbers = [f64::from(stop.load(Ordering::Relaxed)), share, is_up];
+        self.place.ranks.all_reduce_f64(&mut numbers)?;
+        let [stops, share, is_up] = numbers;
+        if let Some(time) = &mut time {
+            time.share = share;
+            time.is_up = is_up > 0.0;
+        }
+        Ok(Signal {
+            stop: stops > 0.0,
+            time,
+        })
     }
 
     /// How the time for training stands, if there is a budget.
@@ -488,6 +551,7 @@ impl Trainer {
             batch_size: self.recipe.training.batch_size,
             seed: self.recipe.training.seed,
             shuffle: true,
+            part: self.place.ranks.part(),
             augmentation: Some(self.recipe.data.augmentation),
             ..LoaderConfig::default()
         };
@@ -519,21 +583,23 @@ impl Trainer {
         let seconds_before = self.progress.epoch.seconds;
         let start = Instant::now();
         for batch in loader.epoch(epoch, first_step) {
-            if stop.load(Ordering::Relaxed) {
+            let signal = self.signal(stop)?;
+            if signal.stop {
                 return Ok(EpochEnd::Interrupted);
             }
             let is_begun = self.progress.epoch.batches_done > 0;
-            if is_begun && self.time_left().is_some_and(|time| time.is_up) {
+            if is_begun && signal.time.is_some_and(|time| time.is_up) {
                 break;
             }
             self.look_early(observer)?;
             let batch = batch?;
-            let metrics = self.step(&batch)?;
+            let images = self.images_of_batch(self.progress.epoch.batches_done);
+            let metrics = self.step(&batch, images, signal.time)?;
             self.progress.epoch.batches_done += 1;
             self.progress.epoch.seconds = seconds_before + start.elapsed().as_secs_f64();
             observer.notice(&Event::Step {
                 step: self.progress.epoch.batches_done,
-                images: batch.indices.len(),
+                images,
                 metrics,
             })?;
             self.warn(observer)?;
@@ -549,11 +615,20 @@ impl Trainer {
         every.is_some_and(|every| every.is_due(self.progress.steps, self.saved.elapsed()))
     }
 
-    /// Learns from one batch and returns the epoch's means so far.
-    fn step(&mut self, batch: &Batch) -> Result<Metrics> {
-        let BatchResult {
-            loss, gradients, ..
-        } = self.gradients(batch)?;
+    /// Pictures in a whole batch of an epoch; the last may have fewer.
+    fn images_of_batch(&self, index: usize) -> usize {
+        let size = self.recipe.training.batch_size;
+        size.min(self.data.train.len() - index * size)
+    }
+
+    /// Learns from a batch of so many `images`, of which `part` is this rank's, and returns the epoch's means so far.
+    fn step(&mut self, part: &Batch, images: usize, time: Option<TimeLeft>) -> Result<Metrics> {
+        let Reduced {
+            loss,
+            gradients,
+            sums,
+        } = self.gradients(part, images)?;
+        self.progress.epoch.sums.add(&sums);
         let norm = gradients.global_norm()?;
         if !norm.is_finite() {
             return Err(self.not_finite("gradient norm", norm));
@@ -567,7 +642,7 @@ impl Trainer {
             None => gradients,
             Some(max_norm) => gradients.scaled_down(norm, max_norm)?,
         };
-        self.optimizer.set_learning_rate(self.scheduled_rate());
+        self.optimizer.set_learning_rate(self.scheduled_rate(time));
         self.optimizer.step(&self.parameters, &gradients)?;
         self.progress.steps = self.optimizer.steps();
         if let Some(averaging) = &mut self.averaging {
@@ -576,21 +651,21 @@ impl Trainer {
         Ok(self.progress.epoch.sums.means())
     }
 
-    /// A batch's mean loss and its gradients; metrics are added up on the way.
-    fn gradients(&mut self, batch: &Batch) -> Result<BatchResult> {
+    /// A batch's mean loss and its gradients, and how its pictures were classified.
+    fn gradients(&self, part: &Batch, images: usize) -> Result<Reduced> {
         let training = &self.recipe.training;
-        let pass = self.pass(batch)?;
         let key = self.dropout_key();
         let mode = |start: usize| match start {
             0 => Mode::Training(key),
             _ => Mode::Training(key.fold_in_name("part").fold_in(start as u64)),
         };
-        let result = pass.run(training.accumulate, training.side_by_side, mode)?;
+        let pass = self.pass(part, images)?;
+        let found = pass.run(training.accumulate, training.side_by_side, mode)?;
+        let ranks = &*self.place.ranks;
+        let result = reduced(ranks, found, (part, images), &self.parameters)?;
         if !result.loss.is_finite() {
             return Err(self.not_finite("loss", result.loss));
         }
-        let sums = &mut self.progress.epoch.sums;
-        sums.update(&result.logits, &batch.labels)?;
         Ok(result)
     }
 
@@ -600,7 +675,7 @@ impl Trainer {
         let images = &images[..LOOKED_AT.min(images.len())];
         let images = self.data.preprocessing.tensor(images)?; // [few, 3, s, s]
         let model = self.parameters.inference_model(&self.recipe.model)?;
-        ModelDiagnosis::of(&model, &images.to_device(&self.device)?)
+        ModelDiagnosis::of(&model, &images.to_device(&self.place.device)?)
     }
 
     /// Lets the watchdog see the model at the start and at some early steps.
@@ -619,22 +694,25 @@ impl Trainer {
         warnings.try_for_each(|warning| observer.notice(&Event::Warning(&warning)))
     }
 
-    fn pass(&self, batch: &Batch) -> Result<BatchPass<'_>> {
+    /// The pass of this rank's part of a batch of `whole` pictures.
+    fn pass(&self, batch: &Batch, whole: usize) -> Result<BatchPass<'_>> {
         let smoothing = self.recipe.training.label_smoothing;
         Ok(BatchPass {
             model: &self.model,
             parameters: &self.parameters,
-            images: batch.images.to_device(&self.device)?, // [batch, 3, s, s]
-            targets: Targets::new(batch, smoothing, &self.device)?,
+            images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
+            targets: Targets::new(batch, smoothing, &self.place.device)?,
+            held: self.place.ranks.part().range(whole),
+            whole,
         })
     }
 
     /// The learning rate of the next step: what the plateau has left of it, times the schedule's factor.
-    fn scheduled_rate(&self) -> f32 {
+    fn scheduled_rate(&self, time: Option<TimeLeft>) -> f32 {
         let position = Position {
             step: self.progress.steps,
             steps_per_epoch: self.steps_per_epoch() as u64,
-            end: match self.time_left() {
+            end: match time {
                 None => End::Epochs(self.recipe.training.epochs as u64),
                 Some(time) => End::Clock(time.share),
             },
@@ -716,18 +794,21 @@ impl Trainer {
         let validation = Arc::clone(&self.data.validation);
         let preprocessing = &self.data.preprocessing;
         let parameters =
-            Parameters::from_tensors(&self.recipe.model, self.weights(), &self.device)?;
+            Parameters::from_tensors(&self.recipe.model, self.weights(), &self.place.device)?;
         let model = parameters.inference_model(&self.recipe.model)?;
         let views = Views::Picture; // the test split alone may be judged by more
-        let evaluation = evaluate(
+        let evaluation = evaluate_part(
             &model,
             views,
             validation,
             preprocessing,
-            &self.device,
+            &self.place,
             &mut tell,
         )?;
-        noticed.map(|()| evaluation.sums.means())
+        noticed?;
+        let mut numbers = evaluation.sums.to_numbers();
+        self.place.ranks.all_reduce_f64(&mut numbers)?;
+        Ok(MetricSums::from_numbers(numbers).means())
     }
 
     fn epoch_metrics(&self, validation: Metrics, validation_seconds: f64) -> EpochMetrics {
@@ -757,8 +838,12 @@ impl Trainer {
         (from, self.progress.learning_rate)
     }
 
-    /// Saves where the run stands, what was saved before staying beside it, and then the best weights as a checkpoint.
+    /// Saves where the run stands, what was saved before staying beside it, and then the best weights as a checkpoint. The first rank
+    /// does that for all.
     fn save(&mut self) -> Result<()> {
+        if !self.place.ranks.is_first() {
+            return Ok(());
+        }
         let start = Instant::now();
         self.progress.time.seconds = self.clock.spent();
         let tensors = StateTensors {
@@ -800,6 +885,22 @@ impl Trainer {
             _ => self.parameters.tensors(),
         }
     }
+}
+
+/// What all ranks have to bring with them.
+fn facts(progress: &Progress) -> Result<toml::Table> {
+    let recipe = progress.recipe.parse::<toml::Table>();
+    let recipe = recipe.map_err(|error| TrainError::Recipe {
+        name: "of this run".to_string(),
+        finding: error.to_string(),
+    })?;
+    let texts = [
+        ("version", env!("CARGO_PKG_VERSION").to_string()),
+        ("train_sha256", progress.train_sha256.clone()),
+        ("steps", progress.steps.to_string()),
+    ];
+    let texts = texts.map(|(name, text)| (name.to_string(), text.into()));
+    Ok(recipe.into_iter().chain(texts).collect())
 }
 
 /// The same values in tensors that later steps do not change.

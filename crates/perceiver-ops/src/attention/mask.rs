@@ -19,27 +19,29 @@ pub(crate) struct Mask {
 }
 
 impl Mask {
-    /// None where nothing falls.
-    pub(crate) fn new(rate: f64, mode: Mode) -> Result<Option<Self>> {
+    /// That of an attention of this geometry; none where nothing falls.
+    pub(crate) fn new(rate: f64, mode: Mode, g: Geometry) -> Result<Option<Self>> {
+        Self::of_images(rate, mode, g.heads * g.queries * words(g.keys))
+    }
+
+    /// That of images which take so many random words each.
+    fn of_images(rate: f64, mode: Mode, words: usize) -> Result<Option<Self>> {
         if !(0.0..1.0).contains(&rate) {
             bail!("attention: expected a dropout rate of at least 0 and below 1, found {rate}");
         }
-        Ok(match mode {
-            Mode::Training(key) if rate > 0.0 => Some(Self {
-                key,
-                threshold: (rate * f64::from(u32::MAX)) as u32,
-                factor: (1.0 / (1.0 - rate)) as f32,
-            }),
-            _ => None,
-        })
+        let key = mode.mask_key(words).filter(|_| rate > 0.0);
+        Ok(key.map(|key| Self {
+            key,
+            threshold: (rate * f64::from(u32::MAX)) as u32,
+            factor: (1.0 / (1.0 - rate)) as f32,
+        }))
     }
 
     /// Sets the sign bit of every probability that falls. `row` is the row of logits counted over all images, heads and
     /// queries; `probabilities` are those of the keys from `first` on, a multiple of `LANES`.
     #[inline(always)]
     pub(crate) fn mark(&self, row: usize, keys: usize, first: usize, probabilities: &mut [f32]) {
-        let words = keys.div_ceil(LANES) * WORDS;
-        let start = row * words + first / LANES * WORDS;
+        let start = row * words(keys) + first / LANES * WORDS;
         let (chunks, rest) = probabilities.as_chunks_mut::<LANES>();
         for (index, chunk) in chunks.iter_mut().enumerate() {
             self.mark_block((start + index * WORDS) as u64, chunk);
@@ -78,6 +80,12 @@ impl Mask {
     }
 }
 
+/// Random words of a row of so many keys.
+#[inline(always)]
+const fn words(keys: usize) -> usize {
+    keys.div_ceil(LANES) * WORDS
+}
+
 /// A marked probability after dropout, but for its factor. NaN passes.
 #[inline(always)]
 pub(crate) fn kept(marked: f32) -> f32 {
@@ -95,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_rate_of_the_probabilities_falls_whatever_the_block() {
-        let mask = Mask::new(0.3, Mode::Training(Key::new(3)))
+        let mask = Mask::of_images(0.3, Mode::Training(Key::new(3)), 0)
             .unwrap()
             .unwrap();
         let mut whole = vec![1f32; 10_000];

@@ -1,0 +1,109 @@
+//! The job that this process is part of: several that `mpirun` has started, or it alone.
+
+use std::env;
+use std::sync::Arc;
+
+use anyhow::Result;
+use perceiver_train::{Alone, Ranks};
+
+/// By what MPI's starters tell a process how many there are, and which it is: Open MPI's, and those of PMI.
+const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+const RANKS: [&str; 2] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK"];
+
+fn number(names: &[&str]) -> Option<usize> {
+    let mut values = names.iter().filter_map(|name| env::var(name).ok());
+    values.find_map(|value| value.parse().ok())
+}
+
+/// Whether the first process of the job talks for this one.
+pub(crate) fn is_spoken_for() -> bool {
+    number(&RANKS).is_some_and(|rank| rank > 0)
+}
+
+/// The processes that train together.
+pub(crate) struct Job {
+    pub(crate) ranks: Arc<dyn Ranks>,
+    #[cfg(feature = "mpi")]
+    mpi: Option<perceiver_train::MpiJob>,
+}
+
+#[cfg(feature = "mpi")]
+impl Job {
+    /// Joins the job that this process was started for. A panic ends all of it from now on.
+    pub(crate) fn join() -> Result<Self> {
+        if number(&SIZES).is_none() {
+            let (ranks, mpi) = (Arc::new(Alone), None);
+            return Ok(Self { ranks, mpi });
+        }
+        let mpi = perceiver_train::MpiJob::join()?;
+        let ranks = mpi.ranks();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            let ranks = perceiver_train::MpiRanks::clone(&ranks);
+            eprintln!("error: {} has panicked", name(&ranks));
+            ranks.abort(1);
+        }));
+        Ok(Self {
+            ranks: Arc::new(mpi.ranks()),
+            mpi: Some(mpi),
+        })
+    }
+
+    /// Ends the whole job if this process failed: the others would wait for it. Says who failed, and how to go on.
+    pub(crate) fn end<T>(self, outcome: Result<T>, resume: Option<&str>) -> Result<T> {
+        let (Err(error), Some(mpi)) = (&outcome, &self.mpi) else {
+            return outcome;
+        };
+        if self.ranks.size() == 1 {
+            return outcome;
+        }
+        let known = error.downcast_ref::<perceiver_train::TrainError>();
+        let all_know = matches!(known, Some(perceiver_train::TrainError::OtherRank { .. }));
+        let ranks = mpi.ranks();
+        if all_know && !self.ranks.is_first() {
+            ranks.wait_for_the_end(); // the first says it
+        }
+        let line = crate::in_one_line(error);
+        let who = if all_know {
+            String::new()
+        } else {
+            format!("{}: ", name(&*self.ranks))
+        };
+        eprintln!("error: {who}{line}");
+        if let Some(resume) = resume.filter(|_| !all_know) {
+            eprintln!("go on from what was saved last with: mpirun ... {resume}");
+        }
+        ranks.abort(1)
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn name(ranks: &dyn Ranks) -> String {
+    format!(
+        "rank {} of {} on {}",
+        ranks.rank(),
+        ranks.size(),
+        ranks.host()
+    )
+}
+
+#[cfg(not(feature = "mpi"))]
+impl Job {
+    /// This process alone, which it has to be.
+    pub(crate) fn join() -> Result<Self> {
+        if let Some(size) = number(&SIZES).filter(|&size| size > 1) {
+            anyhow::bail!(
+                "started as one of {size} processes, but this build has no MPI: build it with --features mpi, or start it alone"
+            );
+        }
+        let ranks = Arc::new(Alone);
+        Ok(Self { ranks })
+    }
+
+    /// Nobody else has to be told of a failure.
+    pub(crate) fn end<T>(self, outcome: Result<T>, _resume: Option<&str>) -> Result<T> {
+        drop(self);
+        outcome
+    }
+}

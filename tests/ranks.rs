@@ -1,0 +1,245 @@
+//! Several ranks that train together find what one would have found alone.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::{fs, thread};
+
+use candle_core::Device;
+use perceiver_train::{
+    EpochMetrics, Event, Observer, Outcome, Preset, Ranks, Recipe, RunDirectory, TrainError,
+    Trainer, TrainingData, Workplace, ranks_of_threads,
+};
+
+/// Everything on that could depend on who does what. Batches of 7 in two turns of two parts; the last of an epoch has one picture.
+const RECIPE: &str = "
+model = { image_size = 16, patch_size = 4, latent_dim = 8, projection_dim = 16, num_heads = 2, head_dim = 8, \
+    num_transformer_blocks = 1, num_iterations = 2, ffn_units = [16, 16], classifier_units = [16, 20], dropout_rate = 0.2, \
+    attention_dropout = 0.1 }
+data.limit_train = 340
+data.limit_test = 20
+data.validation_fraction = 0.4
+data.augmentation = { horizontal_flip = true, zoom = 0.2, mixing = { mixup = 0.8, cutmix = 1.0 } }
+training = { epochs = 2, batch_size = 7, accumulate = 2, side_by_side = 2, clip_norm = 0.5, label_smoothing = 0.1, averaging = 0.9 }
+";
+
+fn recipe(changes: &str) -> Recipe {
+    let table = |text| toml::from_str(text).unwrap();
+    let layers = [
+        ("quickstart", Preset::Quickstart.table()),
+        ("test", table(RECIPE)),
+        ("changes", table(changes)),
+    ];
+    Recipe::from_layers(&layers).unwrap()
+}
+
+/// Notes the loss of every step, and stops after some.
+struct Steps<'a> {
+    losses: Vec<f64>,
+    seen: (f64, f64),
+    stop_after: usize,
+    stop: &'a AtomicBool,
+}
+
+impl Observer for Steps<'_> {
+    fn notice(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        if let Event::Step {
+            step,
+            images,
+            metrics,
+        } = event
+        {
+            let (sum, count) = if *step == 1 { (0.0, 0.0) } else { self.seen };
+            let images = *images as f64;
+            self.seen = (metrics.loss * (count + images), count + images);
+            self.losses.push((self.seen.0 - sum) / images);
+            if self.losses.len() == self.stop_after {
+                self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a rank came to.
+struct End {
+    outcome: Outcome,
+    losses: Vec<f64>,
+    history: Vec<EpochMetrics>,
+    weights: Vec<f32>,
+}
+
+/// Trains with `size` ranks that are threads, anew or from the state in `run`; the last of them asks to stop after `stop_after` steps.
+fn train(run: &RunDirectory, size: usize, changes: &str, stop_after: usize) -> Vec<End> {
+    let recipe = recipe(changes);
+    let data = TrainingData::load(&recipe).unwrap();
+    let goes_on = run.state().exists();
+    let threads = ranks_of_threads(size).into_iter().map(|ranks| {
+        let (recipe, data, run) = (recipe.clone(), data.clone(), run.clone());
+        thread::spawn(move || {
+            let is_last = ranks.rank() + 1 == size;
+            let place = Workplace {
+                device: Device::Cpu,
+                ranks: Arc::new(ranks),
+            };
+            let trainer = if goes_on {
+                Trainer::resume(recipe, data, run, place)
+            } else {
+                Trainer::start(recipe, data, run, place)
+            };
+            let mut trainer = trainer.unwrap();
+            let stop = AtomicBool::new(false);
+            let mut steps = Steps {
+                losses: Vec::new(),
+                seen: (0.0, 0.0),
+                stop_after: if is_last { stop_after } else { usize::MAX },
+                stop: &stop,
+            };
+            let outcome = trainer.fit(&mut steps, &stop).unwrap();
+            let weights = trainer.parameters().iter().flat_map(|(_, variable)| {
+                let flat = variable.flatten_all().unwrap();
+                flat.to_vec1::<f32>().unwrap()
+            });
+            End {
+                outcome,
+                weights: weights.collect(),
+                losses: steps.losses,
+                history: trainer.history().to_vec(),
+            }
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .collect()
+}
+
+fn directory() -> (tempfile::TempDir, RunDirectory) {
+    let directory = tempfile::tempdir().unwrap();
+    let run = RunDirectory::unused(directory.path().join("run")).unwrap();
+    (directory, run)
+}
+
+fn assert_close(found: f64, expected: f64, what: &str) {
+    let off = (found - expected).abs() / expected.abs();
+    assert!(
+        off < 1e-6,
+        "{what}: {found}, not {expected}: off by {off:.1e}"
+    );
+}
+
+fn assert_same_history(found: &[EpochMetrics], expected: &[EpochMetrics]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert_close(found.loss, expected.loss, "loss of an epoch");
+        assert_close(found.val_loss, expected.val_loss, "validation loss");
+        let counted = |epoch: &EpochMetrics| {
+            let shares = [epoch.acc, epoch.top5_acc, epoch.val_acc, epoch.val_top5_acc];
+            shares.map(f64::to_bits)
+        };
+        assert_eq!(counted(found), counted(expected));
+    }
+}
+
+#[test]
+fn any_number_of_ranks_finds_what_one_finds() {
+    let (_kept, run) = directory();
+    let one = train(&run, 1, "", usize::MAX).remove(0);
+    assert_eq!(one.losses.len(), 60);
+    for size in 2..5 {
+        let (_kept, run) = directory();
+        let ends = train(&run, size, "", usize::MAX);
+        for end in &ends {
+            assert_eq!(end.outcome, Outcome::Finished);
+            assert_eq!(end.losses.len(), one.losses.len());
+            for (step, (found, expected)) in end.losses.iter().zip(&one.losses).enumerate() {
+                assert_close(*found, *expected, &format!("step {step} of {size} ranks"));
+            }
+            assert_same_history(&end.history, &one.history);
+            assert!(end.weights == ends[0].weights, "ranks have come apart");
+        }
+    }
+}
+
+/// A rank alone is no rank at all.
+#[test]
+fn one_rank_is_none_to_the_bit() {
+    let (_kept, run) = directory();
+    let one = train(&run, 1, "training.epochs = 1", usize::MAX).remove(0);
+    let (_kept, run) = directory();
+    let recipe = recipe("training.epochs = 1");
+    let data = TrainingData::load(&recipe).unwrap();
+    let mut alone = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
+    let (mut observers, stop) = (perceiver_train::Observers::new(), AtomicBool::new(false));
+    alone.fit(&mut observers, &stop).unwrap();
+    let (found, expected) = (&one.history[0], &alone.history()[0]);
+    assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
+    assert_eq!(found.val_loss.to_bits(), expected.val_loss.to_bits());
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let (_kept, run) = directory();
+    let undisturbed = train(&run, 1, "", usize::MAX).remove(0);
+    let (_kept, run) = directory();
+    for (size, steps) in [(3, 11), (1, 23), (2, usize::MAX)] {
+        let ends = train(&run, size, "", steps);
+        let expected = if steps == usize::MAX {
+            Outcome::Finished
+        } else {
+            Outcome::Interrupted
+        };
+        assert!(ends.iter().all(|end| end.outcome == expected));
+        if expected == Outcome::Finished {
+            assert_same_history(&ends[0].history, &undisturbed.history);
+        }
+    }
+}
+
+/// A rank that fails, here because what it is told cannot be noted, ends the others' waiting with an error.
+#[test]
+fn a_rank_that_fails_fails_all() {
+    struct Fails;
+    impl Observer for Fails {
+        fn notice(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+            match event {
+                Event::Step { step: 3, .. } => Err(TrainError::NoGradient {
+                    name: "made up".to_string(),
+                }),
+                _ => Ok(()),
+            }
+        }
+    }
+    let (_kept, run) = directory();
+    let recipe = recipe("");
+    let data = TrainingData::load(&recipe).unwrap();
+    let errors = Arc::new(Mutex::new(Vec::new()));
+    let threads = ranks_of_threads(3).into_iter().map(|ranks| {
+        let (recipe, data, run) = (recipe.clone(), data.clone(), run.clone());
+        let errors = Arc::clone(&errors);
+        thread::spawn(move || {
+            let fails = ranks.rank() == 1;
+            let place = Workplace {
+                device: Device::Cpu,
+                ranks: Arc::new(ranks),
+            };
+            let mut trainer = Trainer::start(recipe, data, run, place).unwrap();
+            let mut observer: Vec<Box<dyn Observer>> = Vec::new();
+            if fails {
+                observer.push(Box::new(Fails));
+            }
+            let stop = AtomicBool::new(false);
+            let error = trainer.fit(&mut observer, &stop).unwrap_err();
+            errors.lock().unwrap().push(error.to_string());
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().unwrap();
+    }
+    let errors = errors.lock().unwrap();
+    let gone = errors
+        .iter()
+        .filter(|error| error.contains("rank 1 has gone"));
+    assert_eq!((errors.len(), gone.count()), (3, 2), "{errors:?}");
+    assert!(fs::read_dir(run.root()).is_ok());
+}
