@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::{fs, thread};
+use std::thread;
 
 use candle_core::Device;
 use perceiver_train::{
@@ -196,6 +196,29 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     }
 }
 
+#[test]
+fn ranks_that_differ_begin_nothing() {
+    let (_kept, run) = directory();
+    let threads = ranks_of_threads(3).into_iter().map(|ranks| {
+        let run = run.clone();
+        thread::spawn(move || {
+            let recipe = recipe(&format!("training.seed = {}", ranks.rank() / 2));
+            let data = TrainingData::load(&recipe).unwrap();
+            let place = Workplace {
+                device: Device::Cpu,
+                ranks: Arc::new(ranks),
+            };
+            Trainer::start(recipe, data, run, place).err().unwrap()
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        let error = thread.join().unwrap().to_string();
+        let expected = "rank 2 on this machine has training.seed = 1, where rank 0 has 0";
+        assert_eq!(error, expected);
+    }
+    assert!(!run.root().exists());
+}
+
 /// A rank that fails, here because what it is told cannot be noted, ends the others' waiting with an error.
 #[test]
 fn a_rank_that_fails_fails_all() {
@@ -241,5 +264,4 @@ fn a_rank_that_fails_fails_all() {
         .iter()
         .filter(|error| error.contains("rank 1 has gone"));
     assert_eq!((errors.len(), gone.count()), (3, 2), "{errors:?}");
-    assert!(fs::read_dir(run.root()).is_ok());
 }

@@ -139,6 +139,13 @@ fn train(
     };
     let root = plan.run.root().display().to_string();
     *resume = Some(format!("perceiver train --resume {root}"));
+    if ranks.size() > 1 {
+        tracing::info!(
+            "{} ranks train together; if one is lost, the job ends, and any number of ranks goes on with: mpirun ... perceiver train \
+             --resume {root}",
+            ranks.size()
+        );
+    }
     let (directory, device) = (plan.run.clone(), plan.recipe.training.device);
     let budget = plan.recipe.training.budget;
     let data = read(&plan.recipe)?;

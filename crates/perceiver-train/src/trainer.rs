@@ -176,6 +176,7 @@ impl Trainer {
             stopped: false,
             time: TimeSpent::default(),
         };
+        require_agreement(&*place.ranks, &facts(&progress)?)?;
         if place.ranks.is_first() {
             run.make()?;
             recipe.write(&run.recipe())?;
@@ -265,6 +266,7 @@ impl Trainer {
                 found: data.sha256,
             });
         }
+        require_agreement(&*place.ranks, &facts(&progress)?)?;
         place.ranks.barrier()?; // nobody writes while others read
         let state = State {
             parameters,
@@ -327,7 +329,6 @@ impl Trainer {
         place: Workplace,
         state: State,
     ) -> Result<Self> {
-        require_agreement(&*place.ranks, &facts(&state.progress)?)?;
         let State {
             parameters,
             optimizer: moments,
