@@ -1,0 +1,98 @@
+//! What a run puts on the disk: where it stands, the best weights, and what is made from recipe and data.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use crate::checkpoint::write_weights;
+use crate::checkpoint_config::{CheckpointConfig, DataCard};
+use crate::error::Result;
+use crate::progress::{self, StateTensors};
+use crate::recipe::Recipe;
+use crate::trainer::Trainer;
+use crate::training_data::TrainingData;
+
+impl Trainer {
+    /// Saves where the run stands, what was saved before staying beside it, and then the best weights as a checkpoint. The first rank
+    /// does that for all.
+    pub(super) fn save(&mut self) -> Result<()> {
+        if !self.place.ranks.is_first() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        self.progress.time.seconds = self.clock.spent();
+        let tensors = StateTensors {
+            parameters: self.parameters.tensors(),
+            best: self.best.clone(),
+            optimizer: self.optimizer.state()?.tensors,
+            averages: self
+                .averaging
+                .as_ref()
+                .map(|averaging| averaging.means().clone())
+                .unwrap_or_default(),
+        };
+        self.run.keep_state()?;
+        self.run.remove_results()?; // before, so that no interruption leaves them beside other weights
+        progress::write(&self.run.state(), &self.progress, tensors)?;
+        self.write_best()?;
+        self.saved = Instant::now();
+        self.progress.time.saving = Some(start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// The best weights so far, or in the first epoch the current ones, as `model.safetensors`.
+    fn write_best(&self) -> Result<()> {
+        let current;
+        let weights = if self.best.is_empty() {
+            current = self.weights();
+            &current
+        } else {
+            &self.best
+        };
+        let named = weights.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        write_weights(named, &self.run.model())
+    }
+
+    /// The weights that count, the averaged ones where there are any; later steps change them where they are.
+    pub(super) fn weights(&self) -> HashMap<String, Tensor> {
+        match &self.averaging {
+            Some(averaging) if !averaging.means().is_empty() => averaging.means().clone(),
+            _ => self.parameters.tensors(),
+        }
+    }
+
+    /// Writes what is made from state, recipe and data, and removes what a killed program has left half written.
+    pub(super) fn write_derived(&self) -> Result<()> {
+        if !self.place.ranks.is_first() {
+            return Ok(());
+        }
+        self.run.remove_leftovers()?;
+        Self::checkpoint_config(&self.recipe, &self.data).write(&self.run.config())?;
+        self.write_best()
+    }
+
+    pub(super) fn checkpoint_config(recipe: &Recipe, data: &TrainingData) -> CheckpointConfig {
+        let card = DataCard {
+            dataset: Some(recipe.data.dataset.clone()),
+            labels: recipe.data.labels,
+            train_images: data.len(),
+            train_sha256: data.sha256.clone(),
+            seed: recipe.training.seed,
+            limit_test: recipe.data.limit_test,
+            flip_average: recipe.data.flip_average,
+        };
+        let classes = data.train.classes().to_vec();
+        CheckpointConfig::new(
+            recipe.model.clone(),
+            data.preprocessing.clone(),
+            classes,
+            card,
+        )
+    }
+
+    pub(super) fn is_save_due(&self) -> bool {
+        let every = self.recipe.training.checkpoint_every;
+        every.is_some_and(|every| every.is_due(self.progress.steps, self.saved.elapsed()))
+    }
+}
