@@ -52,7 +52,7 @@ impl CheckpointFlags {
 
     /// The checkpoint, ready to classify pictures on a device.
     pub(crate) fn open(&self, device: DeviceChoice) -> Result<Checkpoint> {
-        let directory = self.directory(&["config.json", "model.safetensors"], &[])?;
+        let directory = self.directory(&Checkpoint::FILES, &[])?;
         self.open_directory(&directory, device)
     }
 

@@ -12,6 +12,7 @@ use perceiver_train::{
 };
 use tracing::info;
 
+use crate::checkpoint::CheckpointFlags;
 use crate::hub_access;
 use crate::terminal;
 use crate::verify;
@@ -92,13 +93,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let access = hub_access::with_bar(false);
     let repository = Repository::connect(RepoKind::Model, &arguments.repo, &access)
         .with_context(|| format!("--repo {}", arguments.repo))?;
-    let device = arguments.device.open()?;
-    let checkpoint = Checkpoint::open(directory, &device).with_context(|| {
-        format!(
-            "--checkpoint {}: expected a directory with config.json and model.safetensors, as `perceiver train` makes it",
-            directory.display()
-        )
-    })?;
+    let flags = CheckpointFlags::of("--checkpoint", &directory.to_string_lossy(), false);
+    let checkpoint = flags.open_directory(directory, arguments.device)?;
     let measured = if arguments.no_verify || arguments.dry_run {
         None
     } else {

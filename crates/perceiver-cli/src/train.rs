@@ -304,17 +304,15 @@ fn unused(root: PathBuf, ranks: &dyn Ranks) -> Result<RunDirectory> {
         RunDirectory::unused(root)
             .context("choose another --output, or go on with the run by --resume")
     };
-    if ranks.is_first() {
-        find(root.clone())?;
-    }
     let mut chosen = root.to_string_lossy().into_owned().into_bytes();
-    ranks.broadcast(0, &mut chosen)?;
-    let root = if ranks.is_first() {
-        root
+    let run = if ranks.is_first() {
+        let run = find(root)?;
+        ranks.broadcast(0, &mut chosen)?;
+        run
     } else {
-        PathBuf::from(String::from_utf8(chosen)?)
+        ranks.broadcast(0, &mut chosen)?;
+        find(PathBuf::from(String::from_utf8(chosen)?))?
     };
-    let run = find(root)?;
     ranks.barrier()?;
     Ok(run)
 }

@@ -55,8 +55,7 @@ struct Claim {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let flags = CheckpointFlags::of("CHECKPOINT", &arguments.checkpoint, arguments.offline);
-    let files = ["config.json", "model.safetensors"];
-    let directory = flags.directory(&files, &["README.md", "results.json"])?;
+    let directory = flags.directory(&Checkpoint::FILES, &["README.md", "results.json"])?;
     let checkpoint = flags.open_directory(&directory, arguments.device)?;
     let claims = claims_of(&directory)?;
     if claims.is_empty() {

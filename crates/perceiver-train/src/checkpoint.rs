@@ -60,6 +60,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The files that make a checkpoint.
+    pub const FILES: [&'static str; 2] = ["config.json", "model.safetensors"];
+
     /// Reads `config.json` and `model.safetensors` from a directory.
     ///
     /// # Errors

@@ -7,9 +7,6 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 
 impl Checkpoint {
-    /// The files that make a checkpoint.
-    pub const FILES: [&'static str; 2] = ["config.json", "model.safetensors"];
-
     /// The checkpoint that `name` stands for: a directory, or `USER/NAME` or `USER/NAME@REVISION` on the Hugging Face Hub, whose
     /// files are checked and kept in its cache. An existing directory goes before a name.
     ///
