@@ -141,14 +141,27 @@ fn assert_same_history(found: &[EpochMetrics], expected: &[EpochMetrics]) {
     }
 }
 
+/// One pass a batch, whose gradients are on their way before it ends.
+const AT_ONCE: &str = "training.accumulate = 1\ntraining.side_by_side = 1";
+
 #[test]
 fn any_number_of_ranks_finds_what_one_finds() {
+    all_find_what_one_finds("");
+}
+
+#[test]
+fn gradients_that_leave_early_come_to_the_same() {
+    all_find_what_one_finds(AT_ONCE);
+    all_find_what_one_finds(&format!("training.recompute = true\n{AT_ONCE}"));
+}
+
+fn all_find_what_one_finds(changes: &str) {
     let (_kept, run) = directory();
-    let one = train(&run, 1, "", usize::MAX).remove(0);
+    let one = train(&run, 1, changes, usize::MAX).remove(0);
     assert_eq!(one.losses.len(), 60);
     for size in 2..5 {
         let (_kept, run) = directory();
-        let ends = train(&run, size, "", usize::MAX);
+        let ends = train(&run, size, changes, usize::MAX);
         for end in &ends {
             assert_eq!(end.outcome, Outcome::Finished);
             assert_eq!(end.losses.len(), one.losses.len());

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+
 use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
 use perceiver_model::Perceiver;
-use perceiver_train::{Checkpoint, DeviceChoice, Evaluation, TestResults, Views};
+use perceiver_train::{Checkpoint, DeviceChoice, Evaluation, TestResults, Views, Workplace};
 
 use crate::checkpoint::CheckpointFlags;
 use crate::progress::picture_bar;
@@ -91,7 +91,7 @@ pub(crate) fn measured(
         views,
         Arc::clone(&test),
         preprocessing,
-        checkpoint.device(),
+        &checkpoint.device().clone().into(),
     )?;
     Ok(TestResults::new(&test, &evaluation.sums))
 }
@@ -147,12 +147,16 @@ pub(crate) fn with_bar(
     views: Views,
     test: Arc<Dataset>,
     preprocessing: &Preprocessing,
-    device: &Device,
+    place: &Workplace,
 ) -> Result<Evaluation> {
-    let bar = picture_bar(test.len() as u64, "testing");
-    let mut show = |done, _| bar.set_position(done);
+    let images = place.ranks.part().range(test.len()).len(); // about, as whole batches are shared out
+    let bar = picture_bar(images as u64, "testing");
+    let mut show = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
     let evaluation =
-        perceiver_train::evaluate(model, views, test, preprocessing, device, &mut show)?;
+        perceiver_train::evaluate(model, views, test, preprocessing, place, &mut show)?;
     bar.finish_and_clear();
     Ok(evaluation)
 }

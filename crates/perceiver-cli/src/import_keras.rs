@@ -8,7 +8,9 @@ use candle_core::Device;
 use perceiver_data::{Labels, Normalization, Preprocessing, Source};
 use perceiver_model::{PerceiverConfig, keras, read_safetensors};
 use perceiver_report::grouped;
-use perceiver_train::{CheckpointConfig, DataCard, Preset, Recipe, TrainingData, write_weights};
+use perceiver_train::{
+    Alone, CheckpointConfig, DataCard, Preset, Recipe, TrainingData, write_weights,
+};
 
 use crate::reading_bars;
 use crate::terminal;
@@ -110,7 +112,7 @@ fn from_dataset(
     recipe.data.data_dir.clone_from(&arguments.data_dir);
     recipe.data.labels = arguments.labels;
     recipe.model = model;
-    let data = TrainingData::load_watched(&recipe, &reading_bars::watcher())?;
+    let data = TrainingData::load_shared(&recipe, &Alone, &reading_bars::watcher())?;
     let card = DataCard {
         dataset: Some(dataset.clone()),
         labels: arguments.labels,

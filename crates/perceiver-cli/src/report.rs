@@ -180,7 +180,7 @@ fn judge_by_picture(
         Views::new(run.recipe.data.flip_average),
         Arc::clone(test),
         &checkpoint.config.preprocessing,
-        checkpoint.device(),
+        &checkpoint.device().clone().into(),
     )?;
     let again = TestResults::new(test, &evaluation.sums);
     let differs = again.acc.to_bits() != results.acc.to_bits();

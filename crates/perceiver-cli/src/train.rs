@@ -148,7 +148,7 @@ fn train(
     }
     let (directory, device) = (plan.run.clone(), plan.recipe.training.device);
     let budget = plan.recipe.training.budget;
-    let data = read(&plan.recipe)?;
+    let data = read(&plan.recipe, &**ranks)?;
     let judged = carry_out(plan, data, &stop)?;
     if !ranks.is_first() {
         return Ok(ExitCode::SUCCESS);
@@ -168,13 +168,11 @@ fn train(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the training split of a recipe.
-pub(crate) fn read(recipe: &Recipe) -> Result<TrainingData> {
+/// Reads the training split of a recipe, on every rank.
+pub(crate) fn read(recipe: &Recipe, ranks: &dyn Ranks) -> Result<TrainingData> {
     tracing::info!("reading {}", recipe.data.dataset);
-    Ok(TrainingData::load_watched(
-        recipe,
-        &reading_bars::watcher(),
-    )?)
+    let watcher = reading_bars::watcher();
+    Ok(TrainingData::load_shared(recipe, ranks, &watcher)?)
 }
 
 /// The verdict of a run.
@@ -184,8 +182,8 @@ pub(crate) struct Judged {
     test: Option<Arc<Dataset>>,
 }
 
-/// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved, or is that of the first
-/// of several ranks.
+/// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved, nor on any but the first of
+/// several ranks.
 pub(crate) fn carry_out(
     plan: Plan,
     data: TrainingData,
@@ -209,13 +207,13 @@ pub(crate) fn carry_out(
     }
     let outcome = trainer.fit(&mut observers, stop);
     match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
-        Outcome::Finished if is_first => {
+        Outcome::Finished => {
             if let Some(forecast) = forecast {
                 forecast.after(&trainer);
             }
-            Ok(Some(verdict(&trainer)?))
+            verdict(&trainer)
         }
-        Outcome::Finished | Outcome::Interrupted => Ok(None),
+        Outcome::Interrupted => Ok(None),
     }
 }
 
@@ -397,25 +395,37 @@ fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestAhead> {
     })
 }
 
-/// The verdict of the test split, which is reached once and kept until the run goes on.
-fn verdict(trainer: &Trainer) -> Result<Judged> {
-    let path = trainer.run().results();
-    let shown = |error| way_out::shown(error, trainer.run(), trainer.recipe());
-    let judged = if let Ok(results) = TestResults::read(&path) {
+/// The verdict of the test split, which is reached once, by all ranks together, and kept by the first until the run goes on; none on the
+/// others.
+fn verdict(trainer: &Trainer) -> Result<Option<Judged>> {
+    let (run, ranks) = (trainer.run(), &trainer.place().ranks);
+    let shown = |error| way_out::shown(error, run, trainer.recipe());
+    let before = TestResults::read(&run.results()).ok();
+    let before = before.filter(|_| ranks.is_first()); // others may not see it yet
+    let mut reached = [f64::from(u8::from(before.is_some()))];
+    ranks.all_reduce_f64(&mut reached)?;
+    let judged = if let Some(results) = before {
         let test = None;
         Judged { results, test }
-    } else {
+    } else if reached == [0.0] {
         let (judged, predictions) = test(trainer)?;
-        // The predictions first: where there are results, there is all that belongs to them.
-        let written = write_predictions(&trainer.run().predictions(), &predictions);
-        let written = written.and_then(|()| judged.results.write(&path));
-        written.map_err(shown)?;
+        if ranks.is_first() {
+            // The predictions first: where there are results, there is all that belongs to them.
+            let written = write_predictions(&run.predictions(), &predictions);
+            let written = written.and_then(|()| judged.results.write(&run.results()));
+            written.map_err(shown)?;
+        }
         judged
+    } else {
+        return Ok(None);
     };
-    let curves = EventFile::new(trainer.run().event_file());
+    if !ranks.is_first() {
+        return Ok(None);
+    }
+    let curves = EventFile::new(run.event_file());
     let written = curves.write(trainer.history(), Some(&judged.results));
     written.map_err(shown)?;
-    Ok(judged)
+    Ok(Some(judged))
 }
 
 fn begin(
@@ -470,12 +480,17 @@ fn not_started(error: TrainError) -> anyhow::Error {
 fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
     let recipe = trainer.recipe();
     let test = Arc::new(report::test_split(recipe)?);
+    let ranks = &*trainer.place().ranks;
+    if ranks.size() > 1 {
+        let facts = [("the test split".to_string(), test.sha256().into())];
+        require_agreement(ranks, &facts.into_iter().collect())?;
+    }
     let evaluation = evaluate::with_bar(
         trainer.model(),
         Views::new(recipe.data.flip_average),
         Arc::clone(&test),
         trainer.preprocessing(),
-        trainer.device(),
+        trainer.place(),
     )?;
     let judged = Judged {
         results: TestResults::new(&test, &evaluation.sums),

@@ -99,7 +99,7 @@ pub use image::{CHANNELS, Image};
 pub use labels::Labels;
 pub use loader::{Loader, LoaderConfig, Part};
 pub use mix::Mixing;
-pub use normalization::Normalization;
+pub use normalization::{ChannelSums, Normalization};
 #[cfg(feature = "hub")]
 pub use parquet::{ParquetOptions, read_parquet};
 #[cfg(feature = "hub")]

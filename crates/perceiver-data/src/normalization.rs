@@ -45,33 +45,25 @@ impl Normalization {
     /// # Errors
     /// When `data` is empty.
     pub fn adapt(data: &Dataset) -> Result<Self> {
-        Self::adapt_watched(data, &Watcher::default())
+        let sums = ChannelSums::of(data.images(), &Watcher::default());
+        Self::of_sums(&sums, data.name())
     }
 
-    /// [`Normalization::adapt`], telling `watcher` how far it is.
+    /// The mean and population variance of what was summed up of the pictures of a data set called `name`.
     ///
     /// # Errors
-    /// When `data` is empty.
-    pub fn adapt_watched(data: &Dataset, watcher: &Watcher) -> Result<Self> {
-        if data.is_empty() {
+    /// When there was none.
+    pub fn of_sums(sums: &ChannelSums, name: &str) -> Result<Self> {
+        if sums.0.iter().any(|sums| sums.count == 0) {
             return Err(DataError::Inconsistent {
-                name: data.name().to_owned(),
+                name: name.to_owned(),
                 expected: "at least one picture to take mean and variance of".to_owned(),
                 found: "none".to_owned(),
             });
         }
-        let seen = watcher.counter(Work::Adapt, data.len());
-        let sums = data
-            .images()
-            .par_iter()
-            .map(channel_sums)
-            .inspect(|_| seen.one_more())
-            .reduce(<[Sums; CHANNELS]>::default, |a, b| {
-                std::array::from_fn(|channel| a[channel].plus(&b[channel]))
-            });
         Ok(Self {
-            mean: sums.iter().map(|s| s.mean() as f32).collect(),
-            variance: sums.iter().map(|s| s.variance() as f32).collect(),
+            mean: sums.0.iter().map(|s| s.mean() as f32).collect(),
+            variance: sums.0.iter().map(|s| s.variance() as f32).collect(),
         })
     }
 
@@ -103,8 +95,66 @@ impl Normalization {
     }
 }
 
+/// What mean and variance are made of: exact sums over the pixels of some pictures, which can be added up in any order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelSums([Sums; CHANNELS]);
+
+impl ChannelSums {
+    /// How many numbers [`ChannelSums::to_numbers`] gives.
+    pub const NUMBERS: usize = 2 * 3 * CHANNELS;
+
+    /// The sums over some pictures; `watcher` is told how far it is.
+    pub fn of(images: &[Image], watcher: &Watcher) -> Self {
+        let seen = watcher.counter(Work::Adapt, images.len());
+        images
+            .par_iter()
+            .map(Self::of_one)
+            .inspect(|_| seen.one_more())
+            .reduce(Self::default, Self::plus)
+    }
+
+    /// The sums over one picture.
+    pub fn of_one(image: &Image) -> Self {
+        let mut sums = [Sums::default(); CHANNELS];
+        let planes = image.pixels().chunks_exact(image.height() * image.width());
+        for (sums, plane) in sums.iter_mut().zip(planes) {
+            sums.count = plane.len() as u64;
+            sums.sum = plane.iter().map(|&v| u64::from(v)).sum();
+            sums.squares = plane.iter().map(|&v| u64::from(v) * u64::from(v)).sum();
+        }
+        Self(sums)
+    }
+
+    /// The sums over these pictures and those.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|channel| {
+            self.0[channel].plus(&other.0[channel])
+        }))
+    }
+
+    /// The sums as numbers that can be added up elsewhere, over up to 2^20 summands without rounding: halves of 32 bits, the low one
+    /// first.
+    pub fn to_numbers(self) -> [f64; Self::NUMBERS] {
+        let all = self.0.map(|sums| [sums.count, sums.sum, sums.squares]);
+        let halves = all.as_flattened().iter();
+        let mut halves = halves.flat_map(|&sum| [(sum as u32).into(), ((sum >> 32) as u32).into()]);
+        std::array::from_fn(|_| halves.next().unwrap_or(0.0))
+    }
+
+    /// From [`ChannelSums::to_numbers`], or the sum of some.
+    pub fn from_numbers(numbers: &[f64; Self::NUMBERS]) -> Self {
+        let sum = |at: usize| numbers[2 * at] as u64 + ((numbers[2 * at + 1] as u64) << 32);
+        Self(std::array::from_fn(|channel| Sums {
+            count: sum(3 * channel),
+            sum: sum(3 * channel + 1),
+            squares: sum(3 * channel + 2),
+        }))
+    }
+}
+
 /// Count, sum and sum of squares of some pixel values.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sums {
     count: u64,
     sum: u64,
@@ -131,20 +181,28 @@ impl Sums {
     }
 }
 
-fn channel_sums(image: &Image) -> [Sums; CHANNELS] {
-    let mut sums = [Sums::default(); CHANNELS];
-    let planes = image.pixels().chunks_exact(image.height() * image.width());
-    for (sums, plane) in sums.iter_mut().zip(planes) {
-        sums.count = plane.len() as u64;
-        sums.sum = plane.iter().map(|&v| u64::from(v)).sum();
-        sums.squares = plane.iter().map(|&v| u64::from(v) * u64::from(v)).sum();
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_travel_in_parts_without_rounding() {
+        let sums = |count, sum, squares| Sums {
+            count,
+            sum,
+            squares,
+        };
+        let large = u64::MAX / 4;
+        let [a, b] = [large - 1, u64::from(u32::MAX)];
+        let parts = [[a, b, 7], [b, 1, a]]
+            .map(|[count, sum, squares]| ChannelSums([sums(count, sum, squares); CHANNELS]));
+        let [mut numbers, others] = parts.map(ChannelSums::to_numbers);
+        for (number, other) in numbers.iter_mut().zip(others) {
+            *number += other;
+        }
+        let whole = parts[0].plus(parts[1]);
+        assert_eq!(ChannelSums::from_numbers(&numbers), whole);
+    }
 
     #[test]
     fn pixels_count_alike_in_pictures_of_different_sizes() {

@@ -160,7 +160,24 @@ impl Parameters {
     /// # Errors
     /// When `config` is not the one the parameters were made for.
     pub fn model(&self, config: &PerceiverConfig) -> Result<Perceiver> {
-        let vb = VarBuilder::from_tensors(self.tensors(), DType::F32, &self.device());
+        self.model_through(config, |_, variable| Ok(variable.clone()))
+    }
+
+    /// The model on what `through` makes of every parameter, which is given by name and variable: an operation that changes nothing but
+    /// sees the parameter's gradient, or the same values in another type.
+    ///
+    /// # Errors
+    /// As for [`Parameters::model`], and those of `through`.
+    pub fn model_through(
+        &self,
+        config: &PerceiverConfig,
+        mut through: impl FnMut(&str, &Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Perceiver> {
+        let tensors = self
+            .iter()
+            .map(|(name, variable)| Ok((name.to_string(), through(name, variable)?)))
+            .collect::<Result<_>>()?;
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &self.device());
         Perceiver::new(config, vb)
     }
 

@@ -81,20 +81,37 @@ impl BatchPass<'_> {
         })
     }
 
+    /// Goes through all that is held at once; the gradients leave by the model's taps, and none are in the result.
+    pub(crate) fn run_tapped(&self, mode: Mode) -> Result<BatchResult> {
+        let (loss, logits) = self.scores(&self.held, mode.part(self.held.start))?;
+        loss.backward()?;
+        BatchResult::new(&loss, Gradients::default(), &logits)
+    }
+
     fn part(&self, held: &Range<usize>, mode: Mode) -> Result<BatchResult> {
+        let (loss, logits) = self.scores(held, mode)?;
+        BatchResult::new(&loss, Gradients::of(&loss, self.parameters)?, &logits)
+    }
+
+    /// The mean loss and the scores, `[part, classes]`, of a part of what is held.
+    fn scores(&self, held: &Range<usize>, mode: Mode) -> Result<(Tensor, Tensor)> {
         let (start, count) = (held.start - self.held.start, held.len());
         let images = self.images.narrow(0, start, count)?;
         let logits = self.model.forward(&images, mode)?; // [part, classes]
         let loss = self.targets.part(start, count)?.loss(&logits)?;
-        Ok(BatchResult {
-            loss: f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?),
-            gradients: Gradients::of(&loss, self.parameters)?,
-            logits: logits.detach().to_device(&Device::Cpu)?,
-        })
+        Ok((loss, logits))
     }
 }
 
 impl BatchResult {
+    fn new(loss: &Tensor, gradients: Gradients, logits: &Tensor) -> Result<Self> {
+        Ok(Self {
+            loss: f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?),
+            gradients,
+            logits: logits.detach().to_device(&Device::Cpu)?,
+        })
+    }
+
     /// The result of the samples of both, these first.
     fn with(self, next: &Self) -> Result<Self> {
         let logits = Tensor::cat(&[&self.logits, &next.logits], 0)?;

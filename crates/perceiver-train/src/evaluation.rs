@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use perceiver_data::{Dataset, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::Perceiver;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::error::{Result, TrainError};
 use crate::json_file;
 use crate::metrics::{MetricSums, wilson_interval};
 use crate::predictions::Prediction;
-use crate::ranks::Workplace;
+use crate::ranks::{Ranks, Workplace};
 use crate::views::Views;
 
 /// Pictures at a time. The same in every evaluation, so that the same model on the same data gives the same bits.
@@ -82,26 +82,32 @@ pub struct Evaluation {
     pub predictions: Vec<Prediction>,
 }
 
-/// Goes through a data set in order and notes how the model does, shown these views of every picture. After every batch, `progress`
-/// is told how many of how many pictures are done.
-///
-/// # Errors
-/// When there is no picture, or a label names no class of the model.
-pub fn evaluate(
-    model: &Perceiver,
-    views: Views,
-    dataset: Arc<Dataset>,
-    preprocessing: &Preprocessing,
-    device: &Device,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Evaluation> {
-    let place = Workplace::from(device.clone());
-    evaluate_part(model, views, dataset, preprocessing, &place, progress)
+impl Evaluation {
+    /// What the ranks found in their parts of so many pictures, put together.
+    fn of_all(self, ranks: &dyn Ranks, images: usize) -> Result<Self> {
+        let sums = self.sums.of_all(ranks)?;
+        // Everyone has zeros where others have predictions.
+        let mut numbers = vec![0.0; images * Prediction::NUMBERS];
+        let (rows, _) = numbers.as_chunks_mut();
+        for prediction in self.predictions {
+            rows[prediction.image] = prediction.to_numbers();
+        }
+        ranks.all_reduce_f64(&mut numbers)?;
+        let rows = numbers.as_chunks().0.iter().copied().enumerate();
+        let predictions = rows.map(|(image, row)| Prediction::from_numbers(image, row));
+        Ok(Self {
+            sums,
+            predictions: predictions.collect(),
+        })
+    }
 }
 
-/// [`evaluate`] for the batches that are this rank's part, so that every picture is scored in the batch it always is; what is found is
-/// not summed up yet.
-pub(crate) fn evaluate_part(
+/// Goes through a data set in order and notes how the model does, shown these views of every picture. The ranks share the data set out,
+/// and all find what one would. After every batch, `progress` is told how many of how many pictures of this rank's part are done.
+///
+/// # Errors
+/// When there is no picture, a label names no class of the model, or a rank has gone.
+pub fn evaluate(
     model: &Perceiver,
     views: Views,
     dataset: Arc<Dataset>,
@@ -109,6 +115,60 @@ pub(crate) fn evaluate_part(
     place: &Workplace,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation> {
+    let images = dataset.len();
+    let mut evaluation = Evaluation::default();
+    for_each_batch(model, views, dataset, preprocessing, place, &mut |batch| {
+        let predictions = Prediction::of_batch(batch.first, &batch.scores, &batch.labels)?;
+        evaluation.predictions.extend(predictions);
+        evaluation.sums.update(&batch.scores, &batch.labels)?;
+        progress(evaluation.sums.samples(), batch.total);
+        Ok(())
+    })?;
+    evaluation.of_all(&*place.ranks, images)
+}
+
+/// [`evaluate`], summed up only.
+///
+/// # Errors
+/// Those of [`evaluate`].
+pub(crate) fn measure(
+    model: &Perceiver,
+    views: Views,
+    dataset: Arc<Dataset>,
+    preprocessing: &Preprocessing,
+    place: &Workplace,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<MetricSums> {
+    let mut sums = MetricSums::default();
+    for_each_batch(model, views, dataset, preprocessing, place, &mut |batch| {
+        sums.update(&batch.scores, &batch.labels)?;
+        progress(sums.samples(), batch.total);
+        Ok(())
+    })?;
+    sums.of_all(&*place.ranks)
+}
+
+/// Some pictures, scored.
+struct Scored {
+    /// The place of the first in the data set.
+    first: usize,
+    /// `[n, classes]`, on the CPU.
+    scores: Tensor,
+    /// u32 `[n]`, on the CPU.
+    labels: Tensor,
+    /// Pictures in all of this rank's part.
+    total: u64,
+}
+
+/// Scores the batches that are this rank's part, so that every picture is scored in the batch it always is.
+fn for_each_batch(
+    model: &Perceiver,
+    views: Views,
+    dataset: Arc<Dataset>,
+    preprocessing: &Preprocessing,
+    place: &Workplace,
+    note: &mut dyn FnMut(Scored) -> Result<()>,
+) -> Result<()> {
     require_classes(&dataset, model.config().num_classes())?;
     let config = LoaderConfig {
         batch_size: BATCH_SIZE,
@@ -117,21 +177,21 @@ pub(crate) fn evaluate_part(
     let images = dataset.len();
     let loader = Loader::new(dataset, preprocessing.clone(), config)?;
     let batches = place.ranks.part().range(loader.batches_per_epoch());
-    let first_image = batches.start * BATCH_SIZE;
-    let total = (images.min(batches.end * BATCH_SIZE) - first_image) as u64;
-    let mut evaluation = Evaluation::default();
+    let mut first = batches.start * BATCH_SIZE;
+    let total = (images.min(batches.end * BATCH_SIZE).saturating_sub(first)) as u64;
     for batch in loader.epoch(0, batches.start).take(batches.len()) {
         let batch = batch?;
         let images = batch.images.to_device(&place.device)?;
         let scores = views.scores(model, &images)?;
-        let scores = scores.to_device(&Device::Cpu)?;
-        evaluation.sums.update(&scores, &batch.labels)?;
-        let first = first_image + evaluation.predictions.len();
-        let predictions = Prediction::of_batch(first, &scores, &batch.labels)?;
-        evaluation.predictions.extend(predictions);
-        progress(evaluation.sums.samples(), total);
+        note(Scored {
+            first,
+            scores: scores.to_device(&Device::Cpu)?,
+            labels: batch.labels,
+            total,
+        })?;
+        first += batch.indices.len();
     }
-    Ok(evaluation)
+    Ok(())
 }
 
 /// A data set can be judged by a model of as many classes, and has something to judge.

@@ -1,6 +1,6 @@
 //! The gradient of every parameter, by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 use candle_core::Tensor;
 use perceiver_model::Parameters;
@@ -9,7 +9,7 @@ use perceiver_ops::{move_mean, sum_of_squares};
 use crate::error::{Result, TrainError};
 
 /// Gradients of a loss with respect to all parameters, sorted by name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
@@ -104,5 +104,15 @@ impl Gradients {
             Ok((name, gradient))
         });
         scaled.collect::<Result<_>>().map(Self)
+    }
+}
+
+impl IntoIterator for Gradients {
+    type Item = (String, Tensor);
+    type IntoIter = btree_map::IntoIter<String, Tensor>;
+
+    /// Names and gradients, sorted by name.
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::loss::cross_entropies;
+use crate::ranks::Ranks;
 
 /// The k of the second accuracy.
 pub const TOP_K: usize = 5;
@@ -58,6 +59,16 @@ impl MetricSums {
         self.correct += others.correct;
         self.correct_top5 += others.correct_top5;
         self.samples += others.samples;
+    }
+
+    /// The sums over what all ranks have seen.
+    ///
+    /// # Errors
+    /// When a rank has gone.
+    pub(crate) fn of_all(self, ranks: &dyn Ranks) -> Result<Self> {
+        let mut numbers = self.to_numbers();
+        ranks.all_reduce_f64(&mut numbers)?;
+        Ok(Self::from_numbers(numbers))
     }
 
     /// The sums as numbers that can be added up elsewhere: counts are exact up to 2^53.

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use candle_core::Tensor;
 use mpi::Threading;
 use mpi::collective::SystemOperation;
 use mpi::environment::{Universe, initialize_with_threading, processor_name};
@@ -9,7 +10,7 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
 
 use crate::error::{Result, TrainError};
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, change_on_cpu};
 
 /// Numbers in one message: MPI counts them in 32 bits, and buffers of this size stay in caches.
 const AT_ONCE: usize = 1 << 20;
@@ -92,9 +93,11 @@ impl Ranks for MpiRanks {
         processor_name().unwrap_or_else(|_| "a host without a name".to_string())
     }
 
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        all_reduce(values);
-        Ok(())
+    fn all_reduce(&self, values: &Tensor) -> Result<()> {
+        change_on_cpu(values, |values| {
+            all_reduce(values);
+            Ok(())
+        })
     }
 
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {

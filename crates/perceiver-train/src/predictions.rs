@@ -39,6 +39,33 @@ impl Prediction {
         self.predicted == self.label
     }
 
+    /// How many numbers [`Prediction::to_numbers`] gives.
+    pub(crate) const NUMBERS: usize = 5;
+
+    /// All but the picture's place, exactly.
+    pub(crate) fn to_numbers(self) -> [f64; Self::NUMBERS] {
+        [
+            self.label.into(),
+            self.predicted.into(),
+            self.probability.into(),
+            self.label_probability.into(),
+            self.label_rank.into(),
+        ]
+    }
+
+    /// From [`Prediction::to_numbers`].
+    pub(crate) fn from_numbers(image: usize, numbers: [f64; Self::NUMBERS]) -> Self {
+        let [label, predicted, probability, label_probability, label_rank] = numbers;
+        Self {
+            image,
+            label: label as u32,
+            predicted: predicted as u32,
+            probability: probability as f32,
+            label_probability: label_probability as f32,
+            label_rank: label_rank as u32,
+        }
+    }
+
     /// What was said of a batch, the `first` picture onwards: `scores` `[batch, classes]`, `labels` `[batch]` (u32).
     ///
     /// # Errors

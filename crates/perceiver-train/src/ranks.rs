@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
 use perceiver_data::Part;
 
 use crate::error::Result;
@@ -33,13 +33,13 @@ pub trait Ranks: Send + Sync {
     /// How many there are.
     fn size(&self) -> usize;
 
-    /// Puts the sum over all ranks in the place of every value.
+    /// Puts the sum over all ranks in the place of every value of a contiguous f32 tensor, which shares its memory with no other.
     ///
     /// # Errors
-    /// When a rank has gone, or came with another number of values.
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()>;
+    /// When a rank has gone or came with another number of values, or these ranks cannot reach the tensor's device.
+    fn all_reduce(&self, values: &Tensor) -> Result<()>;
 
-    /// [`Ranks::all_reduce`] for numbers that have to be exact.
+    /// [`Ranks::all_reduce`] for numbers that have to be exact, of which there are few.
     ///
     /// # Errors
     /// As for [`Ranks::all_reduce`].
@@ -89,7 +89,7 @@ impl Ranks for Alone {
         1
     }
 
-    fn all_reduce(&self, _values: &mut [f32]) -> Result<()> {
+    fn all_reduce(&self, _values: &Tensor) -> Result<()> {
         Ok(())
     }
 
@@ -119,5 +119,29 @@ impl From<Device> for Workplace {
     fn from(device: Device) -> Self {
         let ranks = Arc::new(Alone);
         Self { device, ranks }
+    }
+}
+
+/// Changes a contiguous f32 tensor on the CPU where it is, by a function that may fail.
+///
+/// # Errors
+/// Those of the function, or when the tensor is another.
+pub(crate) fn change_on_cpu(values: &Tensor, by: impl Fn(&mut [f32]) -> Result<()>) -> Result<()> {
+    Ok(values.inplace_op1(&OnCpu(by))?)
+}
+
+struct OnCpu<F>(F);
+
+impl<F: Fn(&mut [f32]) -> Result<()>> InplaceOp1 for OnCpu<F> {
+    fn name(&self) -> &'static str {
+        "all-reduce"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("all-reduce: expected a contiguous f32 tensor");
+        };
+        (self.0)(&mut values[start..end]).map_err(candle_core::Error::wrap)
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use candle_core::Tensor;
+
 use crate::error::{Result, TrainError};
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, change_on_cpu};
 
 /// As many ranks as asked for, one for each of the threads that will train together. One that is dropped fails the calls of
 /// those that still wait for it.
@@ -115,12 +117,14 @@ impl Ranks for ThreadRanks {
         self.size
     }
 
-    fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        let sums = self.sum(values.iter().copied().map(f64::from))?;
-        for (value, sum) in values.iter_mut().zip(sums) {
-            *value = sum as f32;
-        }
-        Ok(())
+    fn all_reduce(&self, values: &Tensor) -> Result<()> {
+        change_on_cpu(values, |values| {
+            let sums = self.sum(values.iter().copied().map(f64::from))?;
+            for (value, sum) in values.iter_mut().zip(sums) {
+                *value = sum as f32;
+            }
+            Ok(())
+        })
     }
 
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {
@@ -151,6 +155,8 @@ impl Drop for ThreadRanks {
 mod tests {
     use std::thread;
 
+    use candle_core::{DType, Device};
+
     use super::*;
 
     #[test]
@@ -167,9 +173,12 @@ mod tests {
             assert!(error.contains("has gone"), "{error}");
         }
 
-        let differing = ranks_of_threads(2)
-            .into_iter()
-            .map(|ranks| thread::spawn(move || ranks.all_reduce(&mut vec![1.0; 1 + ranks.rank()])));
+        let differing = ranks_of_threads(2).into_iter().map(|ranks| {
+            thread::spawn(move || {
+                let values = Tensor::ones(1 + ranks.rank(), DType::F32, &Device::Cpu);
+                ranks.all_reduce(&values.unwrap())
+            })
+        });
         for thread in differing.collect::<Vec<_>>() {
             assert!(thread.join().unwrap().is_err());
         }

@@ -5,6 +5,7 @@
 //! same bits as one that was never interrupted.
 
 mod beginning;
+mod learning;
 mod saving;
 
 use std::collections::HashMap;
@@ -15,24 +16,24 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver, Summary};
-use perceiver_ops::{Key, Mode};
 
+use crate::agreement::require_agreement;
 use crate::averaging::Averaging;
-use crate::batch_pass::BatchPass;
 use crate::clock::{Clock, TestAhead, TimeLeft, Workload};
 use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::Verdict;
 use crate::error::{Result, TrainError};
-use crate::evaluation::evaluate_part;
+use crate::evaluation::measure;
 use crate::forecast::{Forecast, Trial};
-use crate::loss::Targets;
-use crate::metrics::{MetricSums, Metrics};
+
+use crate::batch_score::BatchScore;
+use crate::exchange::Exchange;
+use crate::metrics::Metrics;
 use crate::observer::{EpochMetrics, Event, Observer};
 use crate::optimizer::Optimizer;
 use crate::progress::{EpochProgress, Progress};
 use crate::ranks::Workplace;
 use crate::recipe::Recipe;
-use crate::reduction::{Reduced, reduced};
 use crate::run_directory::RunDirectory;
 use crate::schedule::{End, Position, ScheduleName};
 use crate::training_data::TrainingData;
@@ -71,6 +72,7 @@ pub struct Trainer {
     recipe: Recipe,
     data: TrainingData,
     place: Workplace,
+    exchange: Exchange,
     run: RunDirectory,
     parameters: Parameters,
     model: Perceiver,
@@ -152,7 +154,7 @@ impl Trainer {
         }
         let ranks = self.place.ranks.size();
         let trial = Trial {
-            pass: self.pass(&batch, batch.indices.len())?,
+            pass: self.pass(&self.model, &batch, batch.indices.len())?,
             recipe: &self.recipe,
             train_images: self.data.train.len().div_ceil(ranks),
             validation_images: self.data.validation.len().div_ceil(ranks),
@@ -315,11 +317,7 @@ impl Trainer {
 
     /// Learns from a batch of so many `images`, of which `part` is this rank's, and returns the epoch's means so far.
     fn step(&mut self, part: &Batch, images: usize, time: Option<TimeLeft>) -> Result<Metrics> {
-        let Reduced {
-            loss,
-            gradients,
-            sums,
-        } = self.gradients(part, images)?;
+        let (BatchScore { loss, sums }, gradients) = self.gradients(part, images)?;
         self.progress.epoch.sums.add(&sums);
         let norm = gradients.global_norm()?;
         if !norm.is_finite() {
@@ -341,24 +339,6 @@ impl Trainer {
             averaging.update(&self.parameters, self.progress.steps)?;
         }
         Ok(self.progress.epoch.sums.means())
-    }
-
-    /// A batch's mean loss and its gradients, and how its pictures were classified.
-    fn gradients(&self, part: &Batch, images: usize) -> Result<Reduced> {
-        let training = &self.recipe.training;
-        let key = self.dropout_key();
-        let mode = |start: usize| match start {
-            0 => Mode::Training(key),
-            _ => Mode::Training(key.fold_in_name("part").fold_in(start as u64)),
-        };
-        let pass = self.pass(part, images)?;
-        let found = pass.run(training.accumulate, training.side_by_side, mode)?;
-        let ranks = &*self.place.ranks;
-        let result = reduced(ranks, found, (part, images), &self.parameters)?;
-        if !result.loss.is_finite() {
-            return Err(self.not_finite("loss", result.loss));
-        }
-        Ok(result)
     }
 
     /// Looks inside the model as it scores a few training pictures.
@@ -386,19 +366,6 @@ impl Trainer {
         warnings.try_for_each(|warning| observer.notice(&Event::Warning(&warning)))
     }
 
-    /// The pass of this rank's part of a batch of `whole` pictures.
-    fn pass(&self, batch: &Batch, whole: usize) -> Result<BatchPass<'_>> {
-        let smoothing = self.recipe.training.label_smoothing;
-        Ok(BatchPass {
-            model: &self.model,
-            parameters: &self.parameters,
-            images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
-            targets: Targets::new(batch, smoothing, &self.place.device)?,
-            held: self.place.ranks.part().range(whole),
-            whole,
-        })
-    }
-
     /// The learning rate of the next step: what the plateau has left of it, times the schedule's factor.
     fn scheduled_rate(&self, time: Option<TimeLeft>) -> f32 {
         let position = Position {
@@ -413,12 +380,6 @@ impl Trainer {
         (f64::from(self.progress.learning_rate) * factor) as f32
     }
 
-    /// What dropout is keyed by in this step.
-    fn dropout_key(&self) -> Key {
-        let root = Key::new(self.recipe.training.seed).fold_in_name("dropout");
-        root.fold_in(self.progress.steps)
-    }
-
     fn not_finite(&self, what: &'static str, value: f64) -> TrainError {
         TrainError::NotFinite {
             epoch: self.progress.history.len() + 1,
@@ -430,6 +391,7 @@ impl Trainer {
 
     /// Validates, records the epoch, lets the callbacks decide, and saves.
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.require_same_weights()?;
         let start = Instant::now();
         let validation = self.validate(observer)?;
         if !validation.loss.is_finite() {
@@ -476,6 +438,26 @@ impl Trainer {
         Ok(())
     }
 
+    /// Ranks that learn from the same sums have the same weights, unless a machine or a network errs.
+    fn require_same_weights(&self) -> Result<()> {
+        if self.place.ranks.size() == 1 {
+            return Ok(());
+        }
+        let epoch = self.progress.history.len() + 1;
+        let name = format!("weights after epoch {epoch} with a CRC of");
+        let mut crc = 0;
+        for (_, variable) in self.parameters.iter() {
+            let values = variable.flatten_all()?.to_vec1::<f32>()?;
+            for value in values {
+                crc = crc32c::crc32c_append(crc, &value.to_le_bytes());
+            }
+        }
+        require_agreement(
+            &*self.place.ranks,
+            &[(name, i64::from(crc).into())].into_iter().collect(),
+        )
+    }
+
     fn validate(&self, observer: &mut dyn Observer) -> Result<Metrics> {
         let mut noticed = Ok(());
         let mut tell = |done, total| {
@@ -489,7 +471,7 @@ impl Trainer {
             Parameters::from_tensors(&self.recipe.model, self.weights(), &self.place.device)?;
         let model = parameters.inference_model(&self.recipe.model)?;
         let views = Views::Picture; // the test split alone may be judged by more
-        let evaluation = evaluate_part(
+        let sums = measure(
             &model,
             views,
             validation,
@@ -498,9 +480,7 @@ impl Trainer {
             &mut tell,
         )?;
         noticed?;
-        let mut numbers = evaluation.sums.to_numbers();
-        self.place.ranks.all_reduce_f64(&mut numbers)?;
-        Ok(MetricSums::from_numbers(numbers).means())
+        Ok(sums.means())
     }
 
     fn epoch_metrics(&self, validation: Metrics, validation_seconds: f64) -> EpochMetrics {

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use perceiver_data::{DataError, Dataset, Normalization, Preprocessing, Source, Split, Watcher};
+use perceiver_data::{
+    ChannelSums, DataError, Dataset, Normalization, Preprocessing, Source, Split, Watcher,
+};
 
 use crate::error::Result;
+use crate::ranks::{Alone, Ranks};
 use crate::recipe::Recipe;
 
 /// The training split, divided and described.
@@ -30,14 +33,15 @@ impl TrainingData {
     /// # Errors
     /// When either split is not what it should be, or one part would be empty.
     pub fn load(recipe: &Recipe) -> Result<Self> {
-        Self::load_watched(recipe, &Watcher::default())
+        Self::load_shared(recipe, &Alone, &Watcher::default())
     }
 
-    /// [`TrainingData::load`], telling `watcher` how far it is.
+    /// [`TrainingData::load`], with the work that can be shared out between `ranks`, all of which have to load it; `watcher` is told how
+    /// far it is.
     ///
     /// # Errors
-    /// Those of [`TrainingData::load`].
-    pub fn load_watched(recipe: &Recipe, watcher: &Watcher) -> Result<Self> {
+    /// Those of [`TrainingData::load`], and when a rank has gone.
+    pub fn load_shared(recipe: &Recipe, ranks: &dyn Ranks, watcher: &Watcher) -> Result<Self> {
         let start = Instant::now();
         let mut options = recipe.load_options();
         options.watcher = watcher.clone();
@@ -45,7 +49,7 @@ impl TrainingData {
         let dataset = recipe.data.dataset.load(Split::Train, &options)?;
         Ok(Self {
             loading: start.elapsed(),
-            ..Self::divide(dataset, recipe, watcher)?
+            ..Self::divide(dataset, recipe, ranks, watcher)?
         })
     }
 
@@ -54,10 +58,15 @@ impl TrainingData {
     /// # Errors
     /// When one part would be empty.
     pub fn new(dataset: Dataset, recipe: &Recipe) -> Result<Self> {
-        Self::divide(dataset, recipe, &Watcher::default())
+        Self::divide(dataset, recipe, &Alone, &Watcher::default())
     }
 
-    fn divide(mut dataset: Dataset, recipe: &Recipe, watcher: &Watcher) -> Result<Self> {
+    fn divide(
+        mut dataset: Dataset,
+        recipe: &Recipe,
+        ranks: &dyn Ranks,
+        watcher: &Watcher,
+    ) -> Result<Self> {
         if let Some(limit) = recipe.data.limit_train {
             dataset.truncate(limit);
         }
@@ -66,7 +75,7 @@ impl TrainingData {
             antialias: recipe.data.antialias,
             normalization: match &recipe.data.normalization {
                 Some(given) => given.clone(),
-                None => Normalization::adapt_watched(&dataset, watcher)?,
+                None => normalization(&dataset, ranks, watcher)?,
             },
         };
         let sha256 = dataset.sha256();
@@ -119,6 +128,15 @@ impl TrainingData {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The normalization by all pictures, of which each rank sums up its part.
+fn normalization(dataset: &Dataset, ranks: &dyn Ranks, watcher: &Watcher) -> Result<Normalization> {
+    let part = &dataset.images()[ranks.part().range(dataset.len())];
+    let mut numbers = ChannelSums::of(part, watcher).to_numbers();
+    ranks.all_reduce_f64(&mut numbers)?;
+    let sums = ChannelSums::from_numbers(&numbers);
+    Ok(Normalization::of_sums(&sums, dataset.name())?)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -13,6 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::clock::{Clock, TestAhead, TimeSpent};
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Result, TrainError};
+use crate::exchange::Exchange;
 use crate::optimizer::OptimizerState;
 use crate::plateau::Plateau;
 use crate::progress::{self, EpochProgress, Format, Progress, Saved};
@@ -282,6 +284,7 @@ impl Trainer {
         Ok(Self {
             recipe,
             data,
+            exchange: Exchange::new(Arc::clone(&place.ranks)),
             place,
             run,
             parameters,

@@ -1,0 +1,87 @@
+//! What a batch teaches: its loss, how it was classified, and the gradients, which are those of all ranks together.
+
+use std::sync::mpsc::Sender;
+
+use perceiver_data::Batch;
+use perceiver_model::Perceiver;
+use perceiver_ops::{Key, Mode};
+
+use crate::batch_pass::{BatchPass, BatchResult};
+use crate::batch_score::BatchScore;
+use crate::error::Result;
+use crate::gradients::Gradients;
+use crate::loss::Targets;
+use crate::tap::{Found, tapped_model};
+use crate::trainer::Trainer;
+
+impl Trainer {
+    /// How a batch of so many `images`, of which `part` is this rank's, is classified, and the gradients of its mean loss.
+    pub(super) fn gradients(&self, part: &Batch, images: usize) -> Result<(BatchScore, Gradients)> {
+        let share = part.indices.len() as f64 / images as f64;
+        let (result, gradients) = self.exchange.summed(share, &self.parameters, |found| {
+            self.find_gradients(part, images, found)
+        })?;
+        let score = result.map(|result| BatchScore::new(result.loss, &result.logits, &part.labels));
+        let score = BatchScore::of_all(&*self.place.ranks, score.transpose()?, share)?;
+        if !score.loss.is_finite() {
+            return Err(self.not_finite("loss", score.loss));
+        }
+        Ok((score, gradients))
+    }
+
+    /// Sends the gradients of this rank's part to `found`, and returns the rest of the result; none of an empty part.
+    fn find_gradients(
+        &self,
+        part: &Batch,
+        images: usize,
+        found: &Sender<Found>,
+    ) -> Result<Option<BatchResult>> {
+        let training = &self.recipe.training;
+        let key = self.dropout_key();
+        let mode = |start: usize| match start {
+            0 => Mode::Training(key),
+            _ => Mode::Training(key.fold_in_name("part").fold_in(start as u64)),
+        };
+        // Gradients are worth sending one by one where others wait for them, and the first pass is the last.
+        let is_waited_for = self.place.ranks.size() > 1 && !part.indices.is_empty();
+        if is_waited_for && training.accumulate == 1 && training.side_by_side == 1 {
+            let model = tapped_model(&self.parameters, &self.recipe.model, found)?;
+            let model = model.with_recomputation(training.recompute);
+            let result = self.pass(&model, part, images)?.run_tapped(mode(0))?;
+            return Ok(Some(result));
+        }
+        let pass = self.pass(&self.model, part, images)?;
+        let mut result = pass.run(training.accumulate, training.side_by_side, mode)?;
+        if let Some(result) = &mut result {
+            for gradient in std::mem::take(&mut result.gradients) {
+                // Nobody receives once the exchange has failed, which it tells itself.
+                let _ = found.send(gradient);
+            }
+        }
+        Ok(result)
+    }
+
+    /// The pass of this rank's part of a batch of `whole` pictures.
+    pub(super) fn pass<'a>(
+        &'a self,
+        model: &'a Perceiver,
+        batch: &Batch,
+        whole: usize,
+    ) -> Result<BatchPass<'a>> {
+        let smoothing = self.recipe.training.label_smoothing;
+        Ok(BatchPass {
+            model,
+            parameters: &self.parameters,
+            images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
+            targets: Targets::new(batch, smoothing, &self.place.device)?,
+            held: self.place.ranks.part().range(whole),
+            whole,
+        })
+    }
+
+    /// What dropout is keyed by in this step.
+    fn dropout_key(&self) -> Key {
+        let root = Key::new(self.recipe.training.seed).fold_in_name("dropout");
+        root.fold_in(self.progress.steps)
+    }
+}
