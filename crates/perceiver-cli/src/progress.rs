@@ -97,7 +97,13 @@ impl Observer for TrainingProgress {
                 step,
                 images,
                 metrics,
-            } => self.step(step, images, &metrics),
+            } => {
+                tracing::trace!(
+                    "step {step}: {:?} is the mean loss of the epoch so far",
+                    metrics.loss
+                );
+                self.step(step, images, &metrics);
+            }
             Event::Validation { done, total } => {
                 if self
                     .bar
