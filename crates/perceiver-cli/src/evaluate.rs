@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-
 use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
 use perceiver_model::Perceiver;
 use perceiver_train::{Checkpoint, DeviceChoice, Evaluation, TestResults, Views, Workplace};
@@ -149,8 +148,7 @@ pub(crate) fn with_bar(
     preprocessing: &Preprocessing,
     place: &Workplace,
 ) -> Result<Evaluation> {
-    let images = place.ranks.part().range(test.len()).len(); // about, as whole batches are shared out
-    let bar = picture_bar(images as u64, "testing");
+    let bar = picture_bar(test.len() as u64, "testing");
     let mut show = |done, total| {
         bar.set_length(total);
         bar.set_position(done);

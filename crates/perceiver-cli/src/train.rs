@@ -404,24 +404,23 @@ fn verdict(trainer: &Trainer) -> Result<Option<Judged>> {
     let before = before.filter(|_| ranks.is_first()); // others may not see it yet
     let mut reached = [f64::from(u8::from(before.is_some()))];
     ranks.all_reduce_f64(&mut reached)?;
+    if !ranks.is_first() {
+        if reached == [0.0] {
+            test(trainer)?; // its part
+        }
+        return Ok(None);
+    }
     let judged = if let Some(results) = before {
         let test = None;
         Judged { results, test }
-    } else if reached == [0.0] {
-        let (judged, predictions) = test(trainer)?;
-        if ranks.is_first() {
-            // The predictions first: where there are results, there is all that belongs to them.
-            let written = write_predictions(&run.predictions(), &predictions);
-            let written = written.and_then(|()| judged.results.write(&run.results()));
-            written.map_err(shown)?;
-        }
-        judged
     } else {
-        return Ok(None);
+        let (judged, predictions) = test(trainer)?;
+        // The predictions first: where there are results, there is all that belongs to them.
+        let written = write_predictions(&run.predictions(), &predictions);
+        let written = written.and_then(|()| judged.results.write(&run.results()));
+        written.map_err(shown)?;
+        judged
     };
-    if !ranks.is_first() {
-        return Ok(None);
-    }
     let curves = EventFile::new(run.event_file());
     let written = curves.write(trainer.history(), Some(&judged.results));
     written.map_err(shown)?;

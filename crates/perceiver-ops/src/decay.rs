@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::{self, TASK};
-use crate::in_place;
+use crate::in_place::change_values;
 use crate::simd::vectorised;
 
 /// Takes `rate` of `parameter` away: weight decay times learning rate. It changes where it is: whoever holds a clone of it
@@ -23,10 +23,11 @@ use crate::simd::vectorised;
 /// When `parameter` is not contiguous.
 pub fn decay(parameter: &Tensor, rate: f32) -> Result<()> {
     if cpu::has_kernels(parameter) {
-        return in_place::change("decay", parameter, |values| {
+        return change_values("decay", parameter, |values| {
             values
                 .par_chunks_mut(TASK)
                 .for_each(|values| shrink(values, rate));
+            Ok(())
         });
     }
     let flat = parameter.detach().flatten_all()?;

@@ -4,11 +4,15 @@ use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result
 
 use crate::cpu;
 
-/// Changes the values of a contiguous `f32` tensor.
+/// Changes the values of a contiguous `f32` tensor on the CPU, for an operation that errors call `name`.
 ///
 /// # Errors
-/// When it is not one.
-pub(crate) fn change(name: &'static str, target: &Tensor, by: impl Fn(&mut [f32])) -> Result<()> {
+/// When it is not one, or those of `by`.
+pub fn change_values(
+    name: &'static str,
+    target: &Tensor,
+    by: impl Fn(&mut [f32]) -> Result<()>,
+) -> Result<()> {
     target.inplace_op1(&InPlace { name, by })
 }
 
@@ -43,14 +47,13 @@ struct InPlace<F> {
     by: F,
 }
 
-impl<F: Fn(&mut [f32])> InplaceOp1 for InPlace<F> {
+impl<F: Fn(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn cpu_fwd(&self, target: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        (self.by)(cpu::values_mut(self.name, target, layout)?);
-        Ok(())
+        (self.by)(cpu::values_mut(self.name, target, layout)?)
     }
 }
 

@@ -64,6 +64,7 @@ pub use decay::decay;
 pub use dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
 pub use gelu::{gelu, gelu_composed};
 pub use heads::{join_heads, split_heads};
+pub use in_place::change_values;
 pub use key::Key;
 pub use lamb::{LambStep, lamb_step, lamb_step_composed};
 pub use layer_norm::{layer_norm, layer_norm_composed};

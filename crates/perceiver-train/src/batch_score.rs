@@ -34,11 +34,14 @@ impl BatchScore {
             loss: 0.0,
             sums: MetricSums::default(),
         });
-        let mut loss = [part.loss * share];
-        ranks.all_reduce_f64(&mut loss)?;
+        // At once, as this is done in every step.
+        let [of_loss, correct, correct_top5, samples] = part.sums.to_numbers();
+        let mut numbers = [of_loss, correct, correct_top5, samples, part.loss * share];
+        ranks.all_reduce_f64(&mut numbers)?;
+        let [of_loss, correct, correct_top5, samples, loss] = numbers;
         Ok(Self {
-            loss: loss[0],
-            sums: part.sums.of_all(ranks)?,
+            loss,
+            sums: MetricSums::from_numbers([of_loss, correct, correct_top5, samples]),
         })
     }
 }

@@ -8,9 +8,10 @@ use mpi::collective::SystemOperation;
 use mpi::environment::{Universe, initialize_with_threading, processor_name};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
+use perceiver_ops::change_values;
 
 use crate::error::{Result, TrainError};
-use crate::ranks::{Ranks, change_on_cpu};
+use crate::ranks::Ranks;
 
 /// Numbers in one message: MPI counts them in 32 bits, and buffers of this size stay in caches.
 const AT_ONCE: usize = 1 << 20;
@@ -94,10 +95,11 @@ impl Ranks for MpiRanks {
     }
 
     fn all_reduce(&self, values: &Tensor) -> Result<()> {
-        change_on_cpu(values, |values| {
+        let change = change_values("all-reduce", values, |values| {
             all_reduce(values);
             Ok(())
-        })
+        });
+        Ok(change?)
     }
 
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {

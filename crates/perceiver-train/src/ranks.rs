@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
+use candle_core::{Device, Tensor};
 use perceiver_data::Part;
 
 use crate::error::Result;
@@ -119,29 +119,5 @@ impl From<Device> for Workplace {
     fn from(device: Device) -> Self {
         let ranks = Arc::new(Alone);
         Self { device, ranks }
-    }
-}
-
-/// Changes a contiguous f32 tensor on the CPU where it is, by a function that may fail.
-///
-/// # Errors
-/// Those of the function, or when the tensor is another.
-pub(crate) fn change_on_cpu(values: &Tensor, by: impl Fn(&mut [f32]) -> Result<()>) -> Result<()> {
-    Ok(values.inplace_op1(&OnCpu(by))?)
-}
-
-struct OnCpu<F>(F);
-
-impl<F: Fn(&mut [f32]) -> Result<()>> InplaceOp1 for OnCpu<F> {
-    fn name(&self) -> &'static str {
-        "all-reduce"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
-        else {
-            candle_core::bail!("all-reduce: expected a contiguous f32 tensor");
-        };
-        (self.0)(&mut values[start..end]).map_err(candle_core::Error::wrap)
     }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use candle_core::Tensor;
+use candle_core::{Error, Tensor};
+use perceiver_ops::change_values;
 
 use crate::error::{Result, TrainError};
-use crate::ranks::{Ranks, change_on_cpu};
+use crate::ranks::Ranks;
 
 /// As many ranks as asked for, one for each of the threads that will train together. One that is dropped fails the calls of
 /// those that still wait for it.
@@ -118,13 +119,14 @@ impl Ranks for ThreadRanks {
     }
 
     fn all_reduce(&self, values: &Tensor) -> Result<()> {
-        change_on_cpu(values, |values| {
-            let sums = self.sum(values.iter().copied().map(f64::from))?;
-            for (value, sum) in values.iter_mut().zip(sums) {
+        let change = change_values("all-reduce", values, |values| {
+            let sums = self.sum(values.iter().copied().map(f64::from));
+            for (value, sum) in values.iter_mut().zip(sums.map_err(Error::wrap)?) {
                 *value = sum as f32;
             }
             Ok(())
-        })
+        });
+        Ok(change?)
     }
 
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<()> {

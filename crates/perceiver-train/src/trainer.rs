@@ -19,15 +19,14 @@ use perceiver_model::{Parameters, Perceiver, Summary};
 
 use crate::agreement::require_agreement;
 use crate::averaging::Averaging;
+use crate::batch_score::BatchScore;
 use crate::clock::{Clock, TestAhead, TimeLeft, Workload};
 use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::Verdict;
 use crate::error::{Result, TrainError};
 use crate::evaluation::measure;
-use crate::forecast::{Forecast, Trial};
-
-use crate::batch_score::BatchScore;
 use crate::exchange::Exchange;
+use crate::forecast::{Forecast, Trial};
 use crate::metrics::Metrics;
 use crate::observer::{EpochMetrics, Event, Observer};
 use crate::optimizer::Optimizer;
