@@ -28,7 +28,7 @@ pub(crate) struct BatchPass<'a> {
 pub(crate) struct BatchResult {
     /// The mean loss.
     pub(crate) loss: f64,
-    /// The gradients of the mean loss.
+    /// The share that what is held has in the gradients of the whole batch's mean loss.
     pub(crate) gradients: Gradients,
     /// The class scores on the CPU, `[batch, classes]`.
     pub(crate) logits: Tensor,
@@ -84,13 +84,20 @@ impl BatchPass<'_> {
     /// Goes through all that is held at once; the gradients leave by the model's taps, and none are in the result.
     pub(crate) fn run_tapped(&self, mode: Mode) -> Result<BatchResult> {
         let (loss, logits) = self.scores(&self.held, mode.part(self.held.start))?;
-        loss.backward()?;
+        self.weighed(&loss)?.backward()?;
         BatchResult::new(&loss, Gradients::default(), &logits)
     }
 
     fn part(&self, held: &Range<usize>, mode: Mode) -> Result<BatchResult> {
         let (loss, logits) = self.scores(held, mode)?;
-        BatchResult::new(&loss, Gradients::of(&loss, self.parameters)?, &logits)
+        let gradients = Gradients::of(&self.weighed(&loss)?, self.parameters)?;
+        BatchResult::new(&loss, gradients, &logits)
+    }
+
+    /// The loss as it counts in the whole batch.
+    fn weighed(&self, loss: &Tensor) -> Result<Tensor> {
+        let share = self.held.len() as f64 / self.whole as f64;
+        Ok((loss * share)?)
     }
 
     /// The mean loss and the scores, `[part, classes]`, of a part of what is held.

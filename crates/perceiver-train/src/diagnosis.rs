@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::gradients::Gradients;
+use crate::ranks::Ranks;
 
 /// What was measured in an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +76,49 @@ impl ModelDiagnosis {
             }
         })?;
         verdict.map(|()| diagnosis)
+    }
+
+    /// What all ranks see together, of which this one has seen a `share` of the pictures. All have to ask.
+    ///
+    /// # Errors
+    /// When a rank has gone.
+    pub(crate) fn of_all(mut self, ranks: &dyn Ranks, share: f64) -> Result<Self> {
+        if ranks.size() == 1 {
+            return Ok(self);
+        }
+        let weighed = self.means().map(|mean| mean * share);
+        let mut sums = weighed.collect::<Vec<_>>();
+        ranks.all_reduce_f64(&mut sums)?;
+        self.set_means(&sums);
+        Ok(self)
+    }
+
+    /// All that is a mean over the pictures, a deviation as its square.
+    fn means(&self) -> impl Iterator<Item = f64> {
+        let attentions = self.cross_attentions.iter();
+        let attentions = attentions.chain(self.self_attentions.iter().flatten());
+        let of_attentions = attentions.flat_map(|attention| {
+            let deviation = attention.logit_deviation;
+            [attention.entropy, deviation.powi(2), attention.difference]
+        });
+        of_attentions.chain([self.latent_spread])
+    }
+
+    /// Takes over what [`ModelDiagnosis::means`] gives.
+    fn set_means(&mut self, means: &[f64]) {
+        let attentions = self.cross_attentions.iter_mut();
+        let attentions = attentions.chain(self.self_attentions.iter_mut().flatten());
+        let (of_attentions, rest) = means.as_chunks::<3>();
+        for (attention, &[entropy, variance, difference]) in attentions.zip(of_attentions) {
+            *attention = AttentionDiagnosis {
+                entropy,
+                logit_deviation: variance.sqrt(),
+                difference,
+            };
+        }
+        if let [latent_spread] = rest {
+            self.latent_spread = *latent_spread;
+        }
     }
 
     fn see(&mut self, stage: Stage, tensor: &Tensor) -> Result<()> {
@@ -233,7 +277,12 @@ impl GradientSums {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use perceiver_model::{Parameters, PerceiverConfig};
+
     use super::*;
+    use crate::thread_ranks::ranks_of_threads;
 
     fn attention(rows: &[[f32; 4]]) -> AttentionDiagnosis {
         let shape = (1, 1, rows.len(), 4);
@@ -256,6 +305,40 @@ mod tests {
         // Two of four: ln 2 of ln 4.
         assert!((own.difference - 0.5).abs() < 1e-9);
         assert!((own.logit_deviation - 100.0 * (3.0f64 / 16.0).sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn ranks_see_together_what_one_sees() {
+        let config = PerceiverConfig {
+            image_size: 16,
+            latent_dim: 8,
+            projection_dim: 16,
+            num_heads: 2,
+            num_iterations: 2,
+            num_transformer_blocks: 1,
+            ffn_units: vec![16, 16],
+            classifier_units: vec![16, 5],
+            ..PerceiverConfig::default()
+        };
+        let parameters = Parameters::from_seed(&config, 1, &Device::Cpu).unwrap();
+        let model = parameters.model(&config).unwrap();
+        let images = Tensor::rand(-1f32, 1.0, (3, 3, 16, 16), &Device::Cpu).unwrap();
+        let whole = ModelDiagnosis::of(&model, &images).unwrap();
+        let threads = ranks_of_threads(2).into_iter().map(|ranks| {
+            let (start, count) = [(0, 2), (2, 1)][ranks.rank()];
+            let part = images.narrow(0, start, count).unwrap();
+            let seen = ModelDiagnosis::of(&model, &part).unwrap();
+            thread::spawn(move || seen.of_all(&ranks, count as f64 / 3.0).unwrap())
+        });
+        for thread in threads.collect::<Vec<_>>() {
+            let together = thread.join().unwrap();
+            assert_eq!(together.self_attentions.len(), 2);
+            let pairs = together.means().zip(whole.means()).collect::<Vec<_>>();
+            assert_eq!(pairs.len(), whole.means().count());
+            for (found, expected) in pairs {
+                assert!((found / expected - 1.0).abs() < 1e-6, "{found}, {expected}");
+            }
+        }
     }
 
     #[test]

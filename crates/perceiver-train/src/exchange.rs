@@ -17,6 +17,17 @@ use crate::tap::Found;
 /// Values of a bucket, unless a single parameter has more: 8 MiB, enough for a network to be at its full speed.
 const BUCKET: usize = 1 << 21;
 
+/// When a rank finds its gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// One after another, with time for something else in between.
+    OneByOne,
+    /// All at the end.
+    Together,
+    /// Not at all, as its part of the batch is empty.
+    Never,
+}
+
 /// The way of gradients between the ranks.
 pub(crate) struct Exchange {
     ranks: Arc<dyn Ranks>,
@@ -31,14 +42,14 @@ impl Exchange {
         Self { ranks, order }
     }
 
-    /// The sum over all ranks of the gradients that `find` sends, weighed by this rank's `share` of the batch; those it does not send
-    /// are zeros where its share is nothing. They may come in any order, but all ranks have to be here.
+    /// The sum over all ranks of the gradients that `find` sends, in any order, and as this rank knows their `arrival`; zeros are those
+    /// that never arrive. All ranks have to be here.
     ///
     /// # Errors
     /// Those of `find`; when a gradient is missing, a rank has gone, or candle refuses an operation.
     pub(crate) fn summed<T>(
         &self,
-        share: f64,
+        arrival: Arrival,
         parameters: &Parameters,
         find: impl FnOnce(&Sender<Found>) -> Result<T>,
     ) -> Result<(T, Gradients)> {
@@ -49,15 +60,20 @@ impl Exchange {
             return Ok((found, Gradients::from_tensors(arrivals)));
         }
         let buckets = &self.buckets(parameters);
-        let (found, sums) = thread::scope(|scope| {
-            let others = scope.spawn(move || self.sum(buckets, share, parameters, &arrivals));
+        let sum = move || self.sum(buckets, arrival, parameters, &arrivals);
+        let (found, sums) = if arrival == Arrival::OneByOne {
+            thread::scope(|scope| {
+                let others = scope.spawn(sum);
+                let found = find(&sender);
+                drop(sender);
+                let sums = others.join();
+                (found, sums.unwrap_or_else(|panic| resume_unwind(panic)))
+            })
+        } else {
             let found = find(&sender);
             drop(sender);
-            (
-                found,
-                others.join().unwrap_or_else(|panic| resume_unwind(panic)),
-            )
-        });
+            (found, sum())
+        };
         let (found, (sums, order)) = (found?, sums?);
         if self.order.get().is_none() {
             self.learn(&order)?;
@@ -107,7 +123,7 @@ impl Exchange {
     fn sum(
         &self,
         buckets: &[Vec<String>],
-        share: f64,
+        arrival: Arrival,
         parameters: &Parameters,
         arrivals: &Receiver<Found>,
     ) -> Result<(Gradients, Vec<String>)> {
@@ -120,26 +136,31 @@ impl Exchange {
                         order.push(name.clone());
                         (name, gradient)
                     }
-                    Err(_) if share > 0.0 => {
+                    Err(_) if arrival == Arrival::Never => {
+                        (missing.clone(), zeros(parameters, missing)?)
+                    }
+                    Err(_) => {
                         let name = missing.clone();
                         return Err(TrainError::NoGradient { name });
                     }
-                    Err(_) => (missing.clone(), zeros(parameters, missing)?),
                 };
                 arrived.extend([gradient]);
             }
             let gradients = bucket.iter().filter_map(|name| arrived.remove_entry(name));
-            sums.extend(self.sum_of_bucket(gradients.collect(), share)?);
+            sums.extend(self.sum_of_bucket(gradients.collect())?);
         }
         Ok((Gradients::from_tensors(sums), order))
     }
 
-    fn sum_of_bucket(&self, gradients: Vec<Found>, share: f64) -> Result<Vec<Found>> {
+    fn sum_of_bucket(&self, gradients: Vec<Found>) -> Result<Vec<Found>> {
         let flat = gradients
             .iter()
             .map(|(_, gradient)| gradient.to_dtype(DType::F32)?.flatten_all());
         let flat = flat.collect::<candle_core::Result<Vec<_>>>()?;
-        let sums = (Tensor::cat(&flat, 0)? * share)?; // f32 [values of the bucket]
+        let sums = match &flat[..] {
+            [one] => one.copy()?, // which `cat` would share
+            all => Tensor::cat(all, 0)?,
+        }; // f32 [values of the bucket]
         self.ranks.all_reduce(&sums)?;
         let mut start = 0;
         let taken_apart = gradients.into_iter().map(|(name, gradient)| {
@@ -187,20 +208,25 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_weighed_whatever_comes_when() {
+    fn all_is_summed_whatever_comes_when() {
         let parameters = parameters();
         let threads = ranks_of_threads(3).into_iter().map(|ranks| {
             let parameters = parameters.clone();
             thread::spawn(move || {
                 let rank = ranks.rank();
                 let exchange = Exchange::new(Arc::new(ranks));
-                for step in 0..2 {
-                    let share = [0.75, 0.25, 0.0][rank];
+                for step in 0..3 {
+                    let arrival = match (rank, step) {
+                        (2, _) => Arrival::Never,
+                        (1, 1) => Arrival::Together, // as each rank knows for itself
+                        _ => Arrival::OneByOne,
+                    };
                     let ((), sums) = exchange
-                        .summed(share, &parameters, |found| {
+                        .summed(arrival, &parameters, |found| {
                             let mut names = ["d", "a", "c", "b"];
                             names.rotate_left(rank + step);
-                            for name in names.into_iter().filter(|_| share > 0.0) {
+                            let names = names.into_iter();
+                            for name in names.filter(|_| arrival != Arrival::Never) {
                                 let variable = parameters.get(name).unwrap();
                                 found
                                     .send((name.to_string(), gradient(variable, rank)))
@@ -212,7 +238,7 @@ mod tests {
                     for (name, variable) in parameters.iter() {
                         let sum = sums.get(name).unwrap();
                         assert_eq!(sum.shape(), variable.shape());
-                        let expected = vec![0.75 + 0.25 * 2.0; variable.elem_count()];
+                        let expected = vec![1.0 + 2.0; variable.elem_count()];
                         assert!(sum.to_vec1::<f32>().unwrap() == expected, "{name}");
                     }
                 }
@@ -229,7 +255,9 @@ mod tests {
     fn a_gradient_that_never_comes_is_named() {
         for ranks in ranks_of_threads(2).into_iter().take(1) {
             let exchange = Exchange::new(Arc::new(ranks));
-            let error = exchange.summed(0.5, &parameters(), |_| Ok(())).unwrap_err();
+            let error = exchange
+                .summed(Arrival::Together, &parameters(), |_| Ok(()))
+                .unwrap_err();
             assert!(matches!(error, TrainError::NoGradient { name } if name == "a"));
         }
     }

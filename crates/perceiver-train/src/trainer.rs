@@ -340,13 +340,20 @@ impl Trainer {
         Ok(self.progress.epoch.sums.means())
     }
 
-    /// Looks inside the model as it scores a few training pictures.
+    /// Looks inside the model as it scores a few training pictures, of which each rank takes its part.
     fn look(&self) -> Result<ModelDiagnosis> {
         let images = self.data.train.images();
         let images = &images[..LOOKED_AT.min(images.len())];
-        let images = self.data.preprocessing.tensor(images)?; // [few, 3, s, s]
+        let part = self.place.ranks.part().range(images.len());
+        let share = part.len() as f64 / images.len() as f64;
+        let seen = match part.is_empty() {
+            true => 0..1, // counts for nothing
+            false => part,
+        };
+        let images = self.data.preprocessing.tensor(&images[seen])?; // [few, 3, s, s]
         let model = self.parameters.inference_model(&self.recipe.model)?;
-        ModelDiagnosis::of(&model, &images.to_device(&self.place.device)?)
+        let seen = ModelDiagnosis::of(&model, &images.to_device(&self.place.device)?)?;
+        seen.of_all(&*self.place.ranks, share)
     }
 
     /// Lets the watchdog see the model at the start and at some early steps.

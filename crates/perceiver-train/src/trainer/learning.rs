@@ -9,6 +9,7 @@ use perceiver_ops::{Key, Mode};
 use crate::batch_pass::{BatchPass, BatchResult};
 use crate::batch_score::BatchScore;
 use crate::error::Result;
+use crate::exchange::Arrival;
 use crate::gradients::Gradients;
 use crate::loss::Targets;
 use crate::tap::{Found, tapped_model};
@@ -18,9 +19,9 @@ impl Trainer {
     /// How a batch of so many `images`, of which `part` is this rank's, is classified, and the gradients of its mean loss.
     pub(super) fn gradients(&self, part: &Batch, images: usize) -> Result<(BatchScore, Gradients)> {
         let share = part.indices.len() as f64 / images as f64;
-        let (result, gradients) = self.exchange.summed(share, &self.parameters, |found| {
-            self.find_gradients(part, images, found)
-        })?;
+        let arrival = self.arrival(part);
+        let find = |found: &Sender<Found>| self.find_gradients(part, images, arrival, found);
+        let (result, gradients) = self.exchange.summed(arrival, &self.parameters, find)?;
         let score = result.map(|result| BatchScore::new(result.loss, &result.logits, &part.labels));
         let score = BatchScore::of_all(&*self.place.ranks, score.transpose()?, share)?;
         if !score.loss.is_finite() {
@@ -29,11 +30,25 @@ impl Trainer {
         Ok((score, gradients))
     }
 
+    /// When the gradients of this rank's part are known.
+    fn arrival(&self, part: &Batch) -> Arrival {
+        let training = &self.recipe.training;
+        let is_one_pass = training.accumulate == 1 && training.side_by_side == 1;
+        // A second thread on the only core would take from the first what it saves.
+        let has_room = !self.place.device.is_cpu() || rayon::current_num_threads() > 1;
+        match part.indices.len() {
+            0 => Arrival::Never,
+            _ if is_one_pass && has_room && self.place.ranks.size() > 1 => Arrival::OneByOne,
+            _ => Arrival::Together,
+        }
+    }
+
     /// Sends the gradients of this rank's part to `found`, and returns the rest of the result; none of an empty part.
     fn find_gradients(
         &self,
         part: &Batch,
         images: usize,
+        arrival: Arrival,
         found: &Sender<Found>,
     ) -> Result<Option<BatchResult>> {
         let training = &self.recipe.training;
@@ -42,9 +57,7 @@ impl Trainer {
             0 => Mode::Training(key),
             _ => Mode::Training(key.fold_in_name("part").fold_in(start as u64)),
         };
-        // Gradients are worth sending one by one where others wait for them, and the first pass is the last.
-        let is_waited_for = self.place.ranks.size() > 1 && !part.indices.is_empty();
-        if is_waited_for && training.accumulate == 1 && training.side_by_side == 1 {
+        if arrival == Arrival::OneByOne {
             let model = tapped_model(&self.parameters, &self.recipe.model, found)?;
             let model = model.with_recomputation(training.recompute);
             let result = self.pass(&model, part, images)?.run_tapped(mode(0))?;
