@@ -8,6 +8,8 @@ pub mod cold_start;
 pub mod contestant;
 pub mod criterion;
 pub mod peers;
+mod program;
+mod ranks;
 pub mod report;
 pub mod worker;
 pub mod workload;
@@ -39,6 +41,8 @@ pub enum Subject {
     Ops,
     /// From the start of the process to a printed prediction.
     Start,
+    /// Training by 2 processes of one thread beside 1, under `mpirun`; only on request.
+    Ranks,
 }
 
 /// Which benchmarks to run, and how.
@@ -92,6 +96,9 @@ impl Bench {
         }
         if self.includes(Subject::Start) {
             cold_start::run(self, &mut report, observer)?;
+        }
+        if self.only.contains(&Subject::Ranks) {
+            ranks::run(self, &mut report, observer)?;
         }
         if self.includes(Subject::Ops) {
             criterion::run(&mut report, observer)?;

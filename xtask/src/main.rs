@@ -120,6 +120,7 @@ struct GoldensArguments {
 
 Examples:
   cargo xtask bench --only train --batch-size 16
+  cargo xtask bench --only ranks --batch-size 16 --steps 16
   cargo xtask bench --json bench.json --peers .venv/bin/python"
 )]
 struct BenchArguments {

@@ -346,10 +346,7 @@ impl Trainer {
         let images = &images[..LOOKED_AT.min(images.len())];
         let part = self.place.ranks.part().range(images.len());
         let share = part.len() as f64 / images.len() as f64;
-        let seen = match part.is_empty() {
-            true => 0..1, // counts for nothing
-            false => part,
-        };
+        let seen = if part.is_empty() { 0..1 } else { part }; // the first counts for nothing there
         let images = self.data.preprocessing.tensor(&images[seen])?; // [few, 3, s, s]
         let model = self.parameters.inference_model(&self.recipe.model)?;
         let seen = ModelDiagnosis::of(&model, &images.to_device(&self.place.device)?)?;

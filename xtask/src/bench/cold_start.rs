@@ -9,11 +9,11 @@ use perceiver_data::{LoadOptions, Normalization, Preprocessing, Source, Split};
 use perceiver_model::Parameters;
 use perceiver_train::{CheckpointConfig, DataCard, Recipe, write_weights};
 
-use super::Bench;
 use super::contestant::OURS;
 use super::peers::Peer;
 use super::report::Report;
 use super::workload::Task;
+use super::{Bench, program};
 use crate::error::{Result, XtaskError};
 use crate::observer::Observer;
 use crate::pictures;
@@ -26,7 +26,7 @@ pub(super) fn run(bench: &Bench, report: &mut Report, observer: &dyn Observer) -
     let picture = picture(directory.path())?;
     write_checkpoint(&recipe, directory.path())?;
     observer.say("start: building the program");
-    let program = build_program()?;
+    let program = program::build(&[])?;
     let ours = || {
         let mut command = Command::new(&program);
         command
@@ -109,51 +109,8 @@ fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
     Ok(config.write(&directory.join("config.json"))?)
 }
 
-/// Builds `perceiver` as `cargo run -p perceiver-cli` does, and returns where it is.
-fn build_program() -> Result<PathBuf> {
-    let failed = |finding: String| XtaskError::Contestant {
-        name: OURS.to_owned(),
-        command: "cargo build --package perceiver-cli".to_owned(),
-        finding,
-    };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args([
-            "build",
-            "--package",
-            "perceiver-cli",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .map_err(|error| failed(error.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let messages = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut programs = messages.filter(|message| message["target"]["name"] == "perceiver");
-    programs
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .ok_or_else(|| failed(format!("{}, and no program was named", output.status)))
-}
-
 fn seconds(name: &str, mut command: Command) -> Result<f64> {
     let start = Instant::now();
-    let output = command.output();
-    let seconds = start.elapsed().as_secs_f64();
-    let finding = match output {
-        Ok(output) if output.status.success() => return Ok(seconds),
-        Ok(output) => format!(
-            "{}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        ),
-        Err(error) => error.to_string(),
-    };
-    Err(XtaskError::Contestant {
-        name: name.to_owned(),
-        command: command.get_program().to_string_lossy().into_owned(),
-        finding,
-    })
+    program::run(name, &mut command)?;
+    Ok(start.elapsed().as_secs_f64())
 }

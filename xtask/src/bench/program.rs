@@ -1,0 +1,55 @@
+//! The `perceiver` command itself, for benchmarks of whole processes.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use super::contestant::OURS;
+use crate::error::{Result, XtaskError};
+
+/// Builds it as `cargo run -p perceiver-cli` does with these `flags`, and returns where it is.
+///
+/// # Errors
+/// When it does not build.
+pub(super) fn build(flags: &[&str]) -> Result<PathBuf> {
+    let arguments = [&["build", "--package=perceiver-cli"], flags].concat();
+    let failed = |finding: String| XtaskError::Contestant {
+        name: OURS.to_owned(),
+        command: format!("cargo {}", arguments.join(" ")),
+        finding,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(&arguments)
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = messages.filter(|message| message["target"]["name"] == "perceiver");
+    programs
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| failed(format!("{}, and no program was named", output.status)))
+}
+
+/// Runs a command of the contestant called `name` to its end.
+///
+/// # Errors
+/// When it cannot be started or fails, with what it said.
+pub(super) fn run(name: &str, command: &mut Command) -> Result<Output> {
+    let finding = match command.output() {
+        Ok(output) if output.status.success() => return Ok(output),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("{}\n{said}", output.status)
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(XtaskError::Contestant {
+        name: name.to_owned(),
+        command: command.get_program().to_string_lossy().into_owned(),
+        finding,
+    })
+}
