@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, TASK};
 use crate::in_place;
-use crate::moving_mean::{move_mean, move_mean_composed, move_mean_square};
+use crate::moving_mean::{follow_squares, follow_values, move_mean_composed};
 use crate::simd::vectorised;
 
 /// The numbers of a step, the same for all parameters.
@@ -48,19 +48,18 @@ pub fn adam_step(
     if !tensors.into_iter().all(cpu::has_kernels) {
         return adam_step_composed(parameter, first, second, gradient, step);
     }
-    move_mean(first, gradient, step.first_rate)?;
-    move_mean_square(second, gradient, step.second_rate)?;
-    in_place::change_by_two(
-        "adam",
-        parameter,
-        [first, second],
-        |parameter, first, second| {
-            parameter
-                .par_chunks_mut(TASK)
-                .zip(first.par_chunks(TASK).zip(second.par_chunks(TASK)))
-                .for_each(|(parameter, (first, second))| descend(parameter, first, second, step));
-        },
-    )
+    let (gradient, moved) = (gradient.contiguous()?, [parameter, first, second]);
+    in_place::change_three("adam", moved, &gradient, |moved, gradient| {
+        let [parameter, first, second] = moved.map(|values| values.par_chunks_mut(TASK));
+        let values = (parameter, first, second, gradient.par_chunks(TASK));
+        values
+            .into_par_iter()
+            .for_each(|(parameter, first, second, gradient)| {
+                follow_values(first, gradient, step.first_rate);
+                follow_squares(second, gradient, step.second_rate);
+                descend(parameter, first, second, step);
+            });
+    })
 }
 
 /// [`adam_step`] by candle's own operations: what every device runs that has no kernel, and what the kernel is tested

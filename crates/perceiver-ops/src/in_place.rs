@@ -1,6 +1,8 @@
 //! Changes of CPU tensors where they are, as functions of their values.
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use std::cell::Cell;
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
 use crate::cpu;
 
@@ -11,9 +13,9 @@ use crate::cpu;
 pub fn change_values(
     name: &'static str,
     target: &Tensor,
-    by: impl Fn(&mut [f32]) -> Result<()>,
+    by: impl FnOnce(&mut [f32]) -> Result<()>,
 ) -> Result<()> {
-    target.inplace_op1(&InPlace { name, by })
+    target.inplace_op1(&InPlace::new(name, by))
 }
 
 /// Changes them by the values of another.
@@ -24,9 +26,9 @@ pub(crate) fn change_by_one(
     name: &'static str,
     target: &Tensor,
     other: &Tensor,
-    by: impl Fn(&mut [f32], &[f32]),
+    by: impl FnOnce(&mut [f32], &[f32]),
 ) -> Result<()> {
-    target.inplace_op2(other, &InPlace { name, by })
+    target.inplace_op2(other, &InPlace::new(name, by))
 }
 
 /// Changes them by the values of two others.
@@ -37,27 +39,62 @@ pub(crate) fn change_by_two(
     name: &'static str,
     target: &Tensor,
     [first, second]: [&Tensor; 2],
-    by: impl Fn(&mut [f32], &[f32], &[f32]),
+    by: impl FnOnce(&mut [f32], &[f32], &[f32]),
 ) -> Result<()> {
-    target.inplace_op3(first, second, &InPlace { name, by })
+    target.inplace_op3(first, second, &InPlace::new(name, by))
+}
+
+/// Changes three tensors by the values of a fourth, in one go through the memory of all.
+///
+/// # Errors
+/// When one of the four is no contiguous `f32` tensor.
+pub(crate) fn change_three(
+    name: &'static str,
+    [one, two, three]: [&Tensor; 3],
+    other: &Tensor,
+    by: impl FnOnce([&mut [f32]; 3], &[f32]),
+) -> Result<()> {
+    // candle lends out one at a time.
+    change_values(name, one, |one| {
+        change_values(name, two, |two| {
+            change_by_one(name, three, other, |three, other| {
+                by([one, two, three], other);
+            })
+        })
+    })
 }
 
 struct InPlace<F> {
     name: &'static str,
-    by: F,
+    by: Cell<Option<F>>,
 }
 
-impl<F: Fn(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {
+impl<F> InPlace<F> {
+    fn new(name: &'static str, by: F) -> Self {
+        let by = Cell::new(Some(by));
+        Self { name, by }
+    }
+
+    /// The change, which candle makes once.
+    fn take(&self) -> Result<F> {
+        match self.by.take() {
+            Some(by) => Ok(by),
+            None => bail!("{}: expected to be applied once, found twice", self.name),
+        }
+    }
+}
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn cpu_fwd(&self, target: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        (self.by)(cpu::values_mut(self.name, target, layout)?)
+        (self.take()?)(cpu::values_mut(self.name, target, layout)?)
     }
 }
 
-impl<F: Fn(&mut [f32], &[f32])> InplaceOp2 for InPlace<F> {
+impl<F: FnOnce(&mut [f32], &[f32])> InplaceOp2 for InPlace<F> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -70,12 +107,12 @@ impl<F: Fn(&mut [f32], &[f32])> InplaceOp2 for InPlace<F> {
         other_layout: &Layout,
     ) -> Result<()> {
         let other = cpu::values(self.name, other, other_layout)?;
-        (self.by)(cpu::values_mut(self.name, target, layout)?, other);
+        (self.take()?)(cpu::values_mut(self.name, target, layout)?, other);
         Ok(())
     }
 }
 
-impl<F: Fn(&mut [f32], &[f32], &[f32])> InplaceOp3 for InPlace<F> {
+impl<F: FnOnce(&mut [f32], &[f32], &[f32])> InplaceOp3 for InPlace<F> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -91,7 +128,7 @@ impl<F: Fn(&mut [f32], &[f32], &[f32])> InplaceOp3 for InPlace<F> {
     ) -> Result<()> {
         let first = cpu::values(self.name, first, first_layout)?;
         let second = cpu::values(self.name, second, second_layout)?;
-        (self.by)(cpu::values_mut(self.name, target, layout)?, first, second);
+        (self.take()?)(cpu::values_mut(self.name, target, layout)?, first, second);
         Ok(())
     }
 }

@@ -72,13 +72,13 @@ pub fn move_mean_composed(mean: &Tensor, value: &Tensor, rate: f32, squared: boo
 }
 
 vectorised! {
-    fn follow_values(mean: &mut [f32], values: &[f32], rate: f32) {
+    pub(crate) fn follow_values(mean: &mut [f32], values: &[f32], rate: f32) {
         for (mean, value) in mean.iter_mut().zip(values) {
             *mean += (value - *mean) * rate;
         }
     }
 
-    fn follow_squares(mean: &mut [f32], values: &[f32], rate: f32) {
+    pub(crate) fn follow_squares(mean: &mut [f32], values: &[f32], rate: f32) {
         for (mean, value) in mean.iter_mut().zip(values) {
             *mean += (value * value - *mean) * rate;
         }

@@ -18,7 +18,17 @@ pub(super) fn build(flags: &[&str]) -> Result<PathBuf> {
         finding,
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What `cargo xtask` is told about this crate; build scripts that look at it would run again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .args(&arguments)
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
