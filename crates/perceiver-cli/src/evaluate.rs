@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use perceiver_data::{Dataset, LoadOptions, Preprocessing, Source, Split};
+use perceiver_data::{LoadOptions, Pictures, Preprocessing, Source};
 use perceiver_model::Perceiver;
-use perceiver_train::{Checkpoint, DeviceChoice, Evaluation, TestResults, Views, Workplace};
+use perceiver_train::{
+    Alone, Checkpoint, DeviceChoice, Evaluation, TestResults, Views, Workplace, test_pictures,
+};
 
 use crate::checkpoint::CheckpointFlags;
 use crate::progress::picture_bar;
@@ -83,19 +84,19 @@ pub(crate) fn measured(
     views: Views,
     data: &TestData,
 ) -> Result<TestResults> {
-    let test = Arc::new(test_split(data, checkpoint)?);
+    let test = test_split(data, checkpoint)?;
     let preprocessing = &checkpoint.config.preprocessing;
     let evaluation = with_bar(
         &checkpoint.model,
         views,
-        Arc::clone(&test),
+        &test,
         preprocessing,
         &checkpoint.device().clone().into(),
     )?;
     Ok(TestResults::new(&test, &evaluation.sums))
 }
 
-fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Dataset> {
+fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Pictures> {
     let card = &checkpoint.config.data;
     let options = LoadOptions {
         data_dir: data.data_dir.to_owned(),
@@ -108,18 +109,15 @@ fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Dataset> {
     let Some(dataset) = data.dataset.or(card.dataset.as_ref()) else {
         bail!("--dataset: expected one, since the checkpoint does not say what it was trained on");
     };
-    let mut test = dataset.load(Split::Test, &options).with_context(|| {
+    let test = test_pictures(dataset, &options, data.limit, &Alone).with_context(|| {
         format!("cannot evaluate on {dataset}; --dataset and --data-dir say where it is")
     })?;
     require_same_classes(&test, &checkpoint.config.classes)?;
-    if let Some(limit) = data.limit {
-        test.truncate(limit);
-    }
     Ok(test)
 }
 
 /// A label means the same class to the data set and to the model.
-fn require_same_classes(test: &Dataset, classes: &[String]) -> Result<()> {
+fn require_same_classes(test: &Pictures, classes: &[String]) -> Result<()> {
     if test.classes() == classes {
         return Ok(());
     }
@@ -144,7 +142,7 @@ fn require_same_classes(test: &Dataset, classes: &[String]) -> Result<()> {
 pub(crate) fn with_bar(
     model: &Perceiver,
     views: Views,
-    test: Arc<Dataset>,
+    test: &Pictures,
     preprocessing: &Preprocessing,
     place: &Workplace,
 ) -> Result<Evaluation> {

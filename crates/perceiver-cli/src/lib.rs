@@ -35,6 +35,7 @@ mod recipe_changes;
 mod recipe_flags;
 mod report;
 mod runs;
+mod shard;
 mod summary;
 mod sweep;
 mod sweep_file;
@@ -118,6 +119,7 @@ enum Command {
     Runs(runs::Arguments),
     ImportKeras(import_keras::Arguments),
     Verify(verify::Arguments),
+    Shard(shard::Arguments),
     #[cfg(feature = "hub")]
     Push(push::Arguments),
     Completions(completions::Arguments),
@@ -159,6 +161,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Runs(arguments) => runs::run(&arguments),
         Command::ImportKeras(arguments) => import_keras::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Shard(arguments) => shard::run(&arguments),
         #[cfg(feature = "hub")]
         Command::Push(arguments) => push::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

@@ -20,7 +20,7 @@ pub(crate) struct RecipeFlags {
     #[command(flatten)]
     changes: RecipeChanges,
 
-    /// Data set: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME[:IMAGE:LABEL].
+    /// Data set: cifar100, cifar10, shapes, folder:DIR, shards:DIR or hf:USER/NAME[:IMAGE:LABEL].
     #[arg(long, value_name = "DATASET")]
     dataset: Option<Source>,
 

@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use perceiver_data::{Dataset, Split};
+use perceiver_data::Pictures;
 use perceiver_report::{Run, Shows, report};
 use perceiver_train::{
-    Checkpoint, DeviceChoice, Recipe, RunDirectory, TestResults, Views, write_file,
-    write_predictions,
+    Alone, Checkpoint, DeviceChoice, Ranks, Recipe, RunDirectory, TestResults, Views,
+    test_pictures, write_file, write_predictions,
 };
 
 use crate::evaluate;
@@ -46,8 +45,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = RunDirectory::open(&arguments.run)?;
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| directory.report());
-    let pictures = Pictures::In(arguments.data_dir.as_deref());
-    write(&directory, pictures, arguments.device, &output)?;
+    let judged_by = JudgedBy::In(arguments.data_dir.as_deref());
+    write(&directory, judged_by, arguments.device, &output)?;
     terminal::print(output.display())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -56,14 +55,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) fn at_the_end_of(
     directory: &RunDirectory,
     device: DeviceChoice,
-    test: Option<Arc<Dataset>>,
+    test: Option<Pictures>,
 ) {
     let output = directory.report();
     if output.exists() {
         return; // the run had ended before
     }
-    let pictures = test.map_or(Pictures::In(None), Pictures::Read);
-    match write(directory, pictures, device, &output) {
+    let judged_by = test.map_or(JudgedBy::In(None), JudgedBy::Read);
+    match write(directory, judged_by, device, &output) {
         Ok(()) => tracing::info!("what it learned, to look at: {}", output.display()),
         Err(error) => tracing::warn!(
             "no report: {error:#}; once that is put right, make it with: perceiver report {}",
@@ -73,23 +72,23 @@ pub(crate) fn at_the_end_of(
 }
 
 /// The pictures that a run was judged by.
-enum Pictures<'a> {
-    /// In memory.
-    Read(Arc<Dataset>),
+enum JudgedBy<'a> {
+    /// At hand.
+    Read(Pictures),
     /// Where training found them, or in another data directory.
     In(Option<&'a Path>),
 }
 
 fn write(
     directory: &RunDirectory,
-    pictures: Pictures<'_>,
+    judged_by: JudgedBy<'_>,
     device: DeviceChoice,
     output: &Path,
 ) -> Result<()> {
     let mut run = Run::read(directory)?;
     let (mut test, mut checkpoint, mut missing) = (None, None, Vec::new());
     if run.results.is_some() {
-        match test_pictures(&run, pictures) {
+        match pictures(&run, judged_by) {
             Ok(pictures) => test = Some(pictures),
             Err(error) => {
                 tracing::warn!("--data-dir says where the run's data is");
@@ -112,7 +111,7 @@ fn write(
         tracing::warn!("{note}");
     }
     let shows = Shows {
-        test: test.as_deref(),
+        test: test.as_ref(),
         checkpoint: checkpoint.as_ref(),
         note: Some(note.as_str()).filter(|note| !note.is_empty()),
     };
@@ -120,27 +119,25 @@ fn write(
 }
 
 /// The test split of a recipe.
-pub(crate) fn test_split(recipe: &Recipe) -> Result<Dataset> {
+pub(crate) fn test_split(recipe: &Recipe, ranks: &dyn Ranks) -> Result<Pictures> {
     let mut options = recipe.load_options();
     options.watcher = reading_bars::watcher();
-    let mut test = recipe.data.dataset.load(Split::Test, &options)?;
-    if let Some(limit) = recipe.data.limit_test {
-        test.truncate(limit);
-    }
-    Ok(test)
+    let data = &recipe.data;
+    let test = test_pictures(&data.dataset, &options, data.limit_test, ranks);
+    Ok(test?)
 }
 
 /// The pictures that a run was judged by, and no others.
-fn test_pictures(run: &Run, pictures: Pictures<'_>) -> Result<Arc<Dataset>> {
-    let data_dir = match pictures {
-        Pictures::Read(test) => return Ok(test),
-        Pictures::In(data_dir) => data_dir,
+fn pictures(run: &Run, judged_by: JudgedBy<'_>) -> Result<Pictures> {
+    let data_dir = match judged_by {
+        JudgedBy::Read(test) => return Ok(test),
+        JudgedBy::In(data_dir) => data_dir,
     };
     let mut recipe = run.recipe.clone();
     if let Some(data_dir) = data_dir {
         recipe.data.data_dir = data_dir.to_path_buf();
     }
-    let test = test_split(&recipe)?;
+    let test = test_split(&recipe, &Alone)?;
     let results = run.results.as_ref().context("the run has not ended")?;
     let known = |results: &&TestResults| !results.sha256.is_empty();
     if test.len() as u64 != results.images {
@@ -157,7 +154,7 @@ fn test_pictures(run: &Run, pictures: Pictures<'_>) -> Result<Arc<Dataset>> {
     {
         anyhow::bail!("{} has changed since the run was judged", test.name());
     }
-    Ok(Arc::new(test))
+    Ok(test)
 }
 
 /// Judges the pictures of a run that did not keep what was said of each, as earlier versions did not, and keeps it where the verdict
@@ -165,7 +162,7 @@ fn test_pictures(run: &Run, pictures: Pictures<'_>) -> Result<Arc<Dataset>> {
 fn judge_by_picture(
     directory: &RunDirectory,
     run: &mut Run,
-    test: &Arc<Dataset>,
+    test: &Pictures,
     checkpoint: &Checkpoint,
 ) -> Result<Option<String>> {
     let (Some(results), None) = (&run.results, &run.predictions) else {
@@ -178,7 +175,7 @@ fn judge_by_picture(
     let evaluation = evaluate::with_bar(
         &checkpoint.model,
         Views::new(run.recipe.data.flip_average),
-        Arc::clone(test),
+        test,
         &checkpoint.config.preprocessing,
         &checkpoint.device().clone().into(),
     )?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
-use perceiver_data::{Dataset, Source, Split};
+use perceiver_data::{Pictures, Source, Split, Streamed};
 use perceiver_model::Summary;
 use perceiver_report::grouped;
 use perceiver_train::{
@@ -179,7 +179,7 @@ pub(crate) fn read(recipe: &Recipe, ranks: &dyn Ranks) -> Result<TrainingData> {
 pub(crate) struct Judged {
     pub(crate) results: TestResults,
     /// The pictures it was judged by; none where the verdict had been reached before.
-    test: Option<Arc<Dataset>>,
+    test: Option<Pictures>,
 }
 
 /// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved, nor on any but the first of
@@ -360,6 +360,9 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         data.validation.len(),
         data.preprocessing.normalization.mean
     );
+    if let Pictures::Streamed(train) = &data.train {
+        say_memory(train, recipe.data.shuffle_buffer);
+    }
     let trainer = begin(from, epochs, (recipe, data, run, place))?.timed(since, test);
     let recipe = trainer.recipe();
     let summary = Summary::new(&recipe.model)?;
@@ -376,6 +379,21 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         trainer.run().root().display()
     );
     Ok(trainer)
+}
+
+/// What pictures in shards take of memory, of all ranks together.
+fn say_memory(train: &Streamed, shuffle_buffer: usize) {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let (mean, largest) = train.picture_bytes();
+    let buffer = shuffle_buffer as u64;
+    tracing::info!(
+        "reading pictures from {} shards as they are needed: {buffer} at a time, {:.1} MB on average, {:.1} MB at most; places and labels \
+         take {:.1} MB",
+        train.shards(),
+        megabytes(buffer * mean),
+        megabytes(buffer * largest),
+        megabytes(train.index_bytes() as u64)
+    );
 }
 
 /// What the test will be, told from how long the training split took to read. Where a split is not counted before it is read,
@@ -478,8 +496,8 @@ fn not_started(error: TrainError) -> anyhow::Error {
 /// Reads the test split, for the one time it is read.
 fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
     let recipe = trainer.recipe();
-    let test = Arc::new(report::test_split(recipe)?);
     let ranks = &*trainer.place().ranks;
+    let test = report::test_split(recipe, ranks)?;
     if ranks.size() > 1 {
         let facts = [("the test split".to_string(), test.sha256().into())];
         require_agreement(ranks, &facts.into_iter().collect())?;
@@ -487,7 +505,7 @@ fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
     let evaluation = evaluate::with_bar(
         trainer.model(),
         Views::new(recipe.data.flip_average),
-        Arc::clone(&test),
+        &test,
         trainer.preprocessing(),
         trainer.place(),
     )?;

@@ -1,8 +1,6 @@
 //! What the batches of an epoch hold: which pictures in which order, and what augmentation makes of them.
 
-use std::sync::Arc;
-
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, WithDType};
 use perceiver_ops::Key;
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -11,10 +9,13 @@ use crate::augment::Augmentation;
 use crate::dataset::Dataset;
 use crate::erase::erase;
 use crate::error::Result;
+use crate::image::Image;
 use crate::loader::LoaderConfig;
 use crate::mix::Mix;
-use crate::preprocess::Prepared;
+use crate::preprocess::{Prepared, Preprocessing};
 use crate::resample::Scratch;
+use crate::shards::{Drawn, Streamed};
+use crate::shuffle::shuffle;
 
 /// Some pictures as the model takes them.
 #[derive(Clone, Debug)]
@@ -40,105 +41,184 @@ pub struct Mixed {
 
 /// What the batches of all epochs are made from.
 pub(crate) struct Batches {
-    pub(crate) data: Arc<Dataset>,
-    pub(crate) prepared: Prepared,
     pub(crate) config: LoaderConfig,
     pub(crate) pool: ThreadPool,
 }
 
+/// A picture on its way into a batch.
+struct Item<'a> {
+    index: usize,
+    label: u32,
+    image: &'a Image,
+    other: Option<Other<'a>>,
+}
+
+/// What it is mixed with.
+struct Other<'a> {
+    mix: Mix,
+    label: u32,
+    image: &'a Image,
+}
+
 impl Batches {
-    /// Every index once: in order, or shuffled by Fisher and Yates.
-    pub(crate) fn order(&self, epoch: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.data.len()).collect();
+    /// Every index below `len` once: in order, or shuffled.
+    pub(crate) fn order(&self, len: usize, epoch: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..len).collect();
         if self.config.shuffle {
             let key = Key::new(self.config.seed)
                 .fold_in_name("shuffle")
                 .fold_in(epoch as u64);
-            for last in (1..order.len()).rev() {
-                // The high half of bits * n is uniform below n, up to n / 2^64.
-                let other = (u128::from(key.bits(last as u64)) * (last as u128 + 1)) >> 64;
-                order.swap(last, other as usize);
-            }
+            shuffle(&mut order, key);
         }
         order
     }
 
-    /// The pictures at `indices` as this epoch shows them.
-    pub(crate) fn batch(&self, epoch: usize, indices: Vec<usize>) -> Result<Batch> {
-        let augmentation = self.config.augmentation.unwrap_or_default();
-        let key = Key::new(self.config.seed)
-            .fold_in_name("augmentation")
-            .fold_in(epoch as u64);
-        let key_of = |index: usize| key.fold_in(index as u64);
-        let side = self.prepared.image_size();
-        let mixes: Vec<Option<Mix>> = indices
+    /// The pictures of `data` at `indices` as this epoch shows them.
+    pub(crate) fn of_dataset(
+        &self,
+        data: &Dataset,
+        prepared: &Prepared,
+        epoch: usize,
+        indices: &[usize],
+    ) -> Result<Batch> {
+        let (images, labels) = (data.images(), data.labels());
+        let side = prepared.image_size();
+        let items = indices.iter().map(|&index| Item {
+            index,
+            label: labels[index],
+            image: &images[index],
+            other: self.mix(epoch, index, data.len(), side).map(|mix| Other {
+                mix,
+                label: labels[mix.other],
+                image: &images[mix.other],
+            }),
+        });
+        self.batch(prepared, epoch, &items.collect::<Vec<_>>())
+    }
+
+    /// Pictures from shards as this epoch shows them.
+    pub(crate) fn of_stream(
+        &self,
+        data: &Streamed,
+        preprocessing: &Preprocessing,
+        epoch: usize,
+        drawn: &[Drawn],
+    ) -> Result<Batch> {
+        let side = preprocessing.image_size;
+        let decoded = |drawn: &Drawn| {
+            let (picture, window) = (drawn.picture(), drawn.window());
+            let mix = self.mix(epoch, picture.index, window.len(), side);
+            let other = match mix {
+                None => None,
+                Some(mix) => {
+                    let other = &window[mix.other];
+                    Some((mix, other.label, data.decode(other)?))
+                }
+            };
+            Ok((data.decode(picture)?, other))
+        };
+        let decoded = self
+            .pool
+            .install(|| drawn.par_iter().map(decoded).collect::<Result<Vec<_>>>())?;
+        let images = decoded.iter().flat_map(|(image, other)| {
+            let other = other.as_ref().map(|(.., image)| image);
+            std::iter::once(image).chain(other)
+        });
+        let prepared = preprocessing.prepare(images)?;
+        let items = drawn
             .iter()
-            .map(|&index| {
-                let key = key_of(index).fold_in_name("mixing");
-                augmentation.mixing.draw(key, self.data.len(), side)
-            })
-            .collect();
+            .zip(&decoded)
+            .map(|(drawn, (image, other))| Item {
+                index: drawn.picture().index,
+                label: drawn.picture().label,
+                image,
+                other: other.as_ref().map(|(mix, label, image)| Other {
+                    mix: *mix,
+                    label: *label,
+                    image,
+                }),
+            });
+        self.batch(&prepared, epoch, &items.collect::<Vec<_>>())
+    }
+
+    fn augmentation(&self) -> Augmentation {
+        self.config.augmentation.unwrap_or_default()
+    }
+
+    /// What everything random about a picture in an epoch but its turn is drawn by.
+    fn key(&self, epoch: usize, index: usize) -> Key {
+        Key::new(self.config.seed)
+            .fold_in_name("augmentation")
+            .fold_in(epoch as u64)
+            .fold_in(index as u64)
+    }
+
+    /// Which of so many others a picture is mixed with, and how, if it is.
+    fn mix(&self, epoch: usize, index: usize, others: usize, side: usize) -> Option<Mix> {
+        let key = self.key(epoch, index).fold_in_name("mixing");
+        self.augmentation().mixing.draw(key, others, side)
+    }
+
+    fn batch(&self, prepared: &Prepared, epoch: usize, items: &[Item]) -> Result<Batch> {
+        let side = prepared.image_size();
         let images = self.pool.install(|| {
-            let pairs = indices.par_iter().zip(&mixes);
-            self.prepared.tensor(pairs, |scratch, (&index, mix), out| {
-                self.picture(&augmentation, index, key_of(index), scratch, out);
-                if let Some(mix) = mix {
+            prepared.tensor(items.par_iter(), |scratch, item, out| {
+                let key = self.key(epoch, item.index);
+                self.picture(prepared, item.image, key, scratch, out);
+                if let Some(Other { mix, image, .. }) = &item.other {
                     let mut other = vec![0.0; out.len()];
-                    let key = key_of(index).fold_in_name("other");
-                    self.picture(&augmentation, mix.other, key, scratch, &mut other);
+                    let key = key.fold_in_name("other");
+                    self.picture(prepared, image, key, scratch, &mut other);
                     mix.apply(out, &other, side);
                 }
             })
         })?;
-        let mixed = augmentation.mixing.is_on();
+        let labels = items.iter().map(|item| item.label).collect();
+        let mixed = self.augmentation().mixing.is_on();
         Ok(Batch {
             images,
-            labels: self.labels(indices.iter().copied())?,
-            mixed: mixed.then(|| self.mixed(&indices, &mixes)).transpose()?,
-            indices,
+            labels: on_cpu(labels)?,
+            mixed: mixed.then(|| mixed_with(items)).transpose()?,
+            indices: items.iter().map(|item| item.index).collect(),
         })
     }
 
     /// One picture, augmented, into `out` `[3, side, side]`.
     fn picture(
         &self,
-        augmentation: &Augmentation,
-        index: usize,
+        prepared: &Prepared,
+        image: &Image,
         key: Key,
         scratch: &mut Scratch,
         out: &mut [f32],
     ) {
+        let augmentation = self.augmentation();
         let changes = key.fold_in_name("rand_augment");
-        let image = augmentation
-            .rand_augment
-            .apply(&self.data.images()[index], changes);
-        self.prepared
-            .apply(&image, &augmentation.draw(key), scratch, out);
-        let side = self.prepared.image_size();
+        let image = augmentation.rand_augment.apply(image, changes);
+        prepared.apply(&image, &augmentation.draw(key), scratch, out);
+        let side = prepared.image_size();
         let erased = augmentation.erasing.draw(key.fold_in_name("erasing"), side);
         if let Some(rectangle) = erased {
             erase(out, side, rectangle);
         }
     }
+}
 
-    fn labels(&self, indices: impl ExactSizeIterator<Item = usize>) -> Result<Tensor> {
-        let count = indices.len();
-        let labels: Vec<u32> = indices.map(|index| self.data.labels()[index]).collect();
-        Ok(Tensor::from_vec(labels, count, &Device::Cpu)?)
-    }
+fn mixed_with(items: &[Item]) -> Result<Mixed> {
+    let labels = items.iter().map(|item| match &item.other {
+        Some(other) => other.label,
+        None => item.label,
+    });
+    let shares = items
+        .iter()
+        .map(|item| item.other.as_ref().map_or(1.0, |other| other.mix.share));
+    Ok(Mixed {
+        labels: on_cpu(labels.collect())?,
+        shares: on_cpu(shares.collect::<Vec<f32>>())?,
+    })
+}
 
-    fn mixed(&self, indices: &[usize], mixes: &[Option<Mix>]) -> Result<Mixed> {
-        let others = indices
-            .iter()
-            .zip(mixes)
-            .map(|(&index, mix)| mix.map_or(index, |mix| mix.other));
-        let shares: Vec<f32> = mixes
-            .iter()
-            .map(|mix| mix.map_or(1.0, |mix| mix.share))
-            .collect();
-        Ok(Mixed {
-            labels: self.labels(others)?,
-            shares: Tensor::from_vec(shares, mixes.len(), &Device::Cpu)?,
-        })
-    }
+fn on_cpu<T: WithDType>(values: Vec<T>) -> Result<Tensor> {
+    let count = values.len();
+    Ok(Tensor::from_vec(values, count, &Device::Cpu)?)
 }

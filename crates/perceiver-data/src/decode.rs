@@ -22,8 +22,10 @@ use std::fs;
 use std::io::{self, Cursor};
 use std::path::Path;
 
+use image::ImageReader;
+use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageFormat};
 use image::{Limits, RgbImage};
 
 use crate::error::{DataError, Result};
@@ -94,22 +96,28 @@ impl Image {
 
     /// Writes the picture as an 8-bit RGB PNG file.
     pub fn write_png(&self, path: &Path) -> Result<()> {
-        let written = image::save_buffer_with_format(
-            path,
+        let written = self.to_png().and_then(|bytes| fs::write(path, bytes));
+        written.map_err(|source| DataError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// The picture as the bytes of an 8-bit RGB PNG file.
+    ///
+    /// # Errors
+    /// When it is too large for one.
+    pub fn to_png(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let written = PngEncoder::new(&mut bytes).write_image(
             &self.to_interleaved(),
             self.width() as u32,
             self.height() as u32,
             ExtendedColorType::Rgb8,
-            ImageFormat::Png,
         );
-        written.map_err(|error| DataError::Io {
-            action: "write",
-            path: path.to_owned(),
-            source: match error {
-                ImageError::IoError(source) => source,
-                other => io::Error::other(other),
-            },
-        })
+        written.map_err(io::Error::other)?;
+        Ok(bytes)
     }
 }
 

@@ -136,6 +136,17 @@ pub enum DataError {
         found: String,
     },
 
+    /// A shard is damaged, or has something else in it.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Shard {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, in words.
+        expected: String,
+        /// What was found, in words.
+        found: String,
+    },
+
     /// A downloaded file is not the one that its server announced.
     #[error("{} is not what was announced: expected {expected}, found {found}; it was removed", path.display())]
     WrongDownload {

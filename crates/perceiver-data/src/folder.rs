@@ -67,6 +67,15 @@ pub struct ImageFolder {
     pub broken: BrokenPictures,
 }
 
+/// The files of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderFiles {
+    /// Every picture's file and class.
+    pub files: Vec<(PathBuf, u32)>,
+    /// The classes' names.
+    pub classes: Vec<String>,
+}
+
 impl ImageFolder {
     /// The folder at `root`, pictures shrunk to a shorter side of 64 pixels, a test part of 0.2 and seed 0; broken ones
     /// are skipped.
@@ -88,6 +97,33 @@ impl ImageFolder {
     /// the split is empty, or when no picture of it can be read, or none of a class to be learned. Where broken pictures are
     /// refused, the first of them.
     pub fn load(&self, split: Split) -> Result<Dataset> {
+        let FolderFiles {
+            files,
+            classes: names,
+        } = self.files(split)?;
+        let decoded = self.watcher.counter(Work::Decode, files.len());
+        let read =
+            |path: &Path| -> Result<Image> { Ok(Image::open(path)?.shrunk_to(self.shorter_side)) };
+        let pictures: Vec<Result<Image>> = files
+            .par_iter()
+            .map(|(path, _)| self.broken.judge(read(path)))
+            .inspect(|_| decoded.one_more())
+            .collect::<Result<_>>()?;
+        let all_labels: Vec<u32> = files.iter().map(|&(_, label)| label).collect();
+        let labelled = pictures.into_iter().zip(all_labels.iter().copied());
+        let (images, labels) = readable(&self.name(), labelled)?;
+        if split == Split::Train {
+            // Of the test split the rest is judged: it is read when all has been learned.
+            require_every_class(&self.name(), &all_labels, &labels, &names)?;
+        }
+        Dataset::new(self.name(), images, labels, names)
+    }
+
+    /// The files of a split in the order in which they are loaded. None is read.
+    ///
+    /// # Errors
+    /// The ones of [`ImageFolder::check`].
+    pub fn files(&self, split: Split) -> Result<FolderFiles> {
         let mut files: Vec<(u64, u32, PathBuf)> = Vec::new();
         let classes = self.classes(split)?;
         for (label, class) in classes.iter().enumerate() {
@@ -97,23 +133,12 @@ impl ImageFolder {
             }
         }
         files.sort_unstable();
-        let decoded = self.watcher.counter(Work::Decode, files.len());
-        let read =
-            |path: &Path| -> Result<Image> { Ok(Image::open(path)?.shrunk_to(self.shorter_side)) };
-        let pictures: Vec<Result<Image>> = files
-            .par_iter()
-            .map(|(_, _, path)| self.broken.judge(read(path)))
-            .inspect(|_| decoded.one_more())
-            .collect::<Result<_>>()?;
-        let all_labels: Vec<u32> = files.iter().map(|(_, label, _)| *label).collect();
-        let labelled = pictures.into_iter().zip(all_labels.iter().copied());
-        let (images, labels) = readable(&self.name(), labelled)?;
-        let names: Vec<String> = classes.into_iter().map(|class| class.name).collect();
-        if split == Split::Train {
-            // Of the test split the rest is judged: it is read when all has been learned.
-            require_every_class(&self.name(), &all_labels, &labels, &names)?;
-        }
-        Dataset::new(self.name(), images, labels, names)
+        let files = files.into_iter().map(|(_, label, path)| (path, label));
+        let names = classes.into_iter().map(|class| class.name);
+        Ok(FolderFiles {
+            files: files.collect(),
+            classes: names.collect(),
+        })
     }
 
     /// Whether both splits are there with the same classes and pictures in each, without decoding any.

@@ -6,11 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::dataset::Split;
-
-/// What stands in paths for each part of a data set.
-const TRAIN: &[&str] = &["train", "training"];
-const TEST: &[&str] = &["test", "testing"];
-const VALIDATION: &[&str] = &["validation", "valid", "val", "dev"];
+use crate::split_names::{TEST, TRAIN, VALIDATION, part_called, part_of_stem};
 
 /// A path taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,8 +88,7 @@ impl<'a> Parts<'a> {
             .split('/')
             .filter(|part| !part.is_empty())
             .collect();
-        let word = stem.split(['-', '_', '.']).next().unwrap_or(stem);
-        let part = match (part_called(word), directories.last()) {
+        let part = match (part_of_stem(stem), directories.last()) {
             (Some(part), _) => part,
             (None, Some(last)) => {
                 let part = part_called(last.strip_prefix("partial-").unwrap_or(last))?;
@@ -117,12 +112,6 @@ impl<'a> Parts<'a> {
             path,
         })
     }
-}
-
-fn part_called(word: &str) -> Option<&'static [&'static str]> {
-    [TRAIN, TEST, VALIDATION]
-        .into_iter()
-        .find(|words| words.contains(&word))
 }
 
 #[cfg(test)]

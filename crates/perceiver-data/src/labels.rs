@@ -1,6 +1,7 @@
-//! Which labels of a data set to learn: its classes, or the coarse groups of them.
+//! Which labels of a data set to learn: its classes, or the coarse groups of them; and labels as files have them.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,30 @@ impl FromStr for Labels {
             }),
         }
     }
+}
+
+/// Classes without names are told by the largest label; beyond this a label is taken for something else.
+pub(crate) const MAX_UNNAMED_CLASSES: usize = 100_000;
+
+/// The names of so many classes that have none.
+pub(crate) fn numbered(count: u32) -> Vec<String> {
+    (0..count).map(|class| class.to_string()).collect()
+}
+
+/// The labels of a file as class indices, all below `classes`.
+pub(crate) fn class_indices(path: &Path, labels: &[i64], classes: usize) -> Result<Vec<u32>> {
+    let checked = |(record, &label): (usize, &i64)| {
+        let class = u32::try_from(label)
+            .ok()
+            .filter(|&class| (class as usize) < classes);
+        class.ok_or_else(|| DataError::LabelOutOfRange {
+            path: path.to_owned(),
+            record,
+            label,
+            classes,
+        })
+    };
+    labels.iter().enumerate().map(checked).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //!     Augmentation, LoadOptions, Loader, LoaderConfig, Normalization, Preprocessing, Source, Split,
 //! };
 //!
-//! let source: Source = "shapes".parse()?; // or cifar100, cifar10, folder:DIR, hf:USER/NAME
+//! let source: Source = "shapes".parse()?; // or cifar100, cifar10, folder:DIR, shards:DIR, hf:USER/NAME
 //! let train = source.load(Split::Train, &LoadOptions::default())?;
 //! let preprocessing = Preprocessing {
 //!     image_size: 64,
@@ -30,8 +30,8 @@
 //! ```
 //!
 //! A [`Source`] names where a [`Dataset`] comes from: [`Cifar`]'s binary files, an [`ImageFolder`], the Hugging Face
-//! Hub (feature `hub`) or the embedded [`shapes`](shapes()). Pictures stay 8-bit [`Image`]s in memory until a
-//! [`Loader`] makes a batch of them by [`Preprocessing`] and [`Augmentation`]. Whatever can be wrong with data is a
+//! Hub (feature `hub`) or the embedded [`shapes`](shapes()). Pictures stay 8-bit [`Image`]s in memory, or where they are in shards
+//! ([`ShardFolder`]), until a [`Loader`] makes a batch of them by [`Preprocessing`] and [`Augmentation`]. Whatever can be wrong with data is a
 //! variant of [`DataError`] that names the file, what was expected and what was found.
 
 mod augment;
@@ -70,14 +70,18 @@ mod parquet_file;
 #[cfg(feature = "hub")]
 mod parquet_writer;
 mod picture_files;
+mod pictures;
 mod preprocess;
 mod rand_augment;
 mod rectangle;
 mod resample;
 mod shapes;
+mod shards;
 mod shrink;
+mod shuffle;
 mod source;
 mod source_text;
+mod split_names;
 mod taps;
 mod truncation;
 mod watcher;
@@ -91,7 +95,7 @@ pub use decode::MAX_DECODED_BYTES;
 pub use epoch::Epoch;
 pub use erase::Erasing;
 pub use error::{DataError, Result};
-pub use folder::ImageFolder;
+pub use folder::{FolderFiles, ImageFolder};
 pub use hex::hex;
 #[cfg(feature = "hub")]
 pub use hub::HubDataset;
@@ -107,10 +111,12 @@ pub use parquet_writer::write_parquet;
 #[cfg(feature = "hub")]
 pub use perceiver_hub::{HubAccess, HubProgress, OnProgress};
 pub use picture_files::{open_all, picture_files};
+pub use pictures::Pictures;
 pub use preprocess::Preprocessing;
 pub use rand_augment::RandAugment;
 pub use resample::resample;
 pub use shapes::shapes;
+pub use shards::{ShardFolder, ShardWriter, Streamed, Survey};
 pub use source::{LoadOptions, Source};
 pub use taps::Taps;
 pub use watcher::{Reading, Watcher, Work};

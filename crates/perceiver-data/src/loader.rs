@@ -1,7 +1,8 @@
 //! Batches of preprocessed pictures, made ahead of time by the loader's own threads.
 //!
 //! What a batch holds is a function of `(seed, epoch, index)`: the order of an epoch of `(seed, epoch)`, the
-//! augmentation of a picture of `(seed, epoch, its place in the data set)`. Threads and prefetching change when a
+//! augmentation of a picture of `(seed, epoch, its place in the data set)`; of pictures in shards the order is one also of batch
+//! size and window, and what a picture is mixed with is of its window. Threads and prefetching change when a
 //! batch is ready and nothing else, and an epoch can be resumed at any batch.
 //!
 //! ```
@@ -35,7 +36,9 @@ use crate::batches::Batches;
 use crate::dataset::Dataset;
 use crate::epoch::Epoch;
 use crate::error::{DataError, Result};
-use crate::preprocess::Preprocessing;
+use crate::pictures::Pictures;
+use crate::preprocess::{Prepared, Preprocessing};
+use crate::shards::{Drawn, Stream, Streamed};
 
 /// One of several parts of every batch, which several processes make between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Whether every epoch has its own random order; else the data set's. Off by default.
     pub shuffle: bool,
+    /// Encoded pictures that are in memory to be drawn from, where they are in shards: those of all parts together. 4096 by default.
+    pub shuffle_buffer: usize,
     /// The part of every batch that is made. The whole by default.
     pub part: Part,
     /// Random changes of the pictures. None by default.
@@ -88,6 +93,7 @@ impl Default for LoaderConfig {
             batch_size: 64,
             seed: 0,
             shuffle: false,
+            shuffle_buffer: 4096,
             part: Part::WHOLE,
             augmentation: None,
             prefetch: 2,
@@ -118,21 +124,35 @@ impl LoaderConfig {
 /// Goes through a data set in batches, epoch after epoch.
 pub struct Loader {
     batches: Arc<Batches>,
+    pictures: Source,
     preprocessing: Preprocessing,
 }
 
+/// Pictures with what can be made ready for all epochs.
+enum Source {
+    InMemory(Arc<Dataset>, Arc<Prepared>),
+    Streamed(Arc<Streamed>),
+}
+
 impl Loader {
-    /// A loader of `data`, which is shared, not copied.
+    /// A loader of pictures, which are shared, not copied.
     ///
     /// # Errors
     /// When an option is not valid, or the operating system grants no threads.
     pub fn new(
-        data: Arc<Dataset>,
+        pictures: impl Into<Pictures>,
         preprocessing: Preprocessing,
         config: LoaderConfig,
     ) -> Result<Self> {
         config.validate()?;
-        let prepared = preprocessing.prepare(data.images())?;
+        preprocessing.validate()?;
+        let pictures = match pictures.into() {
+            Pictures::InMemory(data) => {
+                let prepared = preprocessing.prepare(data.images())?;
+                Source::InMemory(data, Arc::new(prepared))
+            }
+            Pictures::Streamed(data) => Source::Streamed(data),
+        };
         let pool = ThreadPoolBuilder::new()
             .num_threads(config.threads.unwrap_or(0)) // 0: rayon's choice
             .thread_name(|index| format!("loader-{index}"))
@@ -140,14 +160,9 @@ impl Loader {
             .map_err(|error| DataError::Loader {
                 reason: error.to_string(),
             })?;
-        let batches = Batches {
-            data,
-            prepared,
-            config,
-            pool,
-        };
         Ok(Self {
-            batches: Arc::new(batches),
+            batches: Arc::new(Batches { config, pool }),
+            pictures,
             preprocessing,
         })
     }
@@ -159,7 +174,10 @@ impl Loader {
 
     /// The number of pictures in an epoch.
     pub fn num_samples(&self) -> usize {
-        self.batches.data.len()
+        match &self.pictures {
+            Source::InMemory(data, _) => data.len(),
+            Source::Streamed(data) => data.len(),
+        }
     }
 
     /// The number of batches in an epoch, a last partial one included.
@@ -169,21 +187,39 @@ impl Loader {
 
     /// The batches of an epoch from `first_batch` on, the same that skipping as many of the whole epoch would give.
     pub fn epoch(&self, epoch: usize, first_batch: usize) -> Epoch {
-        let shared = Arc::clone(&self.batches);
-        let LoaderConfig { prefetch, part, .. } = shared.config;
-        Epoch::start(prefetch, move || {
-            let order = shared.order(epoch);
-            let first = first_batch
-                .saturating_mul(shared.config.batch_size)
-                .min(order.len());
-            let chunks: Vec<Vec<usize>> = order[first..]
-                .chunks(shared.config.batch_size)
-                .map(|batch| batch[part.range(batch.len())].to_vec())
-                .collect();
-            chunks
-                .into_iter()
-                .map(move |indices| shared.batch(epoch, indices))
-        })
+        let batches = Arc::clone(&self.batches);
+        let prefetch = batches.config.prefetch;
+        match &self.pictures {
+            Source::InMemory(data, prepared) => {
+                let (data, prepared) = (Arc::clone(data), Arc::clone(prepared));
+                Epoch::start(prefetch, move || {
+                    let LoaderConfig {
+                        batch_size, part, ..
+                    } = batches.config;
+                    let order = batches.order(data.len(), epoch);
+                    let first = first_batch.saturating_mul(batch_size).min(order.len());
+                    let chunks: Vec<Vec<usize>> = order[first..]
+                        .chunks(batch_size)
+                        .map(|batch| batch[part.range(batch.len())].to_vec())
+                        .collect();
+                    let batch = move |indices: Vec<usize>| {
+                        batches.of_dataset(&data, &prepared, epoch, &indices)
+                    };
+                    chunks.into_iter().map(batch)
+                })
+            }
+            Source::Streamed(data) => {
+                let (data, preprocessing) = (Arc::clone(data), self.preprocessing.clone());
+                Epoch::start(prefetch, move || {
+                    let config = &batches.config;
+                    let stream = Stream::new(Arc::clone(&data), config, epoch, first_batch);
+                    let batch = move |drawn: Result<Vec<Drawn>>| {
+                        batches.of_stream(&data, &preprocessing, epoch, &drawn?)
+                    };
+                    stream.map(batch)
+                })
+            }
+        }
     }
 }
 

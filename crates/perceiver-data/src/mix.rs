@@ -1,8 +1,8 @@
 //! Pictures mixed with others, and their labels with them: mixup (Zhang et al., "mixup: beyond empirical risk minimization", 2018)
 //! and CutMix (Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features", 2019).
 //!
-//! The other picture is any of the data set, not one of the batch, so that what a picture is mixed with is a function of its key
-//! alone.
+//! The other picture is any of the data set, or of the window that is in memory of one in shards, and not of the batch: what a
+//! picture is mixed with does not depend on how batches are shared out.
 
 use perceiver_ops::Key;
 use rand_distr::{Beta, Distribution};
@@ -28,7 +28,7 @@ pub struct Mixing {
 /// What one picture is mixed with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Mix {
-    /// The other picture's place in the data set.
+    /// The other picture's place among those it may be.
     pub(crate) other: usize,
     /// How much of the picture stays.
     pub(crate) share: f32,

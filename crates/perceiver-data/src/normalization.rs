@@ -96,7 +96,7 @@ impl Normalization {
 }
 
 /// What mean and variance are made of: exact sums over the pixels of some pictures, which can be added up in any order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelSums([Sums; CHANNELS]);
 
 impl ChannelSums {
@@ -154,7 +154,7 @@ impl ChannelSums {
 }
 
 /// Count, sum and sum of squares of some pixel values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sums {
     count: u64,
     sum: u64,

@@ -14,12 +14,9 @@ use crate::broken_pictures::{BrokenPictures, readable, require_every_class};
 use crate::dataset::{Dataset, Groups};
 use crate::error::{DataError, Result};
 use crate::image::Image;
-use crate::labels::Labels;
+use crate::labels::{Labels, MAX_UNNAMED_CLASSES, class_indices, numbered};
 use crate::parquet_file::{ParquetFile, contain_panics};
 use crate::watcher::Watcher;
-
-/// Classes without names are told by the largest label; beyond this a label is taken for something else.
-const MAX_UNNAMED_CLASSES: usize = 100_000;
 
 /// How to read Parquet files.
 #[derive(Clone, Debug)]
@@ -93,7 +90,7 @@ pub(crate) fn numbered_classes(files: &[PathBuf], options: &ParquetOptions) -> R
     for path in files {
         let labels = contain_panics(path, || {
             let file = ParquetFile::open(path, options)?;
-            checked(
+            class_indices(
                 path,
                 &file.integers(&file.columns.label)?,
                 MAX_UNNAMED_CLASSES,
@@ -104,11 +101,7 @@ pub(crate) fn numbered_classes(files: &[PathBuf], options: &ParquetOptions) -> R
             .map(|label| label + 1)
             .fold(count, u32::max);
     }
-    Ok(numbers(count))
-}
-
-fn numbers(count: u32) -> Vec<String> {
-    (0..count).map(|class| class.to_string()).collect()
+    Ok(numbered(count))
 }
 
 /// What has been read so far.
@@ -132,7 +125,7 @@ impl Table {
             .clone()
             .or_else(|| options.classes.clone());
         let classes = names.as_ref().map_or(MAX_UNNAMED_CLASSES, Vec::len);
-        let labels = checked(path, &file.integers(&file.columns.label)?, classes)?;
+        let labels = class_indices(path, &file.integers(&file.columns.label)?, classes)?;
         let pictures = file.pictures(options.shorter_side, options.broken, &options.watcher)?;
         if pictures.len() != labels.len() {
             return Err(file.finding(format!(
@@ -144,7 +137,7 @@ impl Table {
         if let Some(coarse) = &file.columns.coarse
             && let Some(names) = &coarse.names
         {
-            let values = checked(path, &file.integers(coarse)?, names.len())?;
+            let values = class_indices(path, &file.integers(coarse)?, names.len())?;
             self.groups
                 .get_or_insert_with(|| (Vec::new(), names.clone()))
                 .0
@@ -164,7 +157,7 @@ impl Table {
     }
 
     fn into_dataset(self, name: &str, options: &ParquetOptions) -> Result<Dataset> {
-        let unnamed = || numbers(self.labels.iter().max().map_or(0, |&largest| largest + 1));
+        let unnamed = || numbered(self.labels.iter().max().map_or(0, |&largest| largest + 1));
         let classes = self
             .names
             .or_else(|| options.classes.clone())
@@ -182,22 +175,6 @@ impl Table {
             None => Ok(dataset),
         }
     }
-}
-
-/// `labels` as class indices, all below `classes`.
-fn checked(path: &Path, labels: &[i64], classes: usize) -> Result<Vec<u32>> {
-    let checked = |(record, &label): (usize, &i64)| {
-        let class = u32::try_from(label)
-            .ok()
-            .filter(|&class| (class as usize) < classes);
-        class.ok_or_else(|| DataError::LabelOutOfRange {
-            path: path.to_owned(),
-            record,
-            label,
-            classes,
-        })
-    };
-    labels.iter().enumerate().map(checked).collect()
 }
 
 /// The group of every class, from rows that have both; `None` when a class has no row to tell its group.

@@ -5,7 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, DataType};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use rayon::prelude::*;
@@ -134,6 +134,59 @@ impl<'a> ParquetFile<'a> {
             })?;
         }
         Ok(pictures)
+    }
+
+    /// The encoded pictures of these rows, which ascend.
+    pub(crate) fn encoded(&self, rows: &[usize]) -> Result<Vec<Vec<u8>>> {
+        let column = &self.columns.image;
+        let (mut pictures, mut start, mut rows) = (Vec::new(), 0, rows);
+        for (index, group) in self.row_groups().enumerate() {
+            let len = self.reader.metadata().row_group(index).num_rows();
+            let end = start + usize::try_from(len).unwrap_or(0);
+            let (here, rest) = rows.split_at(rows.partition_point(|&row| row < end));
+            if !here.is_empty() {
+                let reader = group?
+                    .get_column_reader(column.index)
+                    .map_err(|error| damaged(self.path, &error))?;
+                let ColumnReader::ByteArrayColumnReader(reader) = reader else {
+                    return Err(self.finding(format!("column {} without bytes", column.name)));
+                };
+                let here = here.iter().map(|row| row - start);
+                pictures.extend(self.at_rows(column, reader, here)?);
+            }
+            (start, rows) = (end, rest);
+        }
+        match rows.first() {
+            None => Ok(pictures),
+            Some(row) => Err(self.finding(format!("no row {row}"))),
+        }
+    }
+
+    /// The values of one column of one row group at these rows of it, which ascend.
+    fn at_rows(
+        &self,
+        column: &Column,
+        mut reader: ColumnReaderImpl<ByteArrayType>,
+        rows: impl Iterator<Item = usize>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let (mut next, mut found) = (0, Vec::new());
+        for row in rows {
+            let (mut levels, mut values) = (Vec::new(), Vec::new());
+            let mut read = || {
+                reader.skip_records(row - next)?;
+                reader.read_records(1, Some(&mut levels), None, &mut values)
+            };
+            read().map_err(|error| damaged(self.path, &error))?;
+            let [value] = &values[..] else {
+                let column = &column.name;
+                return Err(self.finding(format!(
+                    "no value in column {column} around row {row} of a row group"
+                )));
+            };
+            found.push(value.data().to_vec());
+            next = row + 1;
+        }
+        Ok(found)
     }
 
     /// Hands the values of one column of one row group to `take`, up to [`CHUNK`] at a time, each time with the

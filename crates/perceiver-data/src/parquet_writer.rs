@@ -2,11 +2,9 @@
 //! pictures and class names, and [`read_parquet`](crate::read_parquet) reads back.
 
 use std::fs::File;
-use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ExtendedColorType, ImageFormat};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -170,19 +168,9 @@ fn write_cells(
 
 /// The picture as a PNG file in memory; `path` is for errors.
 fn png(path: &Path, image: &Image) -> Result<Vec<u8>> {
-    let mut file = Cursor::new(Vec::new());
-    image::write_buffer_with_format(
-        &mut file,
-        &image.to_interleaved(),
-        image.width() as u32,
-        image.height() as u32,
-        ExtendedColorType::Rgb8,
-        ImageFormat::Png,
-    )
-    .map_err(|error| DataError::Io {
+    image.to_png().map_err(|source| DataError::Io {
         action: "write",
         path: path.to_owned(),
-        source: std::io::Error::other(error),
-    })?;
-    Ok(file.into_inner())
+        source,
+    })
 }

@@ -97,11 +97,15 @@ fn passed_over_or_refused(root: &Path, error: walkdir::Error) -> Option<Result<P
 }
 
 fn is_called_picture(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| {
-        EXTENSIONS
-            .iter()
-            .any(|picture| extension.eq_ignore_ascii_case(picture))
-    })
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(is_picture_extension)
+}
+
+/// Whether files of pictures are called so.
+pub(crate) fn is_picture_extension(extension: &str) -> bool {
+    EXTENSIONS
+        .iter()
+        .any(|picture| extension.eq_ignore_ascii_case(picture))
 }
 
 fn unreadable(root: &Path, error: walkdir::Error) -> DataError {

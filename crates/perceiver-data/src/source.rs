@@ -15,6 +15,7 @@ use crate::folder::ImageFolder;
 use crate::hub::HubDataset;
 use crate::labels::Labels;
 use crate::shapes::{self, shapes};
+use crate::shards::ShardFolder;
 use crate::watcher::Watcher;
 
 /// The place a data set is read from. Its text form is what configuration files and flags hold.
@@ -39,6 +40,8 @@ pub enum Source {
     Shapes,
     /// `folder:DIR`: picture files in class folders.
     Folder(PathBuf),
+    /// `shards:DIR`: files of many pictures, which training reads piece by piece; see [`ShardFolder`].
+    Shards(PathBuf),
     /// `hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]`: a data set of the Hugging Face Hub. Needs the crate's feature
     /// `hub`.
     Hub {
@@ -95,6 +98,7 @@ impl Source {
             Self::Cifar10 => Cifar::Ten.read(&options.data_dir, split, options.labels),
             Self::Shapes => shapes(split, options.labels),
             Self::Folder(root) => self.image_folder(root, options)?.load(split),
+            Self::Shards(root) => self.shard_folder(root, options)?.load(split, options),
             #[cfg(feature = "hub")]
             Self::Hub {
                 repo,
@@ -127,6 +131,7 @@ impl Source {
             }
             Self::Shapes => Ok(()),
             Self::Folder(root) => self.image_folder(root, options)?.check(),
+            Self::Shards(root) => self.shard_folder(root, options).map(|_| ()),
             #[cfg(feature = "hub")]
             Self::Hub {
                 repo,
@@ -145,7 +150,7 @@ impl Source {
     }
 
     /// The number of pictures in a split, told without reading any, so that a folder's broken ones are counted too; none of
-    /// the Hub's, where only reading would tell.
+    /// shards and of the Hub's, where only reading would tell.
     ///
     /// # Errors
     /// Those of [`Source::check`].
@@ -155,7 +160,7 @@ impl Source {
             Self::Cifar10 => Cifar::Ten.count(&options.data_dir, split).map(Some),
             Self::Shapes => Ok(Some(shapes::count(split))),
             Self::Folder(root) => self.image_folder(root, options)?.count(split).map(Some),
-            Self::Hub { .. } => Ok(None),
+            Self::Shards(_) | Self::Hub { .. } => Ok(None),
         }
     }
 
@@ -166,7 +171,7 @@ impl Source {
             Self::Cifar100 => Cifar::Hundred.is_present(data_dir),
             Self::Cifar10 => Cifar::Ten.is_present(data_dir),
             Self::Shapes => true,
-            Self::Folder(root) => root.is_dir(),
+            Self::Folder(root) | Self::Shards(root) => root.is_dir(),
             Self::Hub { .. } => false,
         }
     }
@@ -181,6 +186,15 @@ impl Source {
             watcher: options.watcher.clone(),
             broken: options.broken,
         })
+    }
+
+    /// The shards that the source names.
+    ///
+    /// # Errors
+    /// When there are none, or the labels asked for are coarse.
+    fn shard_folder(&self, root: &Path, options: &LoadOptions) -> Result<ShardFolder> {
+        options.labels.require_fine(self)?;
+        ShardFolder::open(root)
     }
 
     #[cfg(not(feature = "hub"))]

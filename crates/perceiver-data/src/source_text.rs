@@ -9,7 +9,7 @@ use crate::source::Source;
 
 /// What [`Source`] can be written as.
 const FORMS: &str =
-    "cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]";
+    "cifar100, cifar10, shapes, folder:DIR, shards:DIR or hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]";
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,6 +18,7 @@ impl fmt::Display for Source {
             Self::Cifar10 => Cifar::Ten.fmt(f),
             Self::Shapes => f.pad("shapes"),
             Self::Folder(root) => write!(f, "folder:{}", root.display()),
+            Self::Shards(root) => write!(f, "shards:{}", root.display()),
             Self::Hub {
                 repo,
                 image_column,
@@ -47,6 +48,7 @@ impl FromStr for Source {
                 _ => None,
             },
             Some(("folder", dir)) if !dir.is_empty() => Some(Self::Folder(dir.into())),
+            Some(("shards", dir)) if !dir.is_empty() => Some(Self::Shards(dir.into())),
             Some(("hf", address)) => parse_hub(address),
             Some(_) => None,
         };
@@ -113,6 +115,7 @@ mod tests {
             (Source::Cifar10, "cifar10"),
             (Source::Shapes, "shapes"),
             (Source::Folder("a:b/c d".into()), "folder:a:b/c d"),
+            (Source::Shards("/data/s".into()), "shards:/data/s"),
             (hub("uoft-cs/cifar100", None, None), "hf:uoft-cs/cifar100"),
             (hub("a/b", Some("img"), Some("y")), "hf:a/b:img:y"),
             (hub("a/b", None, Some("y")), "hf:a/b::y"),
@@ -134,6 +137,7 @@ mod tests {
             "CIFAR100",
             "folder",
             "folder:",
+            "shards:",
             "hf",
             "hf:",
             "hf:name",
@@ -154,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_as_what_parses_the_same(text in "(folder|hf)?:?[a-z/: ]{0,12}") {
+        fn what_parses_prints_as_what_parses_the_same(text in "(folder|shards|hf)?:?[a-z/: ]{0,12}") {
             if let Ok(source) = text.parse::<Source>() {
                 prop_assert_eq!(source.to_string().parse::<Source>().unwrap(), source);
             }

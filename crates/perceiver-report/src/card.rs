@@ -135,7 +135,7 @@ pub(crate) fn hub_dataset(source: &Source) -> Option<&str> {
         Source::Cifar100 => Some("uoft-cs/cifar100"),
         Source::Cifar10 => Some("uoft-cs/cifar10"),
         Source::Hub { repo, .. } => Some(repo),
-        Source::Shapes | Source::Folder(_) => None,
+        Source::Shapes | Source::Folder(_) | Source::Shards(_) => None,
     }
 }
 
@@ -149,7 +149,7 @@ fn data_in_words(source: &Source) -> String {
             "`shapes`, the drawn pictures that come with the program".to_string()
         }
         // A path says something about a machine, and nothing to anybody else.
-        (None, _) => "pictures in class folders of its author".to_string(),
+        (None, _) => "pictures of its author".to_string(),
     }
 }
 

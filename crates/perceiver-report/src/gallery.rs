@@ -1,6 +1,6 @@
 //! Which pictures a report shows, and what it shows of them. The choice depends on the predictions alone.
 
-use perceiver_data::Dataset;
+use perceiver_data::Pictures;
 use perceiver_train::{Checkpoint, Prediction};
 
 use crate::attention::{Attention, Latents, Show};
@@ -10,7 +10,7 @@ use crate::pictures::data_address;
 use crate::text::percent;
 
 /// Pictures of each kind.
-const PICTURES: usize = 12;
+const OF_EACH_KIND: usize = 12;
 
 /// Of each kind, pictures whose attention is shown.
 const LOOKS: usize = 3;
@@ -47,10 +47,10 @@ pub(crate) struct NamedMap {
 }
 
 impl Shown {
-    fn new(said: &Prediction, test: &Dataset, classes: &[String]) -> Result<Self> {
+    fn new(said: &Prediction, test: &Pictures, classes: &[String]) -> Result<Self> {
         let name = |class: u32| classes[class as usize].clone();
         Ok(Self {
-            address: data_address(&test.images()[said.image])?,
+            address: data_address(&test.image(said.image)?)?,
             label: name(said.label),
             predicted: name(said.predicted),
             right: said.is_right(),
@@ -63,7 +63,7 @@ impl Shown {
 /// The wrong predictions that the model was most sure of, and right ones from all over the test pictures.
 pub(crate) fn wrong_and_right(
     predictions: &[Prediction],
-    test: &Dataset,
+    test: &Pictures,
     classes: &[String],
 ) -> Result<(Vec<Shown>, Vec<Shown>)> {
     let shown = |chosen: Vec<&Prediction>| -> Result<Vec<Shown>> {
@@ -71,8 +71,8 @@ pub(crate) fn wrong_and_right(
         chosen.map(|said| Shown::new(said, test, classes)).collect()
     };
     Ok((
-        shown(wrong(predictions, PICTURES))?,
-        shown(right(predictions, PICTURES))?,
+        shown(wrong(predictions, OF_EACH_KIND))?,
+        shown(right(predictions, OF_EACH_KIND))?,
     ))
 }
 
@@ -96,14 +96,14 @@ fn right(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
 /// Where the model looked, in right and in wrong ones.
 pub(crate) fn looks(
     predictions: &[Prediction],
-    test: &Dataset,
+    test: &Pictures,
     checkpoint: &Checkpoint,
 ) -> Result<Vec<Look>> {
     let chosen = [right(predictions, LOOKS), wrong(predictions, LOOKS)].concat();
     chosen
         .into_iter()
         .map(|said| {
-            let attention = Attention::of(checkpoint, &test.images()[said.image])?;
+            let attention = Attention::of(checkpoint, &test.image(said.image)?)?;
             Ok(Look {
                 picture: Shown::new(said, test, &checkpoint.config.classes)?,
                 iterations: (1..=attention.iterations())

@@ -1,7 +1,7 @@
 //! `report.html`: one file with all in it, that loads nothing.
 
 use askama::Template;
-use perceiver_data::{Dataset, Groups};
+use perceiver_data::{Groups, Pictures};
 use perceiver_model::Summary;
 use perceiver_train::{Checkpoint, Prediction, TestResults, wilson_interval};
 
@@ -25,7 +25,7 @@ const MOST_PAIRS: usize = 15;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shows<'a> {
     /// The test pictures, those that the predictions are of.
-    pub test: Option<&'a Dataset>,
+    pub test: Option<&'a Pictures>,
     /// The model, for its attention.
     pub checkpoint: Option<&'a Checkpoint>,
     /// What should be said at its head, such as what is missing and why.
@@ -106,7 +106,7 @@ struct PairRow {
 pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
     let predictions = run.predictions.as_deref().unwrap_or_default();
     let classes = &run.config.classes;
-    let groups = shows.test.and_then(Dataset::groups);
+    let groups = shows.test.and_then(Pictures::groups);
     let confusion = Confusion::of(predictions);
     let calibration = Calibration::of(predictions);
     let (mut wrong, mut right, mut looks) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,10 +1,9 @@
 //! Measuring a model on pictures it does not learn from.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use perceiver_data::{Dataset, Loader, LoaderConfig, Preprocessing};
+use perceiver_data::{Loader, LoaderConfig, Pictures, Preprocessing};
 use perceiver_model::Perceiver;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +22,7 @@ const BATCH_SIZE: usize = 64;
 pub struct TestResults {
     /// The data set.
     pub dataset: String,
-    /// Its pictures' and labels' hash, by [`Dataset::sha256`]; empty in the results of earlier versions.
+    /// Its pictures' and labels' hash, by [`Pictures::sha256`]; empty in the results of earlier versions.
     #[serde(default)]
     pub sha256: String,
     /// The number of test pictures.
@@ -42,7 +41,7 @@ pub struct TestResults {
 
 impl TestResults {
     /// The results that sums over a test split come to.
-    pub fn new(test: &Dataset, sums: &MetricSums) -> Self {
+    pub fn new(test: &Pictures, sums: &MetricSums) -> Self {
         let (means, images) = (sums.means(), sums.samples());
         Self {
             dataset: test.name().to_string(),
@@ -110,14 +109,14 @@ impl Evaluation {
 pub fn evaluate(
     model: &Perceiver,
     views: Views,
-    dataset: Arc<Dataset>,
+    pictures: &Pictures,
     preprocessing: &Preprocessing,
     place: &Workplace,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation> {
-    let images = dataset.len();
+    let images = pictures.len();
     let mut evaluation = Evaluation::default();
-    for_each_batch(model, views, dataset, preprocessing, place, &mut |batch| {
+    for_each_batch(model, views, pictures, preprocessing, place, &mut |batch| {
         let predictions = Prediction::of_batch(batch.first, &batch.scores, &batch.labels)?;
         evaluation.predictions.extend(predictions);
         evaluation.sums.update(&batch.scores, &batch.labels)?;
@@ -134,13 +133,13 @@ pub fn evaluate(
 pub(crate) fn measure(
     model: &Perceiver,
     views: Views,
-    dataset: Arc<Dataset>,
+    pictures: &Pictures,
     preprocessing: &Preprocessing,
     place: &Workplace,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<MetricSums> {
     let mut sums = MetricSums::default();
-    for_each_batch(model, views, dataset, preprocessing, place, &mut |batch| {
+    for_each_batch(model, views, pictures, preprocessing, place, &mut |batch| {
         sums.update(&batch.scores, &batch.labels)?;
         progress(sums.samples(), batch.total);
         Ok(())
@@ -164,18 +163,18 @@ struct Scored {
 fn for_each_batch(
     model: &Perceiver,
     views: Views,
-    dataset: Arc<Dataset>,
+    pictures: &Pictures,
     preprocessing: &Preprocessing,
     place: &Workplace,
     note: &mut dyn FnMut(Scored) -> Result<()>,
 ) -> Result<()> {
-    require_classes(&dataset, model.config().num_classes())?;
+    require_classes(pictures, model.config().num_classes())?;
     let config = LoaderConfig {
         batch_size: BATCH_SIZE,
         ..LoaderConfig::default()
     };
-    let images = dataset.len();
-    let loader = Loader::new(dataset, preprocessing.clone(), config)?;
+    let images = pictures.len();
+    let loader = Loader::new(pictures.clone(), preprocessing.clone(), config)?;
     let batches = place.ranks.part().range(loader.batches_per_epoch());
     let mut first = batches.start * BATCH_SIZE;
     let total = (images.min(batches.end * BATCH_SIZE).saturating_sub(first)) as u64;
@@ -195,17 +194,17 @@ fn for_each_batch(
 }
 
 /// A data set can be judged by a model of as many classes, and has something to judge.
-fn require_classes(dataset: &Dataset, classes: usize) -> Result<()> {
-    if dataset.classes().len() == classes && !dataset.is_empty() {
+fn require_classes(pictures: &Pictures, classes: usize) -> Result<()> {
+    if pictures.classes().len() == classes && !pictures.is_empty() {
         return Ok(());
     }
     Err(TrainError::Data(perceiver_data::DataError::Inconsistent {
-        name: dataset.name().to_string(),
+        name: pictures.name().to_string(),
         expected: format!("pictures of the model's {classes} classes"),
         found: format!(
             "{} pictures of {} classes",
-            dataset.len(),
-            dataset.classes().len()
+            pictures.len(),
+            pictures.classes().len()
         ),
     }))
 }

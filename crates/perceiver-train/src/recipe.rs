@@ -63,6 +63,8 @@ pub struct DataRecipe {
     pub limit_test: Option<usize>,
     /// What becomes of pictures of folders and of the Hub that cannot be read.
     pub broken_pictures: BrokenPictures,
+    /// Encoded training pictures in memory to be drawn from, where the data set is in shards: those of all ranks together.
+    pub shuffle_buffer: usize,
     /// Whether shrinking a picture averages over the pixels it drops.
     pub antialias: bool,
     /// Whether the test split is judged by the mean probabilities of a picture and its mirror image.
@@ -85,6 +87,7 @@ impl Default for DataRecipe {
             limit_train: None,
             limit_test: None,
             broken_pictures: BrokenPictures::Skip,
+            shuffle_buffer: 4096,
             antialias: false,
             flip_average: false,
             normalization: None,

@@ -9,7 +9,6 @@ mod learning;
 mod saving;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -249,16 +248,13 @@ impl Trainer {
             batch_size: self.recipe.training.batch_size,
             seed: self.recipe.training.seed,
             shuffle: true,
+            shuffle_buffer: self.recipe.data.shuffle_buffer,
             part: self.place.ranks.part(),
             augmentation: Some(self.recipe.data.augmentation),
             ..LoaderConfig::default()
         };
         let preprocessing = self.data.preprocessing.clone();
-        Ok(Loader::new(
-            Arc::clone(&self.data.train),
-            preprocessing,
-            config,
-        )?)
+        Ok(Loader::new(self.data.train.clone(), preprocessing, config)?)
     }
 
     fn train_epoch(
@@ -342,12 +338,14 @@ impl Trainer {
 
     /// Looks inside the model as it scores a few training pictures, of which each rank takes its part.
     fn look(&self) -> Result<ModelDiagnosis> {
-        let images = self.data.train.images();
-        let images = &images[..LOOKED_AT.min(images.len())];
-        let part = self.place.ranks.part().range(images.len());
-        let share = part.len() as f64 / images.len() as f64;
+        let train = &self.data.train;
+        let all = LOOKED_AT.min(train.len());
+        let part = self.place.ranks.part().range(all);
+        let share = part.len() as f64 / all as f64;
         let seen = if part.is_empty() { 0..1 } else { part }; // the first counts for nothing there
-        let images = self.data.preprocessing.tensor(&images[seen])?; // [few, 3, s, s]
+        let images = seen.map(|index| train.image(index));
+        let images = images.collect::<perceiver_data::Result<Vec<_>>>()?;
+        let images = self.data.preprocessing.tensor(&images)?; // [few, 3, s, s]
         let model = self.parameters.inference_model(&self.recipe.model)?;
         let seen = ModelDiagnosis::of(&model, &images.to_device(&self.place.device)?)?;
         seen.of_all(&*self.place.ranks, share)
@@ -468,7 +466,6 @@ impl Trainer {
                 noticed = observer.notice(&Event::Validation { done, total });
             }
         };
-        let validation = Arc::clone(&self.data.validation);
         let preprocessing = &self.data.preprocessing;
         let parameters =
             Parameters::from_tensors(&self.recipe.model, self.weights(), &self.place.device)?;
@@ -477,7 +474,7 @@ impl Trainer {
         let sums = measure(
             &model,
             views,
-            validation,
+            &self.data.validation,
             preprocessing,
             &self.place,
             &mut tell,

@@ -1,23 +1,25 @@
 //! From a data set to what a run needs of it: training and validation parts, normalization, class names, a hash.
 
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use perceiver_data::{
-    ChannelSums, DataError, Dataset, Normalization, Preprocessing, Source, Split, Watcher,
+    ChannelSums, DataError, Dataset, LoadOptions, Normalization, Pictures, Preprocessing,
+    ShardFolder, Source, Split, Watcher,
 };
 
 use crate::error::Result;
 use crate::ranks::{Alone, Ranks};
 use crate::recipe::Recipe;
+use crate::survey::surveyed;
 
 /// The training split, divided and described.
 #[derive(Clone, Debug)]
 pub struct TrainingData {
     /// What to learn from.
-    pub train: Arc<Dataset>,
-    /// The tail, which choices are made by.
-    pub validation: Arc<Dataset>,
+    pub train: Pictures,
+    /// What choices are made by: the tail, or of shards every so-manieth picture, or shards of their own.
+    pub validation: Pictures,
     /// How pictures become input; normalized by all training pictures, validation included, as the example does, where the
     /// recipe has no other normalization.
     pub preprocessing: Preprocessing,
@@ -46,10 +48,16 @@ impl TrainingData {
         let mut options = recipe.load_options();
         options.watcher = watcher.clone();
         recipe.data.dataset.check(&options)?;
-        let dataset = recipe.data.dataset.load(Split::Train, &options)?;
+        let data = match &recipe.data.dataset {
+            Source::Shards(root) => Self::in_shards(root, recipe, &options, ranks)?,
+            source => {
+                let dataset = source.load(Split::Train, &options)?;
+                Self::divide(dataset, recipe, ranks, watcher)?
+            }
+        };
         Ok(Self {
             loading: start.elapsed(),
-            ..Self::divide(dataset, recipe, ranks, watcher)?
+            ..data
         })
     }
 
@@ -70,16 +78,60 @@ impl TrainingData {
         if let Some(limit) = recipe.data.limit_train {
             dataset.truncate(limit);
         }
-        let preprocessing = Preprocessing {
-            image_size: recipe.model.image_size,
-            antialias: recipe.data.antialias,
-            normalization: match &recipe.data.normalization {
-                Some(given) => given.clone(),
-                None => normalization(&dataset, ranks, watcher)?,
-            },
+        let normalization = match &recipe.data.normalization {
+            Some(given) => given.clone(),
+            None => normalization(&dataset, ranks, watcher)?,
         };
         let sha256 = dataset.sha256();
         let (train, validation) = dataset.split_tail(recipe.data.validation_fraction);
+        let data = Self {
+            train: train.into(),
+            validation: validation.into(),
+            preprocessing: preprocessing(recipe, normalization),
+            sha256,
+            loading: Duration::ZERO,
+        };
+        data.with_both_parts()
+    }
+
+    /// Looks through shards, of which each rank takes some.
+    fn in_shards(
+        root: &Path,
+        recipe: &Recipe,
+        options: &LoadOptions,
+        ranks: &dyn Ranks,
+    ) -> Result<Self> {
+        let folder = ShardFolder::open(root)?;
+        let mut train = folder.split(Split::Train, options.shorter_side)?;
+        train.truncate(recipe.data.limit_train.unwrap_or(usize::MAX));
+        let (train, survey) = surveyed(train, options, ranks)?;
+        let normalization = match &recipe.data.normalization {
+            Some(given) => given.clone(),
+            None => Normalization::of_sums(survey.sums(), train.name())?,
+        };
+        let mut sha256 = train.sha256().to_string();
+        let (train, validation) = if folder.has_validation() {
+            let validation = folder.validation(options.shorter_side)?;
+            let (validation, _) = surveyed(validation, options, ranks)?;
+            sha256 = format!("{sha256}+{}", validation.sha256());
+            (train, validation)
+        } else {
+            train.split_evenly(recipe.data.validation_fraction)
+        };
+        let data = Self {
+            train: train.into(),
+            validation: validation.into(),
+            preprocessing: preprocessing(recipe, normalization),
+            sha256,
+            loading: Duration::ZERO,
+        };
+        data.with_both_parts()
+    }
+
+    fn with_both_parts(self) -> Result<Self> {
+        let Self {
+            train, validation, ..
+        } = &self;
         if train.is_empty() || validation.is_empty() {
             return Err(DataError::Inconsistent {
                 name: train.name().to_string(),
@@ -88,13 +140,7 @@ impl TrainingData {
             }
             .into());
         }
-        Ok(Self {
-            train: Arc::new(train),
-            validation: Arc::new(validation),
-            preprocessing,
-            sha256,
-            loading: Duration::ZERO,
-        })
+        Ok(self)
     }
 
     /// Whether what [`TrainingData::load`] reads by one recipe is what it reads by another, to be read once for both.
@@ -127,6 +173,14 @@ impl TrainingData {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+fn preprocessing(recipe: &Recipe, normalization: Normalization) -> Preprocessing {
+    Preprocessing {
+        image_size: recipe.model.image_size,
+        antialias: recipe.data.antialias,
+        normalization,
     }
 }
 

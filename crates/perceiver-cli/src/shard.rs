@@ -1,0 +1,154 @@
+//! `perceiver shard`: a data set as shards, from which training reads piece by piece what does not fit into memory.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use perceiver_data::{FolderFiles, ImageFolder, Labels, LoadOptions, ShardWriter, Source, Split};
+
+use crate::progress::picture_bar;
+use crate::reading_bars;
+use crate::terminal;
+
+/// Write a data set as shards: tar files of many pictures each, as WebDataset reads them.
+///
+/// Training streams such data (--dataset shards:DIR), so that it may be larger than memory. The files of a folder are copied as they
+/// are, in the order and with the split that training would draw from the folder; of other data sets, PNG files are written.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver shard --dataset folder:photos --output photo-shards
+  perceiver train --dataset shards:photo-shards")]
+pub(crate) struct Arguments {
+    /// Data set to write: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME.
+    #[arg(long, value_name = "DATASET")]
+    dataset: Source,
+
+    /// Directory of the shards, which must not be there.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+
+    /// Pictures in a shard.
+    #[arg(long, value_name = "N", default_value = "1000")]
+    shard_size: NonZeroUsize,
+
+    /// Classes, or the coarse groups of them: fine or coarse.
+    #[arg(long, value_name = "LABELS", default_value = "fine")]
+    labels: Labels,
+
+    /// Where fetched data sets lie.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
+
+    /// Root of the random order and split of a folder.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let Arguments {
+        dataset, output, ..
+    } = arguments;
+    if fs::symlink_metadata(output).is_ok() {
+        bail!(
+            "--output: expected a directory that is not there yet, found {}",
+            output.display()
+        );
+    }
+    let options = LoadOptions {
+        data_dir: arguments.data_dir.clone(),
+        labels: arguments.labels,
+        shorter_side: usize::MAX,
+        seed: arguments.seed,
+        watcher: reading_bars::watcher(),
+        ..LoadOptions::default()
+    };
+    dataset.check(&options)?;
+    // What is there under the name asked for is whole.
+    let mut partial = output.clone().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    fs::create_dir(&partial).with_context(|| {
+        let partial = partial.display();
+        format!("cannot create {partial}; if it is left from a program that was ended, remove it")
+    })?;
+    let written = write(arguments, &options, &partial).and_then(|counts| {
+        let context = || {
+            format!(
+                "cannot rename {} to {}",
+                partial.display(),
+                output.display()
+            )
+        };
+        fs::rename(&partial, output).with_context(context)?;
+        Ok(counts)
+    });
+    let [train, test] = written.inspect_err(|_| {
+        let _ = fs::remove_dir_all(&partial); // the error says what matters
+    })?;
+    tracing::info!(
+        "{train} training and {test} test pictures are in {}",
+        output.display()
+    );
+    tracing::info!("try: perceiver train --dataset shards:{}", output.display());
+    terminal::print(output.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes both splits and the names of the classes, and counts the pictures of each.
+fn write(arguments: &Arguments, options: &LoadOptions, folder: &Path) -> Result<[usize; 2]> {
+    let mut counts = [0; 2];
+    for (split, count) in [Split::Train, Split::Test].into_iter().zip(&mut counts) {
+        let mut writer = ShardWriter::new(folder, split, arguments.shard_size.get());
+        let classes = match &arguments.dataset {
+            Source::Folder(root) => copy_files(root, split, options, &mut writer)?,
+            source => encode(source, split, options, &mut writer)?,
+        };
+        *count = writer.finish()?;
+        if split == Split::Train {
+            ShardWriter::write_classes(folder, &classes)?;
+        }
+    }
+    Ok(counts)
+}
+
+/// Writes the files of a folder, one in memory at a time, and returns the names of its classes.
+fn copy_files(
+    root: &Path,
+    split: Split,
+    options: &LoadOptions,
+    writer: &mut ShardWriter,
+) -> Result<Vec<String>> {
+    let folder = ImageFolder {
+        seed: options.seed,
+        ..ImageFolder::new(root)
+    };
+    let FolderFiles { files, classes } = folder.files(split)?;
+    let bar = picture_bar(files.len() as u64, "copying");
+    for (path, label) in files {
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        writer.add(&bytes, &extension.to_lowercase(), label)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(classes)
+}
+
+/// Writes the pictures of a data set that is read into memory, and returns the names of its classes.
+fn encode(
+    source: &Source,
+    split: Split,
+    options: &LoadOptions,
+    writer: &mut ShardWriter,
+) -> Result<Vec<String>> {
+    let data = source.load(split, options)?;
+    let bar = picture_bar(data.len() as u64, "writing");
+    for (image, &label) in data.images().iter().zip(data.labels()) {
+        writer.add(&image.to_png()?, "png", label)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(data.classes().to_vec())
+}

@@ -1,0 +1,93 @@
+//! Labelled pictures, wherever they are.
+
+use std::sync::Arc;
+
+use crate::dataset::{Dataset, Groups};
+use crate::error::Result;
+use crate::image::Image;
+use crate::shards::Streamed;
+
+/// Pictures to learn from or to be judged by. A clone shares them.
+#[derive(Clone, Debug)]
+pub enum Pictures {
+    /// All decoded, in memory.
+    InMemory(Arc<Dataset>),
+    /// In shards, of which what is needed is read.
+    Streamed(Arc<Streamed>),
+}
+
+impl Pictures {
+    /// What the data set is called, for people.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::InMemory(data) => data.name(),
+            Self::Streamed(data) => data.name(),
+        }
+    }
+
+    /// The number of pictures.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::InMemory(data) => data.len(),
+            Self::Streamed(data) => data.len(),
+        }
+    }
+
+    /// Whether there is no picture.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Class names; a label indexes them.
+    pub fn classes(&self) -> &[String] {
+        match self {
+            Self::InMemory(data) => data.classes(),
+            Self::Streamed(data) => data.classes(),
+        }
+    }
+
+    /// The coarse groups of the classes, where the data set has them.
+    pub fn groups(&self) -> Option<&Groups> {
+        match self {
+            Self::InMemory(data) => data.groups(),
+            Self::Streamed(_) => None,
+        }
+    }
+
+    /// What equal data have in common, and nothing else: [`Dataset::sha256`] or [`Streamed::sha256`], which differ.
+    pub fn sha256(&self) -> String {
+        match self {
+            Self::InMemory(data) => data.sha256(),
+            Self::Streamed(data) => data.sha256().to_owned(),
+        }
+    }
+
+    /// A picture, read where it is not in memory.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn image(&self, index: usize) -> Result<Image> {
+        match self {
+            Self::InMemory(data) => Ok(data.images()[index].clone()),
+            Self::Streamed(data) => data.image(index),
+        }
+    }
+}
+
+impl From<Dataset> for Pictures {
+    fn from(data: Dataset) -> Self {
+        Self::InMemory(Arc::new(data))
+    }
+}
+
+impl From<Arc<Dataset>> for Pictures {
+    fn from(data: Arc<Dataset>) -> Self {
+        Self::InMemory(data)
+    }
+}
+
+impl From<Streamed> for Pictures {
+    fn from(data: Streamed) -> Self {
+        Self::Streamed(Arc::new(data))
+    }
+}

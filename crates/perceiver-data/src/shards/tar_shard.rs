@@ -1,0 +1,309 @@
+//! A tar file of pictures and labels, as WebDataset writes them: where each picture is, and its bytes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use tar::Archive;
+
+use crate::error::{DataError, Result};
+use crate::picture_files::is_picture_extension;
+
+/// What tar files are made of.
+const BLOCK: u64 = 512;
+
+/// The most bytes of a `.cls` file, which has a number.
+const MAX_LABEL: u64 = 32;
+
+/// Where a picture is in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    offset: u64,
+    len: u32,
+}
+
+/// Where the pictures are, and their labels. Only headers and labels are read.
+pub(crate) fn index(path: &Path) -> Result<(Vec<Span>, Vec<i64>)> {
+    let failed = |source| match source {
+        source if is_of_the_disk(&source) => io_error("read", path, source),
+        source => shard(path, "a whole tar file", source.to_string()),
+    };
+    let file = File::open(path).map_err(|source| io_error("read", path, source))?;
+    let size = file.metadata().map_err(failed)?.len();
+    let mut samples = Samples::new(path);
+    let mut end = 0;
+    let mut archive = Archive::new(file);
+    for entry in archive.entries_with_seek().map_err(failed)? {
+        let mut entry = entry.map_err(failed)?;
+        let (offset, len) = (entry.raw_file_position(), entry.size());
+        end = len
+            .checked_next_multiple_of(BLOCK)
+            .and_then(|len| len.checked_add(offset))
+            .unwrap_or(u64::MAX);
+        if end > size {
+            break; // told below
+        }
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        samples.add(&name, offset, len, &mut entry)?;
+    }
+    // The end is two empty blocks, without which the file may have been cut between two of its own.
+    if end.checked_add(BLOCK).is_none_or(|end| end > size) {
+        let found = format!("one that breaks off after {size} bytes");
+        return Err(shard(path, "a whole tar file", found));
+    }
+    samples.finish()
+}
+
+/// The bytes at these places, which ascend.
+pub(crate) fn read(path: &Path, spans: impl Iterator<Item = Span>) -> Result<Vec<Vec<u8>>> {
+    let failed = |source| io_error("read", path, source);
+    let mut file = File::open(path).map_err(failed)?;
+    let read = |Span { offset, len }: Span| -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len as usize];
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    };
+    spans.map(read).collect::<io::Result<_>>().map_err(failed)
+}
+
+/// The samples of a file, as its entries pass by.
+struct Samples<'a> {
+    path: &'a Path,
+    spans: Vec<Span>,
+    labels: Vec<i64>,
+    /// The one whose files pass by now.
+    open: Sample,
+}
+
+#[derive(Default)]
+struct Sample {
+    key: String,
+    picture: Option<Span>,
+    label: Option<i64>,
+}
+
+impl<'a> Samples<'a> {
+    fn new(path: &'a Path) -> Self {
+        Self {
+            path,
+            spans: Vec::new(),
+            labels: Vec::new(),
+            open: Sample::default(),
+        }
+    }
+
+    /// Takes the next file of the archive.
+    fn add(&mut self, name: &str, offset: u64, len: u64, content: &mut impl Read) -> Result<()> {
+        let (folder, file) = match name.rfind('/') {
+            Some(slash) => name.split_at(slash + 1),
+            None => ("", name),
+        };
+        let Some((stem, extension)) = file.split_once('.').filter(|(stem, _)| !stem.is_empty())
+        else {
+            return Ok(());
+        };
+        let key = format!("{folder}{stem}");
+        if key != self.open.key {
+            self.close()?;
+            self.open.key = key;
+        }
+        let twice = || {
+            shard(
+                self.path,
+                "one picture and one label a sample",
+                format!("a second one, {name}"),
+            )
+        };
+        if is_picture_extension(extension) {
+            let len = u32::try_from(len).map_err(|_| {
+                let found = format!("{len} bytes in {name}");
+                shard(self.path, "pictures of less than 4 GiB", found)
+            })?;
+            let span = Span { offset, len };
+            if self.open.picture.replace(span).is_some() {
+                return Err(twice());
+            }
+        } else if extension.eq_ignore_ascii_case("cls") {
+            let label = self.label(name, content)?;
+            if self.open.label.replace(label).is_some() {
+                return Err(twice());
+            }
+        }
+        Ok(())
+    }
+
+    fn label(&self, name: &str, content: &mut impl Read) -> Result<i64> {
+        let mut text = String::new();
+        let read = content.take(MAX_LABEL).read_to_string(&mut text);
+        let parsed = read.ok().and_then(|_| text.trim().parse().ok());
+        parsed.ok_or_else(|| {
+            let expected = format!("the number of a class in {name}");
+            shard(self.path, &expected, format!("{text:?}"))
+        })
+    }
+
+    /// Keeps the sample whose files have passed by, if it is one.
+    fn close(&mut self) -> Result<()> {
+        let Sample {
+            key,
+            picture,
+            label,
+        } = std::mem::take(&mut self.open);
+        match (picture, label) {
+            (Some(span), Some(label)) => {
+                self.spans.push(span);
+                self.labels.push(label);
+                Ok(())
+            }
+            (None, None) => Ok(()),
+            (Some(_), None) => {
+                let expected = format!("{key}.cls beside the picture of that name");
+                Err(shard(self.path, &expected, "none".to_owned()))
+            }
+            (None, Some(_)) => {
+                let expected = format!("a picture beside {key}.cls");
+                Err(shard(self.path, &expected, "none".to_owned()))
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<(Vec<Span>, Vec<i64>)> {
+        self.close()?;
+        Ok((self.spans, self.labels))
+    }
+}
+
+fn shard(path: &Path, expected: &str, found: String) -> DataError {
+    DataError::Shard {
+        path: path.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    }
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> DataError {
+    DataError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Whether the disk is at fault, and not what is on it.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    error.raw_os_error().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use tar::{Builder, Header};
+
+    use super::{index, read};
+
+    type File<'a> = (&'a str, &'a [u8]);
+
+    /// A tar file of these files.
+    fn tar(files: &[File<'_>]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.tar");
+        let mut tar = Builder::new(fs::File::create(&path).unwrap());
+        for (name, content) in files {
+            let mut header = Header::new_gnu();
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, name, *content).unwrap();
+        }
+        tar.into_inner().unwrap();
+        (dir, path)
+    }
+
+    fn refusal(files: &[File<'_>]) -> String {
+        let (_dir, path) = tar(files);
+        let error = index(&path).unwrap_err().to_string();
+        let (_, finding) = error.split_once("x.tar: ").unwrap();
+        finding.to_owned()
+    }
+
+    #[test]
+    fn samples_are_told_by_their_names() {
+        let long = format!("{}/c.jpeg", "deep/".repeat(40));
+        let long_label = long.replace("jpeg", "cls");
+        let (_dir, path) = tar(&[
+            ("set/a.png", b"first"),
+            ("set/a.json", b"{}"),
+            ("set/a.cls", b"7\n"),
+            ("README", b"text"),
+            ("._b.png", b"of another system"),
+            ("b.cls", b"0"),
+            ("b.seg.png", b"not the picture"),
+            ("b.WEBP", b""),
+            (&long, b"third"),
+            (&long_label, b" 41 "),
+        ]);
+        let (spans, labels) = index(&path).unwrap();
+        assert_eq!(labels, [7, 0, 41]);
+        let bytes = read(&path, spans.into_iter()).unwrap();
+        assert_eq!(bytes, [b"first".to_vec(), Vec::new(), b"third".to_vec()]);
+    }
+
+    #[test]
+    fn what_is_no_sample_is_named() {
+        let png: &[u8] = b"png";
+        let cases: [(&[File<'_>], &str); 6] = [
+            (
+                &[("a.png", png), ("b.png", png), ("b.cls", b"1")],
+                "expected a.cls beside the picture of that name, found none",
+            ),
+            (
+                &[("a.png", png)],
+                "expected a.cls beside the picture of that name, found none",
+            ),
+            (
+                &[("a.cls", b"1")],
+                "expected a picture beside a.cls, found none",
+            ),
+            (
+                &[("a.png", png), ("a.jpg", png), ("a.cls", b"1")],
+                "expected one picture and one label a sample, found a second one, a.jpg",
+            ),
+            (
+                &[("a.png", png), ("a.cls", b"cat")],
+                "expected the number of a class in a.cls, found \"cat\"",
+            ),
+            (
+                &[("a.png", png), ("a.cls", &[0xff; 40])],
+                "expected the number of a class in a.cls, found \"\"",
+            ),
+        ];
+        for (files, expected) in cases {
+            assert_eq!(refusal(files), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_that_breaks_off_is_refused_wherever_it_does() {
+        let (_dir, path) = tar(&[("a.png", &[1; 700]), ("a.cls", b"1")]);
+        let whole = fs::read(&path).unwrap();
+        let samples = index(&path).unwrap();
+        for len in 0..whole.len() {
+            fs::write(&path, &whole[..len]).unwrap();
+            match index(&path) {
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains("expected a whole tar file"), "{error}");
+                }
+                // Of the two empty blocks at the end one will do.
+                Ok(found) => {
+                    assert!(len >= whole.len() - 512, "{len} bytes");
+                    assert_eq!(found, samples);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Training from shards: as good as from memory, in bounded memory, and the same however often it is ended.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use perceiver_data::{ShardWriter, Split, Watcher};
+use perceiver_tests::program::{Workplace, names_in, tiny};
+use perceiver_tests::run::{Run, finished, several_epochs};
+use perceiver_train::{Alone, Preset, Ranks, Recipe, TrainingData, ranks_of_threads};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
+
+/// Photos, and `shards` of them.
+fn sharded(recipe: &str) -> Run {
+    let run = Run::new(PROGRAM, "");
+    run.place.write("tiny.toml", recipe);
+    let shard = "shard --dataset folder:photos --output shards --shard-size 17";
+    run.place.succeed(shard);
+    run
+}
+
+fn start(run: &Run) -> Command {
+    let start = "train --preset quickstart --dataset shards:shards --config tiny.toml --output run";
+    run.place.command(start)
+}
+
+#[test]
+fn a_folder_and_its_shards_are_judged_alike() {
+    let run = sharded(&tiny());
+    let mut names = vec!["classes.txt".to_string()];
+    names.extend(["test-00000.tar", "test-00001.tar"].map(String::from));
+    names.extend((0..8).map(|shard| format!("train-0000{shard}.tar"))); // 128 pictures
+    assert_eq!(names_in(&run.place.path("shards")), names);
+    let said = finished(start(&run));
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        said.contains("54 pictures of 4 classes to train on, 6 to validate"),
+        "{said}"
+    );
+    assert!(said.contains("reading pictures from 8 shards"), "{said}");
+    let report = fs::read_to_string(run.path("report.html")).unwrap();
+    assert!(report.contains("data:image/png;base64,"));
+
+    let judged = |dataset: &str| -> serde_json::Value {
+        let evaluate = format!("evaluate --checkpoint run --dataset {dataset} --json");
+        serde_json::from_str(&run.place.succeed(&evaluate).out).unwrap()
+    };
+    let (folder, shards) = (judged("folder:photos"), judged("shards:shards"));
+    assert_eq!(shards["images"], 32);
+    for number in ["images", "loss", "acc", "top5_acc"] {
+        assert_eq!(folder[number], shards[number], "{number}");
+    }
+    let results: serde_json::Value = serde_json::from_str(&run.results()).unwrap();
+    assert_eq!(results["images"], 20, "limit_test");
+}
+
+/// Also with partners to mix with, which come from what is in memory.
+#[test]
+fn a_run_that_is_killed_in_the_middle_of_an_epoch_ends_as_if_nothing_had_happened() {
+    let recipe = several_epochs().replace("[training]", "shuffle_buffer = 30\n[training]")
+        + "checkpoint_every = 2\n[data.augmentation.mixing]\nmixup = 0.4\n";
+    let [run, expected] = [(); 2].map(|()| sharded(&recipe));
+    finished(start(&expected));
+    let mut program = start(&run);
+    for saves in 1..5 {
+        let before = run.steps_saved().unwrap_or(0);
+        let mut child = program.spawn().unwrap();
+        while run.steps_saved().unwrap_or(0) < before + 2 * saves {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            thread::sleep(Duration::from_micros(200));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        program = run.resume("");
+    }
+    finished(program);
+    run.assert_same_end(&expected);
+}
+
+#[test]
+fn ranks_learn_of_the_same_pictures() {
+    let place = Workplace::new(PROGRAM);
+    for (split, count) in [(Split::Train, 50), (Split::Test, 5)] {
+        write(&place.path("shards"), split, count, 8);
+    }
+    fs::write(place.path("shards/classes.txt"), "a\nb\n").unwrap();
+    let table = format!("data.dataset = 'shards:{}'", place.path("shards").display());
+    let layers = [
+        ("quickstart", Preset::Quickstart.table()),
+        ("test", toml::from_str(&table).unwrap()),
+    ];
+    let recipe = Recipe::from_layers(&layers).unwrap();
+    let load = |recipe: &Recipe, ranks: Arc<dyn Ranks>| {
+        let data = TrainingData::load_shared(recipe, &*ranks, &Watcher::default()).unwrap();
+        let counts = (data.train.len(), data.validation.len());
+        (counts, data.sha256, data.preprocessing)
+    };
+    let expected = load(&recipe, Arc::new(Alone));
+    assert_eq!(expected.0, (45, 5));
+    let threads = ranks_of_threads(3).into_iter().map(|ranks| {
+        let recipe = recipe.clone();
+        thread::spawn(move || load(&recipe, Arc::new(ranks)))
+    });
+    for found in threads.collect::<Vec<_>>() {
+        assert_eq!(found.join().unwrap(), expected);
+    }
+}
+
+/// Writes BMP pictures of `side` pixels a side, of two classes.
+fn write(folder: &Path, split: Split, count: u32, side: u32) {
+    fs::create_dir_all(folder).unwrap();
+    let mut writer = ShardWriter::new(folder, split, 100);
+    for number in 0..count {
+        let shade = |x: u32, y: u32| image::Rgb([(x * number) as u8, (y + number) as u8, 7]);
+        let picture = image::RgbImage::from_fn(side, side, shade);
+        let mut bmp = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bmp, image::ImageFormat::Bmp).unwrap();
+        writer.add(bmp.get_ref(), "bmp", number % 2).unwrap();
+    }
+    assert_eq!(writer.finish().unwrap(), count as usize);
+}
+
+/// The most memory a program has had at once, as Linux counts it until it ends.
+#[cfg(target_os = "linux")]
+fn peak_megabytes(mut child: Child) -> f64 {
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0.0_f64;
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        peak = kilobytes.map_or(peak, |kilobytes| kilobytes.parse::<f64>().unwrap() / 1e3);
+        thread::sleep(Duration::from_millis(2));
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    peak
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_data() {
+    let peaks = [32, 640].map(|pictures| {
+        let place = Workplace::new(PROGRAM);
+        for (split, count) in [(Split::Train, pictures), (Split::Test, 8)] {
+            write(&place.path("shards"), split, count, 256);
+        }
+        let recipe = tiny().replace("limit_train = 60", "shuffle_buffer = 16");
+        place.write("tiny.toml", recipe);
+        let train =
+            "train --preset quickstart --dataset shards:shards --config tiny.toml --output run";
+        peak_megabytes(place.command(train).spawn().unwrap())
+    });
+    let [small, large] = peaks;
+    assert!(small > 0.0);
+    // 20 times the pictures, 120 MB more of them.
+    assert!(large < small + 20.0, "{small} and {large} MB");
+}
+
+#[test]
+fn shards_take_the_place_of_nothing() {
+    let place = Workplace::new(PROGRAM);
+    place.write("there/file", "mine");
+    let said = place.run("shard --dataset shapes --output there");
+    assert_eq!(said.code, Some(1));
+    let expected = "--output: expected a directory that is not there yet, found there";
+    assert!(said.err.contains(expected), "{}", said.err);
+    place.write("photos/cat/1.png", "no picture, and only one of its class");
+    let said = place.run("shard --dataset folder:photos --output new");
+    assert_eq!(said.code, Some(1));
+    assert_eq!(names_in(&place.path("")), ["photos", "there", "tiny.toml"]);
+}
+
+#[test]
+fn a_damaged_shard_is_named_before_anything_is_learned() {
+    let run = sharded(&tiny());
+    let shard = run.place.path("shards/train-00003.tar");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    let output = start(&run).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = "shards/train-00003.tar: expected a whole tar file, found ";
+    assert!(said.contains(expected), "{said}");
+    assert!(!run.place.path("run").exists());
+}
