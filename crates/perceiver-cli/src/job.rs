@@ -6,18 +6,39 @@ use std::sync::Arc;
 use anyhow::Result;
 use perceiver_train::{Alone, Ranks};
 
-/// By what MPI's starters tell a process how many there are, and which it is: Open MPI's, and those of PMI.
+/// By what MPI's starters tell a process which it is, and how many there are: Open MPI's `mpirun`, and `srun` by way of PMI or `PMIx`,
+/// which does not tell the number. SLURM's own variables are also those of a batch script, which is no rank.
+const RANKS: [&str; 3] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"];
 const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
-const RANKS: [&str; 2] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK"];
 
-fn number(names: &[&str]) -> Option<usize> {
-    let mut values = names.iter().filter_map(|name| env::var(name).ok());
-    values.find_map(|value| value.parse().ok())
+/// A process among those that a starter of MPI has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Started {
+    rank: usize,
+    /// How many there are, where that is told.
+    size: Option<usize>,
+}
+
+impl Started {
+    /// What the environment says; none where this process was started alone.
+    fn here() -> Option<Self> {
+        Self::by(|name| env::var(name).ok())
+    }
+
+    fn by(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let number = |names: &[&str]| {
+            let mut values = names.iter().filter_map(|name| variable(name));
+            values.find_map(|value| value.parse().ok())
+        };
+        let rank = number(&RANKS)?;
+        let size = number(&SIZES);
+        Some(Self { rank, size })
+    }
 }
 
 /// Whether the first process of the job talks for this one.
 pub(crate) fn is_spoken_for() -> bool {
-    number(&RANKS).is_some_and(|rank| rank > 0)
+    Started::here().is_some_and(|started| started.rank > 0)
 }
 
 /// The processes that train together.
@@ -31,7 +52,7 @@ pub(crate) struct Job {
 impl Job {
     /// Joins the job that this process was started for. A panic ends all of it from now on.
     pub(crate) fn join() -> Result<Self> {
-        if number(&SIZES).is_none() {
+        if Started::here().is_none() {
             let (ranks, mpi) = (Arc::new(Alone), None);
             return Ok(Self { ranks, mpi });
         }
@@ -92,9 +113,11 @@ fn name(ranks: &dyn Ranks) -> String {
 impl Job {
     /// This process alone, which it has to be.
     pub(crate) fn join() -> Result<Self> {
-        if let Some(size) = number(&SIZES).filter(|&size| size > 1) {
+        if let Some(Started { rank, size }) = Started::here()
+            && (rank > 0 || size.is_some_and(|size| size > 1))
+        {
             anyhow::bail!(
-                "started as one of {size} processes, but this build has no MPI: build it with --features mpi, or start it alone"
+                "started as rank {rank} of several processes, but this build has no MPI: build it with --features mpi, or start it alone"
             );
         }
         let ranks = Arc::new(Alone);
@@ -105,5 +128,38 @@ impl Job {
     pub(crate) fn end<T>(self, outcome: Result<T>, _resume: Option<&str>) -> Result<T> {
         drop(self);
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(variables: &[(&str, &str)]) -> Option<Started> {
+        Started::by(|name| {
+            let mut variables = variables.iter();
+            let found = variables.find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_string())
+        })
+    }
+
+    #[test]
+    fn a_rank_is_told_from_a_batch_script() {
+        let mpirun = [
+            ("OMPI_COMM_WORLD_RANK", "3"),
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("PMIX_RANK", "3"),
+        ];
+        let (rank, size) = (3, Some(4));
+        assert_eq!(started(&mpirun), Some(Started { rank, size }));
+        assert_eq!(
+            started(&[("PMI_RANK", "3"), ("PMI_SIZE", "4")]),
+            Some(Started { rank, size })
+        );
+        let srun = [("PMIX_RANK", "3"), ("SLURM_PROCID", "3")];
+        assert_eq!(started(&srun), Some(Started { rank, size: None }));
+        let script = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")];
+        assert_eq!(started(&script), None);
+        assert_eq!(started(&[]), None);
     }
 }

@@ -23,9 +23,16 @@ const SETTINGS: [(&str, &str); 4] = [
 #[cfg(unix)]
 const SHARERS: [&str; 2] = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"];
 
-/// The threads of one of several processes on this machine: its share of the cores.
+/// What Open MPI tells a process that it has bound to cores of its own.
+#[cfg(unix)]
+const BOUND: &str = "OMPI_MCA_orte_bound_at_launch";
+
+/// The threads of one of several processes on this machine: its share of the cores, unless those it may use are its own.
 #[cfg(unix)]
 fn shared_threads() -> Option<(&'static str, String)> {
+    if std::env::var_os(BOUND).is_some() {
+        return None;
+    }
     let mut sharers = SHARERS.iter().filter_map(|name| std::env::var(name).ok());
     let sharers: usize = sharers.find_map(|value| value.parse().ok())?;
     let cores = std::thread::available_parallelism().ok()?.get();

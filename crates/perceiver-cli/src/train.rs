@@ -125,7 +125,7 @@ fn train(
     resume: &mut Option<String>,
 ) -> Result<ExitCode> {
     let since = Instant::now();
-    let stop = interrupt::flag()?;
+    let stop = interrupt::flag(&**ranks)?;
     require_agreement(&**ranks, &arguments.facts()?)?;
     if let Some(file) = &arguments.sweep {
         if ranks.size() > 1 {
@@ -138,11 +138,12 @@ fn train(
         None => chosen(arguments, ranks, since)?,
     };
     let root = plan.run.root().display().to_string();
-    *resume = Some(format!("perceiver train --resume {root}"));
+    let command = format!("perceiver train --resume {root}");
+    *resume = Some(command.clone());
     if ranks.size() > 1 {
+        interrupt::set_last_words(&command);
         tracing::info!(
-            "{} ranks train together; if one is lost, the job ends, and any number of ranks goes on with: mpirun ... perceiver train \
-             --resume {root}",
+            "{} ranks train together; if one is lost, the job ends, and any number of ranks goes on with: mpirun ... {command}",
             ranks.size()
         );
     }
@@ -154,7 +155,8 @@ fn train(
         return Ok(ExitCode::SUCCESS);
     }
     let Some(Judged { results, test }) = judged else {
-        tracing::warn!("saved; go on with: perceiver train --resume {root}");
+        let starter = if ranks.size() > 1 { "mpirun ... " } else { "" };
+        tracing::warn!("saved; go on with: {starter}perceiver train --resume {root}");
         return Ok(ExitCode::from(INTERRUPTED));
     };
     evaluate::print(&results)?;

@@ -87,7 +87,7 @@ impl Mixing {
         if !self.is_on() || unit(key, 0) >= self.probability {
             return None;
         }
-        let other = ((u128::from(key.bits(1)) * pictures as u128) >> 64) as usize;
+        let other = key.below(1, pictures);
         let pastes = self.mixup == 0.0 || (self.cutmix > 0.0 && key.bits(2) >> 63 == 1);
         let alpha = if pastes { self.cutmix } else { self.mixup };
         let beta = Beta::new(alpha, alpha).ok()?;

@@ -57,6 +57,12 @@ impl Key {
         mix(self.0.wrapping_add(index.wrapping_mul(GOLDEN)))
     }
 
+    /// A number below `count`, which is at least 1, by the `index`-th bits of this key: uniform up to `count` / 2^64.
+    #[inline]
+    pub const fn below(self, index: u64, count: usize) -> usize {
+        ((self.bits(index) as u128 * count as u128) >> 64) as usize
+    }
+
     /// The key whose bits are those of this one from the `count`-th on.
     #[must_use]
     pub const fn skip(self, count: u64) -> Self {

@@ -18,7 +18,7 @@ use crate::survey::surveyed;
 pub struct TrainingData {
     /// What to learn from.
     pub train: Pictures,
-    /// What choices are made by: the tail, or of shards every so-manieth picture, or shards of their own.
+    /// What choices are made by: the tail, or of shards a share drawn by the seed, or shards of their own.
     pub validation: Pictures,
     /// How pictures become input; normalized by all training pictures, validation included, as the example does, where the
     /// recipe has no other normalization.
@@ -116,7 +116,7 @@ impl TrainingData {
             sha256 = format!("{sha256}+{}", validation.sha256());
             (train, validation)
         } else {
-            train.split_evenly(recipe.data.validation_fraction)
+            train.split_drawn(recipe.data.validation_fraction, options.seed)
         };
         let data = Self {
             train: train.into(),

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use perceiver_ops::Key;
+
 use crate::broken_pictures::require_every_class;
 use crate::error::{DataError, Result};
 use crate::image::Image;
@@ -138,18 +140,26 @@ impl Streamed {
         Ok(self)
     }
 
-    /// Takes a share of the pictures out as a second set: one after every so many, as shards may be sorted by class. As many stay as
-    /// [`Dataset::split_tail`](crate::Dataset::split_tail) leaves.
+    /// Takes a share of the pictures out as a second set: one of every so many in a row, which the seed draws, as shards may be sorted by
+    /// class or have the classes in turn. As many stay as [`Dataset::split_tail`](crate::Dataset::split_tail) leaves.
     #[must_use]
-    pub fn split_evenly(self, share: f64) -> (Self, Self) {
-        let keep = (self.len() as f64 * (1.0 - share)).floor() as usize;
-        let (taken, len) = (self.len() - keep, self.len());
-        let is_taken = |at: usize| (at + 1) * taken / len.max(1) > at * taken / len.max(1);
+    pub fn split_drawn(self, share: f64, seed: u64) -> (Self, Self) {
+        let len = self.len();
+        let count = len - (len as f64 * (1.0 - share)).floor() as usize;
+        let key = Key::new(seed).fold_in_name("validation");
+        let drawn = (0..count).map(|number| {
+            let (start, end) = (number * len / count, (number + 1) * len / count);
+            start + key.below(number as u64, end - start)
+        });
+        let drawn: Vec<usize> = drawn.collect();
         let (mut rest, mut out) = (self.clone(), self);
-        let mut at = 0..;
-        rest.kept.retain(|_| !at.next().is_some_and(is_taken));
-        let mut at = 0..;
-        out.kept.retain(|_| at.next().is_some_and(is_taken));
+        out.kept = drawn.iter().map(|&index| rest.kept[index]).collect();
+        let mut index = 0..;
+        rest.kept.retain(|_| {
+            index
+                .next()
+                .is_some_and(|index| drawn.binary_search(&index).is_err())
+        });
         (rest, out)
     }
 

@@ -233,15 +233,29 @@ fn broken_pictures_are_skipped_or_refused_by_name() {
 }
 
 #[test]
-fn a_share_is_taken_out_evenly() {
+fn a_share_is_drawn_from_all_over() {
     let root = tempfile::tempdir().unwrap();
-    write(root.path(), 30, 10);
-    let (train, validation) = surveyed(root.path()).split_evenly(0.1);
-    assert_eq!((train.len(), validation.len()), (27, 3));
-    for (index, expected) in [9, 19, 29].into_iter().enumerate() {
-        assert_eq!(validation.image(index).unwrap(), picture(expected));
+    write(root.path(), 300, 50);
+    let all = surveyed(root.path());
+    let (train, validation) = all.clone().split_drawn(0.1, 5);
+    assert_eq!((train.len(), validation.len()), (270, 30));
+    let positions = |set: &Streamed| (0..set.len()).map(|i| set.position(i)).collect::<Vec<_>>();
+    let drawn = positions(&validation);
+    let tens: Vec<_> = drawn.iter().map(|position| position / 10).collect();
+    assert_eq!(tens, (0..30).collect::<Vec<_>>());
+    for class in 0..3 {
+        // Every tenth would be of one class only where there are ten classes in turn.
+        let count = drawn
+            .iter()
+            .filter(|&&position| position % 3 == class)
+            .count();
+        assert!((4..=16).contains(&count), "{count} of 30");
     }
-    assert_eq!(train.image(9).unwrap(), picture(10));
+    let mut together = [positions(&train), drawn.clone()].concat();
+    together.sort_unstable();
+    assert_eq!(together, positions(&all));
+    assert_eq!(positions(&all.clone().split_drawn(0.1, 5).1), drawn);
+    assert_ne!(positions(&all.split_drawn(0.1, 6).1), drawn);
 }
 
 #[test]

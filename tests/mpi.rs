@@ -1,0 +1,380 @@
+//! Training under a real `mpirun`: the results of one process, and what becomes of a run that loses a rank, a host or its patience.
+//!
+//! `cargo test -p perceiver-tests --features mpi --test mpi`, where Open MPI is.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use perceiver_tests::program::{TINY_MODEL, Workplace};
+use perceiver_train::{EpochMetrics, MetricsFile};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
+
+/// Many short epochs, saved every few steps.
+const LONG: &str = "
+[data]
+limit_train = 100
+limit_test = 20
+[training]
+epochs = 40
+batch_size = 6
+early_stopping = { patience = 40 }
+checkpoint_every = 5
+";
+
+fn place() -> Workplace {
+    let place = Workplace::new(PROGRAM);
+    place.write("long.toml", format!("{TINY_MODEL}{LONG}"));
+    place
+}
+
+/// `mpirun` in a place, by root too and on fewer cores than ranks.
+fn mpirun(place: &Workplace, arguments: &str) -> Command {
+    let mut command = Command::new("mpirun");
+    command
+        .arg("--oversubscribe")
+        .args(arguments.split_whitespace())
+        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        .env("RAYON_NUM_THREADS", "1")
+        .env_remove("RUST_LOG")
+        .current_dir(place.path(""))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn train(place: &Workplace, ranks: usize, run: &str) -> Command {
+    let start =
+        format!("-n {ranks} {PROGRAM} train --preset quickstart --config long.toml --output {run}");
+    mpirun(place, &start)
+}
+
+fn resume(place: &Workplace, ranks: usize, run: &str) -> Command {
+    mpirun(place, &format!("-n {ranks} {PROGRAM} train --resume {run}"))
+}
+
+/// All that was printed, by a job that must end so.
+fn said(output: &Output, succeeds: bool) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert_eq!(output.status.success(), succeeds, "{text}");
+    text
+}
+
+fn finished(mut command: Command) -> String {
+    said(&command.output().unwrap(), true)
+}
+
+/// The epochs of a run, without what the clock says.
+fn metrics(place: &Workplace, run: &str) -> Vec<EpochMetrics> {
+    let epochs = MetricsFile::read(&place.path(run).join("metrics.jsonl")).unwrap();
+    let timeless = |epoch| EpochMetrics {
+        seconds: 0.0,
+        images_per_second: 0.0,
+        ..epoch
+    };
+    epochs.into_iter().map(timeless).collect()
+}
+
+fn weights(place: &Workplace, run: &str) -> Vec<u8> {
+    fs::read(place.path(run).join("model.safetensors")).unwrap()
+}
+
+/// Waits until a job has saved in a run and gone on for a moment.
+fn wait_until_saved(place: &Workplace, run: &str, job: &mut Child) {
+    let state = place.path(run).join("training/state.previous.safetensors");
+    while !state.exists() {
+        assert!(job.try_wait().unwrap().is_none(), "the job has ended");
+        sleep(Duration::from_millis(1));
+    }
+    sleep(Duration::from_millis(30));
+}
+
+/// The losses of all steps of the first epoch, from the means so far that are told after each.
+fn losses(said: &str) -> Vec<f64> {
+    let means = said.lines().filter_map(|line| {
+        let (_, step) = line.split_once("TRACE step ")?;
+        let (step, mean) = step.split_once(": ")?;
+        let (mean, _) = mean.split_once(" is the mean loss")?;
+        Some((step.parse::<f64>().unwrap(), mean.parse::<f64>().unwrap()))
+    });
+    let mut before = 0.0;
+    let losses = means.map(|(step, mean)| {
+        let sum = mean * step;
+        sum - std::mem::replace(&mut before, sum)
+    });
+    losses.collect()
+}
+
+#[test]
+fn one_to_four_ranks_have_the_losses_and_the_test_accuracy_of_one() {
+    let place = place();
+    let run = |ranks: usize| {
+        let mut command = mpirun(
+            &place,
+            &format!(
+                "-n {ranks} {PROGRAM} train --preset quickstart --batch-size 16 --set training.side_by_side=1 \
+                 --limit-train 889 --limit-test 400 --epochs 1 --output run-{ranks}"
+            ),
+        );
+        command.env("RUST_LOG", "info,perceiver_cli=trace");
+        let losses = losses(&finished(command));
+        assert_eq!(losses.len(), 50, "steps of 16 pictures");
+        let results = fs::read(place.path(format!("run-{ranks}/results.json"))).unwrap();
+        let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
+        (losses, results["acc"].clone(), results["top5_acc"].clone())
+    };
+    let (expected, acc, top5_acc) = run(1);
+    for ranks in 2..=4 {
+        let (losses, found, found_top5) = run(ranks);
+        for (step, (found, expected)) in losses.iter().zip(&expected).enumerate() {
+            let relative = (found / expected - 1.0).abs();
+            assert!(
+                relative < 1e-6,
+                "step {step} of {ranks} ranks: {relative:e}"
+            );
+        }
+        assert_eq!((found, found_top5), (acc.clone(), top5_acc.clone()));
+    }
+}
+
+/// The number of the process that is rank `rank` of the job that works in a place.
+#[cfg(target_os = "linux")]
+fn process_of(place: &Workplace, rank: usize) -> String {
+    let variable = format!("OMPI_COMM_WORLD_RANK={rank}");
+    let here = fs::canonicalize(place.path("")).unwrap();
+    let processes = fs::read_dir("/proc").unwrap();
+    let mut numbers = processes.filter_map(|process| {
+        let process = process.unwrap().path();
+        let is_ours = fs::read_link(process.join("cwd")).ok()? == here;
+        let environment = fs::read(process.join("environ")).ok()?;
+        let mut variables = environment.split(|&byte| byte == 0);
+        let is_rank = variables.any(|found| found == variable.as_bytes());
+        (is_ours && is_rank).then(|| process.file_name().unwrap().to_string_lossy().into_owned())
+    });
+    numbers.next().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_rank_ends_the_job_which_goes_on_with_any_number() {
+    let place = place();
+    finished(train(&place, 2, "undisturbed"));
+    for (rank, run) in ["first", "second"].into_iter().enumerate() {
+        let mut job = train(&place, 2, run).spawn().unwrap();
+        wait_until_saved(&place, run, &mut job);
+        let killed = Command::new("kill")
+            .args(["-KILL", &process_of(&place, rank)])
+            .status();
+        assert!(killed.unwrap().success());
+        let said = said(&job.wait_with_output().unwrap(), false);
+        // mpirun's words, and ours.
+        let who = format!("process rank {rank} with PID");
+        assert!(
+            said.contains(&who) && said.contains("on signal 9"),
+            "{said}"
+        );
+        let words = "go on from what was saved last with: mpirun ... perceiver train --resume";
+        assert!(said.contains(&format!("{words} {run}")), "{said}");
+    }
+    finished(resume(&place, 2, "first"));
+    assert_eq!(metrics(&place, "first"), metrics(&place, "undisturbed"));
+    assert!(weights(&place, "first") == weights(&place, "undisturbed"));
+
+    finished(resume(&place, 3, "second"));
+    let pairs = metrics(&place, "second")
+        .into_iter()
+        .zip(metrics(&place, "undisturbed"));
+    let pairs = pairs.collect::<Vec<_>>();
+    assert_eq!(pairs.len(), 40);
+    for (found, expected) in pairs {
+        let relative = (found.val_loss / expected.val_loss - 1.0).abs();
+        assert!(relative < 1e-4, "{relative:e} in epoch {}", found.epoch);
+    }
+}
+
+#[test]
+fn ranks_that_were_started_differently_are_refused_with_both_values() {
+    let place = place();
+    let job = |first: &str, second: &str| {
+        let rank = |more: &str| {
+            format!(
+                "-n 1 {PROGRAM} train --preset quickstart --config long.toml --output run {more}"
+            )
+        };
+        let output = mpirun(&place, &format!("{} : {}", rank(first), rank(second))).output();
+        assert!(!place.path("run").exists(), "nothing is written");
+        said(&output.unwrap(), false)
+    };
+    let flags = job("--seed 1", "--seed 2");
+    let expected = "has training.seed = 2, where rank 0 has 1";
+    assert!(
+        flags.contains("rank 1 on ") && flags.contains(expected),
+        "{flags}"
+    );
+    let data = job("--limit-train 80", "--limit-train 90");
+    let expected = "has data.limit_train = 90, where rank 0 has 80";
+    assert!(
+        data.contains("rank 1 on ") && data.contains(expected),
+        "{data}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_job_saves_and_goes_on() {
+    let place = place();
+    finished(train(&place, 2, "undisturbed"));
+    let mut job = train(&place, 2, "run").spawn().unwrap();
+    wait_until_saved(&place, "run", &mut job);
+    let asked = Command::new("kill")
+        .args(["-INT", &job.id().to_string()])
+        .status();
+    assert!(asked.unwrap().success());
+    let said = said(&job.wait_with_output().unwrap(), false);
+    let expected = "saved; go on with: mpirun ... perceiver train --resume run";
+    assert!(said.contains(expected), "{said}");
+    assert!(metrics(&place, "run").len() < 40);
+    finished(resume(&place, 2, "run"));
+    assert!(weights(&place, "run") == weights(&place, "undisturbed"));
+}
+
+/// Two hosts: network namespaces with an address and a network card each.
+#[cfg(target_os = "linux")]
+struct Hosts {
+    names: [String; 2],
+}
+
+#[cfg(target_os = "linux")]
+impl Hosts {
+    const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
+    /// None, with the reason, where this system does not let us.
+    fn new() -> Result<Self, String> {
+        let names = ["a", "b"].map(|host| format!("per{host}{}", std::process::id()));
+        let hosts = Self { names };
+        let [a, b] = &hosts.names;
+        ip(&format!("netns add {a}"))?;
+        ip(&format!("netns add {b}"))?;
+        ip(&format!(
+            "link add {a} netns {a} type veth peer name {b} netns {b}"
+        ))?;
+        for (host, address) in hosts.names.iter().zip(Self::ADDRESSES) {
+            ip(&format!("-n {host} addr add {address}/24 dev {host}"))?;
+            ip(&format!("-n {host} link set lo up"))?;
+            ip(&format!("-n {host} link set {host} up"))?;
+        }
+        Ok(hosts)
+    }
+
+    /// A job of one rank on each, started on the first; settings by which a lost host is noticed.
+    fn mpirun(&self, place: &Workplace, program: &str) -> Command {
+        let [a, b] = &self.names;
+        let [on_a, on_b] = Self::ADDRESSES;
+        place.write("hosts", format!("{on_a} slots=1\n{on_b} slots=1\n"));
+        // In the place of ssh.
+        let agent = format!(
+            "#!/bin/sh\ncase $1 in {on_a}) host={a};; *) host={b};; esac\nshift\nexec ip netns exec $host sh -c \"$*\"\n"
+        );
+        place.write("agent", agent);
+        let agent = place.path("agent");
+        make_executable(&agent);
+        let within = mpirun(
+            place,
+            &format!(
+                "-n 2 --hostfile hosts --bind-to none --mca plm_rsh_agent {} --mca oob_tcp_if_include 10.77.0.0/24 \
+                 --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_keepalive_time 10 \
+                 --mca oob_tcp_keepalive_intvl 5 --mca oob_tcp_keepalive_probes 3 {PROGRAM} {program}",
+                agent.display()
+            ),
+        );
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", a, "mpirun"])
+            .args(within.get_args())
+            .envs(
+                within
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .current_dir(place.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn processes(&self, host: usize) -> String {
+        ip(&format!("netns pids {}", self.names[host])).unwrap()
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn ip(arguments: &str) -> Result<String, String> {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output();
+    let output = output.map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("ip {arguments}: {said}"))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_host_that_is_cut_off_ends_the_job_on_both_sides() {
+    let place = place();
+    let hosts = match Hosts::new() {
+        Ok(hosts) => hosts,
+        Err(reason) => {
+            println!("not tested, as there are no network namespaces here: {reason}");
+            return;
+        }
+    };
+    let start = |run: &str| format!("train --preset quickstart --config long.toml --output {run}");
+    finished(hosts.mpirun(&place, &start("undisturbed")));
+
+    let mut job = hosts.mpirun(&place, &start("run")).spawn().unwrap();
+    wait_until_saved(&place, "run", &mut job);
+    ip(&format!("-n {0} link set {0} down", hosts.names[1])).unwrap();
+    let said = said(&job.wait_with_output().unwrap(), false);
+    let [_, lost] = Hosts::ADDRESSES;
+    assert!(
+        said.contains("lost communication with a remote daemon"),
+        "{said}"
+    );
+    assert!(said.contains(lost), "{said}");
+    let words = "go on from what was saved last with: mpirun ... perceiver train --resume run";
+    assert!(said.contains(words), "{said}");
+    while !hosts.processes(1).trim().is_empty() {
+        sleep(Duration::from_millis(100)); // it learns of it as late
+    }
+
+    ip(&format!("-n {0} link set {0} up", hosts.names[1])).unwrap();
+    finished(hosts.mpirun(&place, "train --resume run"));
+    assert_eq!(metrics(&place, "run"), metrics(&place, "undisturbed"));
+    assert!(weights(&place, "run") == weights(&place, "undisturbed"));
+}
