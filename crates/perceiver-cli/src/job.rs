@@ -4,12 +4,19 @@ use std::env;
 use std::sync::Arc;
 
 use anyhow::Result;
-use perceiver_train::{Alone, Ranks};
+use perceiver_train::{Alone, DeviceChoice, Ranks, Workplace};
 
 /// By what MPI's starters tell a process which it is, and how many there are: Open MPI's `mpirun`, and `srun` by way of PMI or `PMIx`,
 /// which does not tell the number. SLURM's own variables are also those of a batch script, which is no rank.
 const RANKS: [&str; 3] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"];
 const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+
+/// By what they tell a process how many of its host's are before it.
+const LOCAL_RANKS: [&str; 3] = [
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "SLURM_LOCALID",
+];
 
 /// A process among those that a starter of MPI has started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +24,8 @@ struct Started {
     rank: usize,
     /// How many there are, where that is told.
     size: Option<usize>,
+    /// How many on this host are before it.
+    local: usize,
 }
 
 impl Started {
@@ -31,9 +40,31 @@ impl Started {
             values.find_map(|value| value.parse().ok())
         };
         let rank = number(&RANKS)?;
-        let size = number(&SIZES);
-        Some(Self { rank, size })
+        Some(Self {
+            rank,
+            size: number(&SIZES),
+            local: number(&LOCAL_RANKS).unwrap_or(0),
+        })
     }
+}
+
+/// Where this rank computes: of the GPUs of a host, each of its ranks has one.
+pub(crate) fn workplace(device: DeviceChoice, ranks: &Arc<dyn Ranks>) -> Result<Workplace> {
+    let local = Started::here().map_or(0, |started| started.local);
+    let device = if ranks.size() > 1 {
+        device.open_for(local)?
+    } else {
+        device.open()?
+    };
+    let ranks = Arc::clone(ranks);
+    #[cfg(feature = "nccl")]
+    if let candle_core::Device::Cuda(gpu) = &device
+        && ranks.size() > 1
+    {
+        let ranks = Arc::new(perceiver_train::NcclRanks::join(ranks, gpu)?);
+        return Ok(Workplace { device, ranks });
+    }
+    Ok(Workplace { device, ranks })
 }
 
 /// Whether the first process of the job talks for this one.
@@ -113,7 +144,7 @@ fn name(ranks: &dyn Ranks) -> String {
 impl Job {
     /// This process alone, which it has to be.
     pub(crate) fn join() -> Result<Self> {
-        if let Some(Started { rank, size }) = Started::here()
+        if let Some(Started { rank, size, .. }) = Started::here()
             && (rank > 0 || size.is_some_and(|size| size > 1))
         {
             anyhow::bail!(
@@ -148,16 +179,24 @@ mod tests {
         let mpirun = [
             ("OMPI_COMM_WORLD_RANK", "3"),
             ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
             ("PMIX_RANK", "3"),
         ];
-        let (rank, size) = (3, Some(4));
-        assert_eq!(started(&mpirun), Some(Started { rank, size }));
-        assert_eq!(
-            started(&[("PMI_RANK", "3"), ("PMI_SIZE", "4")]),
-            Some(Started { rank, size })
-        );
-        let srun = [("PMIX_RANK", "3"), ("SLURM_PROCID", "3")];
-        assert_eq!(started(&srun), Some(Started { rank, size: None }));
+        let (rank, size, local) = (3, Some(4), 1);
+        assert_eq!(started(&mpirun), Some(Started { rank, size, local }));
+        let hydra = [
+            ("PMI_RANK", "3"),
+            ("PMI_SIZE", "4"),
+            ("MPI_LOCALRANKID", "1"),
+        ];
+        assert_eq!(started(&hydra), Some(Started { rank, size, local }));
+        let srun = [
+            ("PMIX_RANK", "3"),
+            ("SLURM_PROCID", "3"),
+            ("SLURM_LOCALID", "1"),
+        ];
+        let size = None;
+        assert_eq!(started(&srun), Some(Started { rank, size, local }));
         let script = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")];
         assert_eq!(started(&script), None);
         assert_eq!(started(&[]), None);

@@ -21,7 +21,7 @@ use crate::evaluate;
 use crate::forecast::Told;
 use crate::init_from;
 use crate::interrupt::{self, INTERRUPTED};
-use crate::job::Job;
+use crate::job::{self, Job};
 use crate::progress::TrainingProgress;
 use crate::reading_bars;
 use crate::recipe_flags::{Named, RecipeFlags};
@@ -249,10 +249,7 @@ fn resumed(
         recipe.training.checkpoint_every = flags.checkpoint_every;
     }
     tracing::info!("resuming {}", run.root().display());
-    let place = Workplace {
-        device: recipe.training.device.open()?,
-        ranks: Arc::clone(ranks),
-    };
+    let place = job::workplace(recipe.training.device, ranks)?;
     Ok(Plan {
         recipe,
         run,
@@ -275,8 +272,8 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
     let flags = &arguments.recipe;
     let layers = flags.layers()?;
     let named = layers.named()?;
-    let device = named.device.open()?;
-    let (dataset, preset) = choose(flags.preset, named, &device);
+    let place = job::workplace(named.device, ranks)?;
+    let (dataset, preset) = choose(flags.preset, named, &place.device);
     let mut recipe = init_from::recipe(&layers, preset)?;
     recipe.data.dataset = dataset;
     recipe.data.dataset.check(&recipe.load_options())?;
@@ -287,11 +284,10 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
         RunDirectory::unused_under(Path::new("runs"), &name)
     });
     let run = unused(root, &**ranks)?;
-    let ranks = Arc::clone(ranks);
     Ok(Plan {
         recipe,
         run,
-        place: Workplace { device, ranks },
+        place,
         from: Beginning::Anew,
         epochs: None,
         since,

@@ -37,6 +37,23 @@ impl DeviceChoice {
         }
     }
 
+    /// Opens the device of one of several ranks on a host, `local` of them before it: the GPUs from the one named on are dealt out, as often as there
+    /// are more ranks than GPUs.
+    ///
+    /// # Errors
+    /// As for [`DeviceChoice::open`].
+    pub fn open_for(self, local: usize) -> Result<Device> {
+        self.for_rank(local, gpus()).open()
+    }
+
+    fn for_rank(self, local: usize, gpus: usize) -> Self {
+        match self {
+            Self::Auto if gpus > 0 => Self::Cuda(local % gpus),
+            Self::Cuda(first) if gpus > 0 => Self::Cuda((first + local) % gpus),
+            other => other,
+        }
+    }
+
     fn unavailable(self, error: &candle_core::Error) -> TrainError {
         let feature = if self == Self::Metal { "metal" } else { "cuda" };
         TrainError::Device {
@@ -56,6 +73,18 @@ impl From<&Device> for DeviceChoice {
             DeviceLocation::Metal { .. } => Self::Metal,
         }
     }
+}
+
+/// NVIDIA's GPUs that this process sees.
+#[cfg(feature = "cuda")]
+fn gpus() -> usize {
+    let count = candle_core::cuda_backend::cudarc::driver::CudaContext::device_count();
+    usize::try_from(count.unwrap_or(0)).unwrap_or(0)
+}
+
+#[cfg(not(feature = "cuda"))]
+const fn gpus() -> usize {
+    0
 }
 
 /// The first GPU, if the program was built for one and one answers.
@@ -130,6 +159,19 @@ mod tests {
             "cuda".parse::<DeviceChoice>().unwrap(),
             DeviceChoice::Cuda(0)
         );
+    }
+
+    #[test]
+    fn a_hosts_gpus_are_dealt_out_to_its_ranks() {
+        let ranks =
+            |choice: DeviceChoice, gpus| [0, 1, 2].map(|local| choice.for_rank(local, gpus));
+        let cuda = |numbers: [usize; 3]| numbers.map(DeviceChoice::Cuda);
+        assert_eq!(ranks(DeviceChoice::Auto, 4), cuda([0, 1, 2]));
+        assert_eq!(ranks(DeviceChoice::Cuda(1), 3), cuda([1, 2, 0]));
+        assert_eq!(ranks(DeviceChoice::Cuda(0), 1), cuda([0; 3])); // the one that each may see
+        let none = [DeviceChoice::Auto; 3];
+        assert_eq!(ranks(DeviceChoice::Auto, 0), none);
+        assert_eq!(ranks(DeviceChoice::Cpu, 4), [DeviceChoice::Cpu; 3]);
     }
 
     #[test]

@@ -56,6 +56,8 @@ mod metrics_file;
 mod moments;
 #[cfg(feature = "mpi")]
 mod mpi_ranks;
+#[cfg(feature = "nccl")]
+mod nccl_ranks;
 mod observer;
 mod optimizer;
 mod optimizer_recipe;
@@ -112,6 +114,8 @@ pub use metrics_csv::MetricsCsv;
 pub use metrics_file::MetricsFile;
 #[cfg(feature = "mpi")]
 pub use mpi_ranks::{MpiJob, MpiRanks};
+#[cfg(feature = "nccl")]
+pub use nccl_ranks::NcclRanks;
 pub use observer::{EpochMetrics, Event, Observer, Observers};
 pub use optimizer::{Optimizer, OptimizerState};
 pub use optimizer_recipe::{DecayForm, OptimizerName, OptimizerRecipe};

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use mpi::Threading;
 use mpi::collective::SystemOperation;
 use mpi::environment::{Universe, initialize_with_threading, processor_name};
@@ -94,7 +94,13 @@ impl Ranks for MpiRanks {
         processor_name().unwrap_or_else(|_| "a host without a name".to_string())
     }
 
+    /// Of a tensor on a GPU, a copy in the host's memory is summed up.
     fn all_reduce(&self, values: &Tensor) -> Result<()> {
+        if !values.device().is_cpu() {
+            let on_host = values.to_device(&Device::Cpu)?;
+            self.all_reduce(&on_host)?;
+            return Ok(values.slice_set(&on_host.to_device(values.device())?, 0, 0)?);
+        }
         let change = change_values("all-reduce", values, |values| {
             all_reduce(values);
             Ok(())
