@@ -10,7 +10,7 @@ use std::time::Duration;
 use perceiver_data::{ShardWriter, Split, Watcher};
 use perceiver_tests::program::{Workplace, names_in, tiny};
 use perceiver_tests::run::{Run, finished, several_epochs};
-use perceiver_train::{Alone, Preset, Ranks, Recipe, TrainingData, ranks_of_threads};
+use perceiver_train::{Alone, Preset, Ranks, Recipe, Surveys, TrainingData, ranks_of_threads};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
@@ -95,7 +95,9 @@ fn ranks_learn_of_the_same_pictures() {
     ];
     let recipe = Recipe::from_layers(&layers).unwrap();
     let load = |recipe: &Recipe, ranks: Arc<dyn Ranks>| {
-        let data = TrainingData::load_shared(recipe, &*ranks, &Watcher::default()).unwrap();
+        let data =
+            TrainingData::load_shared(recipe, &*ranks, &Watcher::default(), Surveys::default());
+        let data = data.unwrap();
         let counts = (data.train.len(), data.validation.len());
         (counts, data.sha256, data.preprocessing)
     };

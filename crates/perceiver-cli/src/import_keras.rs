@@ -9,7 +9,7 @@ use perceiver_data::{Labels, Normalization, Preprocessing, Source};
 use perceiver_model::{PerceiverConfig, keras, read_safetensors};
 use perceiver_report::grouped;
 use perceiver_train::{
-    Alone, CheckpointConfig, DataCard, Preset, Recipe, TrainingData, write_weights,
+    Alone, CheckpointConfig, DataCard, Preset, Recipe, Surveys, TrainingData, write_weights,
 };
 
 use crate::reading_bars;
@@ -112,7 +112,12 @@ fn from_dataset(
     recipe.data.data_dir.clone_from(&arguments.data_dir);
     recipe.data.labels = arguments.labels;
     recipe.model = model;
-    let data = TrainingData::load_shared(&recipe, &Alone, &reading_bars::watcher())?;
+    let data = TrainingData::load_shared(
+        &recipe,
+        &Alone,
+        &reading_bars::watcher(),
+        Surveys::default(),
+    )?;
     let card = DataCard {
         dataset: Some(dataset.clone()),
         labels: arguments.labels,

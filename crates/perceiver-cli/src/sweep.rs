@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use perceiver_train::{Alone, Difference, Recipe, RunDirectory, TrainError, TrainingData};
+use perceiver_train::{Alone, Difference, Recipe, RunDirectory, Surveys, TrainError, TrainingData};
 use toml::Table;
 
 use crate::init_from;
@@ -169,7 +169,7 @@ fn run_all(
         let shared = shared.filter(|(recipe, _)| TrainingData::is_shared(recipe, &member.recipe));
         let data = match shared {
             Some((_, data)) => data,
-            None => train::read(&member.recipe, &Alone)?,
+            None => train::read(&member.recipe, &Alone, Surveys::default())?,
         };
         last = Some((&member.recipe, data.clone()));
         match train::carry_out(plan(member, since)?, data, stop) {

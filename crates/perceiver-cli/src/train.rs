@@ -13,8 +13,8 @@ use perceiver_model::Summary;
 use perceiver_report::grouped;
 use perceiver_train::{
     DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome, Prediction,
-    Preset, Ranks, Recipe, RunDirectory, Standing, TestAhead, TestResults, TrainError, Trainer,
-    TrainingData, Views, Workplace, require_agreement, write_predictions,
+    Preset, Ranks, Recipe, RunDirectory, Standing, Surveys, TestAhead, TestResults, TrainError,
+    Trainer, TrainingData, Views, Workplace, require_agreement, write_predictions,
 };
 
 use crate::evaluate;
@@ -149,7 +149,8 @@ fn train(
     }
     let (directory, device) = (plan.run.clone(), plan.recipe.training.device);
     let budget = plan.recipe.training.budget;
-    let data = read(&plan.recipe, &**ranks)?;
+    let surveys = Surveys::read(&directory.surveys());
+    let data = read(&plan.recipe, &**ranks, surveys)?;
     let judged = carry_out(plan, data, &stop)?;
     if !ranks.is_first() {
         return Ok(ExitCode::SUCCESS);
@@ -171,10 +172,11 @@ fn train(
 }
 
 /// Reads the training split of a recipe, on every rank.
-pub(crate) fn read(recipe: &Recipe, ranks: &dyn Ranks) -> Result<TrainingData> {
+pub(crate) fn read(recipe: &Recipe, ranks: &dyn Ranks, surveys: Surveys) -> Result<TrainingData> {
     tracing::info!("reading {}", recipe.data.dataset);
     let watcher = reading_bars::watcher();
-    Ok(TrainingData::load_shared(recipe, ranks, &watcher)?)
+    let data = TrainingData::load_shared(recipe, ranks, &watcher, surveys);
+    Ok(data?)
 }
 
 /// The verdict of a run.

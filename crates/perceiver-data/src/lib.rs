@@ -116,7 +116,7 @@ pub use preprocess::Preprocessing;
 pub use rand_augment::RandAugment;
 pub use resample::resample;
 pub use shapes::shapes;
-pub use shards::{ShardFolder, ShardWriter, Streamed, Survey};
+pub use shards::{ShardFile, ShardFolder, ShardWriter, Streamed, Survey};
 pub use source::{LoadOptions, Source};
 pub use taps::Taps;
 pub use watcher::{Reading, Watcher, Work};

@@ -124,12 +124,12 @@ impl LoaderConfig {
 /// Goes through a data set in batches, epoch after epoch.
 pub struct Loader {
     batches: Arc<Batches>,
-    pictures: Source,
+    pictures: Held,
     preprocessing: Preprocessing,
 }
 
 /// Pictures with what can be made ready for all epochs.
-enum Source {
+enum Held {
     InMemory(Arc<Dataset>, Arc<Prepared>),
     Streamed(Arc<Streamed>),
 }
@@ -149,9 +149,9 @@ impl Loader {
         let pictures = match pictures.into() {
             Pictures::InMemory(data) => {
                 let prepared = preprocessing.prepare(data.images())?;
-                Source::InMemory(data, Arc::new(prepared))
+                Held::InMemory(data, Arc::new(prepared))
             }
-            Pictures::Streamed(data) => Source::Streamed(data),
+            Pictures::Streamed(data) => Held::Streamed(data),
         };
         let pool = ThreadPoolBuilder::new()
             .num_threads(config.threads.unwrap_or(0)) // 0: rayon's choice
@@ -175,8 +175,8 @@ impl Loader {
     /// The number of pictures in an epoch.
     pub fn num_samples(&self) -> usize {
         match &self.pictures {
-            Source::InMemory(data, _) => data.len(),
-            Source::Streamed(data) => data.len(),
+            Held::InMemory(data, _) => data.len(),
+            Held::Streamed(data) => data.len(),
         }
     }
 
@@ -190,7 +190,7 @@ impl Loader {
         let batches = Arc::clone(&self.batches);
         let prefetch = batches.config.prefetch;
         match &self.pictures {
-            Source::InMemory(data, prepared) => {
+            Held::InMemory(data, prepared) => {
                 let (data, prepared) = (Arc::clone(data), Arc::clone(prepared));
                 Epoch::start(prefetch, move || {
                     let LoaderConfig {
@@ -208,7 +208,7 @@ impl Loader {
                     chunks.into_iter().map(batch)
                 })
             }
-            Source::Streamed(data) => {
+            Held::Streamed(data) => {
                 let (data, preprocessing) = (Arc::clone(data), self.preprocessing.clone());
                 Epoch::start(prefetch, move || {
                     let config = &batches.config;

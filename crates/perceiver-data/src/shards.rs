@@ -16,6 +16,7 @@
 //! Kept in memory are 28 bytes a picture, for its place, its label and its part, and a [`Loader`](crate::Loader)'s windows of encoded
 //! pictures.
 
+mod file;
 mod folder;
 mod order;
 #[cfg(feature = "hub")]
@@ -27,6 +28,7 @@ mod survey;
 mod tar_shard;
 mod writer;
 
+pub use file::ShardFile;
 pub use folder::ShardFolder;
 pub(crate) use stream::{Drawn, Stream};
 pub use streamed::Streamed;

@@ -130,6 +130,7 @@ pub use rule::{ByParameter, Rule};
 pub use run_directory::RunDirectory;
 pub use schedule::{End, Every, Position, ScheduleName, ScheduleRecipe};
 pub use sgd::{Sgd, SgdRule};
+pub use survey::Surveys;
 pub use test_pictures::test_pictures;
 pub use thread_ranks::{ThreadRanks, ranks_of_threads};
 pub use trainer::{Outcome, Trainer};

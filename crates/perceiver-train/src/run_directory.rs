@@ -207,6 +207,11 @@ impl RunDirectory {
         self.root.join("training/environment.json")
     }
 
+    /// `training/surveys.json`, where the data are in shards
+    pub fn surveys(&self) -> PathBuf {
+        self.root.join("training/surveys.json")
+    }
+
     /// `training/recipe.toml`
     pub fn recipe(&self) -> PathBuf {
         self.root.join("training/recipe.toml")

@@ -4,7 +4,7 @@ use perceiver_data::{LoadOptions, Pictures, ShardFolder, Source, Split};
 
 use crate::error::Result;
 use crate::ranks::Ranks;
-use crate::survey::surveyed;
+use crate::survey::Surveys;
 
 /// The test split of a data set, or its first `limit` pictures. The ranks share out what can be; all have to ask.
 ///
@@ -21,7 +21,8 @@ pub fn test_pictures(
         source.check(options)?;
         let mut test = ShardFolder::open(root)?.split(Split::Test, options.shorter_side)?;
         test.truncate(limit);
-        return Ok(surveyed(test, options, ranks)?.0.into());
+        let (test, _) = Surveys::default().surveyed(test, options, ranks)?;
+        return Ok(test.into());
     }
     let mut test = source.load(Split::Test, options)?;
     test.truncate(limit);

@@ -11,7 +11,7 @@ use perceiver_data::{
 use crate::error::Result;
 use crate::ranks::{Alone, Ranks};
 use crate::recipe::Recipe;
-use crate::survey::surveyed;
+use crate::survey::Surveys;
 
 /// The training split, divided and described.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct TrainingData {
     pub preprocessing: Preprocessing,
     /// The hash of both parts together.
     pub sha256: String,
+    /// What was found in shards, for the run to keep.
+    pub surveys: Surveys,
     /// How long it took to read; nothing where it was made of what was there.
     pub loading: Duration,
 }
@@ -35,21 +37,26 @@ impl TrainingData {
     /// # Errors
     /// When either split is not what it should be, or one part would be empty.
     pub fn load(recipe: &Recipe) -> Result<Self> {
-        Self::load_shared(recipe, &Alone, &Watcher::default())
+        Self::load_shared(recipe, &Alone, &Watcher::default(), Surveys::default())
     }
 
     /// [`TrainingData::load`], with the work that can be shared out between `ranks`, all of which have to load it; `watcher` is told how
-    /// far it is.
+    /// far it is. Shards that `surveys` are of are not looked through again.
     ///
     /// # Errors
     /// Those of [`TrainingData::load`], and when a rank has gone.
-    pub fn load_shared(recipe: &Recipe, ranks: &dyn Ranks, watcher: &Watcher) -> Result<Self> {
+    pub fn load_shared(
+        recipe: &Recipe,
+        ranks: &dyn Ranks,
+        watcher: &Watcher,
+        surveys: Surveys,
+    ) -> Result<Self> {
         let start = Instant::now();
         let mut options = recipe.load_options();
         options.watcher = watcher.clone();
         recipe.data.dataset.check(&options)?;
         let data = match &recipe.data.dataset {
-            Source::Shards(root) => Self::in_shards(root, recipe, &options, ranks)?,
+            Source::Shards(root) => Self::in_shards(root, recipe, &options, ranks, surveys)?,
             source => {
                 let dataset = source.load(Split::Train, &options)?;
                 Self::divide(dataset, recipe, ranks, watcher)?
@@ -89,6 +96,7 @@ impl TrainingData {
             validation: validation.into(),
             preprocessing: preprocessing(recipe, normalization),
             sha256,
+            surveys: Surveys::default(),
             loading: Duration::ZERO,
         };
         data.with_both_parts()
@@ -100,11 +108,12 @@ impl TrainingData {
         recipe: &Recipe,
         options: &LoadOptions,
         ranks: &dyn Ranks,
+        mut surveys: Surveys,
     ) -> Result<Self> {
         let folder = ShardFolder::open(root)?;
         let mut train = folder.split(Split::Train, options.shorter_side)?;
         train.truncate(recipe.data.limit_train.unwrap_or(usize::MAX));
-        let (train, survey) = surveyed(train, options, ranks)?;
+        let (train, survey) = surveys.surveyed(train, options, ranks)?;
         let normalization = match &recipe.data.normalization {
             Some(given) => given.clone(),
             None => Normalization::of_sums(survey.sums(), train.name())?,
@@ -112,7 +121,7 @@ impl TrainingData {
         let mut sha256 = train.sha256().to_string();
         let (train, validation) = if folder.has_validation() {
             let validation = folder.validation(options.shorter_side)?;
-            let (validation, _) = surveyed(validation, options, ranks)?;
+            let (validation, _) = surveys.surveyed(validation, options, ranks)?;
             sha256 = format!("{sha256}+{}", validation.sha256());
             (train, validation)
         } else {
@@ -123,6 +132,7 @@ impl TrainingData {
             validation: validation.into(),
             preprocessing: preprocessing(recipe, normalization),
             sha256,
+            surveys,
             loading: Duration::ZERO,
         };
         data.with_both_parts()

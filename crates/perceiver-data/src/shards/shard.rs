@@ -50,6 +50,10 @@ impl Shard {
         Ok(())
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.labels.len()
     }

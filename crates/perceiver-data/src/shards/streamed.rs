@@ -9,6 +9,7 @@ use perceiver_ops::Key;
 use crate::broken_pictures::require_every_class;
 use crate::error::{DataError, Result};
 use crate::image::Image;
+use crate::shards::file::ShardFile;
 use crate::shards::shard::Shard;
 use crate::shards::survey::Survey;
 
@@ -83,6 +84,15 @@ impl Streamed {
     /// SHA-256 in hexadecimal of labels and encoded pictures in order, shard by shard; empty before the survey.
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// The files, as they are now.
+    ///
+    /// # Errors
+    /// When one is not there any more.
+    pub fn files(&self) -> Result<Vec<ShardFile>> {
+        let shards = self.shards.iter();
+        shards.map(|shard| ShardFile::of(shard.path())).collect()
     }
 
     /// The number of files.

@@ -118,6 +118,7 @@ impl Trainer {
         if place.ranks.is_first() {
             run.make()?;
             recipe.write(&run.recipe())?;
+            data.surveys.write(&run.surveys())?;
             Self::checkpoint_config(&recipe, &data).write(&run.config())?;
         }
         let state = State {

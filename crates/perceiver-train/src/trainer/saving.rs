@@ -68,6 +68,7 @@ impl Trainer {
             return Ok(());
         }
         self.run.remove_leftovers()?;
+        self.data.surveys.write(&self.run.surveys())?;
         Self::checkpoint_config(&self.recipe, &self.data).write(&self.run.config())?;
         self.write_best()
     }
