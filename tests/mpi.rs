@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use perceiver_tests::program::{TINY_MODEL, Workplace};
+use perceiver_tests::run::Run;
 use perceiver_train::{EpochMetrics, MetricsFile};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
@@ -140,6 +141,38 @@ fn one_to_four_ranks_have_the_losses_and_the_test_accuracy_of_one() {
             );
         }
         assert_eq!((found, found_top5), (acc.clone(), top5_acc.clone()));
+    }
+}
+
+#[test]
+fn ranks_stream_the_pictures_of_one() {
+    let place = Run::new(PROGRAM, "").place;
+    place.succeed("shard --dataset folder:photos --output shards --shard-size 17");
+    let recipe = "\n[training]\nepochs = 1\nbatch_size = 7\n[data]\nshuffle_buffer = 30\n[data.augmentation.mixing]\nmixup = 0.4\n";
+    place.write("streamed.toml", format!("{TINY_MODEL}{recipe}"));
+    let run = |ranks: usize| {
+        let start = format!(
+            "-n {ranks} {PROGRAM} train --preset quickstart --dataset shards:shards --config streamed.toml --output run-{ranks}"
+        );
+        let mut command = mpirun(&place, &start);
+        command.env("RUST_LOG", "info,perceiver_cli=trace");
+        let losses = losses(&finished(command));
+        assert_eq!(losses.len(), 17, "steps of 7 pictures of 116");
+        let results = fs::read(place.path(format!("run-{ranks}/results.json"))).unwrap();
+        let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
+        (losses, results["sha256"].clone(), results["acc"].clone())
+    };
+    let (expected, sha256, acc) = run(1);
+    for ranks in [2, 3] {
+        let (losses, found, found_acc) = run(ranks);
+        for (step, (found, expected)) in losses.iter().zip(&expected).enumerate() {
+            let relative = (found / expected - 1.0).abs();
+            assert!(
+                relative < 1e-6,
+                "step {step} of {ranks} ranks: {relative:e}"
+            );
+        }
+        assert_eq!((found, found_acc), (sha256.clone(), acc.clone()));
     }
 }
 
