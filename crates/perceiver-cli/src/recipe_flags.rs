@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use perceiver_data::{Labels, Source};
-use perceiver_train::{Budget, CheckpointEvery, DeviceChoice, Preset, Recipe};
+use perceiver_train::{Budget, CheckpointEvery, DeviceChoice, Precision, Preset, Recipe};
 use toml::Table;
 
 use crate::recipe_changes::{Layer, RecipeChanges, recipe_over};
@@ -47,6 +47,10 @@ pub(crate) struct RecipeFlags {
     /// Learning rate at its height.
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f64>,
+
+    /// Numbers to compute in: f32, tf32 (NVIDIA's matrix units) or bf16 (16 bits between operations; for GPUs).
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<Precision>,
 
     /// Train with a fraction of the memory and in a quarter more time.
     #[arg(long)]
@@ -174,6 +178,7 @@ impl RecipeFlags {
         put(&mut training, "budget", self.budget)?;
         put(&mut training, "batch_size", self.batch_size)?;
         put(&mut training, "learning_rate", self.learning_rate)?;
+        put(&mut training, "precision", self.precision)?;
         put(&mut training, "recompute", self.recompute.then_some(true))?;
         put(&mut training, "checkpoint_every", self.checkpoint_every)?;
         put(&mut training, "diagnose", self.diagnose.then_some(true))?;

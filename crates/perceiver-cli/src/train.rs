@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
     /// longer, --epochs may be added.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels",
-        "budget", "batch_size", "learning_rate", "recompute", "diagnose", "seed", "limit_train", "limit_test", "init_from"])]
+        "budget", "batch_size", "learning_rate", "precision", "recompute", "diagnose", "seed", "limit_train", "limit_test", "init_from"])]
     resume: Option<PathBuf>,
 
     /// With --resume: go on from the state saved before the last, where that is damaged; it is kept aside.

@@ -176,9 +176,18 @@ impl Parameters {
         let tensors = self
             .iter()
             .map(|(name, variable)| Ok((name.to_string(), through(name, variable)?)))
-            .collect::<Result<_>>()?;
-        let vb = VarBuilder::from_tensors(tensors, DType::F32, &self.device());
+            .collect::<Result<HashMap<_, _>>>()?;
+        let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
+        let vb = VarBuilder::from_tensors(tensors, dtype, &self.device());
         Perceiver::new(config, vb)
+    }
+
+    /// The model on copies of these parameters as they are now, of another type. Gradients reach the parameters themselves.
+    ///
+    /// # Errors
+    /// As for [`Parameters::model`], and when the device has no such type.
+    pub fn model_in(&self, config: &PerceiverConfig, dtype: DType) -> Result<Perceiver> {
+        self.model_through(config, |_, variable| variable.to_dtype(dtype))
     }
 
     /// The model for inference alone, on the parameters as they are now. Nothing it computes is kept for a gradient, and
@@ -187,9 +196,17 @@ impl Parameters {
     /// # Errors
     /// As for [`Parameters::model`].
     pub fn inference_model(&self, config: &PerceiverConfig) -> Result<Perceiver> {
+        self.inference_model_in(config, DType::F32)
+    }
+
+    /// [`Parameters::inference_model`] on copies of another type.
+    ///
+    /// # Errors
+    /// As for [`Parameters::model_in`].
+    pub fn inference_model_in(&self, config: &PerceiverConfig, dtype: DType) -> Result<Perceiver> {
         let detach = |(name, tensor): (String, Tensor)| (name, tensor.detach());
         let tensors = self.tensors().into_iter().map(detach).collect();
-        let vb = VarBuilder::from_tensors(tensors, DType::F32, &self.device());
+        let vb = VarBuilder::from_tensors(tensors, dtype, &self.device());
         Perceiver::new(config, vb)?.folded()
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::{Init, ModuleT, VarBuilder};
 use perceiver_ops::{Key, Mode, softmax};
 
@@ -101,6 +101,11 @@ impl Perceiver {
         &self.config
     }
 
+    /// The type of the parameters.
+    pub fn dtype(&self) -> DType {
+        self.latents.dtype()
+    }
+
     /// The same model with every attention computed in the given form; by default each takes the one with fewer products.
     #[must_use]
     pub fn with_attention_form(mut self, form: AttentionForm) -> Self {
@@ -136,7 +141,8 @@ impl Perceiver {
 
     /// Class scores of preprocessed `images` `[batch, channels, H, W]`: logits `[batch, classes]`.
     ///
-    /// In training, `mode` carries the key of this step; equal keys drop equal values.
+    /// In training, `mode` carries the key of this step; equal keys drop equal values. What lies between images and logits is of the
+    /// parameters' type; logits are `f32`.
     ///
     /// # Errors
     /// When the images have another shape than the configuration says.
@@ -171,6 +177,7 @@ impl Perceiver {
                 });
             }
         }
+        let images = &images.to_dtype(self.dtype())?;
         let patch_size = self.config.patch_size;
         let patches = if self.stem.is_empty() {
             patches(images, patch_size)?
@@ -225,13 +232,16 @@ impl Perceiver {
             latents = transformer.forward(&latents, mode.child(1), look)?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);
         }
-        let mut pooled = latents.mean(1)?; // [batch, width]
+        // A sum of many is taken in f32.
+        let mut pooled = latents.to_dtype(DType::F32)?.mean(1)?; // [batch, width]
+        pooled = pooled.to_dtype(self.dtype())?;
         if let Some(norm) = &self.norm_pooled {
             pooled = norm.forward(&pooled)?;
         }
         show(Stage::Pooled, &pooled);
         let head_mode = mode.child(self.config.num_iterations as u64);
         let logits = self.head.forward(&pooled, head_mode)?; // [batch, classes]
+        let logits = logits.to_dtype(DType::F32)?;
         show(Stage::Logits, &logits);
         Ok(logits)
     }

@@ -18,9 +18,11 @@ use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
 use crate::attention::shape::{Geometry, part};
 use crate::attention::{self, Attention};
+use crate::broadcast::add_bias;
 use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::linear::weight_gradient;
+use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::transpose::{transpose, transposed};
 
 /// The two projections of [`absorbed_attention`], as one tensor: an operation of candle takes three.
@@ -82,6 +84,15 @@ pub fn absorbed_attention(
     how: Attention,
 ) -> Result<Tensor> {
     let geometry = geometry(x, tokens, weights, how)?;
+    if is_narrow_on_cpu(x) {
+        return widened([x, tokens, &weights.values], |[x, tokens, values]| {
+            let weights = AbsorbedWeights {
+                values: values.clone(),
+                ..*weights
+            };
+            absorbed_attention(x, tokens, &weights, how)
+        });
+    }
     let inputs = [x, tokens, &weights.values];
     if !inputs.into_iter().all(cpu::has_kernels) {
         return absorbed_attention_composed(x, tokens, weights, how);
@@ -114,10 +125,8 @@ pub fn absorbed_attention_composed(
     let (width, outputs) = (weights.query.0 - 1, weights.output.1);
     let (batch, n, _) = x.dims3()?;
     let rows = x.reshape((batch * n, width))?;
-    let queries = rows
-        .matmul(&query.narrow(0, 0, width)?)?
-        .broadcast_add(&query.get(width)?)?
-        .reshape((batch, n, ()))?;
+    let queries = rows.matmul(&query.narrow(0, 0, width)?)?;
+    let queries = add_bias(&queries, &query.get(width)?)?.reshape((batch, n, ()))?;
     let read = attention::composed(&queries, tokens, tokens, geometry, how)?;
     read.reshape((batch * n, ()))?
         .matmul(&output)?

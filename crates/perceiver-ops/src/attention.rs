@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
+use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::{Mode, Transpose, batched_matmul_composed, cpu, softmax_composed};
 use mask::Mask;
 use shape::Geometry;
@@ -63,6 +64,11 @@ pub fn attention(
     how: Attention,
 ) -> Result<Tensor> {
     let geometry = Geometry::new(queries.dims(), keys.dims(), values.dims(), how)?;
+    if is_narrow_on_cpu(queries) {
+        return widened([queries, keys, values], |[queries, keys, values]| {
+            attention(queries, keys, values, how)
+        });
+    }
     if ![queries, keys, values].into_iter().all(cpu::has_kernels) {
         return composed(queries, keys, values, geometry, how);
     }

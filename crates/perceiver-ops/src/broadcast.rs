@@ -7,6 +7,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::narrow::{is_narrow, widened};
 use crate::{cpu, simd};
 
 /// Adds `bias`, whose shape is that of `x`'s last dimensions, to every slice of `x`.
@@ -31,6 +32,10 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// [`add_bias`] by candle's own operation: what every device runs that has no kernel, and what the kernel is tested
 /// against.
 pub fn add_bias_composed(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    if is_narrow(x) {
+        // The gradient of the bias is a sum.
+        return widened([x, bias], |[x, bias]| add_bias_composed(x, bias));
+    }
     x.broadcast_add(bias)
 }
 
@@ -50,6 +55,9 @@ pub fn expand_batch(x: &Tensor, batch: usize) -> Result<Tensor> {
 /// [`expand_batch`] by candle's own operations: what every device runs that has no kernel, and what the kernel is
 /// tested against.
 pub fn expand_batch_composed(x: &Tensor, batch: usize) -> Result<Tensor> {
+    if is_narrow(x) {
+        return widened([x], |[x]| expand_batch_composed(x, batch));
+    }
     let shape = [&[batch], &x.dims()[1..]].concat();
     x.broadcast_as(shape)?.contiguous()
 }
@@ -75,6 +83,11 @@ pub fn multiply_scalar(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
 /// [`multiply_scalar`] by candle's own operation: what every device runs that has no kernel, and what the kernel is
 /// tested against.
 pub fn multiply_scalar_composed(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    if is_narrow(x) {
+        return widened([x, factor], |[x, factor]| {
+            multiply_scalar_composed(x, factor)
+        });
+    }
     x.broadcast_mul(factor)
 }
 

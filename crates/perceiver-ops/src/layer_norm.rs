@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail}
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::narrow::{is_narrow, widened};
 use crate::simd::{self, vectorised};
 
 /// Normalizes every row of `x` `[..., width]`, then scales by `gamma` `[width]` and shifts by `beta` `[width]`.
@@ -22,6 +23,11 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, epsilon: f64) -> Re
             gamma.dims(),
             beta.dims()
         );
+    }
+    if is_narrow(x) {
+        return widened([x, gamma, beta], |[x, gamma, beta]| {
+            layer_norm(x, gamma, beta, epsilon)
+        });
     }
     if cpu::has_kernels(x) && cpu::has_kernels(gamma) && cpu::has_kernels(beta) {
         let op = LayerNorm {

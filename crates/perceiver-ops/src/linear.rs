@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::broadcast::{SumSlices, add_bias_composed};
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::transpose::transposed;
 use crate::{cpu, simd};
 
@@ -29,6 +30,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
             weight.dims(),
             bias.dims()
         );
+    }
+    if is_narrow_on_cpu(x) {
+        return widened([x, weight, bias], |[x, weight, bias]| {
+            linear(x, weight, bias)
+        });
     }
     if cpu::has_kernels(x) && cpu::has_kernels(weight) && cpu::has_kernels(bias) {
         x.contiguous()?

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::cpu;
 use crate::gemm::{Matrix, multiply};
+use crate::narrow::{is_narrow_on_cpu, widened};
 
 /// Which operands of a product are transposed, each in its last two dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,9 @@ impl Transpose {
 /// # Errors
 /// When the shapes do not fit.
 pub fn batched_matmul(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Tensor> {
+    if is_narrow_on_cpu(a) {
+        return widened([a, b], |[a, b]| batched_matmul(a, b, transpose));
+    }
     if a.rank() > 2 && cpu::has_kernels(a) && cpu::has_kernels(b) {
         a.apply_op2(b, BatchedMatmul(transpose))
     } else {

@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Te
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::narrow::{is_narrow, widened};
 use crate::simd::{self, vectorised};
 
 /// Softmax over the last dimension: `[..., n] -> [..., n]`, every row summing to 1.
@@ -14,6 +15,9 @@ use crate::simd::{self, vectorised};
 /// When candle refuses an operation, as for a scalar.
 pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     logits.dim(D::Minus1)?;
+    if is_narrow(logits) {
+        return widened([logits], |[logits]| softmax(logits));
+    }
     if cpu::has_kernels(logits) {
         logits.contiguous()?.apply_op1(Softmax)
     } else {
@@ -24,6 +28,9 @@ pub fn softmax(logits: &Tensor) -> Result<Tensor> {
 /// [`softmax`] as a composition of candle's own operations: what every device runs that has no kernel, and what
 /// the kernel is tested against.
 pub fn softmax_composed(logits: &Tensor) -> Result<Tensor> {
+    if is_narrow(logits) {
+        return widened([logits], |[logits]| softmax_composed(logits));
+    }
     // The shift changes no value, so no gradient flows through it.
     let max = logits.max_keepdim(D::Minus1)?.detach();
     let exp = logits.broadcast_sub(&max)?.exp()?;

@@ -54,7 +54,9 @@ impl Trial<'_> {
         })?;
         // The program's allocator keeps what is freed, so this is what the pass had at its height.
         let after = memory_bytes();
-        let model = self.pass.parameters.inference_model(&self.recipe.model)?;
+        let dtype = self.pass.model.dtype();
+        let parameters = self.pass.parameters;
+        let model = parameters.inference_model_in(&self.recipe.model, dtype)?;
         let images = self.pass.images.narrow(0, 0, count)?;
         let inference = self.seconds(count, || {
             model.forward(&images, Mode::Inference)?;

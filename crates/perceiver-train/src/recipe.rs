@@ -29,6 +29,7 @@ use crate::error::{Result, TrainError};
 use crate::initial_weights::InitialWeights;
 use crate::optimizer_recipe::OptimizerRecipe;
 use crate::plateau::PlateauConfig;
+use crate::precision::Precision;
 use crate::schedule::ScheduleRecipe;
 
 /// A whole recipe.
@@ -121,6 +122,8 @@ pub struct TrainingRecipe {
     /// Gradients are scaled down to this global norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
+    /// In what numbers a step computes; the test split is judged in `f32`.
+    pub precision: Precision,
     /// Whether backward computes the transformer's inner values again instead of keeping them: a fraction of the memory, for a
     /// quarter more time.
     pub recompute: bool,
@@ -161,6 +164,7 @@ impl Default for TrainingRecipe {
             accumulate: 1,
             side_by_side: 1,
             clip_norm: None,
+            precision: Precision::F32,
             recompute: false,
             label_smoothing: 0.0,
             averaging: None,

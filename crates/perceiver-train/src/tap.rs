@@ -6,7 +6,7 @@
 use std::sync::mpsc::Sender;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Shape, Tensor};
 use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
 
 use crate::error::Result;
@@ -14,7 +14,7 @@ use crate::error::Result;
 /// A parameter's name and its gradient.
 pub(crate) type Found = (String, Tensor);
 
-/// The model on copies of `parameters` as they are now. Its backward pass sends their gradients to `found`, and leaves none in
+/// The model on copies of `parameters` as they are now, of this type. Its backward pass sends their gradients to `found`, and leaves none in
 /// candle's store.
 ///
 /// # Errors
@@ -22,12 +22,13 @@ pub(crate) type Found = (String, Tensor);
 pub(crate) fn tapped_model(
     parameters: &Parameters,
     config: &PerceiverConfig,
+    dtype: DType,
     found: &Sender<Found>,
 ) -> Result<Perceiver> {
     let model = parameters.model_through(config, |name, variable| {
         let name = name.to_string();
         let found = found.clone();
-        variable.apply_op1(Tap { name, found })
+        variable.apply_op1(Tap { name, found })?.to_dtype(dtype)
     });
     Ok(model?)
 }
@@ -112,7 +113,7 @@ mod tests {
         let expected = Gradients::of(&expected, &parameters).unwrap();
 
         let (sender, receiver) = channel();
-        let model = tapped_model(&parameters, &config, &sender).unwrap();
+        let model = tapped_model(&parameters, &config, DType::F32, &sender).unwrap();
         let store = loss(&model).backward().unwrap();
         assert!(
             parameters

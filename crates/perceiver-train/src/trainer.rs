@@ -151,8 +151,9 @@ impl Trainer {
             return Ok(None);
         }
         let ranks = self.place.ranks.size();
+        let model = self.model_of_a_step()?;
         let trial = Trial {
-            pass: self.pass(&self.model, &batch, batch.indices.len())?,
+            pass: self.pass(&model, &batch, batch.indices.len())?,
             recipe: &self.recipe,
             train_images: self.data.train.len().div_ceil(ranks),
             validation_images: self.data.validation.len().div_ceil(ranks),
@@ -469,7 +470,8 @@ impl Trainer {
         let preprocessing = &self.data.preprocessing;
         let parameters =
             Parameters::from_tensors(&self.recipe.model, self.weights(), &self.place.device)?;
-        let model = parameters.inference_model(&self.recipe.model)?;
+        let dtype = self.recipe.training.precision.dtype();
+        let model = parameters.inference_model_in(&self.recipe.model, dtype)?;
         let views = Views::Picture; // the test split alone may be judged by more
         let sums = measure(
             &model,

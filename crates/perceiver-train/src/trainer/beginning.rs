@@ -265,6 +265,7 @@ impl Trainer {
             averages,
             progress,
         } = state;
+        recipe.training.precision.set_up(&place.device)?;
         let model = parameters
             .model(&recipe.model)?
             .with_recomputation(recipe.training.recompute);

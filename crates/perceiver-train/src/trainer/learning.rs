@@ -58,12 +58,14 @@ impl Trainer {
             _ => Mode::Training(key.fold_in_name("part").fold_in(start as u64)),
         };
         if arrival == Arrival::OneByOne {
-            let model = tapped_model(&self.parameters, &self.recipe.model, found)?;
+            let dtype = training.precision.dtype();
+            let model = tapped_model(&self.parameters, &self.recipe.model, dtype, found)?;
             let model = model.with_recomputation(training.recompute);
             let result = self.pass(&model, part, images)?.run_tapped(mode(0))?;
             return Ok(Some(result));
         }
-        let pass = self.pass(&self.model, part, images)?;
+        let model = self.model_of_a_step()?;
+        let pass = self.pass(&model, part, images)?;
         let mut result = pass.run(training.accumulate, training.side_by_side, mode)?;
         if let Some(result) = &mut result {
             for gradient in std::mem::take(&mut result.gradients) {
@@ -72,6 +74,17 @@ impl Trainer {
             }
         }
         Ok(result)
+    }
+
+    /// The model that learns: on the parameters, or on copies of them as they are now where the precision is not theirs.
+    pub(super) fn model_of_a_step(&self) -> Result<Perceiver> {
+        let training = &self.recipe.training;
+        let dtype = training.precision.dtype();
+        if dtype == self.model.dtype() {
+            return Ok(self.model.clone());
+        }
+        let model = self.parameters.model_in(&self.recipe.model, dtype)?;
+        Ok(model.with_recomputation(training.recompute))
     }
 
     /// The pass of this rank's part of a batch of `whole` pictures.

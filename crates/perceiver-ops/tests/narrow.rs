@@ -1,0 +1,125 @@
+//! Operations on values of 16 bits: within a hundredth of those on the same values in f32, gradients included, over random shapes.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use perceiver_ops::{
+    AbsorbedWeights, Attention, Key, Mode, Transpose, absorbed_attention, add_bias, add_dropout,
+    attention, batched_matmul, expand_batch, gelu, layer_norm, linear, multiply_scalar,
+    neighbourhoods, softmax,
+};
+use proptest::prelude::*;
+
+/// A variable of values in [-1, 1) that bf16 has, a function of `seed` and the shape.
+fn variable(seed: u64, shape: &[usize]) -> Var {
+    let key = Key::new(seed);
+    let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64)
+        .map(|i| (key.bits(i) >> 57) as f32 / 64.0 - 1.0)
+        .collect();
+    Var::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    let wide = tensor.to_dtype(DType::F32).unwrap();
+    wide.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Equal to within a hundredth of the root of the mean square, and of the value itself.
+fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let (found, expected) = (values(found), values(expected));
+    let squares = expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+    let size = (squares / expected.len() as f64).sqrt().max(0.02) as f32;
+    for (found, expected) in found.iter().zip(&expected) {
+        let bound = 0.01 * (size + expected.abs());
+        assert!(
+            (found - expected).abs() <= bound,
+            "{what}: {found} for {expected} of size {size}"
+        );
+    }
+}
+
+fn same(inputs: &[Var], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let outcome = |dtype: DType| {
+        let narrow: Vec<Tensor> = inputs.iter().map(|x| x.to_dtype(dtype).unwrap()).collect();
+        let output = function(&narrow).unwrap();
+        assert_eq!(output.dtype(), dtype);
+        let output = output.to_dtype(DType::F32).unwrap();
+        let weights = variable(99, output.dims());
+        let loss = (&output * weights.as_tensor()).unwrap().sum_all().unwrap();
+        (output, loss.backward().unwrap())
+    };
+    let (found, found_gradients) = outcome(DType::BF16);
+    let (expected, gradients) = outcome(DType::F32);
+    assert_close(&found, &expected, "value");
+    for (index, input) in inputs.iter().enumerate() {
+        let found = found_gradients.get(input).expect("a gradient");
+        assert_eq!(found.dtype(), DType::F32);
+        let expected = gradients.get(input).unwrap();
+        assert_close(found, expected, &format!("gradient of input {index}"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn rows(batch in 1_usize..4, n in 1_usize..19, width in 2_usize..37, outputs in 1_usize..23, seed: u64) {
+        let x = variable(seed, &[batch, n, width]);
+        let vector = |add| variable(seed.wrapping_add(add), &[width]);
+        same(&[x.clone(), vector(1), vector(2)], |t| layer_norm(&t[0], &t[1], &t[2], 1e-3));
+        same(std::slice::from_ref(&x), |t| softmax(&t[0]));
+        same(std::slice::from_ref(&x), |t| gelu(&t[0]));
+        same(&[x.clone(), vector(3)], |t| add_bias(&t[0], &t[1]));
+        let weight = variable(seed.wrapping_add(4), &[outputs, width]);
+        let bias = variable(seed.wrapping_add(5), &[outputs]);
+        same(&[x.clone(), weight, bias], |t| linear(&t[0], &t[1], &t[2]));
+        let factor = variable(seed.wrapping_add(6), &[]);
+        same(&[x.clone(), factor], |t| multiply_scalar(&t[0], &t[1]));
+        let other = variable(seed.wrapping_add(7), &[batch, n, width]);
+        let mode = Mode::Training(Key::new(seed));
+        same(&[x, other], |t| add_dropout(&t[0], &t[1], 0.3, mode));
+        same(&[variable(seed, &[1, n, width])], |t| expand_batch(&t[0], 70));
+    }
+
+    #[test]
+    fn products(batch in 1_usize..4, m in 1_usize..14, k in 1_usize..14, n in 1_usize..14, seed: u64) {
+        let a = variable(seed, &[batch, m, k]);
+        let b = variable(seed.wrapping_add(1), &[batch, n, k]);
+        same(&[a, b], |t| batched_matmul(&t[0], &t[1], Transpose::Right));
+        let map = variable(seed, &[batch, m, k, 3]);
+        same(&[map], |t| neighbourhoods(&t[0], 3, 2));
+    }
+
+    #[test]
+    fn attentions(
+        batch in 1_usize..3, n in 1_usize..11, m in 1_usize..19, heads in 1_usize..4, width in 1_usize..9, seed: u64,
+    ) {
+        let how = Attention { heads, scale: 0.7, dropout: 0.2, mode: Mode::Training(Key::new(seed)) };
+        let queries = variable(seed, &[batch, n, heads * width]);
+        let keys = variable(seed.wrapping_add(1), &[batch, m, heads * width]);
+        let values = variable(seed.wrapping_add(2), &[batch, m, heads * width]);
+        same(&[queries, keys, values], |t| attention(&t[0], &t[1], &t[2], how));
+
+        let x = variable(seed, &[batch, n, 5]);
+        let tokens = variable(seed.wrapping_add(3), &[batch, m, width]);
+        let query = variable(seed.wrapping_add(4), &[6, heads * width]);
+        let output = variable(seed.wrapping_add(5), &[heads * width + heads + 1, 7]);
+        same(&[x, tokens, query, output], |t| {
+            let weights = AbsorbedWeights::new(&t[2], &t[3])?;
+            absorbed_attention(&t[0], &t[1], &weights, how)
+        });
+    }
+}
+
+/// Sums of many small values stand still in 16 bits: 256 + 1 is 256.
+#[test]
+fn a_bias_learns_from_many_rows() {
+    let bias = Var::zeros(1, DType::F32, &Device::Cpu).unwrap();
+    let x = Tensor::zeros((1000, 1), DType::BF16, &Device::Cpu).unwrap();
+    let narrow = bias.to_dtype(DType::BF16).unwrap();
+    let sum = add_bias(&x, &narrow).unwrap().to_dtype(DType::F32).unwrap();
+    let gradients = sum.sum_all().unwrap().backward().unwrap();
+    assert_eq!(
+        gradients.get(&bias).unwrap().to_vec1::<f32>().unwrap(),
+        [1000.0]
+    );
+}
