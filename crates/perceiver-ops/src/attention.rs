@@ -119,9 +119,18 @@ pub(crate) fn composed(
     let logits = queries.matmul(&keys.t()?.contiguous()?)?; // [batch, heads, n, m]
     let mut probabilities = softmax_composed(&logits)?;
     if let Some(mask) = Mask::new(how.dropout, how.mode, g)? {
+        #[cfg(feature = "cuda")]
+        if crate::cuda::has_kernels(&probabilities) {
+            return read(&probabilities.apply_op1(mask::DropOnGpu(mask))?, &values, g);
+        }
         let factors = Tensor::from_vec(mask.factors(g), logits.shape(), logits.device())?;
         probabilities = (probabilities * factors.to_dtype(logits.dtype())?)?;
     }
+    read(&probabilities, &values, g)
+}
+
+/// What is read by `probabilities` `[batch, heads, n, m]` after dropout from `values` `[batch, heads, m, width]`.
+fn read(probabilities: &Tensor, values: &Tensor, g: Geometry) -> Result<Tensor> {
     let join = |x: &Tensor| {
         let width = g.heads * x.dim(D::Minus1)?;
         x.transpose(1, 2)?
@@ -129,8 +138,8 @@ pub(crate) fn composed(
             .reshape((g.batch, g.queries, width))
     };
     let read = join(&batched_matmul_composed(
-        &probabilities,
-        &values,
+        probabilities,
+        values,
         Transpose::Neither,
     )?)?;
     if !g.append_sums {

@@ -4,10 +4,14 @@
 //! Each value is kept with probability `1 - rate` and then divided by it, so that the expectation stays (Srivastava
 //! et al., 2014; Keras's `Dropout`).
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{self, TASK};
+use crate::cuda;
+use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::simd::vectorised;
 use crate::{Key, Mode};
 
@@ -20,9 +24,12 @@ use crate::{Key, Mode};
 pub fn dropout(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
     match training_key(x, rate, mode)? {
         None => Ok(x.clone()),
-        Some(key) if cpu::has_kernels(x) => x.contiguous()?.apply_op1(Dropout {
-            rule: Rule::new(key, rate),
-        }),
+        Some(_) if is_narrow_on_cpu(x) => widened([x], |[x]| dropout(x, rate, mode)),
+        Some(key) if cpu::has_kernels(x) || cuda::has_kernels(x) => {
+            x.contiguous()?.apply_op1(Dropout {
+                rule: Rule::new(key, rate),
+            })
+        }
         Some(key) => multiply_by_mask(x, key, rate),
     }
 }
@@ -49,7 +56,17 @@ pub fn add_dropout(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) -> Result
             branch.dims()
         );
     }
-    if cpu::has_kernels(x) && cpu::has_kernels(branch) {
+    if is_narrow_on_cpu(x) {
+        return widened([x, branch], |[x, branch]| {
+            add_dropout(x, branch, rate, mode)
+        });
+    }
+    let has_kernels = if key.is_some() && cuda::has_kernels(x) {
+        x.dtype() == branch.dtype()
+    } else {
+        cpu::has_kernels(x) && cpu::has_kernels(branch)
+    };
+    if has_kernels {
         let rule = key.map(|key| Rule::new(key, rate));
         x.contiguous()?
             .apply_op2(&branch.contiguous()?, AddDropout { rule })
@@ -84,19 +101,38 @@ fn multiply_by_mask(x: &Tensor, key: Key, rate: f64) -> Result<Tensor> {
 
 /// Decides each position's fate.
 #[derive(Clone, Copy)]
-struct Rule {
+pub(crate) struct Rule {
     key: Key,
     threshold: u64,
     scale: f32,
 }
 
 impl Rule {
-    fn new(key: Key, rate: f64) -> Self {
+    pub(crate) fn new(key: Key, rate: f64) -> Self {
         Self {
             key,
             threshold: (rate * f64::from(u32::MAX)) as u64,
             scale: (1.0 / (1.0 - rate)) as f32,
         }
+    }
+
+    /// The key and the threshold, for a kernel on a GPU.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn numbers(&self) -> [u64; 2] {
+        [self.key.value(), self.threshold]
+    }
+
+    /// What the kernels of GPUs take.
+    #[cfg(feature = "cuda")]
+    fn for_gpu(&self) -> [cuda::Number; 3] {
+        let [key, threshold] = self.numbers().map(cuda::Number::Whole);
+        [key, threshold, cuda::Number::Real(self.scale())]
+    }
+
+    /// What is left is multiplied by this.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn scale(&self) -> f32 {
+        self.scale
     }
 
     /// 0 where the value at `index` falls, 1 / (1 - rate) where it stays.
@@ -152,6 +188,11 @@ impl CustomOp1 for Dropout {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::map("dropout", [(x, layout)], &self.rule.for_gpu())
+    }
+
     fn bwd(&self, _x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let again = Self { rule: self.rule };
         grad.contiguous()?.apply_op1_no_bwd(&again).map(Some)
@@ -186,6 +227,23 @@ impl CustomOp2 for AddDropout {
                 Some(rule) => add_dropped(rule, (task * TASK) as u64, x, branch, y),
             });
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        branch: &CudaStorage,
+        branch_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        match self.rule {
+            Some(rule) => {
+                let inputs = [(x, x_layout), (branch, branch_layout)];
+                cuda::map("add_dropout", inputs, &rule.for_gpu())
+            }
+            None => bail!("add-dropout: expected a sum of candle's where nothing falls"),
+        }
     }
 
     fn bwd(

@@ -6,10 +6,13 @@
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::{self, TASK};
+use crate::cuda;
 use crate::simd::{self, vectorised};
 
 /// 1 / sqrt(2 pi)
@@ -20,7 +23,7 @@ const DENSITY_AT_ZERO: f32 = 0.398_942_3;
 /// # Errors
 /// When candle refuses an operation.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if cpu::has_kernels(x) {
+    if cpu::has_kernels(x) || cuda::has_kernels(x) {
         x.contiguous()?.apply_op1(Gelu)
     } else {
         gelu_composed(x)
@@ -97,6 +100,11 @@ impl CustomOp1 for Gelu {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::map("gelu", [(x, layout)], &[])
+    }
+
     fn bwd(&self, x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         x.apply_op2_no_bwd(&grad.contiguous()?, &GeluBackward)
             .map(Some)
@@ -124,6 +132,17 @@ impl CustomOp2 for GeluBackward {
             .zip(x.par_chunks(TASK).zip(dy.par_chunks(TASK)))
             .for_each(|(dx, (x, dy))| backward(x, dy, dx));
         Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::map("gelu_backward", [(x, x_layout), (grad, grad_layout)], &[])
     }
 }
 

@@ -57,6 +57,12 @@ impl Key {
         mix(self.0.wrapping_add(index.wrapping_mul(GOLDEN)))
     }
 
+    /// What the key is, for a kernel on a GPU.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) const fn value(self) -> u64 {
+        self.0
+    }
+
     /// A number below `count`, which is at least 1, by the `index`-th bits of this key: uniform up to `count` / 2^64.
     #[inline]
     pub const fn below(self, index: u64, count: usize) -> usize {

@@ -4,7 +4,7 @@
 //!
 //! candle's own fused `layer_norm` and `softmax_last_dim` have no backward pass and cut the graph in silence: a model
 //! built on them trains only what comes after the last one. The operations here always carry gradients, on every
-//! device. On the CPU in `f32` they run as one parallel kernel each; elsewhere they are composed of candle's
+//! device. On the CPU in `f32` they run as one parallel kernel each, on NVIDIA's GPUs some do; elsewhere they are composed of candle's
 //! differentiable operations. Tests hold both to the same values and the same gradients. Tensors of 16 bits are taken too, and summed
 //! up in `f32` wherever a sum is taken.
 //!
@@ -33,6 +33,7 @@ mod adam;
 mod attention;
 mod broadcast;
 mod cpu;
+mod cuda;
 mod decay;
 mod dropout;
 mod gelu;

@@ -1,5 +1,6 @@
 //! Ranks with a GPU each, whose tensors NCCL sums from GPU to GPU; all else goes between the processes as without it.
 
+use std::ffi::c_char;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
@@ -39,13 +40,13 @@ impl NcclRanks {
         let mut id = Vec::new();
         if ranks.is_first() {
             let new = Id::new().map_err(|error| failed(told(&error)))?;
-            id.extend(new.internal().map(|byte| byte as u8));
+            id.extend(new.internal().map(|byte| byte.to_ne_bytes()[0]));
         }
         ranks.broadcast(0, &mut id)?;
         let id: [u8; 128] = id
             .try_into()
             .map_err(|id: Vec<u8>| failed(format!("NCCL: an id of {} bytes", id.len())))?;
-        let id = Id::uninit(id.map(|byte| byte as _));
+        let id = Id::uninit(id.map(|byte| c_char::from_ne_bytes([byte])));
 
         let (requests, received) = channel();
         let (ready, joined) = channel();
