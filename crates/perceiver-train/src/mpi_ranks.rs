@@ -13,8 +13,8 @@ use perceiver_ops::change_values;
 use crate::error::{Result, TrainError};
 use crate::ranks::Ranks;
 
-/// Numbers in one message: MPI counts them in 32 bits, and buffers of this size stay in caches.
-const AT_ONCE: usize = 1 << 20;
+/// Numbers in one message: MPI counts them in 32 bits, and buffers of this size stay in the cache of a core.
+const AT_ONCE: usize = 1 << 16;
 
 /// The job that this process belongs to. Dropping it takes leave of the others, once all do.
 pub struct MpiJob {
