@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use crate::narrow::{is_narrow_on_cpu, widened};
-use crate::{Mode, Transpose, batched_matmul_composed, cpu, softmax_composed};
+use crate::{Mode, Transpose, batched_matmul_composed, cpu, cuda, softmax, softmax_composed};
 use mask::Mask;
 use shape::Geometry;
 
@@ -117,10 +117,14 @@ pub(crate) fn composed(
     let keys = split(keys, g.keys, g.width)?;
     let values = split(values, g.keys, g.value_width)?;
     let logits = queries.matmul(&keys.t()?.contiguous()?)?; // [batch, heads, n, m]
-    let mut probabilities = softmax_composed(&logits)?;
+    let mut probabilities = if cuda::has_kernels(&logits) {
+        softmax(&logits)?
+    } else {
+        softmax_composed(&logits)?
+    };
     if let Some(mask) = Mask::new(how.dropout, how.mode, g)? {
         #[cfg(feature = "cuda")]
-        if crate::cuda::has_kernels(&probabilities) {
+        if cuda::has_kernels(&probabilities) {
             return read(&probabilities.apply_op1(mask::DropOnGpu(mask))?, &values, g);
         }
         let factors = Tensor::from_vec(mask.factors(g), logits.shape(), logits.device())?;

@@ -1,12 +1,14 @@
 //! Kernels for NVIDIA GPUs: `kernels.cu`, compiled by the driver's library when the first is needed, for `f32` and `bf16`.
 //!
-//! What is done to every value for itself has a kernel here: dropouts, whose masks would else be made on the CPU and sent in every step, and
-//! functions that would else be several passes over the memory. Everything else is composed of candle's operations.
+//! What is done to every value for itself, or row by row, has a kernel here: dropouts, whose masks would else be made on the CPU and sent in
+//! every step, and functions that would else be several passes over the memory. Everything else is composed of candle's operations.
 
 #[cfg(feature = "cuda")]
 mod adam;
 #[cfg(feature = "cuda")]
 mod launch;
+#[cfg(feature = "cuda")]
+pub(crate) mod layer_norm;
 #[cfg(test)]
 mod on_cpu;
 
@@ -15,7 +17,7 @@ use candle_core::{DType, Tensor};
 #[cfg(feature = "cuda")]
 pub(crate) use adam::adam;
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{Number, map};
+pub(crate) use launch::{Number, map, map_rows, sums_of_rows};
 
 /// Whether the kernels apply to `tensor`; no tensor is on such a GPU where this crate was built without.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {

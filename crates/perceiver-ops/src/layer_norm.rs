@@ -4,10 +4,13 @@
 //! Keras's `LayerNormalization`). With `n = (x - mean) / sd` and `g = dy * gamma`, backward is
 //! `dx = (g - mean(g) - n * mean(g * n)) / sd`, `dgamma = sum_rows(dy * n)`, `dbeta = sum_rows(dy)`.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::cuda;
 use crate::narrow::{is_narrow, widened};
 use crate::simd::{self, vectorised};
 
@@ -24,12 +27,13 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, epsilon: f64) -> Re
             beta.dims()
         );
     }
-    if is_narrow(x) {
+    let on_gpu = cuda::has_kernels(x) && x.dtype() == gamma.dtype() && x.dtype() == beta.dtype();
+    if is_narrow(x) && !on_gpu {
         return widened([x, gamma, beta], |[x, gamma, beta]| {
             layer_norm(x, gamma, beta, epsilon)
         });
     }
-    if cpu::has_kernels(x) && cpu::has_kernels(gamma) && cpu::has_kernels(beta) {
+    if on_gpu || (cpu::has_kernels(x) && cpu::has_kernels(gamma) && cpu::has_kernels(beta)) {
         let op = LayerNorm {
             epsilon: epsilon as f32,
         };
@@ -85,6 +89,24 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(output), x_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        gamma: &CudaStorage,
+        gamma_layout: &Layout,
+        beta: &CudaStorage,
+        beta_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [(x, x_layout), (gamma, gamma_layout), (beta, beta_layout)];
+        cuda::map_rows(
+            "layer_norm",
+            inputs,
+            &cuda::layer_norm::numbers(gamma_layout, self.epsilon),
+        )
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -93,6 +115,10 @@ impl CustomOp3 for LayerNorm {
         _output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return cuda::layer_norm::gradients(x, gamma, &grad.contiguous()?, self.epsilon);
+        }
         let tensors = [x, gamma, &grad.contiguous()?];
         let [dx, dgamma, dbeta] = cpu::with_values(self.name(), tensors, |[x, gamma, dy]| {
             gradients(x, gamma, dy, self.epsilon)

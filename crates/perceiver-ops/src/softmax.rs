@@ -2,10 +2,13 @@
 //!
 //! `y_i = exp(x_i - max x) / sum_j exp(x_j - max x)`, and backward `dx = y * (dy - sum_j dy_j y_j)`.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::cuda;
 use crate::narrow::{is_narrow, widened};
 use crate::simd::{self, vectorised};
 
@@ -15,10 +18,10 @@ use crate::simd::{self, vectorised};
 /// When candle refuses an operation, as for a scalar.
 pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     logits.dim(D::Minus1)?;
-    if is_narrow(logits) {
+    if is_narrow(logits) && !cuda::has_kernels(logits) {
         return widened([logits], |[logits]| softmax(logits));
     }
-    if cpu::has_kernels(logits) {
+    if cpu::has_kernels(logits) || cuda::has_kernels(logits) {
         logits.contiguous()?.apply_op1(Softmax)
     } else {
         softmax_composed(logits)
@@ -38,6 +41,11 @@ pub fn softmax_composed(logits: &Tensor) -> Result<Tensor> {
     exp.broadcast_div(&sum)
 }
 
+#[cfg(feature = "cuda")]
+fn width_of(layout: &Layout) -> cuda::Number {
+    cuda::Number::Whole(layout.dims()[layout.dims().len() - 1] as u64)
+}
+
 struct Softmax;
 
 impl CustomOp1 for Softmax {
@@ -55,6 +63,11 @@ impl CustomOp1 for Softmax {
             .zip(logits.par_chunks(task.max(1)))
             .for_each(|(output, logits)| forward(width, logits, output));
         Ok((CpuStorage::F32(output), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::map_rows("softmax", [(logits, layout)], &[width_of(layout)])
     }
 
     fn bwd(&self, _logits: &Tensor, output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -111,6 +124,18 @@ impl CustomOp2 for SoftmaxBackward {
             .zip(y.par_chunks(task).zip(dy.par_chunks(task)))
             .for_each(|(dx, (y, dy))| backward(width, y, dy, dx));
         Ok((CpuStorage::F32(dx), output_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        output: &CudaStorage,
+        output_layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [(output, output_layout), (grad, grad_layout)];
+        cuda::map_rows("softmax_backward", inputs, &[width_of(output_layout)])
     }
 }
 

@@ -1,7 +1,7 @@
 // The kernels of this crate for NVIDIA GPUs, compiled when they are first needed. Values are float or bfloat16, sums and functions float.
 //
-// Nothing is included, so that a driver and its compiler library are enough. Each kernel takes as many values as there are threads, and
-// goes on in steps of all of them. `on_cpu.rs` runs them on the CPU.
+// Nothing is included, so that a driver and its compiler library are enough. Each kernel takes as many values as there are threads, or rows
+// as there are warps, and goes on in steps of all of them. `on_cpu.rs` runs them on the CPU.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -86,6 +86,113 @@ template <typename T> __device__ void gelu_backward(const T *x, const T *dy, T *
     }
 }
 
+// Kernels of rows: each warp takes one after another, its lanes every 32nd value.
+
+#define EACH_ROW(row, rows)                                                                                                \
+    for (u64 row = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += (u64)gridDim.x * blockDim.x / 32)
+
+#define EACH_COLUMN(i, width) for (u64 i = threadIdx.x % 32; i < width; i += 32)
+
+__device__ inline float warp_sum(float value) {
+    for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffff, value, lane);
+    return value;
+}
+
+__device__ inline float warp_max(float value) {
+    for (int lane = 16; lane > 0; lane /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, lane));
+    return value;
+}
+
+template <typename T> __device__ void softmax(const T *x, T *y, u64 n, u64 width) {
+    EACH_ROW(row, n / width) {
+        const T *from = x + row * width;
+        T *to = y + row * width;
+        float most = __uint_as_float(0xff800000); // minus infinity
+        EACH_COLUMN(i, width) { most = fmaxf(most, wide(from[i])); }
+        most = warp_max(most);
+        float sum = 0;
+        EACH_COLUMN(i, width) { sum += expf(wide(from[i]) - most); }
+        sum = warp_sum(sum);
+        EACH_COLUMN(i, width) { to[i] = narrow<T>(expf(wide(from[i]) - most) / sum); }
+    }
+}
+
+template <typename T> __device__ void softmax_backward(const T *y, const T *dy, T *dx, u64 n, u64 width) {
+    EACH_ROW(row, n / width) {
+        u64 start = row * width;
+        float dot = 0;
+        EACH_COLUMN(i, width) { dot += wide(y[start + i]) * wide(dy[start + i]); }
+        dot = warp_sum(dot);
+        EACH_COLUMN(i, width) { dx[start + i] = narrow<T>(wide(y[start + i]) * (wide(dy[start + i]) - dot)); }
+    }
+}
+
+// The mean of a row, and one by its deviation.
+struct Norm {
+    float mean, scale;
+};
+
+template <typename T> __device__ Norm norm_of(const T *x, u64 width, float epsilon) {
+    float sum = 0;
+    EACH_COLUMN(i, width) { sum += wide(x[i]); }
+    float mean = warp_sum(sum) / width;
+    float squares = 0;
+    EACH_COLUMN(i, width) {
+        float centred = wide(x[i]) - mean;
+        squares += centred * centred;
+    }
+    return {mean, 1.0f / sqrtf(warp_sum(squares) / width + epsilon)};
+}
+
+template <typename T>
+__device__ void layer_norm(const T *x, const T *gamma, const T *beta, T *y, u64 n, u64 width, float epsilon) {
+    EACH_ROW(row, n / width) {
+        const T *from = x + row * width;
+        Norm norm = norm_of(from, width, epsilon);
+        EACH_COLUMN(i, width) {
+            float normalized = (wide(from[i]) - norm.mean) * norm.scale;
+            y[row * width + i] = narrow<T>(normalized * wide(gamma[i]) + wide(beta[i]));
+        }
+    }
+}
+
+template <typename T>
+__device__ void layer_norm_backward(const T *x, const T *gamma, const T *dy, T *dx, u64 n, u64 width, float epsilon) {
+    EACH_ROW(row, n / width) {
+        u64 start = row * width;
+        Norm norm = norm_of(x + start, width, epsilon);
+        float sum = 0, dot = 0;
+        EACH_COLUMN(i, width) {
+            float g = wide(dy[start + i]) * wide(gamma[i]);
+            sum += g;
+            dot += g * (wide(x[start + i]) - norm.mean) * norm.scale;
+        }
+        float mean = warp_sum(sum) / width, mean_dot = warp_sum(dot) / width;
+        EACH_COLUMN(i, width) {
+            float g = wide(dy[start + i]) * wide(gamma[i]);
+            float normalized = (wide(x[start + i]) - norm.mean) * norm.scale;
+            dx[start + i] = narrow<T>((g - mean - normalized * mean_dot) * norm.scale);
+        }
+    }
+}
+
+// `sums` has, for each warp, those of its rows that the gradients of gamma and of beta are made of, `[warps, 2, width]`.
+template <typename T>
+__device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, u64 width, float epsilon) {
+    u64 warp = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    float *gammas = sums + warp * 2 * width, *betas = gammas + width;
+    EACH_COLUMN(i, width) { gammas[i] = betas[i] = 0; }
+    EACH_ROW(row, n / width) {
+        u64 start = row * width;
+        Norm norm = norm_of(x + start, width, epsilon);
+        EACH_COLUMN(i, width) {
+            float g = wide(dy[start + i]);
+            gammas[i] += g * (wide(x[start + i]) - norm.mean) * norm.scale;
+            betas[i] += g;
+        }
+    }
+}
+
 #define FOR_BOTH_TYPES(T, suffix)                                                                                          \
     extern "C" __global__ void dropout_##suffix(const T *x, T *y, u64 n, u64 key, u64 threshold, float scale) {           \
         dropout<T>(x, y, n, key, threshold, scale);                                                                        \
@@ -101,6 +208,22 @@ template <typename T> __device__ void gelu_backward(const T *x, const T *dy, T *
     extern "C" __global__ void gelu_##suffix(const T *x, T *y, u64 n) { gelu<T>(x, y, n); }                                \
     extern "C" __global__ void gelu_backward_##suffix(const T *x, const T *dy, T *dx, u64 n) {                            \
         gelu_backward<T>(x, dy, dx, n);                                                                                    \
+    }                                                                                                                      \
+    extern "C" __global__ void softmax_##suffix(const T *x, T *y, u64 n, u64 width) { softmax<T>(x, y, n, width); }       \
+    extern "C" __global__ void softmax_backward_##suffix(const T *y, const T *dy, T *dx, u64 n, u64 width) {              \
+        softmax_backward<T>(y, dy, dx, n, width);                                                                          \
+    }                                                                                                                      \
+    extern "C" __global__ void layer_norm_##suffix(const T *x, const T *gamma, const T *beta, T *y, u64 n, u64 width,     \
+                                                   float epsilon) {                                                        \
+        layer_norm<T>(x, gamma, beta, y, n, width, epsilon);                                                               \
+    }                                                                                                                      \
+    extern "C" __global__ void layer_norm_backward_##suffix(const T *x, const T *gamma, const T *dy, T *dx, u64 n,        \
+                                                            u64 width, float epsilon) {                                    \
+        layer_norm_backward<T>(x, gamma, dy, dx, n, width, epsilon);                                                       \
+    }                                                                                                                      \
+    extern "C" __global__ void layer_norm_weights_##suffix(const T *x, const T *dy, float *sums, u64 n, u64 width,        \
+                                                           float epsilon) {                                                \
+        layer_norm_weights<T>(x, dy, sums, n, width, epsilon);                                                             \
     }
 
 FOR_BOTH_TYPES(float, f32)

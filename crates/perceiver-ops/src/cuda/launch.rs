@@ -46,18 +46,83 @@ pub(crate) fn map<const N: usize>(
     inputs: [(&CudaStorage, &Layout); N],
     numbers: &[Number],
 ) -> Result<(CudaStorage, Shape)> {
-    let (first, layout) = inputs[0];
-    let output = match first.dtype() {
-        DType::F32 => map_values::<f32, N>(kernel, inputs, numbers),
-        DType::BF16 => map_values::<bf16, N>(kernel, inputs, numbers),
-        other => bail!("{kernel}: expected f32 or bf16 values, found {other:?}"),
-    };
-    Ok((output?, layout.shape().clone()))
+    let shape = inputs[0].1.shape();
+    let len = shape.elem_count();
+    launch(kernel, inputs, None, all(len), numbers).map(|output| (output, shape.clone()))
 }
 
-fn map_values<T: Value, const N: usize>(
+/// The same where a warp goes through a row, the last dimension, at a time; tensors of a row each may be among those of rows.
+pub(crate) fn map_rows<const N: usize>(
     kernel: &str,
     inputs: [(&CudaStorage, &Layout); N],
+    numbers: &[Number],
+) -> Result<(CudaStorage, Shape)> {
+    let shape = inputs[0].1.shape();
+    let rows = shape.elem_count() / width(shape);
+    let output = launch(kernel, inputs, None, warps(rows), numbers);
+    output.map(|output| (output, shape.clone()))
+}
+
+/// So many sums of rows, for every warp that goes through some of the rows of tensors: `f32` `[warps, sums, width]`.
+pub(crate) fn sums_of_rows<const N: usize>(
+    kernel: &str,
+    inputs: [(&CudaStorage, &Layout); N],
+    sums: usize,
+    numbers: &[Number],
+) -> Result<(CudaStorage, Shape)> {
+    let width = width(inputs[0].1.shape());
+    let rows = inputs[0].1.shape().elem_count() / width;
+    let threads = warps(rows);
+    let count = (threads.grid_dim.0 * threads.block_dim.0 / WARP) as usize;
+    let shape = Shape::from((count, sums, width));
+    let output = launch(kernel, inputs, Some(shape.elem_count()), threads, numbers);
+    output.map(|output| (output, shape))
+}
+
+/// The threads of a warp.
+const WARP: u32 = 32;
+
+fn width(shape: &Shape) -> usize {
+    shape.dims().last().copied().unwrap_or(1).max(1)
+}
+
+/// A warp for every row, up to a number that fills a GPU.
+fn warps(rows: usize) -> LaunchConfig {
+    const A_BLOCK: u32 = 4;
+    const MOST: usize = 1 << 12;
+    let blocks = rows.clamp(1, MOST).div_ceil(A_BLOCK as usize);
+    LaunchConfig {
+        grid_dim: (blocks as u32, 1, 1),
+        block_dim: (A_BLOCK * WARP, 1, 1),
+        shared_mem_bytes: 0,
+    }
+}
+
+/// Starts a kernel of `inputs`, the first of which says how many values there are; the output is as long and of its type, or of so many sums
+/// in `f32`.
+fn launch<const N: usize>(
+    kernel: &str,
+    inputs: [(&CudaStorage, &Layout); N],
+    sums: Option<usize>,
+    threads: LaunchConfig,
+    numbers: &[Number],
+) -> Result<CudaStorage> {
+    let len = inputs[0].1.shape().elem_count();
+    match (inputs[0].0.dtype(), sums) {
+        (DType::F32, _) => {
+            typed::<f32, f32, N>(kernel, inputs, sums.unwrap_or(len), threads, numbers)
+        }
+        (DType::BF16, None) => typed::<bf16, bf16, N>(kernel, inputs, len, threads, numbers),
+        (DType::BF16, Some(sums)) => typed::<bf16, f32, N>(kernel, inputs, sums, threads, numbers),
+        (other, _) => bail!("{kernel}: expected f32 or bf16 values, found {other:?}"),
+    }
+}
+
+fn typed<T: Value, U: Value, const N: usize>(
+    kernel: &str,
+    inputs: [(&CudaStorage, &Layout); N],
+    outputs: usize,
+    threads: LaunchConfig,
     numbers: &[Number],
 ) -> Result<CudaStorage> {
     let (first, layout) = inputs[0];
@@ -65,17 +130,15 @@ fn map_values<T: Value, const N: usize>(
     let mut views = Vec::with_capacity(N);
     for (storage, layout) in inputs {
         match layout.contiguous_offsets() {
-            Some((start, end)) if end - start == len => {
-                views.push(storage.as_cuda_slice::<T>()?.slice(start..end));
-            }
-            _ => bail!("{kernel}: expected contiguous values of one shape, found {layout:?}"),
+            Some((start, end)) => views.push(storage.as_cuda_slice::<T>()?.slice(start..end)),
+            None => bail!("{kernel}: expected contiguous values, found {layout:?}"),
         }
     }
     let name = format!("{kernel}_{}", T::SUFFIX);
     let function = device.get_or_load_custom_func(&name, MODULE, compiled()?)?;
     // SAFETY: any bits are a value of these types, and the kernel writes all of them.
     #[allow(unsafe_code)]
-    let output = unsafe { device.alloc::<T>(len)? };
+    let output = unsafe { device.alloc::<U>(outputs)? };
     let count = len as u64;
     let mut arguments = function.builder();
     for view in &views {
@@ -89,9 +152,9 @@ fn map_values<T: Value, const N: usize>(
             Number::Real(number) => arguments.arg(number),
         };
     }
-    // SAFETY: the arguments are those that `kernels.cu` declares, and it stays within `len` values of each.
+    // SAFETY: the arguments are those that `kernels.cu` declares, whose sizes the operations have checked.
     #[allow(unsafe_code)]
-    unsafe { arguments.launch(all(len)) }.w()?;
+    unsafe { arguments.launch(threads) }.w()?;
     drop(arguments);
     Ok(CudaStorage::wrap_cuda_slice(output, device.clone()))
 }

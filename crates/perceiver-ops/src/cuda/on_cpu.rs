@@ -12,7 +12,9 @@ use proptest::prelude::*;
 use crate::attention::mask::Mask;
 use crate::attention::shape::Geometry;
 use crate::dropout::Rule;
-use crate::{AdamStep, Attention, Key, Mode, adam_step, add_dropout, dropout, gelu};
+use crate::{
+    AdamStep, Attention, Key, Mode, adam_step, add_dropout, dropout, gelu, layer_norm, softmax,
+};
 
 /// The program that runs a kernel; none without a compiler.
 fn program() -> Option<&'static Path> {
@@ -23,7 +25,7 @@ fn program() -> Option<&'static Path> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/on_cpu.cpp");
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
         let output = Command::new(&compiler)
-            .args(["-std=c++17", "-O1", "-ffp-contract=off", "-o"])
+            .args(["-std=c++20", "-O1", "-ffp-contract=off", "-pthread", "-o"])
             .args([&program, &source])
             .output();
         match output {
@@ -170,6 +172,62 @@ proptest! {
             let buffers = [&bytes(&x)[..], &bytes(&dy)];
             let found = run(&format!("gelu_backward_{suffix}"), n, &[], &buffers);
             assert_found(found, &expected, 3.0 * relative);
+        }
+    }
+
+    #[test]
+    fn softmax_and_its_gradient_are_those_of_the_cpu(rows in 1_usize..9, width in 1_usize..80, seed: u64) {
+        let n = rows * width;
+        for (dtype, suffix, relative) in TYPES {
+            let in_rows = |x: &Tensor| x.to_dtype(DType::F32).unwrap().reshape((rows, width)).unwrap();
+            let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
+            let number = [width.to_string()];
+            let y = softmax(&in_rows(&x)).unwrap().to_dtype(dtype).unwrap();
+            let found = run(&format!("softmax_{suffix}"), n, &number, &[&bytes(&x)]);
+            assert_found(found, &y, relative);
+            let (wide_y, wide_dy) = (in_rows(&y), in_rows(&dy));
+            let dot = (&wide_y * &wide_dy).unwrap().sum_keepdim(1).unwrap();
+            let expected = (wide_y * wide_dy.broadcast_sub(&dot).unwrap()).unwrap();
+            let buffers = [&bytes(&y)[..], &bytes(&dy)];
+            let found = run(&format!("softmax_backward_{suffix}"), n, &number, &buffers);
+            assert_found(found, &expected.to_dtype(dtype).unwrap(), 2.0 * relative);
+        }
+    }
+
+    #[test]
+    fn layer_norm_and_its_gradients_are_those_of_the_cpu(rows in 1_usize..9, width in 2_usize..80, seed: u64) {
+        let n = rows * width;
+        for (dtype, suffix, relative) in TYPES {
+            let wide = |x: &Tensor, shape: &[usize]| {
+                let wide = x.to_dtype(DType::F32).unwrap().reshape(shape).unwrap();
+                Var::from_tensor(&wide).unwrap()
+            };
+            let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
+            let [gamma, beta] = [2, 3].map(|add| tensor(seed ^ add, width, dtype));
+            let inputs = [wide(&x, &[rows, width]), wide(&gamma, &[width]), wide(&beta, &[width])];
+            let y = layer_norm(&inputs[0], &inputs[1], &inputs[2], 1e-2).unwrap();
+            let numbers = [width.to_string(), "1e-2".to_string()];
+            let kernel = |name: &str, buffers: [&Tensor; 3]| {
+                let buffers = buffers.map(bytes);
+                run(&format!("{name}_{suffix}"), n, &numbers, &buffers.each_ref().map(|bytes| &bytes[..]))
+            };
+            let found = kernel("layer_norm", [&x, &gamma, &beta]);
+            assert_found(found, &y.to_dtype(dtype).unwrap(), 10.0 * relative);
+            let loss = (y * wide(&dy, &[rows, width]).as_tensor()).unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            let found = kernel("layer_norm_backward", [&x, &gamma, &dy]);
+            let expected = gradients.get(&inputs[0]).unwrap().to_dtype(dtype).unwrap();
+            assert_found(found, &expected, 100.0 * relative.min(2e-3));
+            let buffers = [&bytes(&x)[..], &bytes(&dy)];
+            let sums = run(&format!("layer_norm_weights_{suffix}"), n, &numbers, &buffers);
+            let Some(sums) = sums else { continue };
+            let sums = values(&sums, DType::F32);
+            let sums = Tensor::from_vec(sums, (3, 2, width), &Device::Cpu).unwrap().sum(0).unwrap();
+            for (row, input) in inputs[1..].iter().enumerate() {
+                let expected = gradients.get(input).unwrap();
+                let found = bytes(&sums.get(row).unwrap());
+                assert_found(Some(found), expected, 1e-4);
+            }
         }
     }
 
