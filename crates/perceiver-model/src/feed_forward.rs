@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{Mode, add_dropout, dropout, gelu};
+use perceiver_ops::{Mode, add_dropout, dropout};
 
 use crate::layers::Dense;
 
@@ -57,7 +57,7 @@ impl FeedForward {
     fn layers(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.hidden {
-            x = gelu(&layer.forward(&x)?)?;
+            x = layer.forward_gelu(&x)?;
         }
         self.last.forward(&x)
     }

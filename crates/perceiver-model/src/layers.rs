@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use perceiver_ops::{layer_norm, linear};
+use perceiver_ops::{layer_norm, linear, linear_gelu};
 
 /// A fully connected layer `y = x W^T + b`: Keras's `Dense`, with the kernel stored transposed, `[outputs, inputs]`, as
 /// candle and PyTorch do.
@@ -33,6 +33,11 @@ impl Dense {
     /// `[..., inputs] -> [..., outputs]`
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight, &self.bias)
+    }
+
+    /// The same, followed by GELU.
+    pub(crate) fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        linear_gelu(x, &self.weight, &self.bias)
     }
 }
 

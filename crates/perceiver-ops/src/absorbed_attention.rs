@@ -9,7 +9,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -17,7 +17,7 @@ use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
 use crate::attention::shape::{Geometry, part};
-use crate::attention::{self, Attention};
+use crate::attention::{Attention, rows};
 use crate::broadcast::add_bias;
 use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
@@ -60,6 +60,26 @@ impl AbsorbedWeights {
     pub fn query(&self) -> Result<Tensor> {
         let size = self.query.0 * self.query.1;
         self.values.narrow(0, 0, size)?.reshape(self.query)
+    }
+
+    /// The output's projection of values as [`rows::with_ones`] makes them of tokens, and the bias; or of the tokens themselves, whose
+    /// probabilities then sum to 1.
+    fn output_of(&self, g: Geometry, value_width: usize) -> Result<(Tensor, Tensor)> {
+        let (heads, token_width) = (g.heads, g.width);
+        let (inner, outputs) = (heads * token_width, self.output.1);
+        let output = self.output()?;
+        let of_tokens = output.narrow(0, 0, inner)?;
+        let of_sums = output.narrow(0, inner, heads)?;
+        let bias = output.get(inner + heads)?;
+        if value_width == token_width {
+            let sum = of_sums.to_dtype(DType::F32)?.sum(0)?;
+            return Ok((of_tokens, (bias + sum.to_dtype(output.dtype())?)?));
+        }
+        let of_tokens = of_tokens.reshape((heads, token_width, outputs))?;
+        let of_sums = of_sums.reshape((heads, 1, outputs))?;
+        let rows = Tensor::cat(&[of_tokens, of_sums], 1)?;
+        let rows = rows.pad_with_zeros(1, 0, value_width - token_width - 1)?;
+        Ok((rows.reshape((heads * value_width, outputs))?, bias))
     }
 
     /// The output's projection, `[heads * token_width + heads + 1, outputs]`.
@@ -121,16 +141,27 @@ pub fn absorbed_attention_composed(
     how: Attention,
 ) -> Result<Tensor> {
     let geometry = geometry(x, tokens, weights, how)?;
-    let (query, output) = (weights.query()?, weights.output()?);
-    let (width, outputs) = (weights.query.0 - 1, weights.output.1);
+    let mask = Mask::new(how.dropout, how.mode, geometry)?;
+    let width = weights.query.0 - 1;
     let (batch, n, _) = x.dims3()?;
+    let query = weights.query()?;
     let rows = x.reshape((batch * n, width))?;
     let queries = rows.matmul(&query.narrow(0, 0, width)?)?;
     let queries = add_bias(&queries, &query.get(width)?)?.reshape((batch, n, ()))?;
-    let read = attention::composed(&queries, tokens, tokens, geometry, how)?;
-    read.reshape((batch * n, ()))?
-        .matmul(&output)?
-        .reshape((batch, n, outputs))
+    // Probabilities sum to 1 unless some fall.
+    let values = match mask {
+        None => tokens.clone(),
+        Some(_) => rows::with_ones(tokens)?,
+    };
+    let of_values = Geometry {
+        value_width: values.dim(2)?,
+        append_sums: false,
+        ..geometry
+    };
+    let read = rows::read(&queries, tokens, &values, of_values, mask)?;
+    let (output, bias) = weights.output_of(geometry, of_values.value_width)?;
+    let output = read.reshape((batch * n, ()))?.matmul(&output)?;
+    add_bias(&output, &bias)?.reshape((batch, n, ()))
 }
 
 /// The sizes of the attention between the projections.

@@ -4,8 +4,6 @@
 //! the form before section 2.1, which is Keras's). Composed of candle's operations, it makes ten tensors as large as the
 //! parameter.
 
-#[cfg(feature = "cuda")]
-use candle_core::DType;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -46,13 +44,6 @@ pub fn adam_step(
     {
         let dims = tensors.map(Tensor::dims);
         bail!("adam: expected a parameter, two means and a gradient of one shape, found {dims:?}");
-    }
-    #[cfg(feature = "cuda")]
-    if tensors
-        .into_iter()
-        .all(|tensor| crate::cuda::has_kernels(tensor) && tensor.dtype() == DType::F32)
-    {
-        return crate::cuda::adam(parameter, first, second, &gradient.contiguous()?, step);
     }
     if !tensors.into_iter().all(cpu::has_kernels) {
         return adam_step_composed(parameter, first, second, gradient, step);

@@ -11,14 +11,15 @@
 pub(crate) mod backward;
 pub(crate) mod forward;
 pub(crate) mod mask;
+pub(crate) mod rows;
 pub(crate) mod shape;
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use crate::narrow::{is_narrow_on_cpu, widened};
-use crate::{Mode, Transpose, batched_matmul_composed, cpu, cuda, softmax, softmax_composed};
+use crate::{Mode, cpu};
 use mask::Mask;
 use shape::Geometry;
 
@@ -70,7 +71,8 @@ pub fn attention(
         });
     }
     if ![queries, keys, values].into_iter().all(cpu::has_kernels) {
-        return composed(queries, keys, values, geometry, how);
+        let mask = Mask::new(how.dropout, how.mode, geometry)?;
+        return rows::read(queries, keys, values, geometry, mask);
     }
     let op = FusedAttention {
         geometry,
@@ -95,63 +97,8 @@ pub fn attention_composed(
     how: Attention,
 ) -> Result<Tensor> {
     let geometry = Geometry::new(queries.dims(), keys.dims(), values.dims(), how)?;
-    composed(queries, keys, values, geometry, how)
-}
-
-/// [`attention_composed`] of checked shapes; where the geometry says so, with the sums of probabilities and ones.
-pub(crate) fn composed(
-    queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    g: Geometry,
-    how: Attention,
-) -> Result<Tensor> {
-    let split = |x: &Tensor, length: usize, width: usize| {
-        let heads = x.dim(D::Minus1)? / width;
-        x.reshape((g.batch, length, heads, width))?
-            .transpose(1, 2)?
-            .broadcast_as((g.batch, g.heads, length, width))?
-            .contiguous()
-    };
-    let queries = (split(queries, g.queries, g.width)? * how.scale)?;
-    let keys = split(keys, g.keys, g.width)?;
-    let values = split(values, g.keys, g.value_width)?;
-    let logits = queries.matmul(&keys.t()?.contiguous()?)?; // [batch, heads, n, m]
-    let mut probabilities = if cuda::has_kernels(&logits) {
-        softmax(&logits)?
-    } else {
-        softmax_composed(&logits)?
-    };
-    if let Some(mask) = Mask::new(how.dropout, how.mode, g)? {
-        #[cfg(feature = "cuda")]
-        if cuda::has_kernels(&probabilities) {
-            return read(&probabilities.apply_op1(mask::DropOnGpu(mask))?, &values, g);
-        }
-        let factors = Tensor::from_vec(mask.factors(g), logits.shape(), logits.device())?;
-        probabilities = (probabilities * factors.to_dtype(logits.dtype())?)?;
-    }
-    read(&probabilities, &values, g)
-}
-
-/// What is read by `probabilities` `[batch, heads, n, m]` after dropout from `values` `[batch, heads, m, width]`.
-fn read(probabilities: &Tensor, values: &Tensor, g: Geometry) -> Result<Tensor> {
-    let join = |x: &Tensor| {
-        let width = g.heads * x.dim(D::Minus1)?;
-        x.transpose(1, 2)?
-            .contiguous()?
-            .reshape((g.batch, g.queries, width))
-    };
-    let read = join(&batched_matmul_composed(
-        probabilities,
-        values,
-        Transpose::Neither,
-    )?)?;
-    if !g.append_sums {
-        return Ok(read);
-    }
-    let sums = join(&probabilities.sum_keepdim(D::Minus1)?)?;
-    let one = sums.narrow(2, 0, 1)?.ones_like()?;
-    Tensor::cat(&[&read, &sums, &one], 2)
+    let mask = Mask::new(how.dropout, how.mode, geometry)?;
+    rows::read(queries, keys, values, geometry, mask)
 }
 
 struct FusedAttention {

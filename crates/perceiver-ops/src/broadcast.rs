@@ -4,11 +4,15 @@
 //! The gradient of what is broadcast is a sum over all its uses. candle computes such sums on one thread, with an index
 //! calculation for every value; in training that took longer than everything else together.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(feature = "cuda")]
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::narrow::{is_narrow, widened};
-use crate::{cpu, simd};
+use crate::{cpu, cuda, simd};
 
 /// Adds `bias`, whose shape is that of `x`'s last dimensions, to every slice of `x`.
 ///
@@ -22,7 +26,8 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
             bias.dims()
         );
     }
-    if cpu::has_kernels(x) && cpu::has_kernels(bias) {
+    let on_gpu = cuda::has_kernels(x) && x.dtype() == bias.dtype();
+    if on_gpu || (cpu::has_kernels(x) && cpu::has_kernels(bias)) {
         x.contiguous()?.apply_op2(&bias.contiguous()?, AddBias)
     } else {
         add_bias_composed(x, bias)
@@ -46,7 +51,9 @@ pub fn add_bias_composed(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 pub fn expand_batch(x: &Tensor, batch: usize) -> Result<Tensor> {
     match x.dims() {
         [first, ..] if *first == batch => Ok(x.clone()),
-        [1, ..] if cpu::has_kernels(x) => x.contiguous()?.apply_op1(ExpandBatch { batch }),
+        [1, ..] if cpu::has_kernels(x) || cuda::has_kernels(x) => {
+            x.contiguous()?.apply_op1(ExpandBatch { batch })
+        }
         [1, ..] => expand_batch_composed(x, batch),
         dims => bail!("expand-batch: expected a first dimension of 1 or {batch}, found {dims:?}"),
     }
@@ -119,6 +126,18 @@ impl CustomOp2 for AddBias {
         Ok((CpuStorage::F32(output), x_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let width = cuda::Number::Whole(bias_layout.shape().elem_count() as u64);
+        cuda::map("add_bias", [(x, x_layout), (bias, bias_layout)], &[width])
+    }
+
     fn bwd(
         &self,
         _x: &Tensor,
@@ -164,6 +183,20 @@ impl CustomOp2 for SumSlices {
         }
         Ok((CpuStorage::F32(sum), bias_layout.shape().clone()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+        _bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let shape = bias_layout.shape();
+        let sums = cuda::column_sums::of_storage((grad, grad_layout), shape.elem_count())?;
+        let sums = sums.to_dtype(&Layout::contiguous(shape.clone()), grad.dtype())?;
+        Ok((sums, shape.clone()))
+    }
 }
 
 struct ExpandBatch {
@@ -179,6 +212,12 @@ impl CustomOp1 for ExpandBatch {
         let x = cpu::values(self.name(), x, layout)?;
         let shape = [&[self.batch], &layout.dims()[1..]].concat();
         Ok((CpuStorage::F32(x.repeat(self.batch)), Shape::from(shape)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let shape = [&[self.batch], &layout.dims()[1..]].concat();
+        Ok((cuda::repeat((x, layout), self.batch)?, Shape::from(shape)))
     }
 
     fn bwd(&self, x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

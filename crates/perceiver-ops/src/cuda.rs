@@ -4,20 +4,30 @@
 //! every step, and functions that would else be several passes over the memory. Everything else is composed of candle's operations.
 
 #[cfg(feature = "cuda")]
-mod adam;
+pub(crate) mod column_sums;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 pub(crate) mod layer_norm;
+#[cfg(feature = "cuda")]
+mod linear;
 #[cfg(test)]
 mod on_cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod steps;
+#[cfg(feature = "cuda")]
+mod upload;
 
 use candle_core::{DType, Tensor};
 
 #[cfg(feature = "cuda")]
-pub(crate) use adam::adam;
+pub(crate) use column_sums::column_sums;
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{Number, map, map_rows, sums_of_rows};
+pub(crate) use launch::{Number, map, map_rows, repeat, sums_of_rows, width, widths};
+#[cfg(feature = "cuda")]
+pub(crate) use linear::linear;
+#[cfg(feature = "cuda")]
+pub(crate) use upload::{Pinned, keep_memory};
 
 /// Whether the kernels apply to `tensor`; no tensor is on such a GPU where this crate was built without.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {

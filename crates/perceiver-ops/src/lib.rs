@@ -54,7 +54,9 @@ mod recompute;
 mod sgd;
 mod simd;
 mod softmax;
+mod steps;
 mod transpose;
+mod upload;
 
 pub use absorbed_attention::{AbsorbedWeights, absorbed_attention, absorbed_attention_composed};
 pub use adam::{AdamStep, adam_step, adam_step_composed};
@@ -71,7 +73,7 @@ pub use in_place::change_values;
 pub use key::Key;
 pub use lamb::{LambStep, lamb_step, lamb_step_composed};
 pub use layer_norm::{layer_norm, layer_norm_composed};
-pub use linear::{linear, linear_composed};
+pub use linear::{linear, linear_composed, linear_gelu};
 pub use matmul::{Transpose, batched_matmul, batched_matmul_composed};
 pub use mode::Mode;
 pub use moving_mean::{move_mean, move_mean_composed, move_mean_square};
@@ -80,3 +82,7 @@ pub use norm::sum_of_squares;
 pub use recompute::recompute;
 pub use sgd::{SgdStep, sgd_step, sgd_step_composed};
 pub use softmax::{softmax, softmax_composed};
+pub use steps::{
+    ParameterStep, adam_steps, lamb_steps, move_means, one_by_one, sum_of_all_squares,
+};
+pub use upload::{Upload, keep_memory};

@@ -8,10 +8,12 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::broadcast::{SumSlices, add_bias_composed};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::transpose::transposed;
-use crate::{cpu, simd};
+use crate::{cpu, gelu, simd};
 
 /// Rows of `x` multiplied by one task; fixed, so that results do not depend on the number of threads.
 const TASK_ROWS: usize = 256;
@@ -21,6 +23,38 @@ const TASK_ROWS: usize = 256;
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    check(x, weight, bias)?;
+    if is_narrow_on_cpu(x) {
+        return widened([x, weight, bias], |[x, weight, bias]| {
+            linear(x, weight, bias)
+        });
+    }
+    #[cfg(feature = "cuda")]
+    if are_on_gpu(x, weight, bias) {
+        return cuda::linear(&x.contiguous()?, weight, bias, false);
+    }
+    if cpu::has_kernels(x) && cpu::has_kernels(weight) && cpu::has_kernels(bias) {
+        x.contiguous()?
+            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
+    } else {
+        linear_composed(x, weight, bias)
+    }
+}
+
+/// [`gelu`] of [`linear`]; on NVIDIA's GPUs bias and GELU are one kernel.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear_gelu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if are_on_gpu(x, weight, bias) {
+        check(x, weight, bias)?;
+        return cuda::linear(&x.contiguous()?, weight, bias, true);
+    }
+    gelu(&linear(x, weight, bias)?)
+}
+
+fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
     let inputs = x.dim(D::Minus1)?;
     let (outputs, expected) = weight.dims2()?;
     if inputs != expected || bias.dims() != [outputs] {
@@ -31,17 +65,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
             bias.dims()
         );
     }
-    if is_narrow_on_cpu(x) {
-        return widened([x, weight, bias], |[x, weight, bias]| {
-            linear(x, weight, bias)
-        });
-    }
-    if cpu::has_kernels(x) && cpu::has_kernels(weight) && cpu::has_kernels(bias) {
-        x.contiguous()?
-            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
-    } else {
-        linear_composed(x, weight, bias)
-    }
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn are_on_gpu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> bool {
+    let is = |tensor: &Tensor| tensor.dtype() == x.dtype() && tensor.is_contiguous();
+    cuda::has_kernels(x) && is(weight) && is(bias)
 }
 
 /// [`linear`] as a composition of candle's own operations: what every device runs that has no kernel, and what the

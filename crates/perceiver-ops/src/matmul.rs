@@ -4,13 +4,17 @@
 //! products of attention are small and many, so here each runs on one thread and they run side by side. Any strides
 //! are read as they are: no operand is copied.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(feature = "cuda")]
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::cpu;
 use crate::gemm::{Matrix, multiply};
 use crate::narrow::{is_narrow_on_cpu, widened};
+use crate::{cpu, cuda};
 
 /// Which operands of a product are transposed, each in its last two dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,9 @@ pub fn batched_matmul(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Te
     }
     if a.rank() > 2 && cpu::has_kernels(a) && cpu::has_kernels(b) {
         a.apply_op2(b, BatchedMatmul(transpose))
+    } else if a.rank() > 2 && cuda::has_kernels(a) && a.dtype() == b.dtype() {
+        a.contiguous()?
+            .apply_op2(&b.contiguous()?, BatchedMatmul(transpose))
     } else {
         batched_matmul_composed(a, b, transpose)
     }
@@ -112,6 +119,48 @@ impl CustomOp2 for BatchedMatmul {
         Ok((CpuStorage::F32(output), Shape::from(shape)))
     }
 
+    /// candle's product of operands as they lie: nothing is transposed, and neither are the gradients.
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        a_layout: &Layout,
+        b: &CudaStorage,
+        b_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let operand = |layout: &Layout, transposed: bool| {
+            let rank = layout.dims().len();
+            if transposed {
+                layout.transpose(rank - 2, rank - 1)
+            } else {
+                Ok(layout.clone())
+            }
+        };
+        let lhs = operand(a_layout, self.0.left())?;
+        let rhs = operand(b_layout, self.0.right())?;
+        let (batch, matrix) = lhs.dims().split_at(lhs.dims().len() - 2);
+        let (other_batch, other) = rhs.dims().split_at(rhs.dims().len() - 2);
+        if batch != other_batch || matrix[1] != other[0] {
+            let (a, b) = (a_layout.dims(), b_layout.dims());
+            bail!("{}: shapes {a:?} and {b:?} do not fit", self.name());
+        }
+        let (m, k, n) = (matrix[0], matrix[1], other[1]);
+        let count = batch.iter().product();
+        let flat = |layout: &Layout| -> Result<Layout> {
+            let (dims, stride) = (layout.dims(), layout.stride());
+            let rank = dims.len();
+            let shape = Shape::from((count, dims[rank - 2], dims[rank - 1]));
+            let strides = vec![
+                dims[rank - 2] * dims[rank - 1],
+                stride[rank - 2],
+                stride[rank - 1],
+            ];
+            Ok(Layout::new(shape, strides, layout.start_offset()))
+        };
+        let product = a.matmul(b, (count, m, n, k), &flat(&lhs)?, &flat(&rhs)?)?;
+        Ok((product, Shape::from([batch, &[m, n]].concat())))
+    }
+
     fn bwd(
         &self,
         a: &Tensor,
@@ -119,6 +168,7 @@ impl CustomOp2 for BatchedMatmul {
         _output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = &grad.contiguous()?;
         let product = |lhs: &Tensor, rhs: &Tensor, left, right| {
             lhs.apply_op2_no_bwd(rhs, &Self(Transpose::of(left, right)))
         };

@@ -5,7 +5,7 @@
 //! 2.1). The epsilon stands outside the bias correction, unlike PyTorch's and candle's.
 
 use candle_core::Tensor;
-use perceiver_ops::{AdamStep, adam_step};
+use perceiver_ops::{AdamStep, ParameterStep, adam_steps};
 
 use crate::error::Result;
 use crate::optimizer_recipe::OptimizerRecipe;
@@ -32,13 +32,7 @@ impl Rule<2> for AdamRule {
         })
     }
 
-    fn apply(
-        &self,
-        _name: &str,
-        parameter: &Tensor,
-        [first, second]: &[Tensor; 2],
-        gradient: &Tensor,
-    ) -> Result<()> {
-        Ok(adam_step(parameter, first, second, gradient, self.0)?)
+    fn apply(&self, parameters: &[ParameterStep<2>], factor: Option<&Tensor>) -> Result<()> {
+        Ok(adam_steps(parameters, self.0, factor)?)
     }
 }

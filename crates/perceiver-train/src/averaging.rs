@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 use perceiver_model::Parameters;
-use perceiver_ops::move_mean;
+use perceiver_ops::move_means;
 
 use crate::error::Result;
 
@@ -26,16 +26,18 @@ impl Averaging {
     pub(crate) fn update(&mut self, parameters: &Parameters, steps: u64) -> Result<()> {
         let steps = steps as f64;
         let decay = self.decay.min((1.0 + steps) / (10.0 + steps)); // TensorFlow's `num_updates`
+        let mut pairs = Vec::new();
         for (name, variable) in parameters.iter() {
             match self.means.get(name) {
-                Some(mean) => move_mean(mean, &variable.detach(), (1.0 - decay) as f32)?,
+                Some(mean) => pairs.push((mean.clone(), variable.detach())),
                 None => {
                     self.means
                         .insert(name.to_string(), variable.detach().copy()?);
                 }
             }
         }
-        Ok(())
+        let pairs: Vec<_> = pairs.iter().map(|(mean, value)| (mean, value)).collect();
+        Ok(move_means(&pairs, (1.0 - decay) as f32)?)
     }
 
     /// The means, none before the first step: later steps change them where they are.

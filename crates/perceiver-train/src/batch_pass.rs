@@ -26,12 +26,11 @@ pub(crate) struct BatchPass<'a> {
 
 /// What the pass found.
 pub(crate) struct BatchResult {
-    /// The mean loss.
-    pub(crate) loss: f64,
+    /// Of every part, one after another, the mean loss, a scalar, and the class scores, `[part, classes]`.
+    parts: Vec<(Tensor, Tensor)>,
+    samples: usize,
     /// The share that what is held has in the gradients of the whole batch's mean loss.
     pub(crate) gradients: Gradients,
-    /// The class scores on the CPU, `[batch, classes]`.
-    pub(crate) logits: Tensor,
 }
 
 impl BatchPass<'_> {
@@ -57,7 +56,7 @@ impl BatchPass<'_> {
             for part in parts {
                 all = Some(match all {
                     None => part?,
-                    Some(all) => all.with(&part?)?,
+                    Some(all) => all.with(part?)?,
                 });
             }
         }
@@ -111,24 +110,35 @@ impl BatchPass<'_> {
 }
 
 impl BatchResult {
+    /// Nothing is read from the device.
     fn new(loss: &Tensor, gradients: Gradients, logits: &Tensor) -> Result<Self> {
         Ok(Self {
-            loss: f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?),
+            samples: logits.dim(0)?,
+            parts: vec![(loss.detach(), logits.detach())],
             gradients,
-            logits: logits.detach().to_device(&Device::Cpu)?,
         })
     }
 
     /// The result of the samples of both, these first.
-    fn with(self, next: &Self) -> Result<Self> {
-        let logits = Tensor::cat(&[&self.logits, &next.logits], 0)?;
-        let share = next.logits.dim(0)? as f64 / logits.dim(0)? as f64;
+    fn with(mut self, next: Self) -> Result<Self> {
+        self.samples += next.samples;
+        let share = next.samples as f64 / self.samples as f64;
         self.gradients.move_towards(&next.gradients, share)?;
-        Ok(Self {
-            loss: self.loss + (next.loss - self.loss) * share,
-            gradients: self.gradients,
-            logits,
-        })
+        self.parts.extend(next.parts);
+        Ok(self)
+    }
+
+    /// The mean loss, and the class scores on the CPU, `[batch, classes]`.
+    pub(crate) fn score(&self) -> Result<(f64, Tensor)> {
+        let (mut mean, mut samples) = (0.0, 0);
+        let mut all = Vec::with_capacity(self.parts.len());
+        for (loss, logits) in &self.parts {
+            let loss = f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
+            samples += logits.dim(0)?;
+            mean += (loss - mean) * (logits.dim(0)? as f64 / samples as f64);
+            all.push(logits.to_device(&Device::Cpu)?);
+        }
+        Ok((mean, Tensor::cat(&all, 0)?))
     }
 }
 

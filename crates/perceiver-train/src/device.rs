@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation};
+use perceiver_ops::keep_memory;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -29,12 +30,15 @@ impl DeviceChoice {
     /// # Errors
     /// When it is named and not there, or the program was built without support for it.
     pub fn open(self) -> Result<Device> {
-        match self {
+        let device = match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto => Ok(first_gpu().unwrap_or(Device::Cpu)),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|e| self.unavailable(&e)),
-            Self::Metal => Device::new_metal(0).map_err(|e| self.unavailable(&e)),
-        }
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal),
+            Self::Metal => Device::new_metal(0),
+        };
+        let device = device.map_err(|error| self.unavailable(&error))?;
+        keep_memory(&device)?;
+        Ok(device)
     }
 
     /// Opens the device of one of several ranks on a host, `local` of them before it: the GPUs from the one named on are dealt out, as often as there

@@ -7,6 +7,7 @@ use perceiver_data::{Loader, LoaderConfig, Pictures, Preprocessing};
 use perceiver_model::Perceiver;
 use serde::{Deserialize, Serialize};
 
+use crate::ahead::ahead;
 use crate::error::{Result, TrainError};
 use crate::json_file;
 use crate::metrics::{MetricSums, wilson_interval};
@@ -178,19 +179,25 @@ fn for_each_batch(
     let batches = place.ranks.part().range(loader.batches_per_epoch());
     let mut first = batches.start * BATCH_SIZE;
     let total = (images.min(batches.end * BATCH_SIZE).saturating_sub(first)) as u64;
-    for batch in loader.epoch(0, batches.start).take(batches.len()) {
+    let all = loader.epoch(0, batches.start).take(batches.len());
+    // A GPU is asked for the scores of one batch while it computes those of the next.
+    let mut on_device: Option<Scored> = None;
+    let mut note = |mut scored: Scored| {
+        scored.scores = scored.scores.to_device(&Device::Cpu)?;
+        note(scored)
+    };
+    for batch in ahead(all, &place.device) {
         let batch = batch?;
-        let images = batch.images.to_device(&place.device)?;
-        let scores = views.scores(model, &images)?;
-        note(Scored {
+        let next = Scored {
             first,
-            scores: scores.to_device(&Device::Cpu)?,
+            scores: views.scores(model, &batch.images)?,
             labels: batch.labels,
             total,
-        })?;
+        };
         first += batch.indices.len();
+        on_device.replace(next).map_or(Ok(()), &mut note)?;
     }
-    Ok(())
+    on_device.map_or(Ok(()), note)
 }
 
 /// A data set can be judged by a model of as many classes, and has something to judge.

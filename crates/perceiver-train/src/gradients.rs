@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, btree_map};
 
 use candle_core::Tensor;
 use perceiver_model::Parameters;
-use perceiver_ops::{move_mean, sum_of_squares};
+use perceiver_ops::{move_mean, sum_of_all_squares, sum_of_squares};
 
 use crate::error::{Result, TrainError};
 
 /// Gradients of a loss with respect to all parameters, sorted by name.
 #[derive(Debug, Clone, Default)]
-pub struct Gradients(BTreeMap<String, Tensor>);
+pub struct Gradients {
+    tensors: BTreeMap<String, Tensor>,
+    /// What all of them are still to be multiplied by, a scalar where they are.
+    factor: Option<Tensor>,
+}
 
 impl Gradients {
     /// Differentiates a scalar `loss`.
@@ -27,17 +31,24 @@ impl Gradients {
                 None => Err(TrainError::NoGradient { name }),
             }
         });
-        gradients.collect::<Result<_>>().map(Self)
+        gradients.collect::<Result<BTreeMap<_, _>>>().map(Self::new)
+    }
+
+    fn new(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self {
+            tensors,
+            factor: None,
+        }
     }
 
     /// Gradients from tensors by parameter name.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self(tensors.into_iter().collect())
+        Self::new(tensors.into_iter().collect())
     }
 
     /// The gradient of the parameter called `name`.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.0.get(name)
+        self.tensors.get(name)
     }
 
     /// The gradient of the parameter called `name`, which an optimizer cannot do without.
@@ -50,13 +61,18 @@ impl Gradients {
         })
     }
 
+    /// What an optimizer multiplies all of them by, a scalar, if there is such a thing.
+    pub fn factor(&self) -> Option<&Tensor> {
+        self.factor.as_ref()
+    }
+
     /// Moves these gradients, where they are, towards `others` by `share` of the way: the gradient of a batch from those of its
     /// parts, each weighed by the share it has of what was added so far.
     ///
     /// # Errors
     /// When a gradient is missing or candle refuses an operation.
     pub fn move_towards(&self, others: &Self, share: f64) -> Result<()> {
-        for (name, gradient) in &self.0 {
+        for (name, gradient) in &self.tensors {
             move_mean(gradient, others.of_parameter(name)?, share as f32)?;
         }
         Ok(())
@@ -67,7 +83,7 @@ impl Gradients {
     /// # Errors
     /// When candle refuses an operation.
     pub(crate) fn squares(&self) -> Result<Vec<(&str, f64)>> {
-        let gradients = self.0.iter();
+        let gradients = self.tensors.iter();
         gradients
             .map(|(name, gradient)| Ok((name.as_str(), sum_of_squares(gradient)?)))
             .collect()
@@ -79,10 +95,16 @@ impl Gradients {
     /// When candle refuses an operation.
     pub fn global_norm(&self) -> Result<f64> {
         let mut sum = 0.0;
-        for gradient in self.0.values() {
+        for gradient in self.tensors.values() {
             sum += sum_of_squares(gradient)?;
         }
         Ok(sum.sqrt())
+    }
+
+    /// The square of that norm as a scalar, for which a GPU is not waited.
+    pub(crate) fn sum_of_squares(&self) -> Result<Tensor> {
+        let tensors: Vec<&Tensor> = self.tensors.values().collect();
+        Ok(sum_of_all_squares(&tensors)?)
     }
 
     /// The gradients scaled down so that their global norm is at most `max_norm`: Keras's `global_clipnorm`.
@@ -99,11 +121,20 @@ impl Gradients {
         if norm <= max_norm {
             return Ok(self);
         }
-        let scaled = self.0.into_iter().map(|(name, gradient)| {
+        let scaled = self.tensors.into_iter().map(|(name, gradient)| {
             let gradient = (gradient * (max_norm / norm))?;
             Ok((name, gradient))
         });
-        scaled.collect::<Result<_>>().map(Self)
+        scaled.collect::<Result<BTreeMap<_, _>>>().map(Self::new)
+    }
+
+    /// The same by a factor, where the square of the norm is a tensor.
+    pub(crate) fn scaled_down_later(self, square: &Tensor, max_norm: f64) -> Result<Self> {
+        let factor = (square.sqrt()?.recip()? * max_norm)?.minimum(1.0)?;
+        Ok(Self {
+            factor: Some(factor),
+            ..self
+        })
     }
 }
 
@@ -113,6 +144,6 @@ impl IntoIterator for Gradients {
 
     /// Names and gradients, sorted by name.
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.tensors.into_iter()
     }
 }

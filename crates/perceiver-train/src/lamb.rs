@@ -1,13 +1,13 @@
 //! LAMB, the optimizer of the Perceiver paper (You et al., 2020), in Keras's form or in TensorFlow Addons'.
 //!
 //! The two differ in weight decay alone: Keras 3 takes it from the parameter beforehand, TensorFlow Addons, like the paper, adds it
-//! to the update whose length is then set ([`DecayForm`]).
+//! to the update whose length is then set ([`DecayForm`](crate::DecayForm)).
 
 use candle_core::Tensor;
-use perceiver_ops::{LambStep, lamb_step};
+use perceiver_ops::{LambStep, ParameterStep, lamb_steps};
 
 use crate::error::Result;
-use crate::optimizer_recipe::{DecayForm, OptimizerRecipe};
+use crate::optimizer_recipe::OptimizerRecipe;
 use crate::rule::{ByParameter, Rule};
 
 /// Keras's `Lamb`.
@@ -15,43 +15,25 @@ pub type Lamb = ByParameter<LambRule, 2>;
 
 /// One step of LAMB.
 #[derive(Clone, Copy, Debug)]
-pub struct LambRule {
-    recipe: OptimizerRecipe,
-    /// Without weight decay.
-    step: LambStep,
-}
+pub struct LambRule(LambStep);
 
 impl Rule<2> for LambRule {
     const MOMENTS: [&'static str; 2] = ["first", "second"];
 
     fn at(recipe: &OptimizerRecipe, learning_rate: f32, steps: u64) -> Self {
         let (beta_1, beta_2, time) = (recipe.beta_1, recipe.beta_2, steps as f64);
-        let step = LambStep {
+        Self(LambStep {
             first_rate: (1.0 - beta_1) as f32,
             second_rate: (1.0 - beta_2) as f32,
             first_correction: (1.0 / (1.0 - beta_1.powf(time))) as f32,
             second_correction: (1.0 / (1.0 - beta_2.powf(time))) as f32,
             epsilon: recipe.epsilon as f32,
-            weight_decay: 0.0,
+            weight_decay: 0.0, // each parameter has its own
             learning_rate,
-        };
-        Self {
-            recipe: *recipe,
-            step,
-        }
+        })
     }
 
-    fn apply(
-        &self,
-        name: &str,
-        parameter: &Tensor,
-        [first, second]: &[Tensor; 2],
-        gradient: &Tensor,
-    ) -> Result<()> {
-        let step = LambStep {
-            weight_decay: self.recipe.decay_of(name, DecayForm::Coupled),
-            ..self.step
-        };
-        Ok(lamb_step(parameter, first, second, gradient, step)?)
+    fn apply(&self, parameters: &[ParameterStep<2>], factor: Option<&Tensor>) -> Result<()> {
+        Ok(lamb_steps(parameters, self.0, factor)?)
     }
 }

@@ -24,6 +24,7 @@
 
 mod adam;
 mod agreement;
+mod ahead;
 mod atomic_file;
 mod averaging;
 mod batch_pass;

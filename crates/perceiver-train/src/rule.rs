@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use candle_core::Tensor;
 use perceiver_model::Parameters;
-use perceiver_ops::decay;
+use perceiver_ops::ParameterStep;
 
 use crate::error::Result;
 use crate::gradients::Gradients;
@@ -20,17 +20,11 @@ pub trait Rule<const N: usize>: Send {
     /// The rule of the step after which `steps` will have been taken.
     fn at(recipe: &OptimizerRecipe, learning_rate: f32, steps: u64) -> Self;
 
-    /// Changes moments and parameter where they are.
+    /// Changes moments and parameters where they are, by their gradients times `factor`.
     ///
     /// # Errors
     /// When the shapes differ.
-    fn apply(
-        &self,
-        name: &str,
-        parameter: &Tensor,
-        moments: &[Tensor; N],
-        gradient: &Tensor,
-    ) -> Result<()>;
+    fn apply(&self, parameters: &[ParameterStep<N>], factor: Option<&Tensor>) -> Result<()>;
 }
 
 /// An optimizer that is a [`Rule`] for every parameter, after decoupled weight decay.
@@ -60,13 +54,10 @@ impl<R: Rule<N>, const N: usize> ByParameter<R, N> {
         }
     }
 
-    /// Takes weight decay's share of a parameter away.
-    fn shrink(&self, name: &str, parameter: &Tensor) -> Result<()> {
-        let rate = self.recipe.decay_of(name, DecayForm::Decoupled) * self.learning_rate;
-        if rate > 0.0 {
-            decay(parameter, rate)?;
-        }
-        Ok(())
+    /// What weight decay takes of the parameter called `name`: beforehand, and in the update.
+    fn decays(&self, name: &str) -> [f32; 2] {
+        let beforehand = self.recipe.decay_of(name, DecayForm::Decoupled) * self.learning_rate;
+        [beforehand, self.recipe.decay_of(name, DecayForm::Coupled)]
     }
 }
 
@@ -74,13 +65,23 @@ impl<R: Rule<N>, const N: usize> Optimizer for ByParameter<R, N> {
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients) -> Result<()> {
         self.steps += 1;
         let rule = R::at(&self.recipe, self.learning_rate, self.steps);
+        let mut all = Vec::new();
         for (name, parameter) in parameters.iter() {
-            let gradient = gradients.of_parameter(name)?;
-            self.shrink(name, parameter)?;
-            let moments = self.moments.of(name, gradient)?;
-            rule.apply(name, parameter, &moments, gradient)?;
+            let gradient = gradients.of_parameter(name)?.contiguous()?;
+            let moments = self.moments.of(name, &gradient)?;
+            all.push((parameter.as_tensor(), moments, gradient, self.decays(name)));
         }
-        Ok(())
+        let steps = all.iter().map(|(parameter, moments, gradient, decays)| {
+            let &[decay, weight_decay] = decays;
+            ParameterStep {
+                parameter,
+                moments,
+                gradient,
+                decay,
+                weight_decay,
+            }
+        });
+        rule.apply(&steps.collect::<Vec<_>>(), gradients.factor())
     }
 
     fn learning_rate(&self) -> f32 {

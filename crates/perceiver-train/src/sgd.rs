@@ -1,7 +1,7 @@
 //! Gradient descent with momentum, Keras's `SGD`.
 
 use candle_core::Tensor;
-use perceiver_ops::{SgdStep, sgd_step};
+use perceiver_ops::{ParameterStep, SgdStep, one_by_one, sgd_step};
 
 use crate::error::Result;
 use crate::optimizer_recipe::OptimizerRecipe;
@@ -25,13 +25,10 @@ impl Rule<1> for SgdRule {
         })
     }
 
-    fn apply(
-        &self,
-        _name: &str,
-        parameter: &Tensor,
-        [velocity]: &[Tensor; 1],
-        gradient: &Tensor,
-    ) -> Result<()> {
-        Ok(sgd_step(parameter, velocity, gradient, self.0)?)
+    fn apply(&self, parameters: &[ParameterStep<1>], factor: Option<&Tensor>) -> Result<()> {
+        Ok(one_by_one(parameters, factor, |each, gradient| {
+            let [velocity] = each.moments;
+            sgd_step(each.parameter, velocity, gradient, self.0)
+        })?)
     }
 }

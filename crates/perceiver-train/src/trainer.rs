@@ -6,6 +6,7 @@
 
 mod beginning;
 mod learning;
+mod reading;
 mod saving;
 
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver, Summary};
 
 use crate::agreement::require_agreement;
+use crate::ahead::ahead;
 use crate::averaging::Averaging;
-use crate::batch_score::BatchScore;
 use crate::clock::{Clock, TestAhead, TimeLeft, Workload};
 use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::Verdict;
@@ -37,6 +38,7 @@ use crate::schedule::{End, Position, ScheduleName};
 use crate::training_data::TrainingData;
 use crate::views::Views;
 use crate::watchdog::Watchdog;
+use reading::{Norm, Unread};
 
 /// The training pictures that the watchdog looks at, and the steps after which it does, the start and the ends of epochs aside.
 const LOOKED_AT: usize = 8;
@@ -78,6 +80,10 @@ pub struct Trainer {
     averaging: Option<Averaging>,
     best: HashMap<String, Tensor>,
     progress: Progress,
+    /// What steps have found that was not read yet.
+    unread: Vec<Unread>,
+    /// The steps after which they are.
+    read_after: usize,
     /// When the state was last saved or read.
     saved: Instant,
     clock: Clock,
@@ -179,6 +185,7 @@ impl Trainer {
         }
         while !self.is_at_end(self.signal(stop)?.time) {
             if let EpochEnd::Interrupted = self.train_epoch(&loader, observer, stop)? {
+                self.settle()?;
                 self.save()?;
                 let run = self.run.root();
                 observer.notice(&Event::Interrupted { run })?;
@@ -277,7 +284,7 @@ impl Trainer {
         })?;
         let seconds_before = self.progress.epoch.seconds;
         let start = Instant::now();
-        for batch in loader.epoch(epoch, first_step) {
+        for batch in ahead(loader.epoch(epoch, first_step), &self.place.device) {
             let signal = self.signal(stop)?;
             if signal.stop {
                 return Ok(EpochEnd::Interrupted);
@@ -291,7 +298,9 @@ impl Trainer {
             let images = self.images_of_batch(self.progress.epoch.batches_done);
             let metrics = self.step(&batch, images, signal.time)?;
             self.progress.epoch.batches_done += 1;
-            self.progress.epoch.seconds = seconds_before + start.elapsed().as_secs_f64();
+            if self.unread.is_empty() {
+                self.progress.epoch.seconds = seconds_before + start.elapsed().as_secs_f64();
+            }
             observer.notice(&Event::Step {
                 step: self.progress.epoch.batches_done,
                 images,
@@ -299,8 +308,13 @@ impl Trainer {
             })?;
             self.warn(observer)?;
             if self.is_save_due() {
+                self.settle()?;
                 self.save()?;
             }
+        }
+        if !self.unread.is_empty() {
+            self.settle()?;
+            self.progress.epoch.seconds = seconds_before + start.elapsed().as_secs_f64();
         }
         Ok(EpochEnd::Complete)
     }
@@ -313,21 +327,18 @@ impl Trainer {
 
     /// Learns from a batch of so many `images`, of which `part` is this rank's, and returns the epoch's means so far.
     fn step(&mut self, part: &Batch, images: usize, time: Option<TimeLeft>) -> Result<Metrics> {
-        let (BatchScore { loss, sums }, gradients) = self.gradients(part, images)?;
-        self.progress.epoch.sums.add(&sums);
-        let norm = gradients.global_norm()?;
-        if !norm.is_finite() {
-            return Err(self.not_finite("gradient norm", norm));
+        let (mut unread, gradients) = self.gradients(part, images)?;
+        let norm = self.norm(&gradients)?;
+        unread.norm = norm.clone();
+        self.unread.push(unread);
+        if self.is_reading_due() {
+            self.settle()?;
         }
-        self.watchdog.step(loss, norm);
-        if self.recipe.training.diagnose {
+        if let (Norm::Known(norm), true) = (&norm, self.recipe.training.diagnose) {
             let sums = &mut self.progress.epoch.gradients;
-            sums.add(&gradients, norm, &self.summary)?;
+            sums.add(&gradients, *norm, &self.summary)?;
         }
-        let gradients = match self.recipe.training.clip_norm {
-            None => gradients,
-            Some(max_norm) => gradients.scaled_down(norm, max_norm)?,
-        };
+        let gradients = self.clipped(gradients, &norm)?;
         self.optimizer.set_learning_rate(self.scheduled_rate(time));
         self.optimizer.step(&self.parameters, &gradients)?;
         self.progress.steps = self.optimizer.steps();
@@ -382,10 +393,11 @@ impl Trainer {
         (f64::from(self.progress.learning_rate) * factor) as f32
     }
 
-    fn not_finite(&self, what: &'static str, value: f64) -> TrainError {
+    /// What was no number in the step that came after so many.
+    fn not_finite(&self, what: &'static str, value: f64, steps: u64) -> TrainError {
         TrainError::NotFinite {
             epoch: self.progress.history.len() + 1,
-            step: self.progress.steps + 1,
+            step: steps + 1,
             what,
             value,
         }
@@ -397,7 +409,7 @@ impl Trainer {
         let start = Instant::now();
         let validation = self.validate(observer)?;
         if !validation.loss.is_finite() {
-            return Err(self.not_finite("validation loss", validation.loss));
+            return Err(self.not_finite("validation loss", validation.loss, self.progress.steps));
         }
         let seconds = start.elapsed().as_secs_f64();
         self.progress.time.validation = Some(seconds);

@@ -1,12 +1,8 @@
 //! Which probabilities dropout takes: a function of the key, the image, the head, the query and the key's index.
 
-#[cfg(feature = "cuda")]
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Tensor};
 use candle_core::{Result, bail};
 
 use super::shape::Geometry;
-#[cfg(feature = "cuda")]
-use crate::cuda::{self, Number};
 use crate::simd::LANES;
 use crate::{Key, Mode};
 
@@ -41,10 +37,10 @@ impl Mask {
         }))
     }
 
-    /// The key and the threshold, for a kernel on a GPU.
+    /// The key, the threshold and the factor, for a kernel on a GPU.
     #[cfg(any(test, feature = "cuda"))]
-    pub(crate) fn numbers(&self) -> [u64; 2] {
-        [self.key.value(), self.threshold.into()]
+    pub(crate) fn for_gpu(&self) -> (u64, u32, f32) {
+        (self.key.value(), self.threshold, self.factor)
     }
 
     /// Sets the sign bit of every probability that falls. `row` is the row of logits counted over all images, heads and
@@ -87,37 +83,6 @@ impl Mask {
             }
         }
         factors
-    }
-}
-
-/// Dropout of probabilities `[batch, heads, queries, keys]` on a GPU.
-#[cfg(feature = "cuda")]
-pub(crate) struct DropOnGpu(pub(crate) Mask);
-
-#[cfg(feature = "cuda")]
-impl CustomOp1 for DropOnGpu {
-    fn name(&self) -> &'static str {
-        "attention-dropout"
-    }
-
-    fn cpu_fwd(&self, _x: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        bail!("{}: expected probabilities on a GPU", self.name())
-    }
-
-    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let keys = layout.dims().last().copied().unwrap_or(1).max(1);
-        let [key, _] = self.0.numbers();
-        let numbers = [
-            Number::Whole(keys as u64),
-            Number::Whole(key),
-            Number::Short(self.0.threshold),
-            Number::Real(self.0.factor),
-        ];
-        cuda::map("attention_dropout", [(x, layout)], &numbers)
-    }
-
-    fn bwd(&self, _x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        grad.contiguous()?.apply_op1_no_bwd(&Self(self.0)).map(Some)
     }
 }
 

@@ -57,32 +57,56 @@ __device__ void add_dropout(const T *x, const T *branch, T *y, u64 n, u64 key, u
     EACH(i, n) { y[i] = narrow<T>(wide(x[i]) + wide(branch[i]) * factor(key, threshold, scale, i)); }
 }
 
-// Rows of `keys` probabilities, of which every 16 are decided by 8 words: the first half by their low bits, the second by their high ones.
-template <typename T>
-__device__ void attention_dropout(const T *x, T *y, u64 n, u64 keys, u64 key, u32 threshold, float scale) {
-    u64 words = (keys + 15) / 16 * 8;
-    EACH(i, n) {
-        u64 row = i / keys, column = i % keys;
-        u64 bits = random_bits(key, row * words + column / 16 * 8 + column % 8);
-        u32 chance = column % 16 < 8 ? (u32)bits : (u32)(bits >> 32);
-        y[i] = narrow<T>(wide(x[i]) * (chance < threshold ? 0.0f : scale));
-    }
-}
-
 __device__ inline float normal_distribution(float x) { return 0.5f * (1.0f + erff(x * 0.70710678f)); }
 
+__device__ inline float gelu_of(float x) { return x * normal_distribution(x); }
+
+__device__ inline float gelu_slope(float x) {
+    float density = 0.3989423f * expf(-0.5f * x * x);
+    return normal_distribution(x) + x * density;
+}
+
 template <typename T> __device__ void gelu(const T *x, T *y, u64 n) {
-    EACH(i, n) {
-        float value = wide(x[i]);
-        y[i] = narrow<T>(value * normal_distribution(value));
-    }
+    EACH(i, n) { y[i] = narrow<T>(gelu_of(wide(x[i]))); }
 }
 
 template <typename T> __device__ void gelu_backward(const T *x, const T *dy, T *dx, u64 n) {
-    EACH(i, n) {
-        float value = wide(x[i]);
-        float density = 0.3989423f * expf(-0.5f * value * value);
-        dx[i] = narrow<T>(wide(dy[i]) * (normal_distribution(value) + value * density));
+    EACH(i, n) { dx[i] = narrow<T>(wide(dy[i]) * gelu_slope(wide(x[i]))); }
+}
+
+// The column of a value in rows of `width`. Quotients of 64 bits take several times as long.
+__device__ inline u64 column_of(u64 i, u64 width) { return i >> 32 ? i % width : (u32)i % (u32)width; }
+
+template <typename T> __device__ void add_bias(const T *x, const T *bias, T *y, u64 n, u64 width) {
+    EACH(i, n) { y[i] = narrow<T>(wide(x[i]) + wide(bias[column_of(i, width)])); }
+}
+
+template <typename T> __device__ void bias_gelu(const T *x, const T *bias, T *y, u64 n, u64 width) {
+    EACH(i, n) { y[i] = narrow<T>(gelu_of(wide(x[i]) + wide(bias[column_of(i, width)]))); }
+}
+
+template <typename T> __device__ void bias_gelu_backward(const T *x, const T *bias, const T *dy, T *dx, u64 n, u64 width) {
+    EACH(i, n) { dx[i] = narrow<T>(wide(dy[i]) * gelu_slope(wide(x[i]) + wide(bias[column_of(i, width)]))); }
+}
+
+// `n` values, `width` of them again and again.
+template <typename T> __device__ void repeat(const T *x, T *y, u64 width, u64 n) {
+    EACH(i, n) { y[i] = x[column_of(i, width)]; }
+}
+
+// Rows of `width` values become rows of `padded`: a 1 follows, then zeros.
+template <typename T> __device__ void with_ones(const T *x, T *y, u64 count, u64 width, u64 padded) {
+    EACH(i, count / width * padded) {
+        u64 column = column_of(i, padded), row = (i - column) / padded;
+        y[i] = column < width ? x[row * width + column] : narrow<T>(column == width ? 1.0f : 0.0f);
+    }
+}
+
+// The first `width` values of rows of `padded`.
+template <typename T> __device__ void without_ones(const T *x, T *y, u64 count, u64 width, u64 padded) {
+    EACH(i, count / padded * width) {
+        u64 column = column_of(i, width), row = (i - column) / width;
+        y[i] = x[row * padded + column];
     }
 }
 
@@ -103,17 +127,78 @@ __device__ inline float warp_max(float value) {
     return value;
 }
 
+// Which probabilities of an attention fall. Its rows are those of images, of `queries`, of `heads`, the last beside one another; bits are
+// counted by images, heads and queries. Of every 16 keys, the low halves of 8 words decide the first 8, the high ones the others.
+struct Mask {
+    u64 queries, heads, key;
+    u32 threshold;
+    float factor;
+
+    __device__ u64 first_word(u64 row, u64 keys) const {
+        u64 image = row / (queries * heads), query = row / heads % queries, head = row % heads;
+        return ((image * heads + head) * queries + query) * ((keys + 15) / 16 * 8);
+    }
+
+    __device__ float at(u64 first_word, u64 column) const {
+        if (threshold == 0) return factor;
+        u64 bits = random_bits(key, first_word + column / 16 * 8 + column % 8);
+        u32 chance = column % 16 < 8 ? (u32)bits : (u32)(bits >> 32);
+        return chance < threshold ? 0.0f : factor;
+    }
+};
+
+// The greatest of a row of logits, and the sum of the exponentials of what they are below it.
+struct Exponentials {
+    float most, sum;
+};
+
+template <typename T> __device__ Exponentials exponentials_of(const T *x, u64 width, float scale) {
+    float most = __uint_as_float(0xff800000); // minus infinity
+    EACH_COLUMN(i, width) { most = fmaxf(most, wide(x[i]) * scale); }
+    most = warp_max(most);
+    float sum = 0;
+    EACH_COLUMN(i, width) { sum += expf(wide(x[i]) * scale - most); }
+    return {most, warp_sum(sum)};
+}
+
+// `y = softmax(scale * x) * mask`
+template <typename T> __device__ void softmax_dropout(const T *x, T *y, u64 n, u64 width, float scale, Mask mask) {
+    EACH_ROW(row, n / width) {
+        const T *from = x + row * width;
+        Exponentials all = exponentials_of(from, width, scale);
+        u64 word = mask.first_word(row, width);
+        EACH_COLUMN(i, width) {
+            float probability = expf(wide(from[i]) * scale - all.most) / all.sum;
+            y[row * width + i] = narrow<T>(probability * mask.at(word, i));
+        }
+    }
+}
+
+// The probabilities and the mask are made again.
+template <typename T>
+__device__ void softmax_dropout_backward(const T *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
+    EACH_ROW(row, n / width) {
+        u64 start = row * width;
+        Exponentials all = exponentials_of(x + start, width, scale);
+        u64 word = mask.first_word(row, width);
+        float dot = 0;
+        EACH_COLUMN(i, width) {
+            float probability = expf(wide(x[start + i]) * scale - all.most) / all.sum;
+            dot += probability * wide(dy[start + i]) * mask.at(word, i);
+        }
+        dot = warp_sum(dot);
+        EACH_COLUMN(i, width) {
+            float probability = expf(wide(x[start + i]) * scale - all.most) / all.sum;
+            dx[start + i] = narrow<T>(scale * probability * (wide(dy[start + i]) * mask.at(word, i) - dot));
+        }
+    }
+}
+
 template <typename T> __device__ void softmax(const T *x, T *y, u64 n, u64 width) {
     EACH_ROW(row, n / width) {
         const T *from = x + row * width;
-        T *to = y + row * width;
-        float most = __uint_as_float(0xff800000); // minus infinity
-        EACH_COLUMN(i, width) { most = fmaxf(most, wide(from[i])); }
-        most = warp_max(most);
-        float sum = 0;
-        EACH_COLUMN(i, width) { sum += expf(wide(from[i]) - most); }
-        sum = warp_sum(sum);
-        EACH_COLUMN(i, width) { to[i] = narrow<T>(expf(wide(from[i]) - most) / sum); }
+        Exponentials all = exponentials_of(from, width, 1.0f);
+        EACH_COLUMN(i, width) { y[row * width + i] = narrow<T>(expf(wide(from[i]) - all.most) / all.sum); }
     }
 }
 
@@ -124,6 +209,19 @@ template <typename T> __device__ void softmax_backward(const T *y, const T *dy, 
         EACH_COLUMN(i, width) { dot += wide(y[start + i]) * wide(dy[start + i]); }
         dot = warp_sum(dot);
         EACH_COLUMN(i, width) { dx[start + i] = narrow<T>(wide(y[start + i]) * (wide(dy[start + i]) - dot)); }
+    }
+}
+
+// `sums` has the sums of columns, `[chunks, width]`, of as many chunks of rows. A warp takes 32 columns of a chunk.
+template <typename T> __device__ void column_sums(const T *x, float *sums, u64 n, u64 width, u64 chunks) {
+    u64 rows = n / width, groups = (width + 31) / 32, length = (rows + chunks - 1) / chunks;
+    EACH_ROW(task, groups * chunks) {
+        u64 column = task % groups * 32 + threadIdx.x % 32, chunk = task / groups;
+        if (column >= width) continue;
+        u64 end = (chunk + 1) * length < rows ? (chunk + 1) * length : rows;
+        float sum = 0;
+        for (u64 row = chunk * length; row < end; ++row) sum += wide(x[row * width + column]);
+        sums[chunk * width + column] = sum;
     }
 }
 
@@ -176,68 +274,204 @@ __device__ void layer_norm_backward(const T *x, const T *gamma, const T *dy, T *
     }
 }
 
-// `sums` has, for each warp, those of its rows that the gradients of gamma and of beta are made of, `[warps, 2, width]`.
-template <typename T>
+// `sums` has, for each warp, those of its rows that the gradients of gamma and of beta are made of, `[warps, 2, width]`. A lane adds up
+// `COLUMNS` of its columns at a time, in registers.
+template <int COLUMNS, typename T>
 __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, u64 width, float epsilon) {
     u64 warp = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    float *gammas = sums + warp * 2 * width, *betas = gammas + width;
-    EACH_COLUMN(i, width) { gammas[i] = betas[i] = 0; }
-    EACH_ROW(row, n / width) {
-        u64 start = row * width;
-        Norm norm = norm_of(x + start, width, epsilon);
-        EACH_COLUMN(i, width) {
-            float g = wide(dy[start + i]);
-            gammas[i] += g * (wide(x[start + i]) - norm.mean) * norm.scale;
-            betas[i] += g;
+    for (u64 first = threadIdx.x % 32; first < width + threadIdx.x % 32; first += 32 * COLUMNS) {
+        float gammas[COLUMNS] = {}, betas[COLUMNS] = {};
+        EACH_ROW(row, n / width) {
+            u64 start = row * width;
+            Norm norm = norm_of(x + start, width, epsilon);
+#pragma unroll
+            for (int k = 0; k < COLUMNS; ++k) {
+                u64 i = first + 32 * k;
+                if (i >= width) continue;
+                float g = wide(dy[start + i]);
+                gammas[k] += g * (wide(x[start + i]) - norm.mean) * norm.scale;
+                betas[k] += g;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < COLUMNS; ++k) {
+            u64 i = first + 32 * k;
+            if (i >= width) continue;
+            sums[warp * 2 * width + i] = gammas[k];
+            sums[warp * 2 * width + width + i] = betas[k];
         }
     }
 }
 
 #define FOR_BOTH_TYPES(T, suffix)                                                                                          \
-    extern "C" __global__ void dropout_##suffix(const T *x, T *y, u64 n, u64 key, u64 threshold, float scale) {           \
+    extern "C" __global__ void dropout_##suffix(const T *x, T *y, u64 n, u64 key, u64 threshold, float scale) {            \
         dropout<T>(x, y, n, key, threshold, scale);                                                                        \
     }                                                                                                                      \
-    extern "C" __global__ void add_dropout_##suffix(const T *x, const T *branch, T *y, u64 n, u64 key, u64 threshold,     \
+    extern "C" __global__ void add_dropout_##suffix(const T *x, const T *branch, T *y, u64 n, u64 key, u64 threshold,      \
                                                     float scale) {                                                         \
         add_dropout<T>(x, branch, y, n, key, threshold, scale);                                                            \
     }                                                                                                                      \
-    extern "C" __global__ void attention_dropout_##suffix(const T *x, T *y, u64 n, u64 keys, u64 key, u32 threshold,      \
-                                                          float scale) {                                                   \
-        attention_dropout<T>(x, y, n, keys, key, threshold, scale);                                                        \
-    }                                                                                                                      \
     extern "C" __global__ void gelu_##suffix(const T *x, T *y, u64 n) { gelu<T>(x, y, n); }                                \
-    extern "C" __global__ void gelu_backward_##suffix(const T *x, const T *dy, T *dx, u64 n) {                            \
+    extern "C" __global__ void gelu_backward_##suffix(const T *x, const T *dy, T *dx, u64 n) {                             \
         gelu_backward<T>(x, dy, dx, n);                                                                                    \
     }                                                                                                                      \
-    extern "C" __global__ void softmax_##suffix(const T *x, T *y, u64 n, u64 width) { softmax<T>(x, y, n, width); }       \
-    extern "C" __global__ void softmax_backward_##suffix(const T *y, const T *dy, T *dx, u64 n, u64 width) {              \
+    extern "C" __global__ void add_bias_##suffix(const T *x, const T *bias, T *y, u64 n, u64 width) {                      \
+        add_bias<T>(x, bias, y, n, width);                                                                                 \
+    }                                                                                                                      \
+    extern "C" __global__ void bias_gelu_##suffix(const T *x, const T *bias, T *y, u64 n, u64 width) {                     \
+        bias_gelu<T>(x, bias, y, n, width);                                                                                \
+    }                                                                                                                      \
+    extern "C" __global__ void bias_gelu_backward_##suffix(const T *x, const T *bias, const T *dy, T *dx, u64 n,           \
+                                                           u64 width) {                                                    \
+        bias_gelu_backward<T>(x, bias, dy, dx, n, width);                                                                  \
+    }                                                                                                                      \
+    extern "C" __global__ void repeat_##suffix(const T *x, T *y, u64 width, u64 n) { repeat<T>(x, y, width, n); }          \
+    extern "C" __global__ void with_ones_##suffix(const T *x, T *y, u64 count, u64 width, u64 padded) {                    \
+        with_ones<T>(x, y, count, width, padded);                                                                          \
+    }                                                                                                                      \
+    extern "C" __global__ void without_ones_##suffix(const T *x, T *y, u64 count, u64 width, u64 padded) {                 \
+        without_ones<T>(x, y, count, width, padded);                                                                       \
+    }                                                                                                                      \
+    extern "C" __global__ void column_sums_##suffix(const T *x, float *sums, u64 n, u64 width, u64 chunks) {               \
+        column_sums<T>(x, sums, n, width, chunks);                                                                         \
+    }                                                                                                                      \
+    extern "C" __global__ void softmax_dropout_##suffix(const T *x, T *y, u64 n, u64 width, float scale, u64 queries,      \
+                                                        u64 heads, u64 key, u32 threshold, float factor) {                 \
+        softmax_dropout<T>(x, y, n, width, scale, Mask{queries, heads, key, threshold, factor});                           \
+    }                                                                                                                      \
+    extern "C" __global__ void softmax_dropout_backward_##suffix(const T *x, const T *dy, T *dx, u64 n, u64 width,         \
+                                                                 float scale, u64 queries, u64 heads, u64 key,             \
+                                                                 u32 threshold, float factor) {                            \
+        softmax_dropout_backward<T>(x, dy, dx, n, width, scale, Mask{queries, heads, key, threshold, factor});             \
+    }                                                                                                                      \
+    extern "C" __global__ void softmax_##suffix(const T *x, T *y, u64 n, u64 width) { softmax<T>(x, y, n, width); }        \
+    extern "C" __global__ void softmax_backward_##suffix(const T *y, const T *dy, T *dx, u64 n, u64 width) {               \
         softmax_backward<T>(y, dy, dx, n, width);                                                                          \
     }                                                                                                                      \
-    extern "C" __global__ void layer_norm_##suffix(const T *x, const T *gamma, const T *beta, T *y, u64 n, u64 width,     \
+    extern "C" __global__ void layer_norm_##suffix(const T *x, const T *gamma, const T *beta, T *y, u64 n, u64 width,      \
                                                    float epsilon) {                                                        \
         layer_norm<T>(x, gamma, beta, y, n, width, epsilon);                                                               \
     }                                                                                                                      \
-    extern "C" __global__ void layer_norm_backward_##suffix(const T *x, const T *gamma, const T *dy, T *dx, u64 n,        \
+    extern "C" __global__ void layer_norm_backward_##suffix(const T *x, const T *gamma, const T *dy, T *dx, u64 n,         \
                                                             u64 width, float epsilon) {                                    \
         layer_norm_backward<T>(x, gamma, dy, dx, n, width, epsilon);                                                       \
     }                                                                                                                      \
-    extern "C" __global__ void layer_norm_weights_##suffix(const T *x, const T *dy, float *sums, u64 n, u64 width,        \
+    extern "C" __global__ void layer_norm_weights_##suffix(const T *x, const T *dy, float *sums, u64 n, u64 width,         \
                                                            float epsilon) {                                                \
-        layer_norm_weights<T>(x, dy, sums, n, width, epsilon);                                                             \
+        layer_norm_weights<8>(x, dy, sums, n, width, epsilon);                                                             \
     }
 
 FOR_BOTH_TYPES(float, f32)
 FOR_BOTH_TYPES(bf16, bf16)
 
+// Kernels of all parameters of a model at once, and what goes with them. A block takes one chunk of one of them after another.
+
+struct Parameter {
+    float *values, *first, *second;
+    const float *gradient;
+    u64 count, first_chunk;
+    float decay, weight_decay; // taken from the values beforehand; part of LAMB's update
+};
+
+struct Chunk {
+    u32 parameter, index;
+};
+
+#define EACH_CHUNK(number, p, i, end)                                                                                      \
+    for (u64 number = blockIdx.x; number < chunks; number += gridDim.x)                                                    \
+        if (const Parameter &p = parameters[chunk[number].parameter]; true)                                                \
+            if (u64 i = chunk[number].index * length, end = i + length < p.count ? i + length : p.count; true)
+
+#define EACH_VALUE(i, end) for (i += threadIdx.x; i < end; i += blockDim.x)
+
+// What gradients are multiplied by, where there is something.
+__device__ inline float factor_of(const float *factor) { return factor ? *factor : 1.0f; }
+
 // One step of Adam, as `adam.rs` has it.
-extern "C" __global__ void adam_f32(float *parameter, float *first, float *second, const float *gradient, u64 n, float first_rate,
-                                    float second_rate, float step_size, float epsilon) {
-    EACH(i, n) {
-        float g = gradient[i];
-        float m = first[i] + (g - first[i]) * first_rate;
-        float v = second[i] + (g * g - second[i]) * second_rate;
-        first[i] = m;
-        second[i] = v;
-        parameter[i] -= m * step_size / (sqrtf(v) + epsilon);
+extern "C" __global__ void adam_steps(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, const float *factor,
+                                      float first_rate, float second_rate, float step_size, float epsilon) {
+    float scale = factor_of(factor);
+    EACH_CHUNK(number, p, i, end) {
+        EACH_VALUE(i, end) {
+            float g = p.gradient[i] * scale, value = p.values[i];
+            float m = p.first[i] + (g - p.first[i]) * first_rate;
+            float v = p.second[i] + (g * g - p.second[i]) * second_rate;
+            p.first[i] = m;
+            p.second[i] = v;
+            p.values[i] = value - value * p.decay - m * step_size / (sqrtf(v) + epsilon);
+        }
+    }
+}
+
+struct Lamb {
+    float first_rate, second_rate, first_correction, second_correction, epsilon, learning_rate;
+};
+
+__device__ inline float lamb_update(const Parameter &p, u64 i, Lamb step) {
+    float spread = sqrtf(p.second[i] * step.second_correction) + step.epsilon;
+    return p.first[i] * step.first_correction / spread + p.weight_decay * p.values[i];
+}
+
+// The first half of a step of LAMB, as `lamb.rs` has it: all but the change. `sums` has, for each warp of each chunk, the sum of squares of
+// its parameters and of their updates.
+extern "C" __global__ void lamb_moments(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, const float *factor,
+                                        float *sums, float first_rate, float second_rate, float first_correction,
+                                        float second_correction, float epsilon, float learning_rate) {
+    Lamb step = {first_rate, second_rate, first_correction, second_correction, epsilon, learning_rate};
+    float scale = factor_of(factor);
+    EACH_CHUNK(number, p, i, end) {
+        float own = 0, updates = 0;
+        EACH_VALUE(i, end) {
+            float g = p.gradient[i] * scale;
+            p.values[i] -= p.values[i] * p.decay;
+            p.first[i] += (g - p.first[i]) * first_rate;
+            p.second[i] += (g * g - p.second[i]) * second_rate;
+            float update = lamb_update(p, i, step);
+            own += p.values[i] * p.values[i];
+            updates += update * update;
+        }
+        own = warp_sum(own);
+        updates = warp_sum(updates);
+        if (threadIdx.x % 32 == 0) {
+            u64 warp = number * (blockDim.x / 32) + threadIdx.x / 32;
+            sums[2 * warp] = own;
+            sums[2 * warp + 1] = updates;
+        }
+    }
+}
+
+// The other half.
+extern "C" __global__ void lamb_changes(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, const float *sums,
+                                        float first_rate, float second_rate, float first_correction, float second_correction,
+                                        float epsilon, float learning_rate) {
+    Lamb step = {first_rate, second_rate, first_correction, second_correction, epsilon, learning_rate};
+    EACH_CHUNK(number, p, i, end) {
+        u64 warps = blockDim.x / 32, first = p.first_chunk * warps, last = first + (p.count + length - 1) / length * warps;
+        float own = 0, updates = 0;
+        for (u64 warp = first + threadIdx.x % 32; warp < last; warp += 32) {
+            own += sums[2 * warp];
+            updates += sums[2 * warp + 1];
+        }
+        own = warp_sum(own);
+        updates = warp_sum(updates);
+        float ratio = own > 0 && updates > 0 ? sqrtf(own / updates) : 1.0f;
+        EACH_VALUE(i, end) { p.values[i] -= ratio * learning_rate * lamb_update(p, i, step); }
+    }
+}
+
+// The sum of squares of gradients, for each warp of each chunk.
+extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, float *sums) {
+    EACH_CHUNK(number, p, i, end) {
+        float sum = 0;
+        EACH_VALUE(i, end) { sum += p.gradient[i] * p.gradient[i]; }
+        sum = warp_sum(sum);
+        if (threadIdx.x % 32 == 0) sums[number * (blockDim.x / 32) + threadIdx.x / 32] = sum;
+    }
+}
+
+// Moving means: each value goes towards its gradient, or what stands in its place, by a share of the way.
+extern "C" __global__ void move_means(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, float rate) {
+    EACH_CHUNK(number, p, i, end) {
+        EACH_VALUE(i, end) { p.values[i] += (p.gradient[i] - p.values[i]) * rate; }
     }
 }

@@ -70,24 +70,66 @@ pub(crate) fn sums_of_rows<const N: usize>(
     sums: usize,
     numbers: &[Number],
 ) -> Result<(CudaStorage, Shape)> {
+    const MOST: usize = 1 << 10;
     let width = width(inputs[0].1.shape());
     let rows = inputs[0].1.shape().elem_count() / width;
-    let threads = warps(rows);
+    let threads = warps(rows.min(MOST));
     let count = (threads.grid_dim.0 * threads.block_dim.0 / WARP) as usize;
     let shape = Shape::from((count, sums, width));
-    let output = launch(kernel, inputs, Some(shape.elem_count()), threads, numbers);
+    let of_sums = Some((DType::F32, shape.elem_count()));
+    let output = launch(kernel, inputs, of_sums, threads, numbers);
     output.map(|output| (output, shape))
 }
 
-/// The threads of a warp.
-const WARP: u32 = 32;
+/// Rows of the narrower of two widths made from those of the wider, or the other way round, as the kernel says.
+pub(crate) fn widths(
+    kernel: &str,
+    (x, layout): (&CudaStorage, &Layout),
+    narrow: usize,
+    wide: usize,
+) -> Result<(CudaStorage, Shape)> {
+    let dims = layout.dims();
+    let other = if dims.last() == Some(&narrow) {
+        wide
+    } else {
+        narrow
+    };
+    let shape = Shape::from([&dims[..dims.len() - 1], &[other]].concat());
+    let numbers = [narrow, wide].map(|number| Number::Whole(number as u64));
+    let count = shape.elem_count();
+    let output = launch(
+        kernel,
+        [(x, layout)],
+        Some((x.dtype(), count)),
+        all(count),
+        &numbers,
+    );
+    output.map(|output| (output, shape))
+}
 
-fn width(shape: &Shape) -> usize {
+/// The values of a tensor, so many times.
+pub(crate) fn repeat((x, layout): (&CudaStorage, &Layout), times: usize) -> Result<CudaStorage> {
+    let count = layout.shape().elem_count() * times;
+    let numbers = [Number::Whole(count as u64)];
+    launch(
+        "repeat",
+        [(x, layout)],
+        Some((x.dtype(), count)),
+        all(count),
+        &numbers,
+    )
+}
+
+/// The threads of a warp.
+pub(super) const WARP: u32 = 32;
+
+/// The last dimension.
+pub(crate) fn width(shape: &Shape) -> usize {
     shape.dims().last().copied().unwrap_or(1).max(1)
 }
 
 /// A warp for every row, up to a number that fills a GPU.
-fn warps(rows: usize) -> LaunchConfig {
+pub(super) fn warps(rows: usize) -> LaunchConfig {
     const A_BLOCK: u32 = 4;
     const MOST: usize = 1 << 12;
     let blocks = rows.clamp(1, MOST).div_ceil(A_BLOCK as usize);
@@ -98,22 +140,23 @@ fn warps(rows: usize) -> LaunchConfig {
     }
 }
 
-/// Starts a kernel of `inputs`, the first of which says how many values there are; the output is as long and of its type, or of so many sums
-/// in `f32`.
-fn launch<const N: usize>(
+/// Starts a kernel of `inputs`, the first of which says how many values there are; the output is as long and of its type, unless told.
+pub(super) fn launch<const N: usize>(
     kernel: &str,
     inputs: [(&CudaStorage, &Layout); N],
-    sums: Option<usize>,
+    output: Option<(DType, usize)>,
     threads: LaunchConfig,
     numbers: &[Number],
 ) -> Result<CudaStorage> {
+    let input = inputs[0].0.dtype();
     let len = inputs[0].1.shape().elem_count();
-    match (inputs[0].0.dtype(), sums) {
-        (DType::F32, _) => {
-            typed::<f32, f32, N>(kernel, inputs, sums.unwrap_or(len), threads, numbers)
+    let (dtype, count) = output.unwrap_or((input, len));
+    match (input, dtype) {
+        (DType::F32, DType::F32) => typed::<f32, f32, N>(kernel, inputs, count, threads, numbers),
+        (DType::BF16, DType::BF16) => {
+            typed::<bf16, bf16, N>(kernel, inputs, count, threads, numbers)
         }
-        (DType::BF16, None) => typed::<bf16, bf16, N>(kernel, inputs, len, threads, numbers),
-        (DType::BF16, Some(sums)) => typed::<bf16, f32, N>(kernel, inputs, sums, threads, numbers),
+        (DType::BF16, DType::F32) => typed::<bf16, f32, N>(kernel, inputs, count, threads, numbers),
         (other, _) => bail!("{kernel}: expected f32 or bf16 values, found {other:?}"),
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
 };
 
-use super::{Number, map_rows, sums_of_rows};
+use super::{Number, column_sums, map_rows, sums_of_rows};
 
 /// Those of `x`, `gamma` and `beta`.
 type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
@@ -21,8 +21,10 @@ pub(crate) fn gradients(
 ) -> Result<Gradients> {
     let dx = x.apply_op3_no_bwd(gamma, grad, &InputGradient { epsilon })?;
     let sums = x.apply_op2_no_bwd(grad, &WeightSums { epsilon })?; // f32 [warps, 2, width]
-    let sums = sums.sum(0)?.to_dtype(gamma.dtype())?;
-    Ok((Some(dx), Some(sums.get(0)?), Some(sums.get(1)?)))
+    let sums = column_sums(&sums.flatten_from(1)?)?.to_dtype(gamma.dtype())?;
+    let width = gamma.elem_count();
+    let of = |place: usize| sums.narrow(0, place * width, width).map(Some);
+    Ok((Some(dx), of(0)?, of(1)?))
 }
 
 /// The width, which the layout of a row or of rows has, and epsilon.

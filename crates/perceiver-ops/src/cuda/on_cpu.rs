@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 
 use crate::attention::mask::Mask;
+use crate::attention::rows::{self, Rows};
 use crate::attention::shape::Geometry;
 use crate::dropout::Rule;
 use crate::{
-    AdamStep, Attention, Key, Mode, adam_step, add_dropout, dropout, gelu, layer_norm, softmax,
+    AdamStep, Attention, Key, LambStep, Mode, adam_step, add_bias, add_dropout, decay, dropout,
+    gelu, lamb_step, layer_norm, move_mean, softmax, sum_of_squares,
 };
 
 /// The program that runs a kernel; none without a compiler.
@@ -45,16 +48,53 @@ fn program() -> Option<&'static Path> {
     built.as_ref().map(|(_, program)| program.as_path())
 }
 
-/// The bytes that a kernel writes, given these of its buffers.
-fn run(kernel: &str, n: usize, numbers: &[String], buffers: &[&[u8]]) -> Option<Vec<u8>> {
+/// What a kernel is given.
+enum Given<'a> {
+    /// A buffer that it reads.
+    In(&'a Tensor),
+    /// A buffer that it writes, of so many values.
+    Out(usize),
+    /// A number.
+    Number(String),
+}
+use Given::{In, Out};
+
+impl Given<'_> {
+    /// A number again.
+    fn same(&self) -> Self {
+        match self {
+            Self::Number(number) => Self::Number(number.clone()),
+            In(_) | Out(_) => unreachable!("numbers alone are given twice"),
+        }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // numbers
+fn number(value: impl ToString) -> Given<'static> {
+    Given::Number(value.to_string())
+}
+
+/// The bytes that a kernel writes.
+fn run(kernel: &str, given: &[Given]) -> Option<Vec<u8>> {
+    let words = given.iter().map(|given| match given {
+        In(tensor) => tensor.elem_count().to_string(),
+        Out(count) => count.to_string(),
+        Given::Number(number) => number.clone(),
+    });
     let mut child = Command::new(program()?)
-        .args([kernel, &n.to_string()])
-        .args(numbers)
+        .arg(kernel)
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let input = buffers.concat();
+    let input: Vec<u8> = given
+        .iter()
+        .flat_map(|given| match given {
+            In(tensor) => bytes(tensor),
+            Out(_) | Given::Number(_) => Vec::new(),
+        })
+        .collect();
     let mut stdin = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().unwrap();
@@ -116,6 +156,27 @@ fn assert_found(found: Option<Vec<u8>>, expected: &Tensor, relative: f32) {
 
 const TYPES: [(DType, &str, f32); 2] = [(DType::F32, "f32", 2e-6), (DType::BF16, "bf16", 8e-3)];
 
+/// In `f32`, to be differentiated by.
+fn wide(x: &Tensor, shape: &[usize]) -> Var {
+    let wide = x.to_dtype(DType::F32).unwrap().reshape(shape).unwrap();
+    Var::from_tensor(&wide).unwrap()
+}
+
+/// The gradients of what `y` is worth by `dy`.
+fn gradients(y: &Tensor, dy: &Tensor) -> GradStore {
+    let dy = wide(dy, y.dims());
+    (y * dy.as_tensor())
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap()
+}
+
+fn narrow(x: &Tensor, dtype: DType) -> Tensor {
+    x.to_dtype(dtype).unwrap()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -125,53 +186,102 @@ proptest! {
         let (mode, rule) = (Mode::Training(key), Rule::new(key, rate));
         for (dtype, suffix, _) in TYPES {
             let (x, branch) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
-            let numbers = rule.numbers().map(|number| number.to_string());
-            let numbers = [&numbers[..], &[rule.scale().to_string()]].concat();
+            let [key, threshold] = rule.numbers().map(number);
+            let numbers = [number(n), key, threshold, number(rule.scale())];
             // One sample of n values, whose mask is that of the key itself.
             let sample = |x: &Tensor| x.reshape((1, n)).unwrap();
             let expected = dropout(&sample(&x), rate, mode).unwrap();
-            let found = run(&format!("dropout_{suffix}"), n, &numbers, &[&bytes(&x)]);
-            assert_found(found, &expected, 0.0);
+            let given: Vec<_> = [In(&x), Out(n)].into_iter().chain(numbers).collect();
+            assert_found(run(&format!("dropout_{suffix}"), &given), &expected, 0.0);
             let expected = add_dropout(&sample(&x), &sample(&branch), rate, mode).unwrap();
-            let buffers = [&bytes(&x)[..], &bytes(&branch)];
-            let found = run(&format!("add_dropout_{suffix}"), n, &numbers, &buffers);
-            assert_found(found, &expected, 0.0);
+            let given: Vec<_> = [In(&x), In(&branch)].into_iter().chain(given.into_iter().skip(1)).collect();
+            assert_found(run(&format!("add_dropout_{suffix}"), &given), &expected, 0.0);
         }
     }
 
     #[test]
-    fn attention_drops_what_it_drops_on_the_cpu(
-        queries in 1_usize..5, keys in 1_usize..70, heads in 1_usize..3, seed: u64, rate in 0.01_f64..0.9,
+    fn softmax_drops_what_attention_drops_on_the_cpu(
+        queries in 1_usize..4, keys in 1_usize..70, heads in 1_usize..3, seed: u64, rate in 0.01_f64..0.9,
     ) {
         let mode = Mode::Training(Key::new(seed));
-        let how = Attention { heads, scale: 1.0, dropout: rate, mode };
-        let g = Geometry::new(&[2, queries, heads], &[2, keys, heads], &[2, keys, heads], how).unwrap();
+        let how = Attention { heads, scale: 0.7, dropout: rate, mode };
+        let g = Geometry::new(&[2, queries, heads], &[2, keys, 1], &[2, keys, 1], how).unwrap();
         let mask = Mask::new(rate, mode, g).unwrap().unwrap();
         let n = 2 * heads * queries * keys;
-        let x = tensor(seed, n, DType::F32);
-        let factors = Tensor::from_vec(mask.factors(g), n, &Device::Cpu).unwrap();
-        let [key, threshold] = mask.numbers();
-        let numbers = [keys as u64, key, threshold].map(|number| number.to_string());
-        let numbers = [&numbers[..], &[mask.factor.to_string()]].concat();
-        let found = run("attention_dropout_f32", n, &numbers, &[&bytes(&x)]);
-        assert_found(found, &(x * factors).unwrap(), 0.0);
+        for (dtype, suffix, relative) in TYPES {
+            let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
+            let logits = wide(&x, &[2, queries * heads, keys]);
+            let y = rows::softmax_composed(&logits, Rows { g, mask: Some(mask), by_head: false }).unwrap();
+            let (key, threshold, factor) = mask.for_gpu();
+            let numbers = || {
+                let sizes = [number(n), number(keys), number(0.7), number(queries), number(heads)];
+                sizes.into_iter().chain([number(key), number(threshold), number(factor)])
+            };
+            let given: Vec<_> = [In(&x), Out(n)].into_iter().chain(numbers()).collect();
+            assert_found(run(&format!("softmax_dropout_{suffix}"), &given), &narrow(&y, dtype), 4.0 * relative);
+            let expected = narrow(gradients(&y, &dy).get(&logits).unwrap(), dtype);
+            let given: Vec<_> = [In(&x), In(&dy), Out(n)].into_iter().chain(numbers()).collect();
+            assert_found(run(&format!("softmax_dropout_backward_{suffix}"), &given), &expected, 10.0 * relative);
+        }
     }
 
     #[test]
     fn gelu_and_its_gradient_are_those_of_the_cpu(n in 1_usize..400, seed: u64) {
         for (dtype, suffix, relative) in TYPES {
-            let x = tensor(seed, n, dtype);
-            let found = run(&format!("gelu_{suffix}"), n, &[], &[&bytes(&x)]);
-            let wide = Var::from_tensor(&x.to_dtype(DType::F32).unwrap()).unwrap();
-            let y = gelu(&wide).unwrap();
-            assert_found(found, &y.to_dtype(dtype).unwrap(), relative);
-            let dy = tensor(seed ^ 1, n, dtype);
-            let loss = (y * dy.to_dtype(DType::F32).unwrap()).unwrap().sum_all().unwrap();
-            let gradients = loss.backward().unwrap();
-            let expected = gradients.get(&wide).unwrap().to_dtype(dtype).unwrap();
-            let buffers = [&bytes(&x)[..], &bytes(&dy)];
-            let found = run(&format!("gelu_backward_{suffix}"), n, &[], &buffers);
+            let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
+            let input = wide(&x, &[n]);
+            let y = gelu(&input).unwrap();
+            let found = run(&format!("gelu_{suffix}"), &[In(&x), Out(n), number(n)]);
+            assert_found(found, &narrow(&y, dtype), relative);
+            let expected = narrow(gradients(&y, &dy).get(&input).unwrap(), dtype);
+            let found = run(&format!("gelu_backward_{suffix}"), &[In(&x), In(&dy), Out(n), number(n)]);
             assert_found(found, &expected, 3.0 * relative);
+        }
+    }
+
+    #[test]
+    fn biases_are_those_of_the_cpu(rows in 1_usize..9, width in 1_usize..50, seed: u64) {
+        let n = rows * width;
+        for (dtype, suffix, relative) in TYPES {
+            let [x, dy] = [0, 1].map(|add| tensor(seed ^ add, n, dtype));
+            let bias = tensor(seed ^ 2, width, dtype);
+            let (input, by) = (wide(&x, &[rows, width]), wide(&bias, &[width]));
+            let sum = add_bias(&input, &by).unwrap();
+            let given = [In(&x), In(&bias), Out(n), number(n), number(width)];
+            let found = run(&format!("add_bias_{suffix}"), &given);
+            assert_found(found, &narrow(&sum, dtype), relative);
+            let y = gelu(&sum).unwrap();
+            let found = run(&format!("bias_gelu_{suffix}"), &given);
+            assert_found(found, &narrow(&y, dtype), 3.0 * relative);
+            let expected = narrow(gradients(&y, &dy).get(&input).unwrap(), dtype);
+            let given = [In(&x), In(&bias), In(&dy), Out(n), number(n), number(width)];
+            let found = run(&format!("bias_gelu_backward_{suffix}"), &given);
+            assert_found(found, &expected, 3.0 * relative);
+        }
+    }
+
+    #[test]
+    fn rows_are_repeated_widened_and_summed(rows in 1_usize..70, width in 1_usize..50, chunks in 1_usize..4, seed: u64) {
+        let n = rows * width;
+        let padded = (width + 1).next_multiple_of(8);
+        for (dtype, suffix, _) in TYPES {
+            let x = tensor(seed, n, dtype);
+            let found = run(&format!("repeat_{suffix}"), &[In(&x), Out(3 * n), number(n), number(3 * n)]);
+            assert_found(found, &Tensor::cat(&[&x, &x, &x], 0).unwrap(), 0.0);
+            let sizes = || [number(width), number(padded)];
+            let [width_of, padded_of] = sizes();
+            let given = [In(&x), Out(rows * padded), number(n), width_of, padded_of];
+            let found = run(&format!("with_ones_{suffix}"), &given);
+            let expected = rows::with_ones_composed(&x.reshape((rows, width)).unwrap()).unwrap();
+            assert_found(found, &expected, 0.0);
+            let [width_of, padded_of] = sizes();
+            let given = [In(&expected), Out(n), number(rows * padded), width_of, padded_of];
+            assert_found(run(&format!("without_ones_{suffix}"), &given), &x, 0.0);
+            let given = [In(&x), Out(chunks * width), number(n), number(width), number(chunks)];
+            let Some(sums) = run(&format!("column_sums_{suffix}"), &given) else { continue };
+            let sums = Tensor::from_vec(values(&sums, DType::F32), (chunks, width), &Device::Cpu).unwrap();
+            let expected = wide(&x, &[rows, width]).sum(0).unwrap();
+            assert_found(Some(bytes(&sums.sum(0).unwrap())), &expected, 1e-4);
         }
     }
 
@@ -181,45 +291,39 @@ proptest! {
         for (dtype, suffix, relative) in TYPES {
             let in_rows = |x: &Tensor| x.to_dtype(DType::F32).unwrap().reshape((rows, width)).unwrap();
             let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
-            let number = [width.to_string()];
-            let y = softmax(&in_rows(&x)).unwrap().to_dtype(dtype).unwrap();
-            let found = run(&format!("softmax_{suffix}"), n, &number, &[&bytes(&x)]);
+            let y = narrow(&softmax(&in_rows(&x)).unwrap(), dtype);
+            let found = run(&format!("softmax_{suffix}"), &[In(&x), Out(n), number(n), number(width)]);
             assert_found(found, &y, relative);
             let (wide_y, wide_dy) = (in_rows(&y), in_rows(&dy));
             let dot = (&wide_y * &wide_dy).unwrap().sum_keepdim(1).unwrap();
             let expected = (wide_y * wide_dy.broadcast_sub(&dot).unwrap()).unwrap();
-            let buffers = [&bytes(&y)[..], &bytes(&dy)];
-            let found = run(&format!("softmax_backward_{suffix}"), n, &number, &buffers);
-            assert_found(found, &expected.to_dtype(dtype).unwrap(), 2.0 * relative);
+            let given = [In(&y), In(&dy), Out(n), number(n), number(width)];
+            let found = run(&format!("softmax_backward_{suffix}"), &given);
+            assert_found(found, &narrow(&expected, dtype), 2.0 * relative);
         }
     }
 
     #[test]
-    fn layer_norm_and_its_gradients_are_those_of_the_cpu(rows in 1_usize..9, width in 2_usize..80, seed: u64) {
+    fn layer_norm_and_its_gradients_are_those_of_the_cpu(rows in 1_usize..9, width in 2_usize..300, seed: u64) {
         let n = rows * width;
         for (dtype, suffix, relative) in TYPES {
-            let wide = |x: &Tensor, shape: &[usize]| {
-                let wide = x.to_dtype(DType::F32).unwrap().reshape(shape).unwrap();
-                Var::from_tensor(&wide).unwrap()
-            };
             let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
             let [gamma, beta] = [2, 3].map(|add| tensor(seed ^ add, width, dtype));
             let inputs = [wide(&x, &[rows, width]), wide(&gamma, &[width]), wide(&beta, &[width])];
             let y = layer_norm(&inputs[0], &inputs[1], &inputs[2], 1e-2).unwrap();
-            let numbers = [width.to_string(), "1e-2".to_string()];
             let kernel = |name: &str, buffers: [&Tensor; 3]| {
-                let buffers = buffers.map(bytes);
-                run(&format!("{name}_{suffix}"), n, &numbers, &buffers.each_ref().map(|bytes| &bytes[..]))
+                let [a, b, c] = buffers.map(In);
+                let given = [a, b, c, Out(n), number(n), number(width), number("1e-2")];
+                run(&format!("{name}_{suffix}"), &given)
             };
             let found = kernel("layer_norm", [&x, &gamma, &beta]);
-            assert_found(found, &y.to_dtype(dtype).unwrap(), 10.0 * relative);
-            let loss = (y * wide(&dy, &[rows, width]).as_tensor()).unwrap().sum_all().unwrap();
-            let gradients = loss.backward().unwrap();
+            assert_found(found, &narrow(&y, dtype), 10.0 * relative);
+            let gradients = gradients(&y, &dy);
             let found = kernel("layer_norm_backward", [&x, &gamma, &dy]);
-            let expected = gradients.get(&inputs[0]).unwrap().to_dtype(dtype).unwrap();
+            let expected = narrow(gradients.get(&inputs[0]).unwrap(), dtype);
             assert_found(found, &expected, 100.0 * relative.min(2e-3));
-            let buffers = [&bytes(&x)[..], &bytes(&dy)];
-            let sums = run(&format!("layer_norm_weights_{suffix}"), n, &numbers, &buffers);
+            let given = [In(&x), In(&dy), Out(3 * 2 * width), number(n), number(width), number("1e-2")];
+            let sums = run(&format!("layer_norm_weights_{suffix}"), &given);
             let Some(sums) = sums else { continue };
             let sums = values(&sums, DType::F32);
             let sums = Tensor::from_vec(sums, (3, 2, width), &Device::Cpu).unwrap().sum(0).unwrap();
@@ -232,17 +336,49 @@ proptest! {
     }
 
     #[test]
-    fn a_step_of_adam_is_that_of_the_cpu(n in 1_usize..400, seed: u64) {
+    fn steps_of_all_parameters_are_those_of_the_cpu(counts: [u8; 2], length in 1_usize..300, seed: u64) {
+        let counts = counts.map(|count| usize::from(count) + 1);
+        let parameters: Vec<[Tensor; 4]> = counts.iter().enumerate().map(|(number, &count)| {
+            let of = |kind: u64| tensor(seed ^ (4 * number as u64 + kind), count, DType::F32);
+            [of(0), of(1), of(2).sqr().unwrap(), of(3)]
+        }).collect();
+        let numbers = [counts[0], counts[1], length].map(number);
+        let buffers = parameters.iter().flatten().map(|tensor| tensor.copy().unwrap()).collect::<Vec<_>>();
+        let given = || numbers.iter().map(Given::same).chain(buffers.iter().map(In)).collect::<Vec<_>>();
+        let changed = || {
+            let all: Vec<_> = parameters.iter().flat_map(|tensors| &tensors[..3]).collect();
+            Tensor::cat(&all, 0).unwrap()
+        };
+        let reset = || for (tensor, value) in parameters.iter().flatten().zip(&buffers) {
+            tensor.slice_set(value, 0, 0).unwrap();
+        };
+        let sums = run("squares", &given());
+        let Some(sums) = sums.map(|sums| values(&sums, DType::F32)) else { return Ok(()) };
+        let expected: f64 = parameters.iter().map(|tensors| sum_of_squares(&tensors[3]).unwrap()).sum();
+        let found = sums.iter().copied().map(f64::from).sum::<f64>();
+        assert!((found - expected).abs() < 1e-5 * expected, "{found}, not {expected}");
+
         let step = AdamStep { first_rate: 0.1, second_rate: 0.001, step_size: 0.03, epsilon: 1e-7 };
-        let [parameter, first, gradient] = [0, 1, 2].map(|add| tensor(seed ^ add, n, DType::F32));
-        let second = tensor(seed ^ 3, n, DType::F32).sqr().unwrap();
-        let buffers = [&parameter, &first, &second, &gradient].map(bytes);
-        let numbers = [step.first_rate, step.second_rate, step.step_size, step.epsilon];
-        let numbers = numbers.map(|number| number.to_string());
-        let found = run("adam_f32", n, &numbers, &buffers.each_ref().map(|bytes| &bytes[..]));
-        adam_step(&parameter, &first, &second, &gradient, step).unwrap();
-        let expected = Tensor::cat(&[parameter, first, second], 0).unwrap();
-        assert_found(found, &expected, 0.0);
+        for (number, [parameter, first, second, gradient]) in parameters.iter().enumerate() {
+            decay(parameter, 0.125 * number as f32).unwrap();
+            adam_step(parameter, first, second, &(gradient * 0.5).unwrap(), step).unwrap();
+        }
+        assert_found(run("adam_steps", &given()), &changed(), 1e-6);
+        reset();
+        let step = LambStep {
+            first_rate: 0.1, second_rate: 0.001, first_correction: 10.0, second_correction: 1000.0, epsilon: 1e-7,
+            weight_decay: 0.25, learning_rate: 0.01,
+        };
+        for (number, [parameter, first, second, gradient]) in parameters.iter().enumerate() {
+            decay(parameter, 0.125 * number as f32).unwrap();
+            lamb_step(parameter, first, second, gradient, step).unwrap();
+        }
+        assert_found(run("lamb_steps", &given()), &changed(), 1e-5);
+        reset();
+        for [mean, _, _, value] in &parameters {
+            move_mean(mean, value, 0.25).unwrap();
+        }
+        assert_found(run("move_means", &given()), &changed(), 0.0);
     }
 }
 
@@ -261,18 +397,22 @@ fn values_are_rounded_as_they_should_be() {
         1e-40,
     ];
     let x = Tensor::new(&special, &Device::Cpu).unwrap();
-    let Some(found) = run(
-        "dropout_f32",
-        special.len(),
-        &["1", "0", "1"].map(String::from),
-        &[&bytes(&x)],
-    ) else {
-        return;
-    };
-    let same = values(&found, DType::F32);
-    assert!(
-        same.iter()
-            .zip(special)
-            .all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
-    );
+    let zeros = x.zeros_like().unwrap().neg().unwrap(); // -0, which changes nothing, not even -0
+    let narrow = narrow(&x, DType::BF16);
+    for (x, suffix) in [(&x, "f32"), (&narrow, "bf16")] {
+        let bias = zeros.to_dtype(x.dtype()).unwrap();
+        let n = special.len();
+        let given = [In(x), In(&bias), Out(n), number(n), number(n)];
+        let Some(found) = run(&format!("add_bias_{suffix}"), &given) else {
+            return;
+        };
+        let (found, expected) = (values(&found, x.dtype()), values(&bytes(x), x.dtype()));
+        for (found, expected) in found.into_iter().zip(expected) {
+            let same = found.to_bits() == expected.to_bits();
+            assert!(
+                same || (found.is_nan() && expected.is_nan()),
+                "{found}, not {expected}"
+            );
+        }
+    }
 }

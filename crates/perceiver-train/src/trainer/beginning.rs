@@ -283,6 +283,7 @@ impl Trainer {
         let steps_per_epoch = data.train.len().div_ceil(training.batch_size);
         let watchdog = Watchdog::new(&recipe, steps_per_epoch);
         let summary = Summary::new(&recipe.model)?;
+        let read_after = Self::steps_between_readings(&recipe, &place);
         Ok(Self {
             recipe,
             data,
@@ -295,6 +296,8 @@ impl Trainer {
             averaging,
             best,
             progress,
+            unread: Vec::new(),
+            read_after,
             saved: Instant::now(),
             clock,
             watchdog,

@@ -7,27 +7,22 @@ use perceiver_model::Perceiver;
 use perceiver_ops::{Key, Mode};
 
 use crate::batch_pass::{BatchPass, BatchResult};
-use crate::batch_score::BatchScore;
 use crate::error::Result;
 use crate::exchange::Arrival;
 use crate::gradients::Gradients;
 use crate::loss::Targets;
 use crate::tap::{Found, tapped_model};
 use crate::trainer::Trainer;
+use crate::trainer::reading::Unread;
 
 impl Trainer {
     /// How a batch of so many `images`, of which `part` is this rank's, is classified, and the gradients of its mean loss.
-    pub(super) fn gradients(&self, part: &Batch, images: usize) -> Result<(BatchScore, Gradients)> {
-        let share = part.indices.len() as f64 / images as f64;
+    pub(super) fn gradients(&self, part: &Batch, images: usize) -> Result<(Unread, Gradients)> {
         let arrival = self.arrival(part);
         let find = |found: &Sender<Found>| self.find_gradients(part, images, arrival, found);
         let (result, gradients) = self.exchange.summed(arrival, &self.parameters, find)?;
-        let score = result.map(|result| BatchScore::new(result.loss, &result.logits, &part.labels));
-        let score = BatchScore::of_all(&*self.place.ranks, score.transpose()?, share)?;
-        if !score.loss.is_finite() {
-            return Err(self.not_finite("loss", score.loss));
-        }
-        Ok((score, gradients))
+        let unread = Unread::new(result, part, images, self.progress.steps);
+        Ok((unread, gradients))
     }
 
     /// When the gradients of this rank's part are known.

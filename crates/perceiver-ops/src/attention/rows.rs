@@ -1,0 +1,224 @@
+//! Attention of whole tensors: all heads of an image in one product where they share keys and values.
+//!
+//! The rows of logits are then those of queries, of heads, `[batch, queries * heads, keys]`: nothing is copied to split heads or to join
+//! them. Between the products, softmax, its factor and dropout are one operation.
+
+#[cfg(feature = "cuda")]
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Shape, bail};
+use candle_core::{D, Result, Tensor};
+
+use super::mask::Mask;
+use super::shape::Geometry;
+use crate::{Transpose, batched_matmul, batched_matmul_composed, cuda, softmax};
+
+/// How the rows of logits lie, and what falls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    pub(crate) g: Geometry,
+    pub(crate) mask: Option<Mask>,
+    /// Whether they are `[batch, heads, queries, keys]`, for heads that have keys of their own.
+    pub(crate) by_head: bool,
+}
+
+/// What `queries` `[batch, n, heads * width]` read by `keys` from `values`, of sizes that were checked: `[batch, n, heads * value_width]`.
+pub(crate) fn read(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    g: Geometry,
+    mask: Option<Mask>,
+) -> Result<Tensor> {
+    let by_head = g.kv_heads > 1;
+    let split = |x: &Tensor, length: usize| {
+        let heads = x.reshape((g.batch, length, g.heads, ()))?;
+        heads.transpose(1, 2)?.contiguous() // [batch, heads, length, width]
+    };
+    let probabilities = |queries: &Tensor, keys: &Tensor| {
+        let logits = product(queries, keys, Transpose::Right)?;
+        softmax_dropout(&logits, Rows { g, mask, by_head })
+    };
+    let outputs = (g.batch, g.queries, g.heads * g.value_width);
+    if by_head {
+        let probabilities = probabilities(&split(queries, g.queries)?, &split(keys, g.keys)?)?;
+        let read = product(&probabilities, &split(values, g.keys)?, Transpose::Neither)?;
+        return read.transpose(1, 2)?.contiguous()?.reshape(outputs);
+    }
+    let rows = queries.reshape((g.batch, g.queries * g.heads, g.width))?;
+    let probabilities = probabilities(&rows, keys)?; // [batch, n * heads, m]
+    product(&probabilities, values, Transpose::Neither)?.reshape(outputs)
+}
+
+fn product(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Tensor> {
+    if cuda::has_kernels(a) {
+        batched_matmul(a, b, transpose)
+    } else {
+        batched_matmul_composed(a, b, transpose)
+    }
+}
+
+fn softmax_dropout(logits: &Tensor, rows: Rows) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::has_kernels(logits) {
+        return logits.contiguous()?.apply_op1(SoftmaxDropout(rows));
+    }
+    softmax_composed(logits, rows)
+}
+
+/// `softmax(scale * logits)`, of which dropout takes its part.
+pub(crate) fn softmax_composed(logits: &Tensor, Rows { g, mask, by_head }: Rows) -> Result<Tensor> {
+    let probabilities = softmax::softmax_composed(&(logits * f64::from(g.scale))?)?;
+    let Some(mask) = mask else {
+        return Ok(probabilities);
+    };
+    let by_heads = (g.batch, g.heads, g.queries, g.keys);
+    let mut factors = Tensor::from_vec(mask.factors(g), by_heads, logits.device())?;
+    if !by_head {
+        factors = factors.transpose(1, 2)?.contiguous()?;
+    }
+    probabilities * factors.reshape(logits.shape())?.to_dtype(logits.dtype())?
+}
+
+/// Rows `[..., width]` with a 1 behind them, which sums up what reads them, then zeros up to a multiple of 8, as matrix units like it.
+pub(crate) fn with_ones(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::has_kernels(x) {
+        return x.contiguous()?.apply_op1(WithOnes);
+    }
+    with_ones_composed(x)
+}
+
+pub(crate) fn with_ones_composed(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    let one = x.narrow(D::Minus1, 0, 1)?.ones_like()?;
+    let padded = Tensor::cat(&[x, &one], D::Minus1)?;
+    padded.pad_with_zeros(D::Minus1, 0, padded_width(width) - width - 1)
+}
+
+const fn padded_width(width: usize) -> usize {
+    (width + 1).next_multiple_of(8)
+}
+
+#[cfg(feature = "cuda")]
+impl Rows {
+    fn numbers(&self) -> [cuda::Number; 7] {
+        use cuda::Number::{Real, Short, Whole};
+        let Self { g, mask, by_head } = *self;
+        let (queries, heads) = if by_head {
+            (g.queries * g.heads, 1)
+        } else {
+            (g.queries, g.heads)
+        };
+        let (key, threshold, factor) = mask.map_or((0, 0, 1.0), |mask| mask.for_gpu());
+        [
+            Whole(g.keys as u64),
+            Real(g.scale),
+            Whole(queries as u64),
+            Whole(heads as u64),
+            Whole(key),
+            Short(threshold),
+            Real(factor),
+        ]
+    }
+}
+
+#[cfg(feature = "cuda")]
+struct SoftmaxDropout(Rows);
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for SoftmaxDropout {
+    fn name(&self) -> &'static str {
+        "softmax-dropout"
+    }
+
+    fn cpu_fwd(&self, _x: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: expected logits on a GPU", self.name())
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::map_rows("softmax_dropout", [(x, layout)], &self.0.numbers())
+    }
+
+    fn bwd(&self, logits: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let backward = SoftmaxDropoutBackward(self.0);
+        let grad = grad.contiguous()?;
+        logits.apply_op2_no_bwd(&grad, &backward).map(Some)
+    }
+}
+
+/// `(logits, dy) -> dlogits`
+#[cfg(feature = "cuda")]
+struct SoftmaxDropoutBackward(Rows);
+
+#[cfg(feature = "cuda")]
+impl CustomOp2 for SoftmaxDropoutBackward {
+    fn name(&self) -> &'static str {
+        "softmax-dropout-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _x: &CpuStorage,
+        _layout: &Layout,
+        _grad: &CpuStorage,
+        _grad_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: expected logits on a GPU", self.name())
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [(x, layout), (grad, grad_layout)];
+        cuda::map_rows("softmax_dropout_backward", inputs, &self.0.numbers())
+    }
+}
+
+#[cfg(feature = "cuda")]
+struct WithOnes;
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for WithOnes {
+    fn name(&self) -> &'static str {
+        "with-ones"
+    }
+
+    fn cpu_fwd(&self, _x: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: expected rows on a GPU", self.name())
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let width = cuda::width(layout.shape());
+        cuda::widths("with_ones", (x, layout), width, padded_width(width))
+    }
+
+    fn bwd(&self, x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let width = x.dim(D::Minus1)?;
+        let back = WithoutOnes { width };
+        grad.contiguous()?.apply_op1_no_bwd(&back).map(Some)
+    }
+}
+
+#[cfg(feature = "cuda")]
+struct WithoutOnes {
+    width: usize,
+}
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for WithoutOnes {
+    fn name(&self) -> &'static str {
+        "without-ones"
+    }
+
+    fn cpu_fwd(&self, _x: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: expected rows on a GPU", self.name())
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let padded = cuda::width(layout.shape());
+        cuda::widths("without_ones", (x, layout), self.width, padded)
+    }
+}

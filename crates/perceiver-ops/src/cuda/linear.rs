@@ -1,0 +1,134 @@
+//! Dense layers: a product, then one kernel for the bias and, where it follows, GELU.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::op::BackpropOp;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail,
+};
+
+use super::{Number, column_sums, map, width};
+
+/// `gelu(x W^T + b)`, or without GELU, of contiguous tensors of one type that fit together.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, gelu: bool) -> Result<Tensor> {
+    let product = Mutex::new(None);
+    x.apply_op3(weight, bias, Linear { gelu, product })
+}
+
+struct Linear {
+    gelu: bool,
+    /// `x W^T`, `[rows, outputs]`, for the backward pass of GELU.
+    product: Mutex<Option<Tensor>>,
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _x: &CpuStorage,
+        _x_layout: &Layout,
+        _weight: &CpuStorage,
+        _weight_layout: &Layout,
+        _bias: &CpuStorage,
+        _bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: expected tensors on a GPU", self.name())
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (outputs, inputs) = weight_layout.shape().dims2()?;
+        let rows = x_layout.shape().elem_count() / inputs;
+        let x_rows = Layout::contiguous_with_offset((rows, inputs), x_layout.start_offset());
+        let sizes = (1, rows, outputs, inputs);
+        let product = x.matmul(weight, sizes, &x_rows, &weight_layout.transpose(0, 1)?)?;
+        let product_layout = Layout::contiguous((rows, outputs));
+        let kernel = if self.gelu { "bias_gelu" } else { "add_bias" };
+        let operands = [(&product, &product_layout), (bias, bias_layout)];
+        let (output, _) = map(kernel, operands, &[Number::Whole(outputs as u64)])?;
+        if self.gelu {
+            let product = Storage::Cuda(product);
+            let product = Tensor::from_storage(product, (rows, outputs), BackpropOp::none(), false);
+            *self.product.lock().unwrap_or_else(PoisonError::into_inner) = Some(product);
+        }
+        let leading = &x_layout.dims()[..x_layout.dims().len() - 1];
+        Ok((output, Shape::from([leading, &[outputs]].concat())))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (outputs, inputs) = weight.dims2()?;
+        let mut grad = grad.contiguous()?.reshape(((), outputs))?; // [rows, outputs]
+        let product = self.product.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(product) = &*product {
+            let backward = BiasGeluBackward { bias: bias.clone() };
+            grad = product.apply_op2_no_bwd(&grad, &backward)?;
+        }
+        let rows = x.detach().reshape(((), inputs))?;
+        let dx = grad.matmul(&weight.detach())?.reshape(x.shape())?;
+        let dweight = grad.t()?.matmul(&rows)?;
+        let dbias = column_sums(&grad)?.to_dtype(bias.dtype())?;
+        Ok((Some(dx), Some(dweight), Some(dbias)))
+    }
+}
+
+/// `(x, dy) -> dy * gelu'(x + bias)`
+struct BiasGeluBackward {
+    bias: Tensor,
+}
+
+impl CustomOp2 for BiasGeluBackward {
+    fn name(&self) -> &'static str {
+        "bias-gelu-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _x: &CpuStorage,
+        _x_layout: &Layout,
+        _grad: &CpuStorage,
+        _grad_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: expected tensors on a GPU", self.name())
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        grad: &CudaStorage,
+        grad_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (bias, bias_layout) = self.bias.storage_and_layout();
+        let Storage::Cuda(bias) = &*bias else {
+            bail!("{}: expected a bias on the GPU", self.name());
+        };
+        let operands = [(x, x_layout), (bias, bias_layout), (grad, grad_layout)];
+        let width = width(x_layout.shape());
+        map(
+            "bias_gelu_backward",
+            operands,
+            &[Number::Whole(width as u64)],
+        )
+    }
+}

@@ -1,0 +1,230 @@
+//! Steps of optimizers for all parameters of a model at once: a table of where they are, and a kernel or two.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
+};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tensor, bail};
+
+use super::launch::{MODULE, WARP, compiled};
+use crate::steps::ParameterStep;
+use crate::{AdamStep, LambStep};
+
+/// Values that a block takes at a time.
+const CHUNK: usize = 8_192;
+
+/// The threads of a block.
+const THREADS: u32 = 256;
+
+/// Whether all of them are tensors that the kernels take.
+pub(crate) fn have_kernels<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> bool {
+    tensors.into_iter().all(|tensor| {
+        tensor.device().is_cuda() && tensor.dtype() == DType::F32 && tensor.is_contiguous()
+    })
+}
+
+/// One step of Adam.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn adam(
+    parameters: &[ParameterStep<2>],
+    step: AdamStep,
+    factor: Option<&Tensor>,
+) -> Result<()> {
+    let all = Table::new(parameters)?;
+    let numbers = [
+        step.first_rate,
+        step.second_rate,
+        step.step_size,
+        step.epsilon,
+    ];
+    all.launch("adam_steps", Some(address_or_null(factor)?), None, &numbers)
+}
+
+/// One step of LAMB.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn lamb(
+    parameters: &[ParameterStep<2>],
+    step: LambStep,
+    factor: Option<&Tensor>,
+) -> Result<()> {
+    let all = Table::new(parameters)?;
+    let sums = all.sums(2)?;
+    let numbers = [
+        step.first_rate,
+        step.second_rate,
+        step.first_correction,
+        step.second_correction,
+        step.epsilon,
+        step.learning_rate,
+    ];
+    let factor = Some(address_or_null(factor)?);
+    all.launch("lamb_moments", factor, Some(&sums), &numbers)?;
+    all.launch("lamb_changes", None, Some(&sums), &numbers)
+}
+
+/// Moves means, each towards the value beside it.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> {
+    let rows: Vec<Row> = pairs
+        .iter()
+        .map(|(mean, value)| Row::of([mean, mean, mean, value], 0.0, 0.0))
+        .collect();
+    Table::of_rows(&rows)?.launch("move_means", None, None, &[rate])
+}
+
+/// The sum of squares of all values of all tensors, a scalar, where they are.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<Tensor> {
+    let rows: Vec<Row> = tensors
+        .iter()
+        .map(|tensor| Row::of([tensor; 4], 0.0, 0.0))
+        .collect();
+    let all = Table::of_rows(&rows)?;
+    let sums = all.sums(1)?;
+    all.launch("squares", None, Some(&sums), &[])?;
+    let count = sums.len();
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(sums, all.device.clone()));
+    let sums = Tensor::from_storage(storage, (count, 1), BackpropOp::none(), false);
+    super::column_sums(&sums)?.squeeze(0)
+}
+
+/// A parameter and what goes with it: values, moments and gradient, decay beforehand and within.
+struct Row<'a> {
+    tensors: [&'a Tensor; 4],
+    decay: f32,
+    weight_decay: f32,
+}
+
+impl<'a> Row<'a> {
+    fn of(tensors: [&'a Tensor; 4], decay: f32, weight_decay: f32) -> Self {
+        Self {
+            tensors,
+            decay,
+            weight_decay,
+        }
+    }
+}
+
+/// What `kernels.cu` calls parameters and chunks, on the GPU.
+struct Table {
+    device: CudaDevice,
+    parameters: CudaSlice<u64>,
+    chunks: CudaSlice<u64>,
+}
+
+impl Table {
+    fn new(parameters: &[ParameterStep<2>]) -> Result<Self> {
+        let rows: Vec<Row> = parameters
+            .iter()
+            .map(|step| {
+                let [first, second] = step.moments;
+                let tensors = [step.parameter, first, second, step.gradient];
+                Row::of(tensors, step.decay, step.weight_decay)
+            })
+            .collect();
+        Self::of_rows(&rows)
+    }
+
+    fn of_rows(rows: &[Row]) -> Result<Self> {
+        let Some(Device::Cuda(device)) = rows.first().map(|row| row.tensors[0].device()) else {
+            bail!("a step on a GPU: expected parameters there, found none");
+        };
+        let (mut parameters, mut chunks) = (Vec::new(), Vec::new());
+        for (number, row) in rows.iter().enumerate() {
+            let count = row.tensors[0].elem_count();
+            for tensor in row.tensors {
+                if tensor.elem_count() != count {
+                    let dims = row.tensors.map(Tensor::dims);
+                    bail!("a step: expected tensors of one shape, found {dims:?}");
+                }
+                parameters.push(address(tensor)?);
+            }
+            let decays = [row.decay, row.weight_decay].map(|decay| u64::from(decay.to_bits()));
+            parameters.extend([
+                count as u64,
+                chunks.len() as u64,
+                decays[0] | decays[1] << 32,
+            ]);
+            let indices = 0..count.div_ceil(CHUNK) as u64;
+            chunks.extend(indices.map(|index| number as u64 | index << 32));
+        }
+        Ok(Self {
+            device: device.clone(),
+            parameters: device.clone_htod(&parameters)?,
+            chunks: device.clone_htod(&chunks)?,
+        })
+    }
+
+    /// Room for so many sums of every warp of every chunk.
+    fn sums(&self, of_a_warp: usize) -> Result<CudaSlice<f32>> {
+        let warps = self.chunks.len() * (THREADS / WARP) as usize;
+        // SAFETY: any bits are an `f32`, and the kernels write all of them.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.device.alloc(warps * of_a_warp)
+        }
+    }
+
+    fn launch(
+        &self,
+        kernel: &str,
+        factor: Option<u64>,
+        sums: Option<&CudaSlice<f32>>,
+        numbers: &[f32],
+    ) -> Result<()> {
+        let function = self
+            .device
+            .get_or_load_custom_func(kernel, MODULE, compiled()?)?;
+        let (count, length) = (self.chunks.len() as u64, CHUNK as u64);
+        let mut arguments = function.builder();
+        arguments.arg(&self.parameters).arg(&self.chunks);
+        arguments.arg(&count).arg(&length);
+        if let Some(factor) = &factor {
+            arguments.arg(factor);
+        }
+        if let Some(sums) = sums {
+            arguments.arg(sums);
+        }
+        for number in numbers {
+            arguments.arg(number);
+        }
+        let threads = LaunchConfig {
+            grid_dim: (self.chunks.len().max(1) as u32, 1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the arguments are those that `kernels.cu` declares; the tensors whose addresses are in the table are alive until the
+        // caller is done with them, after which their memory is given back in the order of the stream, and nobody reads one meanwhile.
+        #[allow(unsafe_code)]
+        unsafe { arguments.launch(threads) }.w()?;
+        Ok(())
+    }
+}
+
+/// Where the values of a contiguous tensor begin.
+fn address(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        bail!(
+            "a step on a GPU: expected a tensor there, found one on {:?}",
+            tensor.device()
+        );
+    };
+    let values = storage.as_cuda_slice::<f32>()?;
+    let stream = storage.device.cuda_stream();
+    let (start, _guard) = values.device_ptr(&stream);
+    Ok(start + (layout.start_offset() * size_of::<f32>()) as u64)
+}
+
+fn address_or_null(tensor: Option<&Tensor>) -> Result<u64> {
+    tensor.map_or(Ok(0), address)
+}
