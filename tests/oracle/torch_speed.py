@@ -1,9 +1,14 @@
 """How fast the model trains and predicts in PyTorch, compiled: the peer of `cargo xtask bench`.
 
-usage: python torch_speed.py train|infer CONFIG_JSON BATCH STEPS
+usage: python torch_speed.py train|infer CONFIG_JSON BATCH STEPS [DEVICE [PRECISION]]
 
-The last line it prints is a JSON object: amount (pictures a repetition), seconds of every repetition, peak_rss_bytes.
+DEVICE is cpu, cuda or cuda:N; PRECISION f32, tf32 or bf16: autocast, with weights and the optimizer's state in f32. A GPU goes through ten
+repetitions before it is waited for, as it does in training.
+
+The last line it prints is a JSON object: amount (pictures a repetition), seconds of every repetition, peak_rss_bytes, and on a GPU
+peak_device_bytes.
 """
+import contextlib
 import json
 import resource
 import sys
@@ -86,42 +91,64 @@ class Perceiver(nn.Module):
         return self.head(latents.mean(1))
 
 
-def work(model, task, images, labels):
+def work(model, task, images, labels, autocast):
     """What is repeated."""
+    forward = torch.compile(model)
     if task == "infer":
         model.eval()
-        forward = torch.compile(model)
 
         def infer():
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast():
                 forward(images)
 
         return infer
-    forward = torch.compile(model)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(forward(images), labels).backward()
+        with autocast():
+            logits = forward(images)
+        F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
 
     return step
 
 
-def measure(task, config, batch, steps):
+def autocast_of(device, precision):
+    if precision == "bf16":
+        return lambda: torch.autocast(device.type, torch.bfloat16)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    return contextlib.nullcontext
+
+
+def measure(task, config, batch, steps, device="cpu", precision="f32"):
     torch.manual_seed(0)
+    device = torch.device(device)
+    is_gpu = device.type == "cuda"
+    together = 10 if is_gpu else 1
     side, classes = config["image_size"], config["classifier_units"][-1]
-    images, labels = torch.randn(batch, 3, side, side), torch.randint(0, classes, (batch,))
-    repeat = work(Perceiver(config), task, images, labels)
+    images = torch.randn(batch, 3, side, side, device=device)
+    labels = torch.randint(0, classes, (batch,), device=device)
+    once = work(Perceiver(config).to(device), task, images, labels, autocast_of(device, precision))
+
+    def repeat():
+        for _ in range(together):
+            once()
+        if is_gpu:
+            torch.cuda.synchronize(device)
+
     repeat(), repeat()
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
         repeat()
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(dict(amount=float(batch), seconds=seconds, peak_rss_bytes=peak)))
+        seconds.append((time.perf_counter() - start) / together)
+    found = dict(amount=float(batch), seconds=seconds)
+    found["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if is_gpu:
+        found["peak_device_bytes"] = torch.cuda.max_memory_allocated(device)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    measure(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

@@ -7,6 +7,7 @@
 pub mod cold_start;
 pub mod contestant;
 pub mod criterion;
+mod gpu;
 pub mod peers;
 mod program;
 mod ranks;
@@ -17,7 +18,7 @@ pub mod workload;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use perceiver_train::{DeviceChoice, Preset};
+use perceiver_train::{DeviceChoice, Precision, Preset};
 
 use crate::error::{Result, XtaskError};
 use crate::observer::Observer;
@@ -35,6 +36,8 @@ pub enum Subject {
     Train,
     /// Forward passes: whole batches, one picture, and larger pictures.
     Infer,
+    /// How a training step's time is divided among kernels and products, on an NVIDIA GPU.
+    Kernels,
     /// Pictures through the loader, augmentation included.
     Loader,
     /// Single operations beside their compositions of candle's.
@@ -52,12 +55,14 @@ pub struct Bench {
     pub only: Vec<Subject>,
     /// The preset whose model is measured.
     pub preset: Preset,
-    /// Pictures in a batch; the preset's own number if None.
-    pub batch_size: Option<usize>,
+    /// Pictures in a batch, one after another in training and inference; the preset's own number if empty.
+    pub batch_sizes: Vec<usize>,
     /// Whether training recomputes.
     pub recompute: bool,
     /// Where to compute.
     pub device: DeviceChoice,
+    /// In what numbers.
+    pub precision: Precision,
     /// A Python with the peers, to be measured too.
     pub peers: Option<String>,
     /// How often every contestant has its turn.
@@ -75,15 +80,19 @@ impl Bench {
     /// When a contestant cannot be started or fails.
     pub fn run(&self, observer: &dyn Observer) -> Result<Report> {
         if let Some(python) = &self.peers {
-            python::check(python, peers::MODULES).map_err(|finding| XtaskError::NoPeers {
+            let [modules, packages] = Peer::needs(self.device);
+            python::check(python, modules).map_err(|finding| XtaskError::NoPeers {
                 python: python.clone(),
                 finding,
-                packages: peers::PACKAGES,
+                packages,
             })?;
         }
         let mut report = Report::default();
         if self.includes(Subject::Train) {
             self.in_turns("train", Task::Train, &mut report, observer)?;
+        }
+        if self.includes(Subject::Kernels) && self.device != DeviceChoice::Cpu {
+            self.kernels(&mut report, observer)?;
         }
         if self.includes(Subject::Infer) {
             self.in_turns("infer", Task::Infer, &mut report, observer)?;
@@ -110,14 +119,16 @@ impl Bench {
         self.only.is_empty() || self.only.contains(&subject)
     }
 
+    /// That of the first batch size.
     fn workload(&self, task: Task) -> Workload {
         Workload {
             task,
             preset: self.preset,
-            batch_size: self.batch_size,
+            batch_size: self.batch_sizes.first().copied(),
             image_size: None,
             recompute: self.recompute,
             device: self.device,
+            precision: self.precision,
             steps: self.steps,
         }
     }
@@ -130,13 +141,13 @@ impl Bench {
         let Some(python) = &self.peers else {
             return Ok(Vec::new());
         };
-        Peer::ALL
-            .into_iter()
-            .map(|peer| Contestant::peer(peer, python, &self.scripts, workload))
+        Peer::on(self.device)
+            .iter()
+            .map(|&peer| Contestant::peer(peer, python, &self.scripts, workload))
             .collect()
     }
 
-    /// Ours, the rate of matrix products alone, and the peers.
+    /// Ours, the rate of matrix products alone, and the peers, with every batch size: `<name>`, or of several `<name>_<batch size>`.
     fn in_turns(
         &self,
         name: &str,
@@ -144,13 +155,30 @@ impl Bench {
         report: &mut Report,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let workload = self.workload(task);
-        let mut contestants = vec![Contestant::ours(&workload)];
-        contestants.extend(self.peers_of(&workload)?);
+        if self.batch_sizes.len() < 2 {
+            return self.contest(name, &self.workload(task), report, observer);
+        }
+        for &batch_size in &self.batch_sizes {
+            let mut workload = self.workload(task);
+            workload.batch_size = Some(batch_size);
+            self.contest(&format!("{name}_{batch_size}"), &workload, report, observer)?;
+        }
+        Ok(())
+    }
+
+    fn contest(
+        &self,
+        name: &str,
+        workload: &Workload,
+        report: &mut Report,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let mut contestants = vec![Contestant::ours(workload)];
+        contestants.extend(self.peers_of(workload)?);
         let products = self.ours(Task::Products);
         let mut rates = Vec::new();
         let samples = self.rounds(name, &contestants, observer, || {
-            let sample = products.run()?;
+            let sample: Sample = products.run()?;
             rates.extend(sample.per_second());
             Ok(())
         })?;
@@ -158,6 +186,18 @@ impl Bench {
         let ours: Vec<f64> = samples[0].iter().flat_map(Sample::per_second).collect();
         let needed = workload.multiply_adds()? as f64;
         report.add_rates(name, &ours, needed, &rates);
+        Ok(())
+    }
+
+    /// How a training step's time on the GPU is divided.
+    fn kernels(&self, report: &mut Report, observer: &dyn Observer) -> Result<()> {
+        let contestant = self.ours(Task::Kernels);
+        let mut samples = Vec::new();
+        for round in 1..=self.rounds {
+            observer.say(&format!("kernels, round {round} of {}", self.rounds));
+            samples.push(contestant.run()?);
+        }
+        gpu::add("train", &samples, report);
         Ok(())
     }
 

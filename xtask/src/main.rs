@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perceiver_data::{Cifar, HubDataset, HubProgress, LoadOptions, Split};
-use perceiver_train::{DeviceChoice, Preset};
+use perceiver_train::{DeviceChoice, Precision, Preset};
 use xtask::bench::workload::Workload;
 use xtask::bench::{Bench, Subject};
 use xtask::download::HttpOptions;
@@ -121,7 +121,8 @@ struct GoldensArguments {
 Examples:
   cargo xtask bench --only train --batch-size 16
   cargo xtask bench --only ranks --batch-size 16 --steps 16
-  cargo xtask bench --json bench.json --peers .venv/bin/python"
+  cargo xtask bench --json bench.json --peers .venv/bin/python
+  cargo xtask bench --device cuda --only train,infer,kernels --peers .venv/bin/python"
 )]
 struct BenchArguments {
     /// Only these benchmarks.
@@ -130,15 +131,18 @@ struct BenchArguments {
     /// The preset whose model is measured.
     #[arg(long, default_value_t = Preset::Keras)]
     preset: Preset,
-    /// Pictures in a batch, if not the preset's number.
-    #[arg(long)]
-    batch_size: Option<NonZeroUsize>,
+    /// Pictures in a batch, if not the preset's number; of several, one after another. On a GPU 64, 256 and 1024.
+    #[arg(long, value_delimiter = ',')]
+    batch_size: Vec<NonZeroUsize>,
     /// Train with recomputation, as `perceiver train --recompute` does.
     #[arg(long)]
     recompute: bool,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
+    /// In what numbers: f32, tf32 or bf16; on a GPU bf16.
+    #[arg(long)]
+    precision: Option<Precision>,
     /// How often every process is started.
     #[arg(long, default_value = "3")]
     rounds: NonZeroUsize,
@@ -194,12 +198,24 @@ fn plot(arguments: PlotArguments) -> Result<()> {
 }
 
 fn bench(arguments: BenchArguments) -> Result<()> {
+    let on_gpu = arguments.device != DeviceChoice::Cpu;
+    if let Some(feature) = missing_feature(arguments.device) {
+        return with_feature(feature);
+    }
     let bench = Bench {
         only: arguments.only,
         preset: arguments.preset,
-        batch_size: arguments.batch_size.map(NonZeroUsize::get),
+        batch_sizes: match &arguments.batch_size[..] {
+            [] if on_gpu => vec![64, 256, 1024],
+            sizes => sizes.iter().map(|size| size.get()).collect(),
+        },
         recompute: arguments.recompute,
         device: arguments.device,
+        precision: arguments.precision.unwrap_or(if on_gpu {
+            Precision::Bf16
+        } else {
+            Precision::F32
+        }),
         peers: arguments.peers,
         rounds: arguments.rounds.get(),
         steps: arguments.steps.get(),
@@ -213,11 +229,31 @@ fn bench(arguments: BenchArguments) -> Result<()> {
     Ok(())
 }
 
-/// Measures this process and prints the sample.
+/// The Cargo feature that a device needs and this program was built without.
+fn missing_feature(device: DeviceChoice) -> Option<&'static str> {
+    match device {
+        DeviceChoice::Cuda(_) if !cfg!(feature = "cuda") => Some("cuda"),
+        DeviceChoice::Metal if !cfg!(feature = "metal") => Some("metal"),
+        _ => None,
+    }
+}
+
+/// Does the same by a program that is built with a feature.
+fn with_feature(feature: &str) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = std::process::Command::new(cargo)
+        .args(["run", "--package", "xtask", "--features", feature, "--"])
+        .args(std::env::args_os().skip(1))
+        .status()
+        .with_context(|| format!("building xtask with --features {feature}"))?;
+    std::process::exit(status.code().unwrap_or(1))
+}
+
+/// Measures this process and prints what it found.
 fn bench_worker(workload: &Workload) -> Result<()> {
     // As the program does it: a benchmark of other settings would be one of another program.
     perceiver_cli::process_settings::apply();
-    println!("{}", serde_json::to_string(&workload.run()?)?);
+    println!("{}", workload.found()?);
     Ok(())
 }
 

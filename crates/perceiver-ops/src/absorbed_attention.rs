@@ -13,6 +13,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, b
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use crate::Transpose;
 use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
@@ -145,8 +146,9 @@ pub fn absorbed_attention_composed(
     let width = weights.query.0 - 1;
     let (batch, n, _) = x.dims3()?;
     let query = weights.query()?;
-    let rows = x.reshape((batch * n, width))?;
-    let queries = rows.matmul(&query.narrow(0, 0, width)?)?;
+    let rows = x.reshape((1, batch * n, width))?;
+    let matrix = query.narrow(0, 0, width)?.unsqueeze(0)?;
+    let queries = rows::product(&rows, &matrix, Transpose::Neither)?;
     let queries = add_bias(&queries, &query.get(width)?)?.reshape((batch, n, ()))?;
     // Probabilities sum to 1 unless some fall.
     let values = match mask {
@@ -160,7 +162,8 @@ pub fn absorbed_attention_composed(
     };
     let read = rows::read(&queries, tokens, &values, of_values, mask)?;
     let (output, bias) = weights.output_of(geometry, of_values.value_width)?;
-    let output = read.reshape((batch * n, ()))?.matmul(&output)?;
+    let read = read.reshape((1, batch * n, ()))?;
+    let output = rows::product(&read, &output.unsqueeze(0)?, Transpose::Neither)?;
     add_bias(&output, &bias)?.reshape((batch, n, ()))
 }
 

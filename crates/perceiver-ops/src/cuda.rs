@@ -11,8 +11,12 @@ mod launch;
 pub(crate) mod layer_norm;
 #[cfg(feature = "cuda")]
 mod linear;
+#[cfg(feature = "cuda")]
+mod memory;
 #[cfg(test)]
 mod on_cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod profile;
 #[cfg(feature = "cuda")]
 pub(crate) mod steps;
 #[cfg(feature = "cuda")]
@@ -27,7 +31,9 @@ pub(crate) use launch::{Number, map, map_rows, repeat, sums_of_rows, width, widt
 #[cfg(feature = "cuda")]
 pub(crate) use linear::linear;
 #[cfg(feature = "cuda")]
-pub(crate) use upload::{Pinned, keep_memory};
+pub(crate) use memory::{keep_memory, peak_bytes};
+#[cfg(feature = "cuda")]
+pub(crate) use upload::Pinned;
 
 /// Whether the kernels apply to `tensor`; no tensor is on such a GPU where this crate was built without.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {

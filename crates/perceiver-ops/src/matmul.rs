@@ -12,6 +12,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::profile::timed;
 use crate::gemm::{Matrix, multiply};
 use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::{cpu, cuda};
@@ -157,7 +159,14 @@ impl CustomOp2 for BatchedMatmul {
             ];
             Ok(Layout::new(shape, strides, layout.start_offset()))
         };
-        let product = a.matmul(b, (count, m, n, k), &flat(&lhs)?, &flat(&rhs)?)?;
+        let name = || match count {
+            1 => format!("product {m}x{k}x{n}"),
+            _ => format!("product {count} x {m}x{k}x{n}"),
+        };
+        let (lhs, rhs) = (flat(&lhs)?, flat(&rhs)?);
+        let product = timed(a.device(), name, || {
+            a.matmul(b, (count, m, n, k), &lhs, &rhs)
+        })?;
         Ok((product, Shape::from([batch, &[m, n]].concat())))
     }
 

@@ -34,7 +34,7 @@ pub enum Precision {
 
 impl Precision {
     /// The type of what goes from operation to operation.
-    pub(crate) fn dtype(self) -> DType {
+    pub fn dtype(self) -> DType {
         match self {
             Self::F32 | Self::Tf32 => DType::F32,
             Self::Bf16 => DType::BF16,
@@ -45,7 +45,7 @@ impl Precision {
     ///
     /// # Errors
     /// [`TrainError::Device`] for `tf32` on what is no NVIDIA GPU.
-    pub(crate) fn set_up(self, device: &Device) -> Result<()> {
+    pub fn set_up(self, device: &Device) -> Result<()> {
         #[cfg(feature = "cuda")]
         candle_core::cuda_backend::set_gemm_reduced_precision_f32(self == Self::Tf32);
         if self == Self::Tf32 && !device.is_cuda() {

@@ -1,11 +1,12 @@
-//! A process that measures itself and prints a [`Sample`] as its last line.
+//! A process that measures itself and prints a [`Sample`](super::worker::Sample) as its last line.
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
+use serde::de::DeserializeOwned;
+
 use super::peers::Peer;
-use super::worker::Sample;
 use super::workload::Workload;
 use crate::error::{Result, XtaskError};
 
@@ -52,7 +53,7 @@ impl Contestant {
     ///
     /// # Errors
     /// When it cannot be started, fails, or prints something else.
-    pub fn run(&self) -> Result<Sample> {
+    pub fn run<S: DeserializeOwned>(&self) -> Result<S> {
         let failed = |finding: String| XtaskError::Contestant {
             name: self.name.clone(),
             command: self.program.to_string_lossy().into_owned(),
@@ -82,6 +83,7 @@ impl Contestant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::worker::Sample;
 
     fn shell(script: &str) -> Contestant {
         Contestant {
@@ -95,7 +97,7 @@ mod tests {
     #[test]
     fn the_last_line_is_the_sample() {
         let line = r#"{"amount":4.0,"seconds":[2.0,1.0],"peak_rss_bytes":null}"#;
-        let sample = shell(&format!("echo chatter; echo '{line}'"))
+        let sample: Sample = shell(&format!("echo chatter; echo '{line}'"))
             .run()
             .unwrap();
         assert_eq!(sample.per_second().collect::<Vec<_>>(), [2.0, 4.0]);
@@ -103,13 +105,18 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_the_process_said() {
-        let error = shell("echo no such module >&2; exit 3").run().unwrap_err();
+        let error = shell("echo no such module >&2; exit 3")
+            .run::<Sample>()
+            .unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("shell") && text.contains("no such module"),
             "{text}"
         );
-        let error = shell("echo 12 img/s").run().unwrap_err().to_string();
+        let error = shell("echo 12 img/s")
+            .run::<Sample>()
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("found \"12 img/s\""), "{error}");
     }
 }

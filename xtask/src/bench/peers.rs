@@ -3,14 +3,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use perceiver_train::DeviceChoice;
+
 use super::workload::{Task, Workload};
 use crate::error::{Result, XtaskError};
-
-/// What the scripts import.
-pub const MODULES: &str = "h5py, jax, keras, numpy, PIL, tensorflow, torch";
-
-/// What to install for them.
-pub const PACKAGES: &str = "keras tensorflow-cpu \"jax[cpu]\" torch numpy h5py pillow";
 
 /// A framework.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +20,24 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::KerasTensorflow, Self::KerasJax, Self::Torch];
+    /// Those that are measured on a device: Keras's are on the CPU alone, where they are installed for it.
+    pub const fn on(device: DeviceChoice) -> &'static [Self] {
+        match device {
+            DeviceChoice::Cpu => &[Self::KerasTensorflow, Self::KerasJax, Self::Torch],
+            DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => &[Self::Torch],
+        }
+    }
+
+    /// What the scripts of those import, and what to install for them.
+    pub const fn needs(device: DeviceChoice) -> [&'static str; 2] {
+        match device {
+            DeviceChoice::Cpu => [
+                "h5py, jax, keras, numpy, PIL, tensorflow, torch",
+                "keras tensorflow-cpu \"jax[cpu]\" torch numpy h5py pillow",
+            ],
+            DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => ["torch", "torch"],
+        }
+    }
 
     /// Its name in the report.
     pub const fn name(self) -> &'static str {
@@ -55,6 +67,10 @@ impl Peer {
         let numbers = [workload.batch()?, workload.steps].map(|n| n.to_string());
         let mut arguments = vec![scripts.join(script).into_os_string()];
         arguments.extend([task, &config, &numbers[0], &numbers[1]].map(OsString::from));
+        if self == Self::Torch {
+            let device = workload.device.to_string();
+            arguments.extend([device, workload.precision.to_string()].map(OsString::from));
+        }
         Ok(arguments)
     }
 

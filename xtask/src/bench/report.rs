@@ -65,13 +65,18 @@ impl Report {
     pub fn add_samples(&mut self, name: &str, samples: &[Sample]) {
         let speeds: Vec<f64> = samples.iter().flat_map(Sample::per_second).collect();
         let seconds: Vec<f64> = samples.iter().flat_map(|s| s.seconds.clone()).collect();
-        let peaks: Vec<f64> = samples
-            .iter()
-            .filter_map(|sample| sample.peak_rss_bytes.map(|bytes| bytes as f64))
-            .collect();
+        let peaks = |bytes: fn(&Sample) -> Option<u64>| -> Vec<f64> {
+            let bytes = samples.iter().filter_map(bytes);
+            bytes.map(|bytes| bytes as f64).collect()
+        };
         self.add(format!("{name}.images_per_second"), &speeds);
         self.add(format!("{name}.seconds"), &seconds);
-        self.add(format!("{name}.peak_rss_bytes"), &peaks);
+        self.add(
+            format!("{name}.peak_rss_bytes"),
+            &peaks(|sample| sample.peak_rss_bytes),
+        );
+        let on_device = peaks(|sample| sample.peak_device_bytes);
+        self.add(format!("{name}.peak_device_bytes"), &on_device);
     }
 
     /// Ours under `<name>`, peers under `<name>.<peer>`, and how many times as fast we are: `<name>.times_<peer>`, once a
@@ -97,6 +102,11 @@ impl Report {
     pub fn add_rates(&mut self, name: &str, per_second: &[f64], multiply_adds: f64, rates: &[f64]) {
         let gigaflops: Vec<f64> = rates.iter().map(|rate| 2e-9 * rate).collect();
         self.add(format!("{name}.products_gflops"), &gigaflops);
+        let reached: Vec<f64> = per_second
+            .iter()
+            .map(|speed| 2e-9 * speed * multiply_adds)
+            .collect();
+        self.add(format!("{name}.gflops"), &reached);
         let best = rates.iter().copied().fold(0.0, f64::max);
         let shares: Vec<f64> = per_second
             .iter()
@@ -145,7 +155,7 @@ fn readable(name: &str, number: f64) -> String {
     match name {
         _ if name.ends_with("bytes") => format!("{:.0} MB", number / 1e6),
         _ if name.ends_with("seconds") && number < 0.1 => format!("{:.3} ms", number * 1e3),
-        _ if name.ends_with("share_of_products") => format!("{:.1} %", number * 100.0),
+        _ if name.contains(".share_of_") => format!("{:.1} %", number * 100.0),
         _ => format!("{number:.3}"),
     }
 }

@@ -11,6 +11,9 @@ pub struct Sample {
     pub seconds: Vec<f64>,
     /// The most memory the process had at once; None where the system does not tell.
     pub peak_rss_bytes: Option<u64>,
+    /// The most memory its tensors had on a GPU; None where there is none, or the driver does not tell.
+    #[serde(default)]
+    pub peak_device_bytes: Option<u64>,
 }
 
 impl Sample {

@@ -8,12 +8,14 @@ use candle_core::{Device, Tensor};
 use clap::{Args, ValueEnum};
 use perceiver_data::{Loader, LoaderConfig, Normalization, Preprocessing, Split};
 use perceiver_model::{Parameters, PerceiverConfig, Summary};
-use perceiver_ops::{Key, Mode};
+use perceiver_ops::{Key, Mode, peak_device_bytes};
 use perceiver_train::{
-    Adam, DeviceChoice, Gradients, Optimizer, Preset, Recipe, cross_entropy, peak_memory_bytes,
+    Adam, DeviceChoice, Gradients, Optimizer, Precision, Preset, Recipe, cross_entropy,
+    peak_memory_bytes,
 };
 use rayon::prelude::*;
 
+use super::gpu;
 use super::worker::Sample;
 use crate::error::Result;
 
@@ -31,7 +33,12 @@ pub enum Task {
     Infer,
     /// An augmented batch from the loader.
     Loader,
+    /// A training step, whose kernels are noted one by one.
+    Kernels,
 }
+
+/// What is done once more.
+pub(super) type Repeat = Box<dyn FnMut() -> Result<()>>;
 
 /// One process's work.
 #[derive(Args, Clone, Debug)]
@@ -54,10 +61,16 @@ pub struct Workload {
     /// Where to compute.
     #[arg(long)]
     pub device: DeviceChoice,
+    /// In what numbers.
+    #[arg(long)]
+    pub precision: Precision,
     /// Timed repetitions.
     #[arg(long)]
     pub steps: usize,
 }
+
+/// Repetitions of which a GPU is told before it is waited for, as in training.
+const UNTIL_A_GPU_IS_WAITED_FOR: usize = 10;
 
 impl Workload {
     /// The command line that [`Workload`] is parsed from.
@@ -68,6 +81,7 @@ impl Workload {
                 .map_or_else(String::new, |v| v.get_name().to_owned()),
             format!("--preset={}", self.preset),
             format!("--device={}", self.device),
+            format!("--precision={}", self.precision),
             format!("--steps={}", self.steps),
         ];
         arguments.extend(self.batch_size.map(|n| format!("--batch-size={n}")));
@@ -111,67 +125,111 @@ impl Workload {
     pub fn multiply_adds(&self) -> Result<u64> {
         let forward = Summary::new(&self.recipe()?.model)?.multiply_adds();
         Ok(match self.task {
-            Task::Train => 3 * forward,
+            Task::Train | Task::Kernels => 3 * forward,
             _ => forward,
         })
     }
 
-    /// Does the work.
+    /// Does the work, and returns what was found as a line of JSON.
+    ///
+    /// # Errors
+    /// As [`Workload::run`].
+    pub fn found(&self) -> Result<String> {
+        let found = match self.task {
+            Task::Kernels => serde_json::to_string(&gpu::kernels(self)?),
+            _ => serde_json::to_string(&self.run()?),
+        };
+        Ok(found.unwrap_or_default())
+    }
+
+    /// Does the work and measures it.
     ///
     /// # Errors
     /// When the device cannot be opened or candle refuses an operation.
     pub fn run(&self) -> Result<Sample> {
-        let mut repeat: Box<dyn FnMut() -> Result<()>> = match self.task {
-            Task::Products => return Ok(self.products()),
-            Task::Train => self.training()?,
-            Task::Infer => self.inference()?,
-            Task::Loader => self.loading()?,
-        };
-        let seconds = timed(self.steps, &mut repeat)?;
-        let batches = if self.task == Task::Loader {
-            LOADER_BATCHES
-        } else {
-            1
+        let device = self.device.open()?;
+        if self.task == Task::Products && device.is_cpu() {
+            return Ok(self.products());
+        }
+        let mut repeat = self.repeat(&device)?;
+        let seconds = self.timed(&device, &mut repeat)?;
+        let amount = match self.task {
+            Task::Products => (gpu::SIDE as f64).powi(3),
+            Task::Loader => (self.batch()? * LOADER_BATCHES) as f64,
+            Task::Train | Task::Infer | Task::Kernels => self.batch()? as f64,
         };
         Ok(Sample {
-            amount: (self.batch()? * batches) as f64,
+            amount,
             seconds,
             peak_rss_bytes: peak_memory_bytes(),
+            peak_device_bytes: peak_device_bytes(&device)?,
         })
     }
 
-    fn training(&self) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    /// What is repeated, on `device`, which is not waited for.
+    pub(super) fn repeat(&self, device: &Device) -> Result<Repeat> {
+        Ok(match self.task {
+            Task::Products => gpu::product(self.precision, device)?,
+            Task::Train | Task::Kernels => self.training(device)?,
+            Task::Infer => self.inference(device)?,
+            Task::Loader => self.loading()?,
+        })
+    }
+
+    /// Seconds of every repetition, after some that do not count. A GPU goes through several at a time.
+    pub(super) fn timed(
+        &self,
+        device: &Device,
+        repeat: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        let together = if device.is_cpu() {
+            1
+        } else {
+            UNTIL_A_GPU_IS_WAITED_FOR
+        };
+        let seconds = timed(self.steps, &mut || {
+            for _ in 0..together {
+                repeat()?;
+            }
+            Ok(device.synchronize()?)
+        })?;
+        Ok(seconds
+            .into_iter()
+            .map(|seconds| seconds / together as f64)
+            .collect())
+    }
+
+    fn training(&self, device: &Device) -> Result<Repeat> {
         let recipe = self.recipe()?;
-        let device = self.device.open()?;
-        let parameters = Parameters::from_seed(&recipe.model, 0, &device)?;
-        let model = parameters
-            .model(&recipe.model)?
-            .with_recomputation(self.recompute);
-        let images = pictures(&recipe.model, self.batch()?, &device)?;
-        let labels = Tensor::zeros(self.batch()?, candle_core::DType::U32, &device)?;
+        self.precision.set_up(device)?;
+        let parameters = Parameters::from_seed(&recipe.model, 0, device)?;
+        let images = pictures(&recipe.model, self.batch()?, device)?;
+        let labels = Tensor::zeros(self.batch()?, candle_core::DType::U32, device)?;
         let mut adam = Adam::new(recipe.training.learning_rate);
+        let (recompute, dtype) = (self.recompute, self.precision.dtype());
         Ok(Box::new(move || {
+            let model = parameters.model_in(&recipe.model, dtype)?;
+            let model = model.with_recomputation(recompute);
             let mode = Mode::Training(Key::new(adam.steps()));
             let loss = cross_entropy(&model.forward(&images, mode)?, &labels)?;
             let gradients = Gradients::of(&loss, &parameters)?;
-            adam.step(&parameters, &gradients)?;
-            Ok(device.synchronize()?)
+            Ok(adam.step(&parameters, &gradients)?)
         }))
     }
 
-    fn inference(&self) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    fn inference(&self, device: &Device) -> Result<Repeat> {
         let recipe = self.recipe()?;
-        let device = self.device.open()?;
-        let parameters = Parameters::from_seed(&recipe.model, 0, &device)?;
-        let model = parameters.inference_model(&recipe.model)?;
-        let images = pictures(&recipe.model, self.batch()?, &device)?;
+        self.precision.set_up(device)?;
+        let parameters = Parameters::from_seed(&recipe.model, 0, device)?;
+        let model = parameters.inference_model_in(&recipe.model, self.precision.dtype())?;
+        let images = pictures(&recipe.model, self.batch()?, device)?;
         Ok(Box::new(move || {
             model.forward(&images, Mode::Inference)?;
-            Ok(device.synchronize()?)
+            Ok(())
         }))
     }
 
-    fn loading(&self) -> Result<Box<dyn FnMut() -> Result<()>>> {
+    fn loading(&self) -> Result<Repeat> {
         let recipe = self.recipe()?;
         let data = perceiver_data::Source::Shapes.load(Split::Train, &recipe.load_options())?;
         let preprocessing = Preprocessing {
@@ -213,6 +271,7 @@ impl Workload {
             amount,
             seconds,
             peak_rss_bytes: peak_memory_bytes(),
+            peak_device_bytes: None,
         }
     }
 }

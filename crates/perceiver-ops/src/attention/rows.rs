@@ -48,7 +48,8 @@ pub(crate) fn read(
     product(&probabilities, values, Transpose::Neither)?.reshape(outputs)
 }
 
-fn product(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Tensor> {
+/// A product of batches of matrices.
+pub(crate) fn product(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Tensor> {
     if cuda::has_kernels(a) {
         batched_matmul(a, b, transpose)
     } else {

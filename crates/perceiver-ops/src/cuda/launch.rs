@@ -9,6 +9,8 @@ use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{CudaStorage, DType, Layout, Result, Shape, bail};
 use half::bf16;
 
+use super::profile::timed;
+
 /// What the kernels are compiled from.
 const SOURCE: &str = include_str!("kernels.cu");
 
@@ -195,10 +197,16 @@ fn typed<T: Value, U: Value, const N: usize>(
             Number::Real(number) => arguments.arg(number),
         };
     }
-    // SAFETY: the arguments are those that `kernels.cu` declares, whose sizes the operations have checked.
-    #[allow(unsafe_code)]
-    unsafe { arguments.launch(threads) }.w()?;
-    drop(arguments);
+    timed(
+        device,
+        || name.clone(),
+        || {
+            // SAFETY: the arguments are those that `kernels.cu` declares, whose sizes the operations have checked.
+            #[allow(unsafe_code)]
+            unsafe { arguments.launch(threads) }.w()?;
+            Ok(())
+        },
+    )?;
     Ok(CudaStorage::wrap_cuda_slice(output, device.clone()))
 }
 

@@ -8,7 +8,9 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
+use super::profile::timed;
 use super::{Number, column_sums, map, width};
+use crate::{Transpose, batched_matmul};
 
 /// `gelu(x W^T + b)`, or without GELU, of contiguous tensors of one type that fit together.
 ///
@@ -55,7 +57,11 @@ impl CustomOp3 for Linear {
         let rows = x_layout.shape().elem_count() / inputs;
         let x_rows = Layout::contiguous_with_offset((rows, inputs), x_layout.start_offset());
         let sizes = (1, rows, outputs, inputs);
-        let product = x.matmul(weight, sizes, &x_rows, &weight_layout.transpose(0, 1)?)?;
+        let columns = weight_layout.transpose(0, 1)?;
+        let name = || format!("product {rows}x{inputs}x{outputs}");
+        let product = timed(x.device(), name, || {
+            x.matmul(weight, sizes, &x_rows, &columns)
+        })?;
         let product_layout = Layout::contiguous((rows, outputs));
         let kernel = if self.gelu { "bias_gelu" } else { "add_bias" };
         let operands = [(&product, &product_layout), (bias, bias_layout)];
@@ -84,9 +90,11 @@ impl CustomOp3 for Linear {
             let backward = BiasGeluBackward { bias: bias.clone() };
             grad = product.apply_op2_no_bwd(&grad, &backward)?;
         }
-        let rows = x.detach().reshape(((), inputs))?;
-        let dx = grad.matmul(&weight.detach())?.reshape(x.shape())?;
-        let dweight = grad.t()?.matmul(&rows)?;
+        let one = |x: &Tensor, columns: usize| x.detach().reshape((1, (), columns));
+        let (x_rows, weight) = (one(x, inputs)?, one(weight, inputs)?);
+        let grad_rows = one(&grad, outputs)?;
+        let dx = batched_matmul(&grad_rows, &weight, Transpose::Neither)?.reshape(x.shape())?;
+        let dweight = batched_matmul(&grad_rows, &x_rows, Transpose::Left)?.squeeze(0)?;
         let dbias = column_sums(&grad)?.to_dtype(bias.dtype())?;
         Ok((Some(dx), Some(dweight), Some(dbias)))
     }

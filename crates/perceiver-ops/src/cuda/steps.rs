@@ -8,6 +8,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tensor, bail};
 
 use super::launch::{MODULE, WARP, compiled};
+use super::profile::timed;
 use crate::steps::ParameterStep;
 use crate::{AdamStep, LambStep};
 
@@ -202,11 +203,17 @@ impl Table {
             block_dim: (THREADS, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: the arguments are those that `kernels.cu` declares; the tensors whose addresses are in the table are alive until the
-        // caller is done with them, after which their memory is given back in the order of the stream, and nobody reads one meanwhile.
-        #[allow(unsafe_code)]
-        unsafe { arguments.launch(threads) }.w()?;
-        Ok(())
+        timed(
+            &self.device,
+            || kernel.to_owned(),
+            || {
+                // SAFETY: the arguments are those that `kernels.cu` declares; the tensors whose addresses are in the table are alive until the
+                // caller is done with them, after which their memory is given back in the order of the stream, and nobody reads one meanwhile.
+                #[allow(unsafe_code)]
+                unsafe { arguments.launch(threads) }.w()?;
+                Ok(())
+            },
+        )
     }
 }
 

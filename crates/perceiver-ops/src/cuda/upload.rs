@@ -1,7 +1,7 @@
 //! Copies from memory that stays in its place, which the GPU fetches by itself.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{PinnedHostSlice, result, sys};
+use candle_core::cuda_backend::cudarc::driver::PinnedHostSlice;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Result, Storage, Tensor, bail};
 
@@ -54,25 +54,4 @@ impl Pinned {
         let there = Tensor::from_storage(storage, len, BackpropOp::none(), false);
         there.narrow(0, 0, count)?.reshape(tensor.shape())
     }
-}
-
-/// Lets the GPU keep memory that was given back.
-///
-/// # Errors
-/// When the driver refuses.
-pub(crate) fn keep_memory(device: &CudaDevice) -> Result<()> {
-    let stream = device.cuda_stream();
-    let context = stream.context();
-    if !context.has_async_alloc() {
-        return Ok(());
-    }
-    let mut all = u64::MAX;
-    // SAFETY: the device is that of a live context, and the attribute is 64 bits.
-    #[allow(unsafe_code)]
-    unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
-        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast()).w()?;
-    }
-    Ok(())
 }
