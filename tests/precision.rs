@@ -73,6 +73,24 @@ fn a_run_in_bf16_is_resumed_to_the_bit() {
 }
 
 #[test]
+fn a_checkpoint_is_judged_in_bf16_nearly_as_in_f32() {
+    let place = Workplace::new(PROGRAM);
+    place.write("tiny.toml", tiny());
+    place.succeed("train --preset quickstart --config tiny.toml --device cpu --output run");
+    let loss = |flags: &str| {
+        let said = place.succeed(&format!("evaluate --checkpoint run --json {flags}"));
+        let results: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        results["loss"].as_f64().unwrap()
+    };
+    let (wide, narrow) = (loss(""), loss("--precision bf16"));
+    assert_eq!(wide.to_bits(), loss("--precision f32").to_bits());
+    assert!(
+        narrow != wide && (narrow / wide - 1.0).abs() < 0.02,
+        "{narrow} for {wide}"
+    );
+}
+
+#[test]
 fn tf32_is_for_an_nvidia_gpu() {
     let place = Workplace::new(PROGRAM);
     place.write("tiny.toml", tiny());

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use perceiver_data::{LoadOptions, Pictures, Preprocessing, Source};
 use perceiver_model::Perceiver;
 use perceiver_train::{
-    Alone, Checkpoint, DeviceChoice, Evaluation, TestResults, Views, Workplace, test_pictures,
+    Alone, Checkpoint, DeviceChoice, Evaluation, Precision, TestResults, Views, Workplace,
+    test_pictures,
 };
 
 use crate::checkpoint::CheckpointFlags;
@@ -44,6 +45,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
+    /// In what numbers: f32, bf16, or on an NVIDIA GPU tf32.
+    #[arg(long, value_name = "PRECISION", default_value = "f32")]
+    precision: Precision,
+
     /// Print the results as JSON.
     #[arg(long)]
     json: bool,
@@ -51,6 +56,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = arguments.checkpoint.open(arguments.device)?;
+    let checkpoint = checkpoint.in_precision(arguments.precision)?;
     let as_in_training = checkpoint.config.data.flip_average;
     let views = Views::new(arguments.flip_average.unwrap_or(as_in_training));
     let card_limit = checkpoint.config.data.limit_test;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use perceiver_data::{Image, open_all};
-use perceiver_train::{Checkpoint, DeviceChoice, Views};
+use perceiver_train::{Checkpoint, DeviceChoice, Precision, Views};
 
 use crate::checkpoint::CheckpointFlags;
 use crate::picture_list::PictureList;
@@ -62,6 +62,10 @@ pub(crate) struct Arguments {
     /// Where to compute: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+
+    /// In what numbers: f32, bf16, or on an NVIDIA GPU tf32.
+    #[arg(long, value_name = "PRECISION", default_value = "f32")]
+    precision: Precision,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -78,6 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         arguments.format
     };
     let checkpoint = arguments.checkpoint.open(arguments.device)?;
+    let checkpoint = checkpoint.in_precision(arguments.precision)?;
     let as_in_training = checkpoint.config.data.flip_average;
     let views = Views::new(arguments.flip_average.unwrap_or(as_in_training));
     let list = PictureList::read(&arguments.images, arguments.null)?;

@@ -216,8 +216,10 @@ impl CustomOp1 for ExpandBatch {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let shape = [&[self.batch], &layout.dims()[1..]].concat();
-        Ok((cuda::repeat((x, layout), self.batch)?, Shape::from(shape)))
+        let shape = Shape::from([&[self.batch], &layout.dims()[1..]].concat());
+        let count = cuda::Number::Whole(shape.elem_count() as u64);
+        let repeated = cuda::map_to("repeat", (x, layout), &shape, &[count])?;
+        Ok((repeated, shape))
     }
 
     fn bwd(&self, x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

@@ -27,7 +27,7 @@ use candle_core::{DType, Tensor};
 #[cfg(feature = "cuda")]
 pub(crate) use column_sums::column_sums;
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{Number, map, map_rows, repeat, sums_of_rows, width, widths};
+pub(crate) use launch::{Number, map, map_rows, map_to, sums_of_rows, width};
 #[cfg(feature = "cuda")]
 pub(crate) use linear::linear;
 #[cfg(feature = "cuda")]

@@ -4,10 +4,12 @@
 //! the edges. A linear layer on it is a convolution with "same" padding. candle's own convolution makes these copies on one
 //! thread, and again for each of the two gradients.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::cpu;
+use crate::{cpu, cuda};
 
 /// `[batch, H, W, channels] -> [batch, ceil(H / stride), ceil(W / stride), side * side * channels]`, each neighbourhood's values
 /// ordered (row, column, channel).
@@ -16,7 +18,7 @@ use crate::cpu;
 /// When `side` is even, the stride is 0, or `x` has not four dimensions.
 pub fn neighbourhoods(x: &Tensor, side: usize, stride: usize) -> Result<Tensor> {
     let grid = Grid::new(x, side, stride)?;
-    if cpu::has_kernels(x) {
+    if cpu::has_kernels(x) || cuda::has_kernels(x) {
         x.contiguous()?.apply_op1(Neighbourhoods(grid))
     } else {
         compose(x, grid)
@@ -86,6 +88,28 @@ impl Grid {
         [self.height, self.width].map(|length| length.div_ceil(self.stride))
     }
 
+    fn image_shape(&self, batch: usize) -> Shape {
+        (batch, self.height, self.width, self.channels).into()
+    }
+
+    fn taken_shape(&self, batch: usize) -> Shape {
+        let [rows, columns] = self.outputs();
+        (batch, rows, columns, self.side * self.side * self.channels).into()
+    }
+
+    /// What the kernels of GPUs take.
+    #[cfg(feature = "cuda")]
+    fn numbers(&self) -> [cuda::Number; 5] {
+        let sizes = [
+            self.height,
+            self.width,
+            self.channels,
+            self.side,
+            self.stride,
+        ];
+        sizes.map(|size| cuda::Number::Whole(size as u64))
+    }
+
     /// Values of an image, and of its neighbourhoods.
     fn lengths(&self) -> [usize; 2] {
         let [rows, columns] = self.outputs();
@@ -139,9 +163,14 @@ impl CustomOp1 for Neighbourhoods {
                     output[to..to + length].copy_from_slice(&x[from..from + length]);
                 });
             });
-        let [rows, columns] = grid.outputs();
-        let shape = (batch, rows, columns, grid.side * grid.side * grid.channels);
-        Ok((CpuStorage::F32(output), shape.into()))
+        Ok((CpuStorage::F32(output), grid.taken_shape(batch)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let shape = self.0.taken_shape(layout.dims()[0]);
+        let taken = cuda::map_to("neighbourhoods", (x, layout), &shape, &self.0.numbers())?;
+        Ok((taken, shape))
     }
 
     fn bwd(&self, _x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -175,8 +204,15 @@ impl CustomOp1 for NeighbourhoodsBackward {
                     }
                 });
             });
-        let shape = (batch, grid.height, grid.width, grid.channels);
-        Ok((CpuStorage::F32(output), shape.into()))
+        Ok((CpuStorage::F32(output), grid.image_shape(batch)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, dy: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let shape = self.0.image_shape(layout.dims()[0]);
+        let kernel = "neighbourhoods_backward";
+        let sums = cuda::map_to(kernel, (dy, layout), &shape, &self.0.numbers())?;
+        Ok((sums, shape))
     }
 }
 

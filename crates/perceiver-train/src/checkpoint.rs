@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use crate::checked_file::{self, Checksum};
 use crate::checkpoint_config::CheckpointConfig;
 use crate::error::Result;
+use crate::precision::Precision;
 use crate::views::Views;
 
 /// Reads the `model.safetensors` that belongs to a configuration.
@@ -78,6 +79,22 @@ impl Checkpoint {
             parameters,
             device: device.clone(),
         })
+    }
+
+    /// The same checkpoint, which computes in a precision other than `f32`. Class scores are `f32` all the same.
+    ///
+    /// # Errors
+    /// When the device does not have it.
+    pub fn in_precision(mut self, precision: Precision) -> Result<Self> {
+        precision.set_up(&self.device)?;
+        let dtype = precision.dtype();
+        if dtype == self.model.dtype() {
+            return Ok(self);
+        }
+        self.model = self
+            .parameters
+            .inference_model_in(&self.config.model, dtype)?;
+        Ok(self)
     }
 
     /// The device the model is on.

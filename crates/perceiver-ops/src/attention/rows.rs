@@ -193,7 +193,7 @@ impl CustomOp1 for WithOnes {
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let width = cuda::width(layout.shape());
-        cuda::widths("with_ones", (x, layout), width, padded_width(width))
+        widths("with_ones", (x, layout), [width, padded_width(width)])
     }
 
     fn bwd(&self, x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -220,6 +220,24 @@ impl CustomOp1 for WithoutOnes {
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let padded = cuda::width(layout.shape());
-        cuda::widths("without_ones", (x, layout), self.width, padded)
+        widths("without_ones", (x, layout), [self.width, padded])
     }
+}
+
+/// Rows of the narrower of two widths made from those of the wider, or the other way round, as the kernel says.
+#[cfg(feature = "cuda")]
+fn widths(
+    kernel: &str,
+    (x, layout): (&CudaStorage, &Layout),
+    [narrow, wide]: [usize; 2],
+) -> Result<(CudaStorage, Shape)> {
+    let (width, leading) = (
+        cuda::width(layout.shape()),
+        &layout.dims()[..layout.dims().len() - 1],
+    );
+    let other = if width == narrow { wide } else { narrow };
+    let shape = Shape::from([leading, &[other]].concat());
+    let numbers = [narrow, wide].map(|number| cuda::Number::Whole(number as u64));
+    let rows = cuda::map_to(kernel, (x, layout), &shape, &numbers)?;
+    Ok((rows, shape))
 }

@@ -110,6 +110,50 @@ template <typename T> __device__ void without_ones(const T *x, T *y, u64 count, 
     }
 }
 
+// What `neighbourhoods.rs` takes of feature maps: of `rows` times `columns` points, every `stride`th, a square of `side` points around each.
+struct Grid {
+    u64 height, width, channels, side, stride;
+
+    __device__ u64 rows() const { return (height + stride - 1) / stride; }
+    __device__ u64 columns() const { return (width + stride - 1) / stride; }
+};
+
+template <typename T> __device__ void neighbourhoods(const T *x, T *y, u64 count, Grid grid) {
+    u64 image = grid.height * grid.width * grid.channels, window = grid.side * grid.side * grid.channels;
+    EACH(i, count / image * grid.rows() * grid.columns() * window) {
+        u64 point = i / window, place = i % window, channel = place % grid.channels, cell = place / grid.channels;
+        u64 column = point % grid.columns(), row = point / grid.columns() % grid.rows(), number = point / grid.columns() / grid.rows();
+        // Beyond the upper and the left edge these are very large.
+        u64 from_row = row * grid.stride + cell / grid.side - grid.side / 2;
+        u64 from_column = column * grid.stride + cell % grid.side - grid.side / 2;
+        bool inside = from_row < grid.height && from_column < grid.width;
+        u64 from = number * image + (from_row * grid.width + from_column) * grid.channels + channel;
+        y[i] = inside ? x[from] : narrow<T>(0.0f);
+    }
+}
+
+// For every point, the sum of what its neighbourhoods say.
+template <typename T> __device__ void neighbourhoods_backward(const T *dy, T *dx, u64 count, Grid grid) {
+    u64 image = grid.height * grid.width * grid.channels, window = grid.side * grid.side * grid.channels;
+    u64 points = grid.rows() * grid.columns();
+    EACH(i, count / (points * window) * image) {
+        u64 number = i / image, channel = i % grid.channels, place = i % image / grid.channels;
+        u64 row = place / grid.width + grid.side / 2, column = place % grid.width + grid.side / 2;
+        float sum = 0;
+        for (u64 line = row % grid.stride; line < grid.side && line <= row; line += grid.stride) {
+            u64 to_row = (row - line) / grid.stride;
+            if (to_row >= grid.rows()) continue;
+            for (u64 cell = column % grid.stride; cell < grid.side && cell <= column; cell += grid.stride) {
+                u64 to_column = (column - cell) / grid.stride;
+                if (to_column >= grid.columns()) continue;
+                u64 point = number * points + to_row * grid.columns() + to_column;
+                sum += wide(dy[point * window + (line * grid.side + cell) * grid.channels + channel]);
+            }
+        }
+        dx[i] = narrow<T>(sum);
+    }
+}
+
 // Kernels of rows: each warp takes one after another, its lanes every 32nd value.
 
 #define EACH_ROW(row, rows)                                                                                                \
@@ -331,6 +375,14 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
     }                                                                                                                      \
     extern "C" __global__ void without_ones_##suffix(const T *x, T *y, u64 count, u64 width, u64 padded) {                 \
         without_ones<T>(x, y, count, width, padded);                                                                       \
+    }                                                                                                                      \
+    extern "C" __global__ void neighbourhoods_##suffix(const T *x, T *y, u64 count, u64 height, u64 width, u64 channels,   \
+                                                       u64 side, u64 stride) {                                             \
+        neighbourhoods<T>(x, y, count, Grid{height, width, channels, side, stride});                                       \
+    }                                                                                                                      \
+    extern "C" __global__ void neighbourhoods_backward_##suffix(const T *dy, T *dx, u64 count, u64 height, u64 width,      \
+                                                                u64 channels, u64 side, u64 stride) {                      \
+        neighbourhoods_backward<T>(dy, dx, count, Grid{height, width, channels, side, stride});                            \
     }                                                                                                                      \
     extern "C" __global__ void column_sums_##suffix(const T *x, float *sums, u64 n, u64 width, u64 chunks) {               \
         column_sums<T>(x, sums, n, width, chunks);                                                                         \

@@ -83,42 +83,20 @@ pub(crate) fn sums_of_rows<const N: usize>(
     output.map(|output| (output, shape))
 }
 
-/// Rows of the narrower of two widths made from those of the wider, or the other way round, as the kernel says.
-pub(crate) fn widths(
+/// What a kernel makes of a contiguous tensor in another shape, value by value of the new one.
+pub(crate) fn map_to(
     kernel: &str,
     (x, layout): (&CudaStorage, &Layout),
-    narrow: usize,
-    wide: usize,
-) -> Result<(CudaStorage, Shape)> {
-    let dims = layout.dims();
-    let other = if dims.last() == Some(&narrow) {
-        wide
-    } else {
-        narrow
-    };
-    let shape = Shape::from([&dims[..dims.len() - 1], &[other]].concat());
-    let numbers = [narrow, wide].map(|number| Number::Whole(number as u64));
+    shape: &Shape,
+    numbers: &[Number],
+) -> Result<CudaStorage> {
     let count = shape.elem_count();
-    let output = launch(
+    launch(
         kernel,
         [(x, layout)],
         Some((x.dtype(), count)),
         all(count),
-        &numbers,
-    );
-    output.map(|output| (output, shape))
-}
-
-/// The values of a tensor, so many times.
-pub(crate) fn repeat((x, layout): (&CudaStorage, &Layout), times: usize) -> Result<CudaStorage> {
-    let count = layout.shape().elem_count() * times;
-    let numbers = [Number::Whole(count as u64)];
-    launch(
-        "repeat",
-        [(x, layout)],
-        Some((x.dtype(), count)),
-        all(count),
-        &numbers,
+        numbers,
     )
 }
 

@@ -185,6 +185,8 @@ int main(int, char **words) {
     KERNELS(repeat)
     KERNELS(with_ones)
     KERNELS(without_ones)
+    KERNELS(neighbourhoods)
+    KERNELS(neighbourhoods_backward)
     KERNELS(column_sums)
     KERNELS(softmax)
     KERNELS(softmax_backward)

@@ -16,7 +16,7 @@ use crate::attention::shape::Geometry;
 use crate::dropout::Rule;
 use crate::{
     AdamStep, Attention, Key, LambStep, Mode, adam_step, add_bias, add_dropout, decay, dropout,
-    gelu, lamb_step, layer_norm, move_mean, softmax, sum_of_squares,
+    gelu, lamb_step, layer_norm, move_mean, neighbourhoods, softmax, sum_of_squares,
 };
 
 /// The program that runs a kernel; none without a compiler.
@@ -282,6 +282,27 @@ proptest! {
             let sums = Tensor::from_vec(values(&sums, DType::F32), (chunks, width), &Device::Cpu).unwrap();
             let expected = wide(&x, &[rows, width]).sum(0).unwrap();
             assert_found(Some(bytes(&sums.sum(0).unwrap())), &expected, 1e-4);
+        }
+    }
+
+    #[test]
+    fn neighbourhoods_are_those_of_the_cpu(
+        batch in 1_usize..3, height in 1_usize..7, width in 1_usize..7, channels in 1_usize..4, margin in 0_usize..3, stride in 1_usize..4,
+        seed: u64,
+    ) {
+        let (n, side) = (batch * height * width * channels, 2 * margin + 1);
+        for (dtype, suffix, relative) in TYPES {
+            let x = tensor(seed, n, dtype);
+            let input = wide(&x, &[batch, height, width, channels]);
+            let y = neighbourhoods(&input, side, stride).unwrap();
+            let m = y.elem_count();
+            let sizes = [height, width, channels, side, stride];
+            let given: Vec<_> = [In(&x), Out(m), number(n)].into_iter().chain(sizes.map(number)).collect();
+            assert_found(run(&format!("neighbourhoods_{suffix}"), &given), &narrow(&y, dtype), 0.0);
+            let dy = tensor(seed ^ 1, m, dtype);
+            let expected = narrow(gradients(&y, &dy).get(&input).unwrap(), dtype);
+            let given: Vec<_> = [In(&dy), Out(n), number(m)].into_iter().chain(sizes.map(number)).collect();
+            assert_found(run(&format!("neighbourhoods_backward_{suffix}"), &given), &expected, 3.0 * relative);
         }
     }
 
