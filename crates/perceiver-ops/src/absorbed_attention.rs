@@ -143,16 +143,20 @@ pub fn absorbed_attention_composed(
 ) -> Result<Tensor> {
     let geometry = geometry(x, tokens, weights, how)?;
     let mask = Mask::new(how.dropout, how.mode, geometry)?;
-    let width = weights.query.0 - 1;
     let (batch, n, _) = x.dims3()?;
+    // What a bias is multiplied by.
+    let x_and_ones = rows::with_ones(x)?;
+    let padded = x_and_ones.dim(2)?;
     let query = weights.query()?;
-    let rows = x.reshape((1, batch * n, width))?;
-    let matrix = query.narrow(0, 0, width)?.unsqueeze(0)?;
-    let queries = rows::product(&rows, &matrix, Transpose::Neither)?;
-    let queries = add_bias(&queries, &query.get(width)?)?.reshape((batch, n, ()))?;
+    let query = query
+        .pad_with_zeros(0, 0, padded - weights.query.0)?
+        .unsqueeze(0)?;
+    let of_rows = x_and_ones.reshape((1, batch * n, padded))?;
+    let queries = rows::product(&of_rows, &query, Transpose::Neither)?.reshape((batch, n, ()))?;
     // Probabilities sum to 1 unless some fall.
     let values = match mask {
         None => tokens.clone(),
+        Some(_) if x.id() == tokens.id() => x_and_ones,
         Some(_) => rows::with_ones(tokens)?,
     };
     let of_values = Geometry {

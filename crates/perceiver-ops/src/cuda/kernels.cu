@@ -205,8 +205,99 @@ template <typename T> __device__ Exponentials exponentials_of(const T *x, u64 wi
     return {most, warp_sum(sum)};
 }
 
+// Four values that are read and written at once.
+template <typename T> struct alignas(4 * sizeof(T)) Four {
+    T at[4];
+};
+
+// A row of up to `PARTS * 256` logits whose number is a multiple of 16, in the registers of a warp: a lane has 4 of the first half of every 16
+// and the 4 that the same words of the mask decide.
+template <int PARTS> struct Row {
+    float at[PARTS][8];
+    u64 width;
+
+    // The block of 16 that the lane has a part of, and where in it.
+    __device__ u64 block(int part) const { return part * 16 + threadIdx.x % 32 / 2; }
+    __device__ static u64 within() { return threadIdx.x % 2 * 4; }
+    __device__ bool has(int part) const { return block(part) * 16 < width; }
+
+    template <typename T> __device__ Row(const T *x, u64 width, float scale, float otherwise) : width(width) {
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            Four<T> low, high;
+            if (has(part)) {
+                const T *from = x + block(part) * 16 + within();
+                low = *(const Four<T> *)from;
+                high = *(const Four<T> *)(from + 8);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                at[part][i] = has(part) ? wide(low.at[i]) * scale : otherwise;
+                at[part][i + 4] = has(part) ? wide(high.at[i]) * scale : otherwise;
+            }
+        }
+    }
+
+    template <typename T> __device__ void write(T *y) const {
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            if (!has(part)) continue;
+            Four<T> low, high;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                low.at[i] = narrow<T>(at[part][i]);
+                high.at[i] = narrow<T>(at[part][i + 4]);
+            }
+            T *to = y + block(part) * 16 + within();
+            *(Four<T> *)to = low;
+            *(Four<T> *)(to + 8) = high;
+        }
+    }
+
+    // Logits become probabilities.
+    __device__ void softmax() {
+        float most = at[0][0];
+#pragma unroll
+        for (int i = 0; i < PARTS * 8; ++i) most = fmaxf(most, at[i / 8][i % 8]);
+        most = warp_max(most);
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < PARTS * 8; ++i) {
+            at[i / 8][i % 8] = __expf(at[i / 8][i % 8] - most);
+            sum += at[i / 8][i % 8];
+        }
+        float share = 1.0f / warp_sum(sum);
+#pragma unroll
+        for (int i = 0; i < PARTS * 8; ++i) at[i / 8][i % 8] *= share;
+    }
+
+    __device__ void drop(const Mask &mask, u64 first_word) {
+        if (mask.threshold == 0) return;
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                u64 bits = random_bits(mask.key, first_word + block(part) * 8 + within() + i);
+                at[part][i] *= (u32)bits < mask.threshold ? 0.0f : mask.factor;
+                at[part][i + 4] *= (u32)(bits >> 32) < mask.threshold ? 0.0f : mask.factor;
+            }
+        }
+    }
+};
+
+template <int PARTS, typename T> __device__ void softmax_dropout_of(const T *x, T *y, u64 n, u64 width, float scale, Mask mask) {
+    EACH_ROW(number, n / width) {
+        Row<PARTS> row(x + number * width, width, scale, __uint_as_float(0xff800000));
+        row.softmax();
+        row.drop(mask, mask.first_word(number, width));
+        row.write(y + number * width);
+    }
+}
+
 // `y = softmax(scale * x) * mask`
 template <typename T> __device__ void softmax_dropout(const T *x, T *y, u64 n, u64 width, float scale, Mask mask) {
+    if (width % 16 == 0 && width <= 256) return softmax_dropout_of<1>(x, y, n, width, scale, mask);
+    if (width % 16 == 0 && width <= 1024) return softmax_dropout_of<4>(x, y, n, width, scale, mask);
     EACH_ROW(row, n / width) {
         const T *from = x + row * width;
         Exponentials all = exponentials_of(from, width, scale);
@@ -218,9 +309,28 @@ template <typename T> __device__ void softmax_dropout(const T *x, T *y, u64 n, u
     }
 }
 
+template <int PARTS, typename T>
+__device__ void softmax_dropout_backward_of(const T *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
+    EACH_ROW(number, n / width) {
+        Row<PARTS> row(x + number * width, width, scale, __uint_as_float(0xff800000));
+        row.softmax();
+        Row<PARTS> gradient(dy + number * width, width, 1.0f, 0.0f);
+        gradient.drop(mask, mask.first_word(number, width));
+        float dot = 0;
+#pragma unroll
+        for (int i = 0; i < PARTS * 8; ++i) dot += row.at[i / 8][i % 8] * gradient.at[i / 8][i % 8];
+        dot = warp_sum(dot);
+#pragma unroll
+        for (int i = 0; i < PARTS * 8; ++i) row.at[i / 8][i % 8] *= scale * (gradient.at[i / 8][i % 8] - dot);
+        row.write(dx + number * width);
+    }
+}
+
 // The probabilities and the mask are made again.
 template <typename T>
 __device__ void softmax_dropout_backward(const T *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
+    if (width % 16 == 0 && width <= 256) return softmax_dropout_backward_of<1>(x, dy, dx, n, width, scale, mask);
+    if (width % 16 == 0 && width <= 1024) return softmax_dropout_backward_of<4>(x, dy, dx, n, width, scale, mask);
     EACH_ROW(row, n / width) {
         u64 start = row * width;
         Exponentials all = exponentials_of(x + start, width, scale);

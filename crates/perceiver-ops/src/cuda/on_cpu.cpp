@@ -48,6 +48,7 @@ static inline float __shfl_xor_sync(unsigned, float value, int other) {
     return value;
 }
 
+#define __expf expf
 #include "kernels.cu"
 
 template <typename Kernel> static void in_warps(Kernel kernel) {
