@@ -9,7 +9,7 @@ pub mod contestant;
 pub mod criterion;
 mod gpu;
 pub mod peers;
-mod program;
+pub(crate) mod program;
 mod ranks;
 pub mod report;
 pub mod worker;
@@ -102,6 +102,7 @@ impl Bench {
         if self.includes(Subject::Loader) {
             let loader = [self.ours(Task::Loader)];
             self.compare("loader", &loader, &mut report, observer)?;
+            report.add_loader_ratios();
         }
         if self.includes(Subject::Start) {
             cold_start::run(self, &mut report, observer)?;

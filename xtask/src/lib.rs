@@ -12,6 +12,7 @@ pub mod error;
 pub mod fetch;
 pub mod goldens;
 pub mod hub_source;
+pub mod measure;
 pub mod observer;
 pub mod pictures;
 pub mod plot;

@@ -13,6 +13,7 @@ use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
 use xtask::hub_source::hub_repo;
+use xtask::measure::{self, Measure};
 use xtask::observer::{Observer, Terminal};
 use xtask::pictures;
 use xtask::plot::{By, Metric, Plot};
@@ -36,6 +37,8 @@ enum Chore {
     Goldens(GoldensArguments),
     /// Measure how fast the model trains, predicts and starts on this machine.
     Bench(BenchArguments),
+    /// Measure a device: operations beside the CPU's, speed, and presets trained to their verdicts.
+    Measure(MeasureArguments),
     /// Draw curves of one or more runs, as an SVG picture.
     Plot(PlotArguments),
     /// One process of a benchmark.
@@ -158,6 +161,45 @@ struct BenchArguments {
 }
 
 #[derive(Args)]
+#[command(
+    after_help = "The same command goes on with what it was kept from finishing.
+
+Examples:
+  cargo xtask measure --device cuda --peers .venv/bin/python --output runs/gpu
+  cargo xtask measure --device cuda --only learning --presets cifar100 --seeds 3 --output runs/gpu
+  cargo xtask measure --device cpu --only learning --presets cifar100 --output runs/try -- --epochs 1 --limit-train 64"
+)]
+struct MeasureArguments {
+    /// Only these.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<measure::Part>,
+    /// Where to compute: cpu, cuda, cuda:N or metal.
+    #[arg(long, default_value = "cuda")]
+    device: DeviceChoice,
+    /// In what numbers: f32, tf32 or bf16 [default: bf16, on the CPU f32].
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// The presets to train.
+    #[arg(long, value_delimiter = ',', default_values_t = measure::PRESETS)]
+    presets: Vec<Preset>,
+    /// With how many seeds.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Where CIFAR-100 lies.
+    #[arg(long, value_name = "DIR", default_value_os_t = workspace().join("data"))]
+    data_dir: PathBuf,
+    /// The directory of the runs and of what was found.
+    #[arg(long, value_name = "DIR", default_value = "runs/measured")]
+    output: PathBuf,
+    /// Measure PyTorch's speed too, in turns, with this Python.
+    #[arg(long, value_name = "PYTHON")]
+    peers: Option<String>,
+    /// More flags for `perceiver train`.
+    #[arg(last = true, value_name = "FLAG")]
+    flags: Vec<String>,
+}
+
+#[derive(Args)]
 #[command(after_help = "Example:
   cargo xtask plot runs/comparison/*-seed0 --output curves.svg --by minutes")]
 struct PlotArguments {
@@ -198,24 +240,18 @@ fn plot(arguments: PlotArguments) -> Result<()> {
 }
 
 fn bench(arguments: BenchArguments) -> Result<()> {
-    let on_gpu = arguments.device != DeviceChoice::Cpu;
     if let Some(feature) = missing_feature(arguments.device) {
         return with_feature(feature);
     }
     let bench = Bench {
         only: arguments.only,
         preset: arguments.preset,
-        batch_sizes: match &arguments.batch_size[..] {
-            [] if on_gpu => vec![64, 256, 1024],
-            sizes => sizes.iter().map(|size| size.get()).collect(),
-        },
+        batch_sizes: batch_sizes(arguments.device, &arguments.batch_size),
         recompute: arguments.recompute,
         device: arguments.device,
-        precision: arguments.precision.unwrap_or(if on_gpu {
-            Precision::Bf16
-        } else {
-            Precision::F32
-        }),
+        precision: arguments
+            .precision
+            .unwrap_or_else(|| measure::precision_of(arguments.device)),
         peers: arguments.peers,
         rounds: arguments.rounds.get(),
         steps: arguments.steps.get(),
@@ -227,6 +263,45 @@ fn bench(arguments: BenchArguments) -> Result<()> {
         report.write_json(&path)?;
     }
     Ok(())
+}
+
+fn measure(arguments: MeasureArguments) -> Result<()> {
+    let device = arguments.device;
+    if let Some(feature) = missing_feature(device) {
+        return with_feature(feature);
+    }
+    let bench = Bench {
+        only: measure::SUBJECTS.to_vec(),
+        preset: Preset::Keras,
+        batch_sizes: batch_sizes(device, &[]),
+        recompute: false,
+        device,
+        precision: arguments
+            .precision
+            .unwrap_or_else(|| measure::precision_of(device)),
+        peers: arguments.peers,
+        rounds: 3,
+        steps: 3,
+        scripts: workspace().join("tests/oracle"),
+    };
+    let measure = Measure {
+        only: arguments.only,
+        bench,
+        presets: arguments.presets,
+        seeds: arguments.seeds,
+        data_dir: arguments.data_dir,
+        output: arguments.output,
+        flags: arguments.flags,
+    };
+    Ok(measure.run(&Terminal::default())?)
+}
+
+/// Those that were asked for; on a GPU, if none were, those that a GPU is used with.
+fn batch_sizes(device: DeviceChoice, asked_for: &[NonZeroUsize]) -> Vec<usize> {
+    if asked_for.is_empty() && device != DeviceChoice::Cpu {
+        return vec![64, 256, 1024];
+    }
+    asked_for.iter().map(|size| size.get()).collect()
 }
 
 /// The Cargo feature that a device needs and this program was built without.
@@ -287,6 +362,7 @@ fn main() -> Result<()> {
             Ok(goldens.run(&Terminal::default())?)
         }
         Chore::Bench(arguments) => bench(arguments),
+        Chore::Measure(arguments) => measure(arguments),
         Chore::Plot(arguments) => plot(arguments),
         Chore::BenchWorker(workload) => bench_worker(&workload),
     }

@@ -117,8 +117,13 @@ pub fn sum_of_all_squares(tensors: &[&Tensor]) -> Result<Tensor> {
         bail!("sum of all squares: expected tensors, found none");
     };
     #[cfg(feature = "cuda")]
-    if steps::have_kernels(tensors.iter().copied()) {
-        return steps::sum_of_squares(tensors);
+    if first.device().is_cuda() {
+        let tensors = tensors.iter().map(|tensor| tensor.detach().contiguous());
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let tensors: Vec<&Tensor> = tensors.iter().collect();
+        if steps::have_kernels(tensors.iter().copied()) {
+            return steps::sum_of_squares(&tensors);
+        }
     }
     if first.device().is_cpu() {
         let sums = tensors.iter().map(|tensor| sum_of_squares(tensor));

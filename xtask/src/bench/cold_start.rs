@@ -26,7 +26,7 @@ pub(super) fn run(bench: &Bench, report: &mut Report, observer: &dyn Observer) -
     let picture = picture(directory.path())?;
     write_checkpoint(&recipe, directory.path())?;
     observer.say("start: building the program");
-    let program = program::build(&[])?;
+    let program = program::build(program::features(bench.device))?;
     let ours = || {
         let mut command = Command::new(&program);
         command

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use perceiver_train::DeviceChoice;
+
 use super::contestant::OURS;
 use crate::error::{Result, XtaskError};
 
@@ -10,7 +12,7 @@ use crate::error::{Result, XtaskError};
 ///
 /// # Errors
 /// When it does not build.
-pub(super) fn build(flags: &[&str]) -> Result<PathBuf> {
+pub(crate) fn build(flags: &[&str]) -> Result<PathBuf> {
     let arguments = [&["build", "--package=perceiver-cli"], flags].concat();
     let failed = |finding: String| XtaskError::Contestant {
         name: OURS.to_owned(),
@@ -42,6 +44,15 @@ pub(super) fn build(flags: &[&str]) -> Result<PathBuf> {
     programs
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .ok_or_else(|| failed(format!("{}, and no program was named", output.status)))
+}
+
+/// The flags of Cargo that build it for a device.
+pub(crate) const fn features(device: DeviceChoice) -> &'static [&'static str] {
+    match device {
+        DeviceChoice::Cuda(_) => &["--features=cuda"],
+        DeviceChoice::Metal => &["--features=metal"],
+        DeviceChoice::Cpu | DeviceChoice::Auto => &[],
+    }
 }
 
 /// Runs a command of the contestant called `name` to its end.

@@ -98,6 +98,24 @@ impl Report {
         }
     }
 
+    /// How many times as fast as each training the loader is, which is what a device that must not wait asks for.
+    pub fn add_loader_ratios(&mut self) {
+        let Some(loader) = self
+            .get("loader.images_per_second")
+            .map(|figure| figure.median)
+        else {
+            return;
+        };
+        let speeds = self.figures.iter().filter_map(|(name, figure)| {
+            let training = name.strip_suffix(".images_per_second")?;
+            let is_ours = training.starts_with("train") && !training.contains('.');
+            is_ours.then(|| (format!("loader.times_{training}"), loader / figure.median))
+        });
+        for (name, ratio) in speeds.collect::<Vec<_>>() {
+            self.add(name, &[ratio]);
+        }
+    }
+
     /// The rate of matrix products alone, and which share of it the model reaches with the products it needs.
     pub fn add_rates(&mut self, name: &str, per_second: &[f64], multiply_adds: f64, rates: &[f64]) {
         let gigaflops: Vec<f64> = rates.iter().map(|rate| 2e-9 * rate).collect();
@@ -179,6 +197,20 @@ mod tests {
         report.add_rates("train", &[10.0], 4.0, &[60.0, 80.0]);
         let share = Figure::of(&[0.5]);
         assert_eq!(report.get("train.share_of_products"), share.as_ref());
+    }
+
+    #[test]
+    fn the_loader_is_compared_with_every_training() {
+        let mut report = Report::default();
+        for (name, speed) in [("loader", 60.0), ("train_64", 20.0), ("train_64.peer", 5.0)] {
+            report.add(format!("{name}.images_per_second"), &[speed]);
+        }
+        report.add_loader_ratios();
+        assert_eq!(
+            report.get("loader.times_train_64"),
+            Figure::of(&[3.0]).as_ref()
+        );
+        assert_eq!(report.get("loader.times_train_64.peer"), None);
     }
 
     #[test]

@@ -99,8 +99,19 @@ const fn padded_width(width: usize) -> usize {
     (width + 1).next_multiple_of(8)
 }
 
-#[cfg(feature = "cuda")]
 impl Rows {
+    /// The kernel of that name for rows of this length: some keep a row in registers.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn kernel(&self, name: &str) -> String {
+        match self.g.keys {
+            keys if keys % 16 != 0 => name.to_string(),
+            0..=256 => format!("{name}_256"),
+            257..=1024 => format!("{name}_1024"),
+            _ => name.to_string(),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
     fn numbers(&self) -> [cuda::Number; 7] {
         use cuda::Number::{Real, Short, Whole};
         let Self { g, mask, by_head } = *self;
@@ -136,7 +147,8 @@ impl CustomOp1 for SoftmaxDropout {
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        cuda::map_rows("softmax_dropout", [(x, layout)], &self.0.numbers())
+        let kernel = self.0.kernel("softmax_dropout");
+        cuda::map_rows(&kernel, [(x, layout)], &self.0.numbers())
     }
 
     fn bwd(&self, logits: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -174,7 +186,8 @@ impl CustomOp2 for SoftmaxDropoutBackward {
         grad_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let inputs = [(x, layout), (grad, grad_layout)];
-        cuda::map_rows("softmax_dropout_backward", inputs, &self.0.numbers())
+        let kernel = self.0.kernel("softmax_dropout_backward");
+        cuda::map_rows(&kernel, inputs, &self.0.numbers())
     }
 }
 

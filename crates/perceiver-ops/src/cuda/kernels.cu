@@ -296,8 +296,6 @@ template <int PARTS, typename T> __device__ void softmax_dropout_of(const T *x, 
 
 // `y = softmax(scale * x) * mask`
 template <typename T> __device__ void softmax_dropout(const T *x, T *y, u64 n, u64 width, float scale, Mask mask) {
-    if (width % 16 == 0 && width <= 256) return softmax_dropout_of<1>(x, y, n, width, scale, mask);
-    if (width % 16 == 0 && width <= 1024) return softmax_dropout_of<4>(x, y, n, width, scale, mask);
     EACH_ROW(row, n / width) {
         const T *from = x + row * width;
         Exponentials all = exponentials_of(from, width, scale);
@@ -329,8 +327,6 @@ __device__ void softmax_dropout_backward_of(const T *x, const T *dy, T *dx, u64 
 // The probabilities and the mask are made again.
 template <typename T>
 __device__ void softmax_dropout_backward(const T *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
-    if (width % 16 == 0 && width <= 256) return softmax_dropout_backward_of<1>(x, dy, dx, n, width, scale, mask);
-    if (width % 16 == 0 && width <= 1024) return softmax_dropout_backward_of<4>(x, dy, dx, n, width, scale, mask);
     EACH_ROW(row, n / width) {
         u64 start = row * width;
         Exponentials all = exponentials_of(x + start, width, scale);
@@ -457,6 +453,17 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
     }
 }
 
+#define SOFTMAX_DROPOUT(forward, backward, PARTS, T, suffix)                                                               \
+    extern "C" __global__ void softmax_dropout_##suffix(const T *x, T *y, u64 n, u64 width, float scale, u64 queries,      \
+                                                        u64 heads, u64 key, u32 threshold, float factor) {                 \
+        forward<PARTS>(x, y, n, width, scale, Mask{queries, heads, key, threshold, factor});                               \
+    }                                                                                                                      \
+    extern "C" __global__ void softmax_dropout_backward_##suffix(const T *x, const T *dy, T *dx, u64 n, u64 width,         \
+                                                                 float scale, u64 queries, u64 heads, u64 key,             \
+                                                                 u32 threshold, float factor) {                            \
+        backward<PARTS>(x, dy, dx, n, width, scale, Mask{queries, heads, key, threshold, factor});                         \
+    }
+
 #define FOR_BOTH_TYPES(T, suffix)                                                                                          \
     extern "C" __global__ void dropout_##suffix(const T *x, T *y, u64 n, u64 key, u64 threshold, float scale) {            \
         dropout<T>(x, y, n, key, threshold, scale);                                                                        \
@@ -497,15 +504,9 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
     extern "C" __global__ void column_sums_##suffix(const T *x, float *sums, u64 n, u64 width, u64 chunks) {               \
         column_sums<T>(x, sums, n, width, chunks);                                                                         \
     }                                                                                                                      \
-    extern "C" __global__ void softmax_dropout_##suffix(const T *x, T *y, u64 n, u64 width, float scale, u64 queries,      \
-                                                        u64 heads, u64 key, u32 threshold, float factor) {                 \
-        softmax_dropout<T>(x, y, n, width, scale, Mask{queries, heads, key, threshold, factor});                           \
-    }                                                                                                                      \
-    extern "C" __global__ void softmax_dropout_backward_##suffix(const T *x, const T *dy, T *dx, u64 n, u64 width,         \
-                                                                 float scale, u64 queries, u64 heads, u64 key,             \
-                                                                 u32 threshold, float factor) {                            \
-        softmax_dropout_backward<T>(x, dy, dx, n, width, scale, Mask{queries, heads, key, threshold, factor});             \
-    }                                                                                                                      \
+    SOFTMAX_DROPOUT(softmax_dropout, softmax_dropout_backward, , T, suffix)                                                \
+    SOFTMAX_DROPOUT(softmax_dropout_of, softmax_dropout_backward_of, 1, T, 256_##suffix)                                   \
+    SOFTMAX_DROPOUT(softmax_dropout_of, softmax_dropout_backward_of, 4, T, 1024_##suffix)                                  \
     extern "C" __global__ void softmax_##suffix(const T *x, T *y, u64 n, u64 width) { softmax<T>(x, y, n, width); }        \
     extern "C" __global__ void softmax_backward_##suffix(const T *y, const T *dy, T *dx, u64 n, u64 width) {               \
         softmax_backward<T>(y, dy, dx, n, width);                                                                          \

@@ -215,17 +215,19 @@ proptest! {
         for (dtype, suffix, relative) in TYPES {
             let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
             let logits = wide(&x, &[2, queries * heads, keys]);
-            let y = rows::softmax_composed(&logits, Rows { g, mask: Some(mask), by_head: false }).unwrap();
+            let rows = Rows { g, mask: Some(mask), by_head: false };
+            let y = rows::softmax_composed(&logits, rows).unwrap();
+            let kernel = |name: &str| format!("{}_{suffix}", rows.kernel(name));
             let (key, threshold, factor) = mask.for_gpu();
             let numbers = || {
                 let sizes = [number(n), number(keys), number(0.7), number(queries), number(heads)];
                 sizes.into_iter().chain([number(key), number(threshold), number(factor)])
             };
             let given: Vec<_> = [In(&x), Out(n)].into_iter().chain(numbers()).collect();
-            assert_found(run(&format!("softmax_dropout_{suffix}"), &given), &narrow(&y, dtype), 4.0 * relative);
+            assert_found(run(&kernel("softmax_dropout"), &given), &narrow(&y, dtype), 4.0 * relative);
             let expected = narrow(gradients(&y, &dy).get(&logits).unwrap(), dtype);
             let given: Vec<_> = [In(&x), In(&dy), Out(n)].into_iter().chain(numbers()).collect();
-            assert_found(run(&format!("softmax_dropout_backward_{suffix}"), &given), &expected, 10.0 * relative);
+            assert_found(run(&kernel("softmax_dropout_backward"), &given), &expected, 10.0 * relative);
         }
     }
 
