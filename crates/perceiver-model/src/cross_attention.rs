@@ -8,11 +8,10 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use perceiver_ops::{
-    AbsorbedWeights, Attention, Mode, absorbed_attention, add_dropout, attention, expand_batch,
-    multiply_scalar,
+    AbsorbedWeights, Attention, Mode, Projections, absorbed_attention, add_dropout, attention,
+    expand_batch, multiply_scalar,
 };
 
-use crate::absorbed::Projections;
 use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::attention_logits::{absorbed_logits, logits};
 use crate::config::PerceiverConfig;
@@ -98,10 +97,10 @@ impl CrossAttention {
         if self.form == AttentionForm::Absorbed && self.absorbed.is_none() {
             let projections = Projections {
                 heads: self.heads,
-                query: &self.query,
-                key: &self.key,
-                value: &self.value,
-                output: self.output.as_ref(),
+                query: self.query.tensors(),
+                key: self.key.tensors(),
+                value: self.value.tensors(),
+                output: self.output.as_ref().map(Dense::tensors),
                 scale: Some(&self.scale),
             };
             ready.absorbed = Some(projections.absorb()?);

@@ -26,6 +26,11 @@ impl Dense {
         })
     }
 
+    /// Weight and bias.
+    pub(crate) fn tensors(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
+    }
+
     pub(crate) fn tensors_mut(&mut self) -> [&mut Tensor; 2] {
         [&mut self.weight, &mut self.bias]
     }

@@ -31,7 +31,6 @@
 //! The path of an image: the stem where there is one, [`patches`], the encoder, then cross attention and the latent transformer in turns,
 //! the mean over the latents, the head. Each is a file of that name.
 
-mod absorbed;
 mod attention_form;
 mod attention_logits;
 mod config;

@@ -2,9 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{AbsorbedWeights, Attention, Mode, absorbed_attention, attention};
+use perceiver_ops::{AbsorbedWeights, Attention, Mode, Projections, absorbed_attention, attention};
 
-use crate::absorbed::Projections;
 use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::attention_logits::{absorbed_logits, logits};
 use crate::config::PerceiverConfig;
@@ -63,10 +62,10 @@ impl SelfAttention {
         if self.form == AttentionForm::Absorbed && self.absorbed.is_none() {
             let projections = Projections {
                 heads: self.heads,
-                query: &self.query,
-                key: &self.key,
-                value: &self.value,
-                output: Some(&self.output),
+                query: self.query.tensors(),
+                key: self.key.tensors(),
+                value: self.value.tensors(),
+                output: Some(self.output.tensors()),
                 scale: None,
             };
             ready.absorbed = Some(projections.absorb()?);
@@ -77,7 +76,7 @@ impl SelfAttention {
     /// The tensors that a forward pass uses.
     pub(crate) fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
         if let Some(weights) = &mut self.absorbed {
-            return vec![weights.values_mut()];
+            return weights.tensors_mut();
         }
         let layers = [
             &mut self.query,

@@ -9,11 +9,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::Transpose;
+use crate::absorbed_weights::{AbsorbedWeights, WeightRows};
 use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
@@ -26,74 +27,6 @@ use crate::linear::weight_gradient;
 use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::transpose::{transpose, transposed};
 
-/// The two projections of [`absorbed_attention`], as one tensor: an operation of candle takes three.
-#[derive(Clone, Debug)]
-pub struct AbsorbedWeights {
-    values: Tensor,        // [values], the query's rows, then the output's
-    query: (usize, usize), // rows and columns
-    output: (usize, usize),
-}
-
-impl AbsorbedWeights {
-    /// `query` `[width + 1, heads * token_width]`, with the bias as last row, makes queries of the asking vectors. `output`
-    /// `[heads * token_width + heads + 1, outputs]` projects what the heads read; then come, for every head, what its
-    /// probabilities' sum is worth, and the bias.
-    ///
-    /// # Errors
-    /// When either is no matrix or they are of different types.
-    pub fn new(query: &Tensor, output: &Tensor) -> Result<Self> {
-        Ok(Self {
-            values: Tensor::cat(&[query.flatten_all()?, output.flatten_all()?], 0)?,
-            query: query.dims2()?,
-            output: output.dims2()?,
-        })
-    }
-
-    /// Both projections as they are stored, one after the other, `[values]`: to exchange for others of the same size.
-    pub fn values_mut(&mut self) -> &mut Tensor {
-        &mut self.values
-    }
-
-    /// The query's projection, `[width + 1, heads * token_width]`.
-    ///
-    /// # Errors
-    /// When candle refuses an operation.
-    pub fn query(&self) -> Result<Tensor> {
-        let size = self.query.0 * self.query.1;
-        self.values.narrow(0, 0, size)?.reshape(self.query)
-    }
-
-    /// The output's projection of values as [`rows::with_ones`] makes them of tokens, and the bias; or of the tokens themselves, whose
-    /// probabilities then sum to 1.
-    fn output_of(&self, g: Geometry, value_width: usize) -> Result<(Tensor, Tensor)> {
-        let (heads, token_width) = (g.heads, g.width);
-        let (inner, outputs) = (heads * token_width, self.output.1);
-        let output = self.output()?;
-        let of_tokens = output.narrow(0, 0, inner)?;
-        let of_sums = output.narrow(0, inner, heads)?;
-        let bias = output.get(inner + heads)?;
-        if value_width == token_width {
-            let sum = of_sums.to_dtype(DType::F32)?.sum(0)?;
-            return Ok((of_tokens, (bias + sum.to_dtype(output.dtype())?)?));
-        }
-        let of_tokens = of_tokens.reshape((heads, token_width, outputs))?;
-        let of_sums = of_sums.reshape((heads, 1, outputs))?;
-        let rows = Tensor::cat(&[of_tokens, of_sums], 1)?;
-        let rows = rows.pad_with_zeros(1, 0, value_width - token_width - 1)?;
-        Ok((rows.reshape((heads * value_width, outputs))?, bias))
-    }
-
-    /// The output's projection, `[heads * token_width + heads + 1, outputs]`.
-    ///
-    /// # Errors
-    /// When candle refuses an operation.
-    pub fn output(&self) -> Result<Tensor> {
-        let start = self.query.0 * self.query.1;
-        let size = self.output.0 * self.output.1;
-        self.values.narrow(0, start, size)?.reshape(self.output)
-    }
-}
-
 /// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`.
 ///
 /// # Errors
@@ -105,16 +38,15 @@ pub fn absorbed_attention(
     how: Attention,
 ) -> Result<Tensor> {
     let geometry = geometry(x, tokens, weights, how)?;
+    let Some(values) = weights.flat() else {
+        return absorbed_attention_composed(x, tokens, weights, how);
+    };
     if is_narrow_on_cpu(x) {
-        return widened([x, tokens, &weights.values], |[x, tokens, values]| {
-            let weights = AbsorbedWeights {
-                values: values.clone(),
-                ..*weights
-            };
-            absorbed_attention(x, tokens, &weights, how)
+        return widened([x, tokens, values], |[x, tokens, values]| {
+            absorbed_attention(x, tokens, &weights.with_flat(values), how)
         });
     }
-    let inputs = [x, tokens, &weights.values];
+    let inputs = [x, tokens, values];
     if !inputs.into_iter().all(cpu::has_kernels) {
         return absorbed_attention_composed(x, tokens, weights, how);
     }
@@ -127,7 +59,7 @@ pub fn absorbed_attention(
         kept: Mutex::new(Vec::new()),
     };
     x.contiguous()?
-        .apply_op3(&tokens.contiguous()?, &weights.values.contiguous()?, op)
+        .apply_op3(&tokens.contiguous()?, &values.contiguous()?, op)
 }
 
 /// [`absorbed_attention`] as a composition of candle's own operations: what every device runs that has no kernel, and what
@@ -144,31 +76,32 @@ pub fn absorbed_attention_composed(
     let geometry = geometry(x, tokens, weights, how)?;
     let mask = Mask::new(how.dropout, how.mode, geometry)?;
     let (batch, n, _) = x.dims3()?;
-    // What a bias is multiplied by.
+    let WeightRows {
+        query,
+        output,
+        bias,
+    } = weights.rows(how.heads)?;
+    // What biases are multiplied by, and what sums up probabilities.
     let x_and_ones = rows::with_ones(x)?;
-    let padded = x_and_ones.dim(2)?;
-    let query = weights.query()?;
-    let query = query
-        .pad_with_zeros(0, 0, padded - weights.query.0)?
-        .unsqueeze(0)?;
-    let of_rows = x_and_ones.reshape((1, batch * n, padded))?;
-    let queries = rows::product(&of_rows, &query, Transpose::Neither)?.reshape((batch, n, ()))?;
-    // Probabilities sum to 1 unless some fall.
-    let values = match mask {
-        None => tokens.clone(),
-        Some(_) if x.id() == tokens.id() => x_and_ones,
-        Some(_) => rows::with_ones(tokens)?,
+    let values = if x.id() == tokens.id() {
+        x_and_ones.clone()
+    } else {
+        rows::with_ones(tokens)?
     };
+    let of_rows = x_and_ones.reshape((1, batch * n, ()))?;
+    let queries = rows::product(&of_rows, &query, Transpose::Neither)?.reshape((batch, n, ()))?;
     let of_values = Geometry {
         value_width: values.dim(2)?,
         append_sums: false,
         ..geometry
     };
     let read = rows::read(&queries, tokens, &values, of_values, mask)?;
-    let (output, bias) = weights.output_of(geometry, of_values.value_width)?;
     let read = read.reshape((1, batch * n, ()))?;
-    let output = rows::product(&read, &output.unsqueeze(0)?, Transpose::Neither)?;
-    add_bias(&output, &bias)?.reshape((batch, n, ()))
+    let read = rows::product(&read, &output, Transpose::Neither)?.reshape((batch, n, ()))?;
+    match bias {
+        Some(bias) => add_bias(&read, &bias),
+        None => Ok(read),
+    }
 }
 
 /// The sizes of the attention between the projections.

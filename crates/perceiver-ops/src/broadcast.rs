@@ -218,7 +218,7 @@ impl CustomOp1 for ExpandBatch {
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let shape = Shape::from([&[self.batch], &layout.dims()[1..]].concat());
         let count = cuda::Number::Whole(shape.elem_count() as u64);
-        let repeated = cuda::map_to("repeat", (x, layout), &shape, &[count])?;
+        let repeated = cuda::map_to("repeat", [(x, layout)], &shape, &[count])?;
         Ok((repeated, shape))
     }
 

@@ -29,6 +29,7 @@
 #![allow(clippy::inline_always)]
 
 mod absorbed_attention;
+mod absorbed_weights;
 mod adam;
 mod attention;
 mod broadcast;
@@ -59,7 +60,8 @@ mod steps;
 mod transpose;
 mod upload;
 
-pub use absorbed_attention::{AbsorbedWeights, absorbed_attention, absorbed_attention_composed};
+pub use absorbed_attention::{absorbed_attention, absorbed_attention_composed};
+pub use absorbed_weights::{AbsorbedWeights, Projections};
 pub use adam::{AdamStep, adam_step, adam_step_composed};
 pub use attention::{Attention, attention, attention_composed};
 pub use broadcast::{

@@ -169,7 +169,7 @@ impl CustomOp1 for Neighbourhoods {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let shape = self.0.taken_shape(layout.dims()[0]);
-        let taken = cuda::map_to("neighbourhoods", (x, layout), &shape, &self.0.numbers())?;
+        let taken = cuda::map_to("neighbourhoods", [(x, layout)], &shape, &self.0.numbers())?;
         Ok((taken, shape))
     }
 
@@ -211,7 +211,7 @@ impl CustomOp1 for NeighbourhoodsBackward {
     fn cuda_fwd(&self, dy: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let shape = self.0.image_shape(layout.dims()[0]);
         let kernel = "neighbourhoods_backward";
-        let sums = cuda::map_to(kernel, (dy, layout), &shape, &self.0.numbers())?;
+        let sums = cuda::map_to(kernel, [(dy, layout)], &shape, &self.0.numbers())?;
         Ok((sums, shape))
     }
 }

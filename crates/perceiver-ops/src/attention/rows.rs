@@ -4,7 +4,7 @@
 //! them. Between the products, softmax, its factor and dropout are one operation.
 
 #[cfg(feature = "cuda")]
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Shape, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, bail};
 use candle_core::{D, Result, Tensor};
 
 use super::mask::Mask;
@@ -79,7 +79,7 @@ pub(crate) fn softmax_composed(logits: &Tensor, Rows { g, mask, by_head }: Rows)
     probabilities * factors.reshape(logits.shape())?.to_dtype(logits.dtype())?
 }
 
-/// Rows `[..., width]` with a 1 behind them, which sums up what reads them, then zeros up to a multiple of 8, as matrix units like it.
+/// Rows `[..., width]` with a 1 behind them, which a bias is multiplied by and which sums up what reads them, then zeros up to a multiple of 8.
 pub(crate) fn with_ones(x: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if cuda::has_kernels(x) {
@@ -89,12 +89,43 @@ pub(crate) fn with_ones(x: &Tensor) -> Result<Tensor> {
 }
 
 pub(crate) fn with_ones_composed(x: &Tensor) -> Result<Tensor> {
-    let width = x.dim(D::Minus1)?;
     let one = x.narrow(D::Minus1, 0, 1)?.ones_like()?;
-    let padded = Tensor::cat(&[x, &one], D::Minus1)?;
-    padded.pad_with_zeros(D::Minus1, 0, padded_width(width) - width - 1)
+    with_padding(&Tensor::cat(&[x, &one], D::Minus1)?, x.rank() - 1)
 }
 
+/// A weight `[outputs, inputs]` with its bias `[outputs]` as one more column, then zeros up to a multiple of 8. What `changes_nothing` is
+/// another bias, whose gradient is there and zero.
+pub(crate) fn with_column(
+    weight: &Tensor,
+    bias: &Tensor,
+    changes_nothing: Option<&Tensor>,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::has_kernels(weight) {
+        let op = WithColumn {
+            has_third: changes_nothing.is_some(),
+        };
+        let (bias, third) = (bias.contiguous()?, changes_nothing.unwrap_or(bias));
+        return weight
+            .contiguous()?
+            .apply_op3(&bias, &third.contiguous()?, op);
+    }
+    let columns = with_padding(&Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?, 1)?;
+    let Some(third) = changes_nothing else {
+        return Ok(columns);
+    };
+    // candle prunes a product with 0.
+    let sum = third.sum_all()?;
+    columns.broadcast_add(&sum.broadcast_sub(&sum)?)
+}
+
+/// Zeros up to a multiple of 8 in a dimension, as matrix units like it.
+pub(crate) fn with_padding(x: &Tensor, dim: usize) -> Result<Tensor> {
+    let size = x.dim(dim)?;
+    x.pad_with_zeros(dim, 0, size.next_multiple_of(8) - size)
+}
+
+#[cfg(feature = "cuda")]
 const fn padded_width(width: usize) -> usize {
     (width + 1).next_multiple_of(8)
 }
@@ -251,6 +282,63 @@ fn widths(
     let other = if width == narrow { wide } else { narrow };
     let shape = Shape::from([leading, &[other]].concat());
     let numbers = [narrow, wide].map(|number| cuda::Number::Whole(number as u64));
-    let rows = cuda::map_to(kernel, (x, layout), &shape, &numbers)?;
+    let rows = cuda::map_to(kernel, [(x, layout)], &shape, &numbers)?;
     Ok((rows, shape))
+}
+
+#[cfg(feature = "cuda")]
+struct WithColumn {
+    /// Whether the third input is one that changes nothing.
+    has_third: bool,
+}
+
+#[cfg(feature = "cuda")]
+impl CustomOp3 for WithColumn {
+    fn name(&self) -> &'static str {
+        "with-column"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _weight: &CpuStorage,
+        _weight_layout: &Layout,
+        _bias: &CpuStorage,
+        _bias_layout: &Layout,
+        _third: &CpuStorage,
+        _third_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        bail!("{}: expected weights on a GPU", self.name())
+    }
+
+    fn cuda_fwd(
+        &self,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+        _third: &CudaStorage,
+        _third_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (outputs, inputs) = weight_layout.shape().dims2()?;
+        let shape = Shape::from((outputs, padded_width(inputs)));
+        let numbers = [inputs, padded_width(inputs)].map(|n| cuda::Number::Whole(n as u64));
+        let operands = [(weight, weight_layout), (bias, bias_layout)];
+        let columns = cuda::map_to("with_column", operands, &shape, &numbers)?;
+        Ok((columns, shape))
+    }
+
+    fn bwd(
+        &self,
+        weight: &Tensor,
+        _bias: &Tensor,
+        third: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (width, grad) = (weight.dim(1)?, grad.contiguous()?);
+        let of_weight = grad.apply_op1_no_bwd(&WithoutOnes { width })?;
+        let of_bias = grad.narrow(1, width, 1)?.contiguous()?.squeeze(1)?;
+        let of_third = self.has_third.then(|| third.zeros_like()).transpose()?;
+        Ok((Some(of_weight), Some(of_bias), of_third))
+    }
 }

@@ -102,6 +102,14 @@ template <typename T> __device__ void with_ones(const T *x, T *y, u64 count, u64
     }
 }
 
+// The same with a bias for every row in place of the 1.
+template <typename T> __device__ void with_column(const T *x, const T *bias, T *y, u64 count, u64 width, u64 padded) {
+    EACH(i, count / width * padded) {
+        u64 column = column_of(i, padded), row = (i - column) / padded;
+        y[i] = column < width ? x[row * width + column] : column == width ? bias[row] : narrow<T>(0.0f);
+    }
+}
+
 // The first `width` values of rows of `padded`.
 template <typename T> __device__ void without_ones(const T *x, T *y, u64 count, u64 width, u64 padded) {
     EACH(i, count / padded * width) {
@@ -489,6 +497,9 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
     extern "C" __global__ void repeat_##suffix(const T *x, T *y, u64 width, u64 n) { repeat<T>(x, y, width, n); }          \
     extern "C" __global__ void with_ones_##suffix(const T *x, T *y, u64 count, u64 width, u64 padded) {                    \
         with_ones<T>(x, y, count, width, padded);                                                                          \
+    }                                                                                                                      \
+    extern "C" __global__ void with_column_##suffix(const T *x, const T *bias, T *y, u64 count, u64 width, u64 padded) {   \
+        with_column<T>(x, bias, y, count, width, padded);                                                                  \
     }                                                                                                                      \
     extern "C" __global__ void without_ones_##suffix(const T *x, T *y, u64 count, u64 width, u64 padded) {                 \
         without_ones<T>(x, y, count, width, padded);                                                                       \

@@ -83,21 +83,16 @@ pub(crate) fn sums_of_rows<const N: usize>(
     output.map(|output| (output, shape))
 }
 
-/// What a kernel makes of a contiguous tensor in another shape, value by value of the new one.
-pub(crate) fn map_to(
+/// What a kernel makes of contiguous tensors in another shape, value by value of the new one.
+pub(crate) fn map_to<const N: usize>(
     kernel: &str,
-    (x, layout): (&CudaStorage, &Layout),
+    inputs: [(&CudaStorage, &Layout); N],
     shape: &Shape,
     numbers: &[Number],
 ) -> Result<CudaStorage> {
     let count = shape.elem_count();
-    launch(
-        kernel,
-        [(x, layout)],
-        Some((x.dtype(), count)),
-        all(count),
-        numbers,
-    )
+    let output = Some((inputs[0].0.dtype(), count));
+    launch(kernel, inputs, output, all(count), numbers)
 }
 
 /// The threads of a warp.

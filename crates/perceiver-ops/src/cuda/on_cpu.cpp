@@ -185,6 +185,7 @@ int main(int, char **words) {
     KERNELS(bias_gelu_backward)
     KERNELS(repeat)
     KERNELS(with_ones)
+    KERNELS(with_column)
     KERNELS(without_ones)
     KERNELS(neighbourhoods)
     KERNELS(neighbourhoods_backward)

@@ -283,6 +283,12 @@ proptest! {
             let [width_of, padded_of] = sizes();
             let given = [In(&expected), Out(n), number(rows * padded), width_of, padded_of];
             assert_found(run(&format!("without_ones_{suffix}"), &given), &x, 0.0);
+            let bias = tensor(seed ^ 1, rows, dtype);
+            let in_rows = x.reshape((rows, width)).unwrap();
+            let expected = rows::with_column(&in_rows, &bias, None).unwrap();
+            let [width_of, padded_of] = sizes();
+            let given = [In(&x), In(&bias), Out(rows * padded), number(n), width_of, padded_of];
+            assert_found(run(&format!("with_column_{suffix}"), &given), &expected, 0.0);
             let given = [In(&x), Out(chunks * width), number(n), number(width), number(chunks)];
             let Some(sums) = run(&format!("column_sums_{suffix}"), &given) else { continue };
             let sums = Tensor::from_vec(values(&sums, DType::F32), (chunks, width), &Device::Cpu).unwrap();
