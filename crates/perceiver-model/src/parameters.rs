@@ -182,14 +182,6 @@ impl Parameters {
         Perceiver::new(config, vb)
     }
 
-    /// The model on copies of these parameters as they are now, of another type. Gradients reach the parameters themselves.
-    ///
-    /// # Errors
-    /// As for [`Parameters::model`], and when the device has no such type.
-    pub fn model_in(&self, config: &PerceiverConfig, dtype: DType) -> Result<Perceiver> {
-        self.model_through(config, |_, variable| variable.to_dtype(dtype))
-    }
-
     /// The model for inference alone, on the parameters as they are now. Nothing it computes is kept for a gradient, and
     /// products of weights are made here, not in every pass; later updates of the parameters are not seen, or by half.
     ///
@@ -202,7 +194,7 @@ impl Parameters {
     /// [`Parameters::inference_model`] on copies of another type.
     ///
     /// # Errors
-    /// As for [`Parameters::model_in`].
+    /// As for [`Parameters::model`], and when the device has no such type.
     pub fn inference_model_in(&self, config: &PerceiverConfig, dtype: DType) -> Result<Perceiver> {
         let detach = |(name, tensor): (String, Tensor)| (name, tensor.detach());
         let tensors = self.tensors().into_iter().map(detach).collect();

@@ -87,6 +87,7 @@ pub use recompute::recompute;
 pub use sgd::{SgdStep, sgd_step, sgd_step_composed};
 pub use softmax::{softmax, softmax_composed};
 pub use steps::{
-    ParameterStep, adam_steps, lamb_steps, move_means, one_by_one, sum_of_all_squares,
+    ParameterStep, adam_steps, copy_all, lamb_steps, move_means, one_by_one, sum_of_all_squares,
+    widen_all,
 };
 pub use upload::{Upload, keep_memory};

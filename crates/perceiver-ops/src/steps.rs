@@ -99,6 +99,35 @@ pub fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> {
     pairs.try_for_each(|(mean, value)| move_mean(mean, value, rate))
 }
 
+/// Gives the first tensor of every pair the values of the second, rounded to its own type. It changes where it is.
+///
+/// # Errors
+/// When the sizes of a pair differ or a first tensor is not contiguous.
+pub fn copy_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if steps::are_for_narrowing(pairs) {
+        return steps::narrow_all(pairs);
+    }
+    for (to, from) in pairs {
+        let from = from.detach().flatten_all()?.to_dtype(to.dtype())?;
+        to.detach().flatten_all()?.slice_set(&from, 0, 0)?;
+    }
+    Ok(())
+}
+
+/// The same values in `f32`.
+///
+/// # Errors
+/// When the device has no room.
+pub fn widen_all(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if steps::are_for_widening(tensors) {
+        return steps::widen_all(tensors);
+    }
+    let tensors = tensors.iter();
+    tensors.map(|tensor| tensor.to_dtype(DType::F32)).collect()
+}
+
 /// The sum of the squares of all values of all tensors as a scalar of `f32` where they are: a GPU is not waited for.
 ///
 /// ```

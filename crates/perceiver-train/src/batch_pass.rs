@@ -11,10 +11,13 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::gradients::Gradients;
 use crate::loss::Targets;
+use crate::working_copy::WorkingCopy;
 
 /// A batch on its way through the model. Every sum is taken in the order of the parts, so threads do not matter.
 pub(crate) struct BatchPass<'a> {
     pub(crate) model: &'a Perceiver,
+    /// What the model is of, unless it has taps.
+    pub(crate) working: &'a WorkingCopy,
     pub(crate) parameters: &'a Parameters,
     pub(crate) images: Tensor, // [batch, channels, H, W]
     pub(crate) targets: Targets,
@@ -89,7 +92,8 @@ impl BatchPass<'_> {
 
     fn part(&self, held: &Range<usize>, mode: Mode) -> Result<BatchResult> {
         let (loss, logits) = self.scores(held, mode)?;
-        let gradients = Gradients::of(&self.weighed(&loss)?, self.parameters)?;
+        let loss_of_whole = self.weighed(&loss)?;
+        let gradients = self.working.gradients(&loss_of_whole, self.parameters)?;
         BatchResult::new(&loss, gradients, &logits)
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map};
 
 use candle_core::Tensor;
 use perceiver_model::Parameters;
-use perceiver_ops::{move_mean, sum_of_all_squares, sum_of_squares};
+use perceiver_ops::{move_mean, sum_of_all_squares, sum_of_squares, widen_all};
 
 use crate::error::{Result, TrainError};
 
@@ -39,6 +39,16 @@ impl Gradients {
             tensors,
             factor: None,
         }
+    }
+
+    /// The same values in `f32`.
+    pub(crate) fn widened(self) -> Result<Self> {
+        let (names, tensors): (Vec<_>, Vec<_>) = self.tensors.into_iter().unzip();
+        let tensors = widen_all(&tensors)?;
+        Ok(Self {
+            tensors: names.into_iter().zip(tensors).collect(),
+            ..self
+        })
     }
 
     /// Gradients from tensors by parameter name.

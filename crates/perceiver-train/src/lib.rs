@@ -88,6 +88,7 @@ mod training_data;
 mod views;
 mod watchdog;
 mod weight_decay;
+mod working_copy;
 
 pub use adam::{Adam, AdamRule};
 pub use agreement::require_agreement;
@@ -141,3 +142,4 @@ pub use training_data::TrainingData;
 pub use views::Views;
 pub use watchdog::{Warning, WarningKind};
 pub use weight_decay::Decayed;
+pub use working_copy::WorkingCopy;

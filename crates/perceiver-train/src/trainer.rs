@@ -38,6 +38,7 @@ use crate::schedule::{End, Position, ScheduleName};
 use crate::training_data::TrainingData;
 use crate::views::Views;
 use crate::watchdog::Watchdog;
+use crate::working_copy::WorkingCopy;
 use reading::{Norm, Unread};
 
 /// The training pictures that the watchdog looks at, and the steps after which it does, the start and the ends of epochs aside.
@@ -76,6 +77,7 @@ pub struct Trainer {
     run: RunDirectory,
     parameters: Parameters,
     model: Perceiver,
+    working: WorkingCopy,
     optimizer: Box<dyn Optimizer>,
     averaging: Option<Averaging>,
     best: HashMap<String, Tensor>,
@@ -157,9 +159,9 @@ impl Trainer {
             return Ok(None);
         }
         let ranks = self.place.ranks.size();
-        let model = self.model_of_a_step()?;
+        let model = self.working.model(&self.parameters)?;
         let trial = Trial {
-            pass: self.pass(&model, &batch, batch.indices.len())?,
+            pass: self.pass(model, &batch, batch.indices.len())?,
             recipe: &self.recipe,
             train_images: self.data.train.len().div_ceil(ranks),
             validation_images: self.data.validation.len().div_ceil(ranks),

@@ -10,7 +10,7 @@ use perceiver_data::{Loader, LoaderConfig, Normalization, Preprocessing, Split};
 use perceiver_model::{Parameters, PerceiverConfig, Summary};
 use perceiver_ops::{Key, Mode, peak_device_bytes};
 use perceiver_train::{
-    Adam, DeviceChoice, Gradients, Optimizer, Precision, Preset, Recipe, cross_entropy,
+    Adam, DeviceChoice, Optimizer, Precision, Preset, Recipe, WorkingCopy, cross_entropy,
     peak_memory_bytes,
 };
 use rayon::prelude::*;
@@ -206,13 +206,13 @@ impl Workload {
         let images = pictures(&recipe.model, self.batch()?, device)?;
         let labels = Tensor::zeros(self.batch()?, candle_core::DType::U32, device)?;
         let mut adam = Adam::new(recipe.training.learning_rate);
-        let (recompute, dtype) = (self.recompute, self.precision.dtype());
+        let (precision, recompute) = (self.precision, self.recompute);
+        let copy = WorkingCopy::new(&parameters, &recipe.model, precision, recompute)?;
         Ok(Box::new(move || {
-            let model = parameters.model_in(&recipe.model, dtype)?;
-            let model = model.with_recomputation(recompute);
+            let model = copy.model(&parameters)?;
             let mode = Mode::Training(Key::new(adam.steps()));
             let loss = cross_entropy(&model.forward(&images, mode)?, &labels)?;
-            let gradients = Gradients::of(&loss, &parameters)?;
+            let gradients = copy.gradients(&loss, &parameters)?;
             Ok(adam.step(&parameters, &gradients)?)
         }))
     }

@@ -643,6 +643,19 @@ extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chu
     }
 }
 
+// Values of 16 bits in the place of the parameters' become what gradients, or what stands in their place, are; and the other way round.
+extern "C" __global__ void narrow_all(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) {
+    EACH_CHUNK(number, p, i, end) {
+        EACH_VALUE(i, end) { ((bf16 *)p.values)[i] = narrow<bf16>(p.gradient[i]); }
+    }
+}
+
+extern "C" __global__ void widen_all(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) {
+    EACH_CHUNK(number, p, i, end) {
+        EACH_VALUE(i, end) { p.values[i] = wide(((const bf16 *)p.gradient)[i]); }
+    }
+}
+
 // Moving means: each value goes towards its gradient, or what stands in its place, by a share of the way.
 extern "C" __global__ void move_means(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, float rate) {
     EACH_CHUNK(number, p, i, end) {

@@ -149,6 +149,10 @@ static int run_steps(std::string name, char **words) {
         in_warps([&] { lamb_changes(p, chunk, chunks, all.length, sums.data(), 0.1f, 0.001f, 10, 1000, 1e-7f, 0.01f); });
     } else if (name == "move_means") {
         in_warps([&] { move_means(p, chunk, chunks, all.length, 0.25f); });
+    } else if (name == "narrow_all") {
+        in_warps([&] { narrow_all(p, chunk, chunks, all.length); });
+    } else if (name == "widen_all") {
+        in_warps([&] { widen_all(p, chunk, chunks, all.length); });
     } else if (name == "squares") {
         in_warps([&] { squares(p, chunk, chunks, all.length, sums.data()); });
         fwrite(sums.data(), sizeof(float), chunks, stdout);

@@ -1,11 +1,13 @@
 //! Steps of optimizers for all parameters of a model at once: a table of where they are, and a kernel or two.
 
-use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
 };
+use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tensor, bail};
+
+use half::bf16;
 
 use super::launch::{MODULE, WARP, compiled};
 use super::profile::timed;
@@ -78,6 +80,65 @@ pub(crate) fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> 
         .map(|(mean, value)| Row::of([mean, mean, mean, value], 0.0, 0.0))
         .collect();
     Table::of_rows(&rows)?.launch("move_means", None, None, &[rate])
+}
+
+/// Whether values of 32 bits are to become values of 16, all of them contiguous.
+pub(crate) fn are_for_narrowing(pairs: &[(&Tensor, &Tensor)]) -> bool {
+    let is = |tensor: &Tensor, dtype: DType| {
+        tensor.device().is_cuda() && tensor.dtype() == dtype && tensor.is_contiguous()
+    };
+    let mut all = pairs.iter();
+    !pairs.is_empty() && all.all(|(to, from)| is(to, DType::BF16) && is(from, DType::F32))
+}
+
+/// Gives the first of every pair the values of the second.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn narrow_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
+    let rows: Vec<Row> = pairs
+        .iter()
+        .map(|(to, from)| Row::of([to, to, to, from], 0.0, 0.0))
+        .collect();
+    Table::of_rows(&rows)?.launch("narrow_all", None, None, &[])
+}
+
+/// Whether they are values of 16 bits on a GPU.
+pub(crate) fn are_for_widening(tensors: &[Tensor]) -> bool {
+    let is = |tensor: &Tensor| tensor.device().is_cuda() && tensor.dtype() == DType::BF16;
+    !tensors.is_empty() && tensors.iter().all(is)
+}
+
+/// The same values in `f32`, one tensor's after another's in one piece of memory.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn widen_all(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+    let contiguous = tensors.iter().map(|tensor| tensor.detach().contiguous());
+    let contiguous = contiguous.collect::<Result<Vec<_>>>()?;
+    let count = tensors.iter().map(Tensor::elem_count).sum::<usize>();
+    let Device::Cuda(device) = tensors[0].device() else {
+        bail!("widen: expected tensors on a GPU");
+    };
+    // SAFETY: any bits are an `f32`, and the kernel writes all of them.
+    #[allow(unsafe_code)]
+    let values = unsafe { device.alloc::<f32>(count) }?;
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
+    let all = Tensor::from_storage(storage, count, BackpropOp::none(), false);
+    let mut start = 0;
+    let parts = contiguous.iter().map(|tensor| {
+        let part = all.narrow(0, start, tensor.elem_count())?;
+        start += tensor.elem_count();
+        part.reshape(tensor.shape())
+    });
+    let parts = parts.collect::<Result<Vec<_>>>()?;
+    let rows: Vec<Row> = parts
+        .iter()
+        .zip(&contiguous)
+        .map(|(to, from)| Row::of([to, to, to, from], 0.0, 0.0))
+        .collect();
+    Table::of_rows(&rows)?.launch("widen_all", None, None, &[])?;
+    Ok(parts)
 }
 
 /// The sum of squares of all values of all tensors, a scalar, where they are.
@@ -219,17 +280,22 @@ impl Table {
 
 /// Where the values of a contiguous tensor begin.
 fn address(tensor: &Tensor) -> Result<u64> {
+    match tensor.dtype() {
+        DType::BF16 => address_of::<bf16>(tensor),
+        _ => address_of::<f32>(tensor),
+    }
+}
+
+fn address_of<T: CudaDType>(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else {
-        bail!(
-            "a step on a GPU: expected a tensor there, found one on {:?}",
-            tensor.device()
-        );
+        let found = tensor.device();
+        bail!("a step on a GPU: expected a tensor there, found one on {found:?}");
     };
-    let values = storage.as_cuda_slice::<f32>()?;
+    let values = storage.as_cuda_slice::<T>()?;
     let stream = storage.device.cuda_stream();
     let (start, _guard) = values.device_ptr(&stream);
-    Ok(start + (layout.start_offset() * size_of::<f32>()) as u64)
+    Ok(start + (layout.start_offset() * size_of::<T>()) as u64)
 }
 
 fn address_or_null(tensor: Option<&Tensor>) -> Result<u64> {

@@ -25,6 +25,7 @@ use crate::settled;
 use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
 use crate::watchdog::Watchdog;
+use crate::working_copy::WorkingCopy;
 
 /// What changes in the course of a run.
 struct State {
@@ -266,10 +267,12 @@ impl Trainer {
             progress,
         } = state;
         recipe.training.precision.set_up(&place.device)?;
+        let training = &recipe.training;
         let model = parameters
             .model(&recipe.model)?
-            .with_recomputation(recipe.training.recompute);
-        let training = &recipe.training;
+            .with_recomputation(training.recompute);
+        let (precision, recompute) = (training.precision, training.recompute);
+        let working = WorkingCopy::new(&parameters, &recipe.model, precision, recompute)?;
         let mut optimizer = training.optimizer.build(progress.learning_rate);
         let averaging = training
             .averaging
@@ -292,6 +295,7 @@ impl Trainer {
             run,
             parameters,
             model,
+            working,
             optimizer,
             averaging,
             best,

@@ -59,8 +59,8 @@ impl Trainer {
             let result = self.pass(&model, part, images)?.run_tapped(mode(0))?;
             return Ok(Some(result));
         }
-        let model = self.model_of_a_step()?;
-        let pass = self.pass(&model, part, images)?;
+        let model = self.working.model(&self.parameters)?;
+        let pass = self.pass(model, part, images)?;
         let mut result = pass.run(training.accumulate, training.side_by_side, mode)?;
         if let Some(result) = &mut result {
             for gradient in std::mem::take(&mut result.gradients) {
@@ -69,17 +69,6 @@ impl Trainer {
             }
         }
         Ok(result)
-    }
-
-    /// The model that learns: on the parameters, or on copies of them as they are now where the precision is not theirs.
-    pub(super) fn model_of_a_step(&self) -> Result<Perceiver> {
-        let training = &self.recipe.training;
-        let dtype = training.precision.dtype();
-        if dtype == self.model.dtype() {
-            return Ok(self.model.clone());
-        }
-        let model = self.parameters.model_in(&self.recipe.model, dtype)?;
-        Ok(model.with_recomputation(training.recompute))
     }
 
     /// The pass of this rank's part of a batch of `whole` pictures.
@@ -92,6 +81,7 @@ impl Trainer {
         let smoothing = self.recipe.training.label_smoothing;
         Ok(BatchPass {
             model,
+            working: &self.working,
             parameters: &self.parameters,
             images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
             targets: Targets::new(batch, smoothing, &self.place.device)?,
