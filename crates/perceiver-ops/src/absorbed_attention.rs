@@ -13,19 +13,20 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::Transpose;
 use crate::absorbed_weights::{AbsorbedWeights, WeightRows};
+use crate::attention::Attention;
 use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
+use crate::attention::rows::{self, Rows};
 use crate::attention::shape::{Geometry, part};
-use crate::attention::{Attention, rows};
 use crate::broadcast::add_bias;
 use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::linear::weight_gradient;
 use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::transpose::{transpose, transposed};
+use crate::{absorbed_products, cuda};
 
 /// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`.
 ///
@@ -38,6 +39,10 @@ pub fn absorbed_attention(
     how: Attention,
 ) -> Result<Tensor> {
     let geometry = geometry(x, tokens, weights, how)?;
+    if cuda::has_kernels(x) {
+        let rows = rows_of(geometry, how)?;
+        return absorbed_products::attention(x, tokens, &weights.rows(how.heads)?, rows);
+    }
     let Some(values) = weights.flat() else {
         return absorbed_attention_composed(x, tokens, weights, how);
     };
@@ -73,35 +78,44 @@ pub fn absorbed_attention_composed(
     weights: &AbsorbedWeights,
     how: Attention,
 ) -> Result<Tensor> {
-    let geometry = geometry(x, tokens, weights, how)?;
-    let mask = Mask::new(how.dropout, how.mode, geometry)?;
+    let rows = rows_of(geometry(x, tokens, weights, how)?, how)?;
     let (batch, n, _) = x.dims3()?;
     let WeightRows {
         query,
         output,
         bias,
     } = weights.rows(how.heads)?;
-    // What biases are multiplied by, and what sums up probabilities.
-    let x_and_ones = rows::with_ones(x)?;
-    let values = if x.id() == tokens.id() {
-        x_and_ones.clone()
-    } else {
-        rows::with_ones(tokens)?
+    let product = |x: &Tensor, weights: &Tensor| {
+        let product = x.reshape((batch * n, ()))?.matmul(&weights.squeeze(0)?)?;
+        product.reshape((batch, n, ()))
     };
-    let of_rows = x_and_ones.reshape((1, batch * n, ()))?;
-    let queries = rows::product(&of_rows, &query, Transpose::Neither)?.reshape((batch, n, ()))?;
-    let of_values = Geometry {
+    let queries = product(&rows::with_ones_composed(x)?, &query)?;
+    let values = rows::with_ones_composed(tokens)?;
+    let g = Geometry {
         value_width: values.dim(2)?,
-        append_sums: false,
-        ..geometry
+        ..rows.g
     };
-    let read = rows::read(&queries, tokens, &values, of_values, mask)?;
-    let read = read.reshape((1, batch * n, ()))?;
-    let read = rows::product(&read, &output, Transpose::Neither)?.reshape((batch, n, ()))?;
+    let read = product(
+        &rows::read(&queries, tokens, &values, g, rows.mask)?,
+        &output,
+    )?;
     match bias {
         Some(bias) => add_bias(&read, &bias),
         None => Ok(read),
     }
+}
+
+/// The attention between the projections by products of whole tensors.
+pub(crate) fn rows_of(geometry: Geometry, how: Attention) -> Result<Rows> {
+    let g = Geometry {
+        append_sums: false,
+        ..geometry
+    };
+    Ok(Rows {
+        g,
+        mask: Mask::new(how.dropout, how.mode, geometry)?,
+        by_head: false,
+    })
 }
 
 /// The sizes of the attention between the projections.

@@ -21,19 +21,23 @@ pub(crate) mod profile;
 pub(crate) mod steps;
 #[cfg(feature = "cuda")]
 mod upload;
+#[cfg(feature = "cuda")]
+mod wide_product;
 
 use candle_core::{DType, Tensor};
 
 #[cfg(feature = "cuda")]
 pub(crate) use column_sums::column_sums;
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{Number, map, map_rows, map_to, sums_of_rows, width};
+pub(crate) use launch::{Number, map, map_rows, map_rows_to, map_to, sums_of_rows, width};
 #[cfg(feature = "cuda")]
 pub(crate) use linear::linear;
 #[cfg(feature = "cuda")]
 pub(crate) use memory::{keep_memory, peak_bytes};
 #[cfg(feature = "cuda")]
 pub(crate) use upload::Pinned;
+#[cfg(feature = "cuda")]
+pub(crate) use wide_product::wide_product;
 
 /// Whether the kernels apply to `tensor`; no tensor is on such a GPU where this crate was built without.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {

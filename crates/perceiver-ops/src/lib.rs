@@ -29,6 +29,7 @@
 #![allow(clippy::inline_always)]
 
 mod absorbed_attention;
+mod absorbed_products;
 mod absorbed_weights;
 mod adam;
 mod attention;

@@ -4,12 +4,15 @@
 //! them. Between the products, softmax, its factor and dropout are one operation.
 
 #[cfg(feature = "cuda")]
+use candle_core::backend::BackendStorage;
+#[cfg(feature = "cuda")]
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, bail};
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use super::mask::Mask;
+use super::products;
 use super::shape::Geometry;
-use crate::{Transpose, batched_matmul, batched_matmul_composed, cuda, softmax};
+use crate::{Transpose, batched_matmul_composed, cuda, softmax};
 
 /// How the rows of logits lie, and what falls.
 #[derive(Clone, Copy, Debug)]
@@ -29,54 +32,79 @@ pub(crate) fn read(
     mask: Option<Mask>,
 ) -> Result<Tensor> {
     let by_head = g.kv_heads > 1;
+    let rows = Rows { g, mask, by_head };
     let split = |x: &Tensor, length: usize| {
         let heads = x.reshape((g.batch, length, g.heads, ()))?;
         heads.transpose(1, 2)?.contiguous() // [batch, heads, length, width]
     };
-    let probabilities = |queries: &Tensor, keys: &Tensor| {
-        let logits = product(queries, keys, Transpose::Right)?;
-        softmax_dropout(&logits, Rows { g, mask, by_head })
-    };
     let outputs = (g.batch, g.queries, g.heads * g.value_width);
     if by_head {
-        let probabilities = probabilities(&split(queries, g.queries)?, &split(keys, g.keys)?)?;
-        let read = product(&probabilities, &split(values, g.keys)?, Transpose::Neither)?;
+        let [queries, keys, values] = [(queries, g.queries), (keys, g.keys), (values, g.keys)]
+            .map(|(tensor, length)| split(tensor, length));
+        let read = of_rows(&queries?, &keys?, &values?, rows)?;
         return read.transpose(1, 2)?.contiguous()?.reshape(outputs);
     }
-    let rows = queries.reshape((g.batch, g.queries * g.heads, g.width))?;
-    let probabilities = probabilities(&rows, keys)?; // [batch, n * heads, m]
-    product(&probabilities, values, Transpose::Neither)?.reshape(outputs)
+    let queries = queries.reshape((g.batch, g.queries * g.heads, g.width))?;
+    of_rows(&queries, keys, values, rows)?.reshape(outputs)
 }
 
-/// A product of batches of matrices.
-pub(crate) fn product(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Tensor> {
-    if cuda::has_kernels(a) {
-        batched_matmul(a, b, transpose)
-    } else {
-        batched_matmul_composed(a, b, transpose)
+fn of_rows(queries: &Tensor, keys: &Tensor, values: &Tensor, rows: Rows) -> Result<Tensor> {
+    if cuda::has_kernels(queries) {
+        return products::attention(queries, keys, values, rows);
     }
+    let logits = batched_matmul_composed(queries, keys, Transpose::Right)?;
+    let probabilities = softmax_composed(&logits, rows)?;
+    batched_matmul_composed(&probabilities, values, Transpose::Neither)
 }
 
-fn softmax_dropout(logits: &Tensor, rows: Rows) -> Result<Tensor> {
+/// `softmax(scale * logits)` of logits in `f32`, of which dropout takes its part, in a type.
+pub(crate) fn softmax_dropout(logits: &Tensor, rows: Rows, dtype: DType) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
-    if cuda::has_kernels(logits) {
-        return logits.contiguous()?.apply_op1(SoftmaxDropout(rows));
+    if logits.device().is_cuda() {
+        return logits.apply_op1_no_bwd(&SoftmaxDropout { rows, dtype });
     }
-    softmax_composed(logits, rows)
+    softmax_composed(logits, rows)?.to_dtype(dtype)
+}
+
+/// The gradient of the logits, of the type of that of the probabilities.
+pub(crate) fn softmax_dropout_backward(
+    logits: &Tensor,
+    grad: &Tensor,
+    rows: Rows,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if logits.device().is_cuda() {
+        return logits.apply_op2_no_bwd(grad, &SoftmaxDropoutBackward(rows));
+    }
+    let Rows { g, mask, .. } = rows;
+    let probabilities = softmax_composed(logits, Rows { mask: None, ..rows })?;
+    let dtype = grad.dtype();
+    let mut grad = grad.to_dtype(DType::F32)?;
+    if let Some(mask) = mask {
+        grad = (grad * factors(mask, rows, logits)?)?;
+    }
+    let dot = (&probabilities * &grad)?.sum_keepdim(D::Minus1)?;
+    let logits = ((probabilities * grad.broadcast_sub(&dot)?)? * f64::from(g.scale))?;
+    logits.to_dtype(dtype)
 }
 
 /// `softmax(scale * logits)`, of which dropout takes its part.
-pub(crate) fn softmax_composed(logits: &Tensor, Rows { g, mask, by_head }: Rows) -> Result<Tensor> {
-    let probabilities = softmax::softmax_composed(&(logits * f64::from(g.scale))?)?;
-    let Some(mask) = mask else {
-        return Ok(probabilities);
-    };
+pub(crate) fn softmax_composed(logits: &Tensor, rows: Rows) -> Result<Tensor> {
+    let probabilities = softmax::softmax_composed(&(logits * f64::from(rows.g.scale))?)?;
+    match rows.mask {
+        None => Ok(probabilities),
+        Some(mask) => probabilities * factors(mask, rows, logits)?,
+    }
+}
+
+/// What probabilities that lie as `like` are multiplied by, of its type.
+fn factors(mask: Mask, Rows { g, by_head, .. }: Rows, like: &Tensor) -> Result<Tensor> {
     let by_heads = (g.batch, g.heads, g.queries, g.keys);
-    let mut factors = Tensor::from_vec(mask.factors(g), by_heads, logits.device())?;
+    let mut factors = Tensor::from_vec(mask.factors(g), by_heads, like.device())?;
     if !by_head {
         factors = factors.transpose(1, 2)?.contiguous()?;
     }
-    probabilities * factors.reshape(logits.shape())?.to_dtype(logits.dtype())?
+    factors.reshape(like.shape())?.to_dtype(like.dtype())
 }
 
 /// Rows `[..., width]` with a 1 behind them, which a bias is multiplied by and which sums up what reads them, then zeros up to a multiple of 8.
@@ -91,6 +119,15 @@ pub(crate) fn with_ones(x: &Tensor) -> Result<Tensor> {
 pub(crate) fn with_ones_composed(x: &Tensor) -> Result<Tensor> {
     let one = x.narrow(D::Minus1, 0, 1)?.ones_like()?;
     with_padding(&Tensor::cat(&[x, &one], D::Minus1)?, x.rank() - 1)
+}
+
+/// The first `width` values of rows, outside any graph.
+pub(crate) fn without_ones(x: &Tensor, width: usize) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::has_kernels(x) {
+        return x.apply_op1_no_bwd(&WithoutOnes { width });
+    }
+    x.narrow(D::Minus1, 0, width)?.contiguous()
 }
 
 /// A weight `[outputs, inputs]` with its bias `[outputs]` as one more column, then zeros up to a multiple of 8. What `changes_nothing` is
@@ -165,7 +202,10 @@ impl Rows {
 }
 
 #[cfg(feature = "cuda")]
-struct SoftmaxDropout(Rows);
+struct SoftmaxDropout {
+    rows: Rows,
+    dtype: DType,
+}
 
 #[cfg(feature = "cuda")]
 impl CustomOp1 for SoftmaxDropout {
@@ -178,14 +218,9 @@ impl CustomOp1 for SoftmaxDropout {
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let kernel = self.0.kernel("softmax_dropout");
-        cuda::map_rows(&kernel, [(x, layout)], &self.0.numbers())
-    }
-
-    fn bwd(&self, logits: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let backward = SoftmaxDropoutBackward(self.0);
-        let grad = grad.contiguous()?;
-        logits.apply_op2_no_bwd(&grad, &backward).map(Some)
+        let kernel = self.rows.kernel("softmax_dropout");
+        let numbers = self.rows.numbers();
+        cuda::map_rows_to(self.dtype, &kernel, [(x, layout)], &numbers)
     }
 }
 
@@ -218,7 +253,7 @@ impl CustomOp2 for SoftmaxDropoutBackward {
     ) -> Result<(CudaStorage, Shape)> {
         let inputs = [(x, layout), (grad, grad_layout)];
         let kernel = self.0.kernel("softmax_dropout_backward");
-        cuda::map_rows(&kernel, inputs, &self.0.numbers())
+        cuda::map_rows_to(grad.dtype(), &kernel, inputs, &self.0.numbers())
     }
 }
 

@@ -293,7 +293,7 @@ template <int PARTS> struct Row {
     }
 };
 
-template <int PARTS, typename T> __device__ void softmax_dropout_of(const T *x, T *y, u64 n, u64 width, float scale, Mask mask) {
+template <int PARTS, typename T> __device__ void softmax_dropout_of(const float *x, T *y, u64 n, u64 width, float scale, Mask mask) {
     EACH_ROW(number, n / width) {
         Row<PARTS> row(x + number * width, width, scale, __uint_as_float(0xff800000));
         row.softmax();
@@ -302,21 +302,21 @@ template <int PARTS, typename T> __device__ void softmax_dropout_of(const T *x, 
     }
 }
 
-// `y = softmax(scale * x) * mask`
-template <typename T> __device__ void softmax_dropout(const T *x, T *y, u64 n, u64 width, float scale, Mask mask) {
+// `y = softmax(scale * x) * mask`, of logits that are float whatever else is
+template <typename T> __device__ void softmax_dropout(const float *x, T *y, u64 n, u64 width, float scale, Mask mask) {
     EACH_ROW(row, n / width) {
-        const T *from = x + row * width;
+        const float *from = x + row * width;
         Exponentials all = exponentials_of(from, width, scale);
         u64 word = mask.first_word(row, width);
         EACH_COLUMN(i, width) {
-            float probability = expf(wide(from[i]) * scale - all.most) / all.sum;
+            float probability = expf(from[i] * scale - all.most) / all.sum;
             y[row * width + i] = narrow<T>(probability * mask.at(word, i));
         }
     }
 }
 
 template <int PARTS, typename T>
-__device__ void softmax_dropout_backward_of(const T *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
+__device__ void softmax_dropout_backward_of(const float *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
     EACH_ROW(number, n / width) {
         Row<PARTS> row(x + number * width, width, scale, __uint_as_float(0xff800000));
         row.softmax();
@@ -334,19 +334,19 @@ __device__ void softmax_dropout_backward_of(const T *x, const T *dy, T *dx, u64 
 
 // The probabilities and the mask are made again.
 template <typename T>
-__device__ void softmax_dropout_backward(const T *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
+__device__ void softmax_dropout_backward(const float *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
     EACH_ROW(row, n / width) {
         u64 start = row * width;
         Exponentials all = exponentials_of(x + start, width, scale);
         u64 word = mask.first_word(row, width);
         float dot = 0;
         EACH_COLUMN(i, width) {
-            float probability = expf(wide(x[start + i]) * scale - all.most) / all.sum;
+            float probability = expf(x[start + i] * scale - all.most) / all.sum;
             dot += probability * wide(dy[start + i]) * mask.at(word, i);
         }
         dot = warp_sum(dot);
         EACH_COLUMN(i, width) {
-            float probability = expf(wide(x[start + i]) * scale - all.most) / all.sum;
+            float probability = expf(x[start + i] * scale - all.most) / all.sum;
             dx[start + i] = narrow<T>(scale * probability * (wide(dy[start + i]) * mask.at(word, i) - dot));
         }
     }
@@ -462,11 +462,11 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
 }
 
 #define SOFTMAX_DROPOUT(forward, backward, PARTS, T, suffix)                                                               \
-    extern "C" __global__ void softmax_dropout_##suffix(const T *x, T *y, u64 n, u64 width, float scale, u64 queries,      \
+    extern "C" __global__ void softmax_dropout_##suffix(const float *x, T *y, u64 n, u64 width, float scale, u64 queries,      \
                                                         u64 heads, u64 key, u32 threshold, float factor) {                 \
         forward<PARTS>(x, y, n, width, scale, Mask{queries, heads, key, threshold, factor});                               \
     }                                                                                                                      \
-    extern "C" __global__ void softmax_dropout_backward_##suffix(const T *x, const T *dy, T *dx, u64 n, u64 width,         \
+    extern "C" __global__ void softmax_dropout_backward_##suffix(const float *x, const T *dy, T *dx, u64 n, u64 width,         \
                                                                  float scale, u64 queries, u64 heads, u64 key,             \
                                                                  u32 threshold, float factor) {                            \
         backward<PARTS>(x, dy, dx, n, width, scale, Mask{queries, heads, key, threshold, factor});                         \

@@ -3,7 +3,9 @@
 use std::sync::OnceLock;
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaView, DeviceRepr, LaunchConfig, PushKernelArg,
+};
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{CudaStorage, DType, Layout, Result, Shape, bail};
@@ -23,20 +25,6 @@ pub(crate) enum Number {
     Short(u32),
     /// `float`
     Real(f32),
-}
-
-/// A type of values that there are kernels for.
-trait Value: CudaDType + DeviceRepr {
-    /// What the names of its kernels end in.
-    const SUFFIX: &'static str;
-}
-
-impl Value for f32 {
-    const SUFFIX: &'static str = "f32";
-}
-
-impl Value for bf16 {
-    const SUFFIX: &'static str = "bf16";
 }
 
 /// What a kernel makes of the values of contiguous tensors of one shape and type, value by value.
@@ -59,9 +47,21 @@ pub(crate) fn map_rows<const N: usize>(
     inputs: [(&CudaStorage, &Layout); N],
     numbers: &[Number],
 ) -> Result<(CudaStorage, Shape)> {
+    map_rows_to(inputs[0].0.dtype(), kernel, inputs, numbers)
+}
+
+/// [`map_rows`] with an output, and a kernel, of another type than that of the first input.
+pub(crate) fn map_rows_to<const N: usize>(
+    dtype: DType,
+    kernel: &str,
+    inputs: [(&CudaStorage, &Layout); N],
+    numbers: &[Number],
+) -> Result<(CudaStorage, Shape)> {
     let shape = inputs[0].1.shape();
     let rows = shape.elem_count() / width(shape);
-    let output = launch(kernel, inputs, None, warps(rows), numbers);
+    let name = named(kernel, dtype)?;
+    let output = Some((dtype, shape.elem_count()));
+    let output = start(&name, inputs, output, warps(rows), numbers);
     output.map(|output| (output, shape.clone()))
 }
 
@@ -115,7 +115,17 @@ pub(super) fn warps(rows: usize) -> LaunchConfig {
     }
 }
 
-/// Starts a kernel of `inputs`, the first of which says how many values there are; the output is as long and of its type, unless told.
+/// The kernel of that name for values of a type.
+fn named(kernel: &str, dtype: DType) -> Result<String> {
+    match dtype {
+        DType::F32 => Ok(format!("{kernel}_f32")),
+        DType::BF16 => Ok(format!("{kernel}_bf16")),
+        other => bail!("{kernel}: expected f32 or bf16 values, found {other:?}"),
+    }
+}
+
+/// Starts a kernel of `inputs` for values of the type of the first, which also says how many there are; the output is as long and of that
+/// type, unless told.
 pub(super) fn launch<const N: usize>(
     kernel: &str,
     inputs: [(&CudaStorage, &Layout); N],
@@ -123,21 +133,45 @@ pub(super) fn launch<const N: usize>(
     threads: LaunchConfig,
     numbers: &[Number],
 ) -> Result<CudaStorage> {
-    let input = inputs[0].0.dtype();
+    let name = named(kernel, inputs[0].0.dtype())?;
+    start(&name, inputs, output, threads, numbers)
+}
+
+fn start<const N: usize>(
+    name: &str,
+    inputs: [(&CudaStorage, &Layout); N],
+    output: Option<(DType, usize)>,
+    threads: LaunchConfig,
+    numbers: &[Number],
+) -> Result<CudaStorage> {
     let len = inputs[0].1.shape().elem_count();
-    let (dtype, count) = output.unwrap_or((input, len));
-    match (input, dtype) {
-        (DType::F32, DType::F32) => typed::<f32, f32, N>(kernel, inputs, count, threads, numbers),
-        (DType::BF16, DType::BF16) => {
-            typed::<bf16, bf16, N>(kernel, inputs, count, threads, numbers)
-        }
-        (DType::BF16, DType::F32) => typed::<bf16, f32, N>(kernel, inputs, count, threads, numbers),
-        (other, _) => bail!("{kernel}: expected f32 or bf16 values, found {other:?}"),
+    let (dtype, count) = output.unwrap_or((inputs[0].0.dtype(), len));
+    match dtype {
+        DType::BF16 => typed::<bf16, N>(name, inputs, count, threads, numbers),
+        _ => typed::<f32, N>(name, inputs, count, threads, numbers),
     }
 }
 
-fn typed<T: Value, U: Value, const N: usize>(
-    kernel: &str,
+/// The values of an input.
+enum View<'a> {
+    F32(CudaView<'a, f32>),
+    Bf16(CudaView<'a, bf16>),
+}
+
+impl<'a> View<'a> {
+    fn new(name: &str, storage: &'a CudaStorage, layout: &Layout) -> Result<Self> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("{name}: expected contiguous values, found {layout:?}");
+        };
+        Ok(match storage.dtype() {
+            DType::BF16 => Self::Bf16(storage.as_cuda_slice::<bf16>()?.slice(start..end)),
+            _ => Self::F32(storage.as_cuda_slice::<f32>()?.slice(start..end)),
+        })
+    }
+}
+
+fn typed<U: CudaDType + DeviceRepr, const N: usize>(
+    name: &str,
     inputs: [(&CudaStorage, &Layout); N],
     outputs: usize,
     threads: LaunchConfig,
@@ -145,22 +179,19 @@ fn typed<T: Value, U: Value, const N: usize>(
 ) -> Result<CudaStorage> {
     let (first, layout) = inputs[0];
     let (device, len) = (first.device(), layout.shape().elem_count());
-    let mut views = Vec::with_capacity(N);
-    for (storage, layout) in inputs {
-        match layout.contiguous_offsets() {
-            Some((start, end)) => views.push(storage.as_cuda_slice::<T>()?.slice(start..end)),
-            None => bail!("{kernel}: expected contiguous values, found {layout:?}"),
-        }
-    }
-    let name = format!("{kernel}_{}", T::SUFFIX);
-    let function = device.get_or_load_custom_func(&name, MODULE, compiled()?)?;
+    let views = inputs.map(|(storage, layout)| View::new(name, storage, layout));
+    let views = views.into_iter().collect::<Result<Vec<_>>>()?;
+    let function = device.get_or_load_custom_func(name, MODULE, compiled()?)?;
     // SAFETY: any bits are a value of these types, and the kernel writes all of them.
     #[allow(unsafe_code)]
     let output = unsafe { device.alloc::<U>(outputs)? };
     let count = len as u64;
     let mut arguments = function.builder();
     for view in &views {
-        arguments.arg(view);
+        match view {
+            View::F32(view) => arguments.arg(view),
+            View::Bf16(view) => arguments.arg(view),
+        };
     }
     arguments.arg(&output).arg(&count);
     for number in numbers {
@@ -172,9 +203,9 @@ fn typed<T: Value, U: Value, const N: usize>(
     }
     timed(
         device,
-        || name.clone(),
+        || name.to_owned(),
         || {
-            // SAFETY: the arguments are those that `kernels.cu` declares, whose sizes the operations have checked.
+            // SAFETY: the arguments are those that `kernels.cu` declares, whose sizes and types the operations have checked.
             #[allow(unsafe_code)]
             unsafe { arguments.launch(threads) }.w()?;
             Ok(())

@@ -1,0 +1,225 @@
+//! Absorbed attention by products of whole tensors, its backward pass written out: what NVIDIA's GPUs run.
+//!
+//! Biases meet a 1 behind every vector, whose product with the probabilities is also the sum of what dropout has left of them.
+
+use candle_core::{Result, Tensor};
+
+use crate::absorbed_weights::WeightRows;
+use crate::attention::products::{Core, with_backward};
+use crate::attention::rows::{Rows, with_ones, without_ones};
+use crate::broadcast::add_bias;
+use crate::{Transpose, batched_matmul};
+
+/// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`.
+pub(crate) fn attention(
+    x: &Tensor,
+    tokens: &Tensor,
+    weights: &WeightRows,
+    rows: Rows,
+) -> Result<Tensor> {
+    let WeightRows {
+        query,
+        output,
+        bias,
+    } = weights;
+    let are_tokens = x.id() == tokens.id();
+    let (x, tokens) = (x.contiguous()?, tokens.contiguous()?);
+    let weights = [query, output].map(|weights| weights.detach().contiguous());
+    let [weights_query, weights_output] = weights;
+    let (projected, pass) = Pass::forward(
+        &x.detach(),
+        (!are_tokens).then_some(&tokens.detach()),
+        [weights_query?, weights_output?],
+        rows,
+    )?;
+    let projected = if [query, output, &x, &tokens]
+        .into_iter()
+        .any(Tensor::track_op)
+    {
+        // An operation of candle takes three tensors.
+        let both = Tensor::cat(&[query.flatten_all()?, output.flatten_all()?], 0)?;
+        with_backward([&x, &tokens, &both], projected, move |grad| {
+            pass.backward(grad)
+        })?
+    } else {
+        projected
+    };
+    match bias {
+        Some(bias) => add_bias(&projected, bias),
+        None => Ok(projected),
+    }
+}
+
+/// A pass, and what its backward pass needs.
+struct Pass {
+    x: Tensor,      // [1, batch * n, padded width]
+    query: Tensor,  // [1, padded width, heads * token_width]
+    output: Tensor, // [1, heads * padded token_width, outputs]
+    read: Tensor,   // [1, batch * n, heads * padded token_width]
+    core: Core,
+    sizes: (usize, usize),  // batch and n
+    widths: (usize, usize), // of `x` and tokens
+    are_tokens: bool,
+}
+
+impl Pass {
+    /// Without tokens of their own, `x` reads itself.
+    fn forward(
+        x: &Tensor,
+        tokens: Option<&Tensor>,
+        [query, output]: [Tensor; 2],
+        rows: Rows,
+    ) -> Result<(Tensor, Self)> {
+        let (batch, n, width) = x.dims3()?;
+        let heads = rows.g.heads;
+        let x_and_ones = with_ones(x)?;
+        let (keys, values) = match tokens {
+            None => (x.clone(), x_and_ones.clone()),
+            Some(tokens) => (tokens.clone(), with_ones(tokens)?),
+        };
+        let token_width = keys.dim(2)?;
+        let x = x_and_ones.reshape((1, batch * n, ()))?;
+        let queries = batched_matmul(&x, &query, Transpose::Neither)?;
+        let queries = queries.reshape((batch, n * heads, token_width))?;
+        let (read, core) = Core::forward(&queries, &keys, &values, rows)?;
+        let read = read.reshape((1, batch * n, ()))?;
+        let projected = batched_matmul(&read, &output, Transpose::Neither)?;
+        let projected = projected.reshape((batch, n, ()))?;
+        let pass = Self {
+            x,
+            query,
+            output,
+            read,
+            core,
+            sizes: (batch, n),
+            widths: (width, token_width),
+            are_tokens: tokens.is_none(),
+        };
+        Ok((projected, pass))
+    }
+
+    /// The gradients of `x`, of tokens of their own, and of both weights, one after the other.
+    fn backward(&self, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let ((batch, n), (width, token_width)) = (self.sizes, self.widths);
+        let grad = grad.reshape((1, batch * n, ()))?;
+        let output = batched_matmul(&self.read, &grad, Transpose::Left)?;
+        let read = batched_matmul(&grad, &self.output, Transpose::Right)?;
+        let read = read.reshape((batch, self.core.queries_per_image(), ()))?;
+        let [queries, keys, values] = self.core.backward(&read)?;
+        let queries = queries.reshape((1, batch * n, ()))?;
+        let query = batched_matmul(&self.x, &queries, Transpose::Left)?;
+        let x = batched_matmul(&queries, &self.query, Transpose::Right)?.reshape((batch, n, ()))?;
+        let weights = Tensor::cat(&[query.flatten_all()?, output.flatten_all()?], 0)?;
+        if self.are_tokens {
+            let x = (without_ones(&(x + values)?, width)? + keys)?;
+            return Ok([Some(x), None, Some(weights)]);
+        }
+        let tokens = (without_ones(&values, token_width)? + keys)?;
+        Ok([Some(without_ones(&x, width)?), Some(tokens), Some(weights)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::absorbed_attention::rows_of;
+    use crate::attention::mask::Mask;
+    use crate::attention::products;
+    use crate::attention::rows;
+    use crate::attention::shape::Geometry;
+    use crate::{AbsorbedWeights, Attention, Key, Mode, absorbed_attention};
+
+    fn variable(seed: u64, shape: &[usize]) -> Var {
+        let values = (0..shape.iter().product::<usize>() as u64)
+            .map(|i| (Key::new(seed).bits(i) >> 57) as f32 / 64.0 - 1.0) // which bf16 has
+            .collect::<Vec<_>>();
+        Var::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// What a function and its gradients are in a type, in `f32`.
+    fn outcome(
+        inputs: &[Var],
+        dtype: DType,
+        function: impl Fn(&[Tensor]) -> Tensor,
+    ) -> Vec<Tensor> {
+        let narrow = inputs.iter().map(|input| input.to_dtype(dtype).unwrap());
+        let output = function(&narrow.collect::<Vec<_>>())
+            .to_dtype(DType::F32)
+            .unwrap();
+        let weights = variable(99, output.dims());
+        let gradients = (&output * weights.as_tensor()).unwrap().backward().unwrap();
+        let of = |input: &Var| gradients.get(input).unwrap().clone();
+        std::iter::once(output)
+            .chain(inputs.iter().map(of))
+            .collect()
+    }
+
+    /// The difference is as long as a share of what is expected, at most.
+    fn assert_close(found: &[Tensor], expected: &[Tensor], share: f64) {
+        let length = |x: &Tensor| crate::sum_of_squares(x).unwrap().sqrt();
+        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert_eq!(found.dims(), expected.dims());
+            let (difference, whole) = (length(&(found - expected).unwrap()), length(expected));
+            assert!(
+                difference <= share * whole,
+                "{index}: {difference} of {whole}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// In 16 bits rounding averages out in all but the smallest sizes.
+        #[test]
+        fn all_is_as_the_cpus_kernel_has_it(
+            n in 20_usize..70, m in 20_usize..90, heads in 1_usize..4, width in 10_usize..40, reads_itself: bool, dropout in 0.0_f64..0.4,
+            seed: u64,
+        ) {
+            let how = Attention { heads, scale: 0.5, dropout, mode: Mode::Training(Key::new(seed)) };
+            let x = variable(seed, &[2, n, width]);
+            let tokens = variable(seed ^ 1, &[2, m, width]);
+            let query = variable(seed ^ 2, &[width + 1, heads * width]);
+            let output = variable(seed ^ 3, &[heads * width + heads + 1, 7]);
+            let inputs = if reads_itself { vec![x, query, output] } else { vec![x, query, output, tokens] };
+            let weights = |t: &[Tensor]| AbsorbedWeights::new(&t[1], &t[2]).unwrap();
+            let tokens_of = |t: &[Tensor]| t.get(3).unwrap_or(&t[0]).clone();
+            let expected = outcome(&inputs, DType::F32, |t| {
+                absorbed_attention(&t[0], &tokens_of(t), &weights(t), how).unwrap()
+            });
+            let written_out = |t: &[Tensor]| {
+                let (tokens, weights) = (tokens_of(t), weights(t));
+                let keys = tokens.dim(1).unwrap();
+                let g = Geometry::new(&[2, n, heads * width], &[2, keys, width], &[2, keys, width], how).unwrap();
+                attention(&t[0], &tokens, &weights.rows(heads).unwrap(), rows_of(g, how).unwrap()).unwrap()
+            };
+            for (dtype, share) in [(DType::F32, 1e-5), (DType::BF16, 1e-2)] {
+                assert_close(&outcome(&inputs, dtype, written_out), &expected, share);
+            }
+        }
+
+        #[test]
+        fn so_is_attention_of_heads_with_keys_of_their_own(
+            n in 20_usize..70, m in 20_usize..90, heads in 1_usize..4, width in 10_usize..40, dropout in 0.0_f64..0.4, seed: u64,
+        ) {
+            let how = Attention { heads, scale: 0.5, dropout, mode: Mode::Training(Key::new(seed)) };
+            let of = |add: u64, length: usize| variable(seed ^ add, &[2, length, heads * width]);
+            let inputs = [of(0, n), of(1, m), of(2, m)];
+            let expected = outcome(&inputs, DType::F32, |t| crate::attention(&t[0], &t[1], &t[2], how).unwrap());
+            let g = Geometry::new(inputs[0].dims(), inputs[1].dims(), inputs[2].dims(), how).unwrap();
+            let mask = Mask::new(dropout, how.mode, g).unwrap();
+            let by_head = |x: &Tensor| crate::split_heads(x, heads).unwrap();
+            for (dtype, share) in [(DType::F32, 1e-5), (DType::BF16, 1e-2)] {
+                let found = outcome(&inputs, dtype, |t| {
+                    let rows = rows::Rows { g, mask, by_head: true };
+                    let read = products::attention(&by_head(&t[0]), &by_head(&t[1]), &by_head(&t[2]), rows).unwrap();
+                    crate::join_heads(&read).unwrap()
+                });
+                assert_close(&found, &expected, share);
+            }
+        }
+    }
+}
