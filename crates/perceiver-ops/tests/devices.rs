@@ -3,9 +3,11 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use perceiver_ops::{
-    AbsorbedWeights, Attention, Key, Mode, Transpose, absorbed_attention, add_bias, add_dropout,
-    attention, batched_matmul, expand_batch, gelu, layer_norm, linear, multiply_scalar,
-    neighbourhoods, softmax,
+    AbsorbedWeights, AdamStep, Attention, Key, LambStep, Mode, ParameterStep, Transpose, Upload,
+    absorbed_attention, adam_step_composed, adam_steps, add_bias, add_dropout, attention,
+    batched_matmul, copy_all, decay, expand_batch, gelu, lamb_step_composed, lamb_steps,
+    layer_norm, linear, move_means, multiply_scalar, neighbourhoods, softmax, sum_of_all_squares,
+    sum_of_squares, widen_all,
 };
 use proptest::prelude::*;
 
@@ -135,6 +137,124 @@ proptest! {
             let weights = AbsorbedWeights::new(&t[2], &t[3])?;
             absorbed_attention(&t[0], &t[1], &weights, how)
         });
+    }
+}
+
+/// The CPU, and a GPU where one answers.
+fn devices() -> Vec<Device> {
+    let mut devices: Vec<Device> = targets().into_iter().map(|(device, ..)| device).collect();
+    devices.dedup_by(|a, b| a.same_device(b));
+    devices
+}
+
+/// Three tensors, one of them longer than what a block takes at a time.
+fn all(kind: u64, device: &Device) -> Vec<Tensor> {
+    let shapes: [&[usize]; 3] = [&[3, 5], &[1], &[9_000]];
+    let tensor = |(seed, shape): (u64, &&[usize])| {
+        let values = variable(7 * kind + seed, shape);
+        values.detach().to_device(device).unwrap().copy().unwrap()
+    };
+    (0..).zip(&shapes).map(tensor).collect()
+}
+
+const ADAM: AdamStep = AdamStep {
+    first_rate: 0.1,
+    second_rate: 0.001,
+    step_size: 0.03,
+    epsilon: 1e-7,
+};
+
+const LAMB: LambStep = LambStep {
+    first_rate: 0.1,
+    second_rate: 0.001,
+    first_correction: 10.0,
+    second_correction: 1000.0,
+    epsilon: 1e-7,
+    weight_decay: 0.25,
+    learning_rate: 0.01,
+};
+
+/// Parameters and moments after a step, all at once or one after another.
+fn after_a_step(device: &Device, is_lamb: bool, one_by_one: bool) -> Vec<Tensor> {
+    let (parameters, gradients) = (all(0, device), all(1, device));
+    let (firsts, seconds) = (all(2, device), all(3, device));
+    let seconds = seconds.iter().map(|tensor| tensor.sqr().unwrap());
+    let moments = firsts.into_iter().zip(seconds).map(|(a, b)| [a, b]);
+    let moments: Vec<_> = moments.collect();
+    let tensors = parameters.iter().zip(&moments).zip(&gradients);
+    let steps = tensors.map(|((parameter, moments), gradient)| ParameterStep {
+        parameter,
+        moments,
+        gradient,
+        decay: 0.125,
+        weight_decay: LAMB.weight_decay,
+    });
+    let steps: Vec<_> = steps.collect();
+    let factor = Tensor::new(0.5f32, device).unwrap();
+    if one_by_one {
+        for step in &steps {
+            let [first, second] = step.moments;
+            let gradient = (step.gradient * 0.5).unwrap();
+            decay(step.parameter, step.decay).unwrap();
+            if is_lamb {
+                lamb_step_composed(step.parameter, first, second, &gradient, LAMB).unwrap();
+            } else {
+                adam_step_composed(step.parameter, first, second, &gradient, ADAM).unwrap();
+            }
+        }
+    } else if is_lamb {
+        lamb_steps(&steps, LAMB, Some(&factor)).unwrap();
+    } else {
+        adam_steps(&steps, ADAM, Some(&factor)).unwrap();
+    }
+    let means: Vec<_> = parameters.iter().zip(&gradients).collect();
+    move_means(&means, 0.25).unwrap();
+    let moments = moments.into_iter().flatten();
+    parameters.into_iter().chain(moments).collect()
+}
+
+#[test]
+fn steps_of_all_parameters_are_those_of_one_after_another() {
+    for device in &devices() {
+        for is_lamb in [false, true] {
+            let expected = after_a_step(&Device::Cpu, is_lamb, true);
+            let found = after_a_step(device, is_lamb, false);
+            for (found, expected) in found.iter().zip(&expected) {
+                let found = found.to_device(&Device::Cpu).unwrap();
+                assert_close(&found, expected, 1e-5, "after a step");
+            }
+        }
+    }
+}
+
+#[test]
+fn tensors_are_summed_up_copied_and_brought_there() {
+    for device in &devices() {
+        let tensors = all(1, device);
+        let sum = sum_of_all_squares(&tensors.iter().collect::<Vec<_>>()).unwrap();
+        let squares = all(1, &Device::Cpu);
+        let expected: f64 = squares.iter().map(|x| sum_of_squares(x).unwrap()).sum();
+        let found = f64::from(sum.to_scalar::<f32>().unwrap());
+        assert!((found / expected - 1.0).abs() < 1e-5, "{found}, {expected}");
+
+        // These values have no more than 8 bits.
+        let zeros = |x: &Tensor| x.zeros_like().unwrap().to_dtype(DType::BF16).unwrap();
+        let narrow: Vec<_> = tensors.iter().map(zeros).collect();
+        copy_all(&narrow.iter().zip(&tensors).collect::<Vec<_>>()).unwrap();
+        for (found, expected) in widen_all(&narrow).unwrap().iter().zip(&tensors) {
+            assert_eq!(found.dims(), expected.dims());
+            assert_eq!(values(found), values(expected));
+        }
+
+        // More than there are buffers, of different sizes.
+        let mut upload = Upload::new(device);
+        let there = squares.iter().cycle().take(9).map(|tensor| {
+            let copy = upload.copy(tensor).unwrap();
+            (copy, tensor)
+        });
+        for (copy, tensor) in there.collect::<Vec<_>>() {
+            assert_eq!(values(&copy), values(tensor));
+        }
     }
 }
 
