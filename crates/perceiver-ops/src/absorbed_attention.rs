@@ -18,6 +18,7 @@ use crate::attention::Attention;
 use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::attention::mask::Mask;
+use crate::attention::ones::with_ones_composed;
 use crate::attention::rows::{self, Rows};
 use crate::attention::shape::{Geometry, part};
 use crate::broadcast::add_bias;
@@ -89,8 +90,8 @@ pub fn absorbed_attention_composed(
         let product = x.reshape((batch * n, ()))?.matmul(&weights.squeeze(0)?)?;
         product.reshape((batch, n, ()))
     };
-    let queries = product(&rows::with_ones_composed(x)?, &query)?;
-    let values = rows::with_ones_composed(tokens)?;
+    let queries = product(&with_ones_composed(x)?, &query)?;
+    let values = with_ones_composed(tokens)?;
     let g = Geometry {
         value_width: values.dim(2)?,
         ..rows.g

@@ -5,8 +5,9 @@
 use candle_core::{Result, Tensor};
 
 use crate::absorbed_weights::WeightRows;
+use crate::attention::ones::{with_ones, without_ones};
 use crate::attention::products::{Core, with_backward};
-use crate::attention::rows::{Rows, with_ones, without_ones};
+use crate::attention::rows::Rows;
 use crate::broadcast::add_bias;
 use crate::{Transpose, batched_matmul};
 

@@ -8,7 +8,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::attention::rows::{with_column, with_padding};
+use crate::attention::ones::{with_column, with_padding};
 use crate::{Transpose, batched_matmul, cuda, join_heads, multiply_scalar, split_heads};
 
 /// The projections of an attention as layers have them: weights `[outputs, inputs]` and biases `[outputs]`.

@@ -11,6 +11,7 @@
 pub(crate) mod backward;
 pub(crate) mod forward;
 pub(crate) mod mask;
+pub(crate) mod ones;
 pub(crate) mod products;
 pub(crate) mod rows;
 pub(crate) mod shape;

@@ -6,6 +6,8 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod column_sums;
 #[cfg(feature = "cuda")]
+mod computed;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 pub(crate) mod layer_norm;
@@ -29,7 +31,9 @@ use candle_core::{DType, Tensor};
 #[cfg(feature = "cuda")]
 pub(crate) use column_sums::column_sums;
 #[cfg(feature = "cuda")]
-pub(crate) use launch::{Number, map, map_rows, map_rows_to, map_to, sums_of_rows, width};
+pub(crate) use computed::{Operand, computed};
+#[cfg(feature = "cuda")]
+pub(crate) use launch::{Number, map, map_rows, map_rows_to, map_to, sums_of_rows};
 #[cfg(feature = "cuda")]
 pub(crate) use linear::linear;
 #[cfg(feature = "cuda")]

@@ -11,6 +11,7 @@ use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::{CudaStorage, DType, Layout, Result, Shape, bail};
 use half::bf16;
 
+use super::Operand;
 use super::profile::timed;
 
 /// What the kernels are compiled from.
@@ -33,7 +34,7 @@ pub(crate) enum Number {
 /// When a tensor is another, or the kernels do not compile.
 pub(crate) fn map<const N: usize>(
     kernel: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     numbers: &[Number],
 ) -> Result<(CudaStorage, Shape)> {
     let shape = inputs[0].1.shape();
@@ -44,7 +45,7 @@ pub(crate) fn map<const N: usize>(
 /// The same where a warp goes through a row, the last dimension, at a time; tensors of a row each may be among those of rows.
 pub(crate) fn map_rows<const N: usize>(
     kernel: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     numbers: &[Number],
 ) -> Result<(CudaStorage, Shape)> {
     map_rows_to(inputs[0].0.dtype(), kernel, inputs, numbers)
@@ -54,7 +55,7 @@ pub(crate) fn map_rows<const N: usize>(
 pub(crate) fn map_rows_to<const N: usize>(
     dtype: DType,
     kernel: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     numbers: &[Number],
 ) -> Result<(CudaStorage, Shape)> {
     let shape = inputs[0].1.shape();
@@ -68,7 +69,7 @@ pub(crate) fn map_rows_to<const N: usize>(
 /// So many sums of rows, for every warp that goes through some of the rows of tensors: `f32` `[warps, sums, width]`.
 pub(crate) fn sums_of_rows<const N: usize>(
     kernel: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     sums: usize,
     numbers: &[Number],
 ) -> Result<(CudaStorage, Shape)> {
@@ -86,7 +87,7 @@ pub(crate) fn sums_of_rows<const N: usize>(
 /// What a kernel makes of contiguous tensors in another shape, value by value of the new one.
 pub(crate) fn map_to<const N: usize>(
     kernel: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     shape: &Shape,
     numbers: &[Number],
 ) -> Result<CudaStorage> {
@@ -99,7 +100,7 @@ pub(crate) fn map_to<const N: usize>(
 pub(super) const WARP: u32 = 32;
 
 /// The last dimension.
-pub(crate) fn width(shape: &Shape) -> usize {
+pub(super) fn width(shape: &Shape) -> usize {
     shape.dims().last().copied().unwrap_or(1).max(1)
 }
 
@@ -128,7 +129,7 @@ fn named(kernel: &str, dtype: DType) -> Result<String> {
 /// type, unless told.
 pub(super) fn launch<const N: usize>(
     kernel: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     output: Option<(DType, usize)>,
     threads: LaunchConfig,
     numbers: &[Number],
@@ -139,7 +140,7 @@ pub(super) fn launch<const N: usize>(
 
 fn start<const N: usize>(
     name: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     output: Option<(DType, usize)>,
     threads: LaunchConfig,
     numbers: &[Number],
@@ -172,7 +173,7 @@ impl<'a> View<'a> {
 
 fn typed<U: CudaDType + DeviceRepr, const N: usize>(
     name: &str,
-    inputs: [(&CudaStorage, &Layout); N],
+    inputs: [Operand; N],
     outputs: usize,
     threads: LaunchConfig,
     numbers: &[Number],

@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::backend::BackendStorage;
 use candle_core::op::BackpropOp;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
 use super::profile::timed;
-use super::{Number, column_sums, map, width};
+use super::{Number, column_sums, computed, map};
 use crate::{Transpose, batched_matmul};
 
 /// `gelu(x W^T + b)`, or without GELU, of contiguous tensors of one type that fit together.
@@ -87,8 +87,10 @@ impl CustomOp3 for Linear {
         let mut grad = grad.contiguous()?.reshape(((), outputs))?; // [rows, outputs]
         let product = self.product.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(product) = &*product {
-            let backward = BiasGeluBackward { bias: bias.clone() };
-            grad = product.apply_op2_no_bwd(&grad, &backward)?;
+            let numbers = [Number::Whole(outputs as u64)];
+            grad = computed([product, bias, &grad], |operands| {
+                map("bias_gelu_backward", operands, &numbers)
+            })?;
         }
         let one = |x: &Tensor, columns: usize| x.detach().reshape((1, (), columns));
         let (x_rows, weight) = (one(x, inputs)?, one(weight, inputs)?);
@@ -97,46 +99,5 @@ impl CustomOp3 for Linear {
         let dweight = batched_matmul(&grad_rows, &x_rows, Transpose::Left)?.squeeze(0)?;
         let dbias = column_sums(&grad)?.to_dtype(bias.dtype())?;
         Ok((Some(dx), Some(dweight), Some(dbias)))
-    }
-}
-
-/// `(x, dy) -> dy * gelu'(x + bias)`
-struct BiasGeluBackward {
-    bias: Tensor,
-}
-
-impl CustomOp2 for BiasGeluBackward {
-    fn name(&self) -> &'static str {
-        "bias-gelu-backward"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _x: &CpuStorage,
-        _x_layout: &Layout,
-        _grad: &CpuStorage,
-        _grad_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        bail!("{}: expected tensors on a GPU", self.name())
-    }
-
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        x_layout: &Layout,
-        grad: &CudaStorage,
-        grad_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (bias, bias_layout) = self.bias.storage_and_layout();
-        let Storage::Cuda(bias) = &*bias else {
-            bail!("{}: expected a bias on the GPU", self.name());
-        };
-        let operands = [(x, x_layout), (bias, bias_layout), (grad, grad_layout)];
-        let width = width(x_layout.shape());
-        map(
-            "bias_gelu_backward",
-            operands,
-            &[Number::Whole(width as u64)],
-        )
     }
 }

@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 
 use crate::attention::mask::Mask;
+use crate::attention::ones;
 use crate::attention::rows::{self, Rows};
 use crate::attention::shape::Geometry;
 use crate::dropout::Rule;
@@ -290,14 +291,14 @@ proptest! {
             let [width_of, padded_of] = sizes();
             let given = [In(&x), Out(rows * padded), number(n), width_of, padded_of];
             let found = run(&format!("with_ones_{suffix}"), &given);
-            let expected = rows::with_ones_composed(&x.reshape((rows, width)).unwrap()).unwrap();
+            let expected = ones::with_ones_composed(&x.reshape((rows, width)).unwrap()).unwrap();
             assert_found(found, &expected, 0.0);
             let [width_of, padded_of] = sizes();
             let given = [In(&expected), Out(n), number(rows * padded), width_of, padded_of];
             assert_found(run(&format!("without_ones_{suffix}"), &given), &x, 0.0);
             let bias = tensor(seed ^ 1, rows, dtype);
             let in_rows = x.reshape((rows, width)).unwrap();
-            let expected = rows::with_column(&in_rows, &bias, None).unwrap();
+            let expected = ones::with_column(&in_rows, &bias, None).unwrap();
             let [width_of, padded_of] = sizes();
             let given = [In(&x), In(&bias), Out(rows * padded), number(n), width_of, padded_of];
             assert_found(run(&format!("with_column_{suffix}"), &given), &expected, 0.0);

@@ -1,0 +1,36 @@
+//! Tensors that a kernel makes of others, outside any graph.
+
+use candle_core::op::BackpropOp;
+use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// A tensor's values on the GPU and how they lie.
+pub(crate) type Operand<'a> = (&'a CudaStorage, &'a Layout);
+
+/// What `compute` makes of tensors on one GPU.
+///
+/// # Errors
+/// Those of `compute`, and when a tensor is elsewhere.
+pub(crate) fn computed<const N: usize>(
+    tensors: [&Tensor; N],
+    compute: impl FnOnce([Operand; N]) -> Result<(CudaStorage, Shape)>,
+) -> Result<Tensor> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut operands = Vec::with_capacity(N);
+    for (storage, layout) in &guards {
+        let Storage::Cuda(storage) = &**storage else {
+            bail!("a kernel of a GPU: expected tensors there, found one elsewhere");
+        };
+        operands.push((storage, *layout));
+    }
+    let Ok(operands) = <[Operand; N]>::try_from(operands) else {
+        bail!("a kernel of a GPU: expected {N} tensors");
+    };
+    let (storage, shape) = compute(operands)?;
+    let storage = Storage::Cuda(storage);
+    Ok(Tensor::from_storage(
+        storage,
+        shape,
+        BackpropOp::none(),
+        false,
+    ))
+}
