@@ -6,9 +6,10 @@ use candle_core::{Result, Tensor};
 
 use crate::absorbed_weights::WeightRows;
 use crate::attention::ones::{with_ones, without_ones};
-use crate::attention::products::{Core, with_backward};
+use crate::attention::products::Core;
 use crate::attention::rows::Rows;
 use crate::broadcast::add_bias;
+use crate::in_graph::with_backward;
 use crate::{Transpose, batched_matmul};
 
 /// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`.

@@ -41,6 +41,7 @@ mod dropout;
 mod gelu;
 mod gemm;
 mod heads;
+mod in_graph;
 mod in_place;
 mod kernel_times;
 mod key;

@@ -5,9 +5,9 @@ use candle_core::{CudaStorage, Shape};
 use candle_core::{D, Result, Tensor};
 
 #[cfg(feature = "cuda")]
-use super::products::with_backward;
-#[cfg(feature = "cuda")]
 use crate::cuda::{self, Operand};
+#[cfg(feature = "cuda")]
+use crate::in_graph::with_backward;
 
 /// Rows `[..., width]` with a 1 behind them, which a bias is multiplied by and which sums up what reads them, then zeros up to a multiple
 /// of 8; outside any graph.

@@ -7,14 +7,10 @@
 //! With `S = scale * q k^T`, `P = softmax(S)` and `D` the mask of dropout, `y = (P * D) v`. Backward: `dv = (P * D)^T dy`,
 //! `dP = D * (dy v^T)`, `dS = P * (dP - rows(P * dP))`, `dq = scale * dS k`, `dk = scale * dS^T q`.
 
-use std::sync::Arc;
-
-use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, bail,
-};
+use candle_core::{DType, Result, Tensor};
 
 use super::rows::{Rows, softmax_dropout, softmax_dropout_backward};
+use crate::in_graph::with_backward;
 use crate::narrow::is_narrow_on_cpu;
 use crate::{Transpose, batched_matmul};
 
@@ -96,76 +92,4 @@ fn wide_product(queries: &Tensor, keys: &Tensor) -> Result<Tensor> {
         return batched_matmul(&wide(queries)?, &wide(keys)?, Transpose::Right);
     }
     batched_matmul(queries, keys, Transpose::Right)
-}
-
-/// The gradients of three tensors, where they have one, from that of what was computed of them.
-type Backward = dyn Fn(&Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync;
-
-/// A tensor that was computed of others outside the graph, in the graph.
-pub(crate) fn with_backward(
-    of: [&Tensor; 3],
-    output: Tensor,
-    backward: impl Fn(&Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
-) -> Result<Tensor> {
-    if !of.into_iter().any(Tensor::track_op) {
-        return Ok(output);
-    }
-    let backward: Arc<Backward> = Arc::new(backward);
-    let [a, b, c] = of;
-    a.apply_op3(b, c, Computed { output, backward })
-}
-
-struct Computed {
-    output: Tensor,
-    backward: Arc<Backward>,
-}
-
-impl CustomOp3 for Computed {
-    fn name(&self) -> &'static str {
-        "computed"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _a: &CpuStorage,
-        _a_layout: &Layout,
-        _b: &CpuStorage,
-        _b_layout: &Layout,
-        _c: &CpuStorage,
-        _c_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (storage, layout) = self.output.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => bail!("{}: expected an output on the CPU", self.name()),
-        }
-    }
-
-    fn cuda_fwd(
-        &self,
-        _a: &CudaStorage,
-        _a_layout: &Layout,
-        _b: &CudaStorage,
-        _b_layout: &Layout,
-        _c: &CudaStorage,
-        _c_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (storage, layout) = self.output.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => bail!("{}: expected an output on the GPU", self.name()),
-        }
-    }
-
-    fn bwd(
-        &self,
-        _a: &Tensor,
-        _b: &Tensor,
-        _c: &Tensor,
-        _output: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [a, b, c] = (self.backward)(&grad.detach().contiguous()?)?;
-        Ok((a, b, c))
-    }
 }
