@@ -91,8 +91,14 @@ impl Bench {
         if self.includes(Subject::Train) {
             self.in_turns("train", Task::Train, &mut report, observer)?;
         }
-        if self.includes(Subject::Kernels) && self.device != DeviceChoice::Cpu {
-            self.kernels(&mut report, observer)?;
+        match self.device {
+            DeviceChoice::Cuda(_) if self.includes(Subject::Kernels) => {
+                self.kernels(&mut report, observer)?;
+            }
+            _ if self.only.contains(&Subject::Kernels) => {
+                observer.say("kernels: left out, since they are noted on --device cuda alone");
+            }
+            _ => {}
         }
         if self.includes(Subject::Infer) {
             self.in_turns("infer", Task::Infer, &mut report, observer)?;
