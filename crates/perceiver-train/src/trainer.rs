@@ -329,9 +329,10 @@ impl Trainer {
 
     /// Learns from a batch of so many `images`, of which `part` is this rank's, and returns the epoch's means so far.
     fn step(&mut self, part: &Batch, images: usize, time: Option<TimeLeft>) -> Result<Metrics> {
-        let (mut unread, gradients) = self.gradients(part, images)?;
+        let (result, gradients) = self.gradients(part, images)?;
         let norm = self.norm(&gradients)?;
-        unread.norm = norm.clone();
+        let steps = self.progress.steps;
+        let unread = Unread::new(result, part, images, steps, norm.clone());
         self.unread.push(unread);
         if self.is_reading_due() {
             self.settle()?;

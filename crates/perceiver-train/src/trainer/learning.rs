@@ -13,16 +13,17 @@ use crate::gradients::Gradients;
 use crate::loss::Targets;
 use crate::tap::{Found, tapped_model};
 use crate::trainer::Trainer;
-use crate::trainer::reading::Unread;
 
 impl Trainer {
-    /// How a batch of so many `images`, of which `part` is this rank's, is classified, and the gradients of its mean loss.
-    pub(super) fn gradients(&self, part: &Batch, images: usize) -> Result<(Unread, Gradients)> {
+    /// How this rank's `part` of a batch of so many `images` is classified, if it has one, and the gradients of the whole batch's mean loss.
+    pub(super) fn gradients(
+        &self,
+        part: &Batch,
+        images: usize,
+    ) -> Result<(Option<BatchResult>, Gradients)> {
         let arrival = self.arrival(part);
         let find = |found: &Sender<Found>| self.find_gradients(part, images, arrival, found);
-        let (result, gradients) = self.exchange.summed(arrival, &self.parameters, find)?;
-        let unread = Unread::new(result, part, images, self.progress.steps);
-        Ok((unread, gradients))
+        self.exchange.summed(arrival, &self.parameters, find)
     }
 
     /// When the gradients of this rank's part are known.

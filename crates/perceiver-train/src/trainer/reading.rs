@@ -18,14 +18,14 @@ const STEPS: usize = 50;
 /// What a step has found, on its device.
 pub(super) struct Unread {
     /// None of an empty part.
-    pub(super) result: Option<BatchResult>,
+    result: Option<BatchResult>,
     /// Those of the pictures of this rank, u32 `[n]`.
-    pub(super) labels: Tensor,
+    labels: Tensor,
     /// The part of the batch that they are.
-    pub(super) share: f64,
+    share: f64,
     /// How many steps were taken before.
-    pub(super) steps: u64,
-    pub(super) norm: Norm,
+    steps: u64,
+    norm: Norm,
 }
 
 /// The Euclidean norm of all gradients of a step.
@@ -46,18 +46,20 @@ impl Norm {
 }
 
 impl Unread {
+    /// What was found in a part of a batch of so many `images`.
     pub(super) fn new(
         result: Option<BatchResult>,
         batch: &Batch,
         images: usize,
         steps: u64,
+        norm: Norm,
     ) -> Self {
         Self {
             result,
             labels: batch.labels.clone(),
             share: batch.indices.len() as f64 / images as f64,
             steps,
-            norm: Norm::Known(0.0),
+            norm,
         }
     }
 }
