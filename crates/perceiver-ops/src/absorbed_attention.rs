@@ -13,7 +13,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::absorbed_weights::{AbsorbedWeights, WeightRows};
+use crate::absorbed_weights::AbsorbedWeights;
 use crate::attention::Attention;
 use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
@@ -81,11 +81,8 @@ pub fn absorbed_attention_composed(
 ) -> Result<Tensor> {
     let rows = rows_of(geometry(x, tokens, weights, how)?, how)?;
     let (batch, n, _) = x.dims3()?;
-    let WeightRows {
-        query,
-        output,
-        bias,
-    } = weights.rows(how.heads)?;
+    let weights = weights.rows(how.heads)?;
+    let [query, output] = weights.matrices()?;
     let product = |x: &Tensor, weights: &Tensor| {
         let product = x.reshape((batch * n, ()))?.matmul(&weights.squeeze(0)?)?;
         product.reshape((batch, n, ()))
@@ -100,8 +97,8 @@ pub fn absorbed_attention_composed(
         &rows::read(&queries, tokens, &values, g, rows.mask)?,
         &output,
     )?;
-    match bias {
-        Some(bias) => add_bias(&read, &bias),
+    match &weights.bias {
+        Some(bias) => add_bias(&read, bias),
         None => Ok(read),
     }
 }

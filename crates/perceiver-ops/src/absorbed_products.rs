@@ -19,33 +19,18 @@ pub(crate) fn attention(
     weights: &WeightRows,
     rows: Rows,
 ) -> Result<Tensor> {
-    let WeightRows {
-        query,
-        output,
-        bias,
-    } = weights;
+    let WeightRows { values, bias, .. } = weights;
     let are_tokens = x.id() == tokens.id();
     let (x, tokens) = (x.contiguous()?, tokens.contiguous()?);
-    let weights = [query, output].map(|weights| weights.detach().contiguous());
-    let [weights_query, weights_output] = weights;
     let (projected, pass) = Pass::forward(
         &x.detach(),
         (!are_tokens).then_some(&tokens.detach()),
-        [weights_query?, weights_output?],
+        weights.matrices()?.map(|matrix| matrix.detach()),
         rows,
     )?;
-    let projected = if [query, output, &x, &tokens]
-        .into_iter()
-        .any(Tensor::track_op)
-    {
-        // An operation of candle takes three tensors.
-        let both = Tensor::cat(&[query.flatten_all()?, output.flatten_all()?], 0)?;
-        with_backward([&x, &tokens, &both], projected, move |grad| {
-            pass.backward(grad)
-        })?
-    } else {
-        projected
-    };
+    let projected = with_backward([&x, &tokens, values], projected, move |grad| {
+        pass.backward(grad)
+    })?;
     match bias {
         Some(bias) => add_bias(&projected, bias),
         None => Ok(projected),

@@ -46,9 +46,42 @@ enum Form {
 /// What products of whole tensors take: a bias is a row that meets the 1 behind every row, zeros follow up to a multiple of 8.
 #[derive(Clone, Debug)]
 pub(crate) struct WeightRows {
-    pub(crate) query: Tensor,        // [1, padded width, heads * token_width]
-    pub(crate) output: Tensor,       // [1, heads * padded token_width, outputs]
+    /// Both matrices, one after the other.
+    pub(crate) values: Tensor,
+    sizes: [(usize, usize); 2],
     pub(crate) bias: Option<Tensor>, // [outputs]
+}
+
+impl WeightRows {
+    /// Of `[padded width, heads * token_width]` and `[heads * padded token_width, outputs]`.
+    fn new(query: &Tensor, output: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self {
+            values: together(query, output)?,
+            sizes: [query.dims2()?, output.dims2()?],
+            bias,
+        })
+    }
+
+    /// The query's and the output's matrix, a batch of one each.
+    pub(crate) fn matrices(&self) -> Result<[Tensor; 2]> {
+        let [query, output] = apart(&self.values, self.sizes)?;
+        Ok([query.unsqueeze(0)?, output.unsqueeze(0)?])
+    }
+}
+
+/// The values of two matrices, one after the other.
+fn together(first: &Tensor, second: &Tensor) -> Result<Tensor> {
+    Tensor::cat(&[first.flatten_all()?, second.flatten_all()?], 0)
+}
+
+/// The matrices of these rows and columns.
+fn apart(values: &Tensor, [first, second]: [(usize, usize); 2]) -> Result<[Tensor; 2]> {
+    let start = first.0 * first.1;
+    let second_values = values.narrow(0, start, second.0 * second.1)?;
+    Ok([
+        values.narrow(0, 0, start)?.reshape(first)?,
+        second_values.reshape(second)?,
+    ])
 }
 
 impl AbsorbedWeights {
@@ -59,9 +92,8 @@ impl AbsorbedWeights {
     /// # Errors
     /// When either is no matrix or they are of different types.
     pub fn new(query: &Tensor, output: &Tensor) -> Result<Self> {
-        let values = Tensor::cat(&[query.flatten_all()?, output.flatten_all()?], 0)?;
         Ok(Self {
-            form: Form::Flat(values),
+            form: Form::Flat(together(query, output)?),
             query: query.dims2()?,
             output: output.dims2()?,
         })
@@ -71,11 +103,9 @@ impl AbsorbedWeights {
     pub fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
         match &mut self.form {
             Form::Flat(values) => vec![values],
-            Form::Rows(WeightRows {
-                query,
-                output,
-                bias,
-            }) => [query, output].into_iter().chain(bias).collect(),
+            Form::Rows(WeightRows { values, bias, .. }) => {
+                std::iter::once(values).chain(bias).collect()
+            }
         }
     }
 
@@ -85,14 +115,15 @@ impl AbsorbedWeights {
     /// When candle refuses an operation.
     pub fn query(&self) -> Result<Tensor> {
         match &self.form {
-            Form::Flat(values) => self.query_of(values),
-            Form::Rows(rows) => rows.query.squeeze(0)?.narrow(0, 0, self.query.0),
+            Form::Flat(values) => {
+                let [query, _] = apart(values, [self.query, self.output])?;
+                Ok(query)
+            }
+            Form::Rows(rows) => {
+                let [query, _] = rows.matrices()?;
+                query.squeeze(0)?.narrow(0, 0, self.query.0)
+            }
         }
-    }
-
-    fn query_of(&self, values: &Tensor) -> Result<Tensor> {
-        let size = self.query.0 * self.query.1;
-        values.narrow(0, 0, size)?.reshape(self.query)
     }
 
     /// All values, where they are together.
@@ -118,19 +149,18 @@ impl AbsorbedWeights {
             Form::Rows(rows) => return Ok(rows.clone()),
         };
         let (inner, outputs) = (self.query.1, self.output.1);
-        let start = self.query.0 * inner;
-        let output = values.narrow(0, start, self.output.0 * outputs)?;
-        let output = output.reshape(self.output)?;
+        let [query, output] = apart(values, [self.query, self.output])?;
         let of_tokens = output.narrow(0, 0, inner)?.reshape((heads, (), outputs))?;
         let of_sums = output
             .narrow(0, inner, heads)?
             .reshape((heads, 1, outputs))?;
         let rows = with_padding(&Tensor::cat(&[of_tokens, of_sums], 1)?, 1)?;
-        Ok(WeightRows {
-            query: with_padding(&self.query_of(values)?, 0)?.unsqueeze(0)?,
-            output: rows.reshape((1, (), outputs))?,
-            bias: Some(output.get(inner + heads)?),
-        })
+        let bias = output.get(inner + heads)?;
+        WeightRows::new(
+            &with_padding(&query, 0)?,
+            &rows.reshape(((), outputs))?,
+            Some(bias),
+        )
     }
 }
 
@@ -191,26 +221,23 @@ impl Projections<'_> {
         // Its gradient is there, and zero, though the key's bias changes nothing.
         let query = heads(&with_column(weight, bias, Some(key_bias))?)?; // [heads, head_width, padded width]
         let query = batched_matmul(&query, &heads(key)?, Transpose::Left)?; // [heads, padded width, token_width]
-        let query = self.scaled(join_heads(&query.unsqueeze(0)?)?)?;
+        let query = self.scaled(join_heads(&query.unsqueeze(0)?)?.squeeze(0)?)?;
         let [value, value_bias] = self.value;
         let value = with_column(value, value_bias, None)?; // [inner, padded token_width]
         let output = match self.output {
-            None => value.t()?.contiguous()?.unsqueeze(0)?,
+            None => value.t()?,
             Some([output, _]) => {
                 let output = split_heads(&output.unsqueeze(0)?, self.heads)?.squeeze(0)?; // [heads, outputs, head_width]
                 let rows = batched_matmul(&heads(&value)?, &output, Transpose::Both)?;
-                rows.reshape((1, (), output.dim(1)?))?
+                rows.reshape(((), output.dim(1)?))?
             }
         };
-        let (inner, outputs) = (query.dim(2)?, output.dim(2)?);
+        let (inner, outputs) = (query.dim(1)?, output.dim(1)?);
+        let bias = self.output.map(|[_, bias]| bias.clone());
         Ok(AbsorbedWeights {
             query: (weight.dim(1)? + 1, inner),
             output: (inner + self.heads + 1, outputs),
-            form: Form::Rows(WeightRows {
-                query,
-                output,
-                bias: self.output.map(|[_, bias]| bias.clone()),
-            }),
+            form: Form::Rows(WeightRows::new(&query, &output, bias)?),
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp3, Error, Layout, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp3, Layout, MetalStorage, Result, Shape, Storage, Tensor, bail,
 };
 
 /// The gradients of three tensors, where they have one, from that of what was computed of them.
@@ -19,6 +19,13 @@ pub(crate) fn with_backward(
     if !of.into_iter().any(Tensor::track_op) {
         return Ok(output);
     }
+    let layout = output.layout();
+    let begins_its_storage = layout.is_contiguous() && layout.start_offset() == 0;
+    let output = if begins_its_storage {
+        output
+    } else {
+        output.force_contiguous()?
+    };
     let backward: Box<Backward> = Box::new(backward);
     let output = Mutex::new(Some(output));
     let [a, b, c] = of;
@@ -32,13 +39,19 @@ struct Computed {
 }
 
 impl Computed {
-    fn output(&self) -> Result<Tensor> {
-        let output = self
-            .output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        output.ok_or_else(|| Error::Msg("computed: expected to be applied once".to_string()))
+    fn copy<S: BackendStorage>(
+        &self,
+        on_device: impl Fn(&Storage) -> Option<&S>,
+    ) -> Result<(S, Shape)> {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(output) = output.take() else {
+            bail!("{}: expected to be applied once", self.name());
+        };
+        let (storage, layout) = output.storage_and_layout();
+        match on_device(&storage) {
+            Some(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
+            None => bail!("{}: expected an output on the inputs' device", self.name()),
+        }
     }
 }
 
@@ -56,12 +69,10 @@ impl CustomOp3 for Computed {
         _c: &CpuStorage,
         _c_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let output = self.output()?;
-        let (storage, layout) = output.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => bail!("{}: expected an output on the CPU", self.name()),
-        }
+        self.copy(|storage| match storage {
+            Storage::Cpu(storage) => Some(storage),
+            _ => None,
+        })
     }
 
     fn cuda_fwd(
@@ -73,12 +84,25 @@ impl CustomOp3 for Computed {
         _c: &CudaStorage,
         _c_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let output = self.output()?;
-        let (storage, layout) = output.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => bail!("{}: expected an output on the GPU", self.name()),
-        }
+        self.copy(|storage| match storage {
+            Storage::Cuda(storage) => Some(storage),
+            _ => None,
+        })
+    }
+
+    fn metal_fwd(
+        &self,
+        _a: &MetalStorage,
+        _a_layout: &Layout,
+        _b: &MetalStorage,
+        _b_layout: &Layout,
+        _c: &MetalStorage,
+        _c_layout: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.copy(|storage| match storage {
+            Storage::Metal(storage) => Some(storage),
+            _ => None,
+        })
     }
 
     fn bwd(

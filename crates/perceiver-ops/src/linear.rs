@@ -83,7 +83,8 @@ pub fn linear_composed(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Ten
     add_bias_composed(&product, bias)?.reshape(with_width(x.dims(), outputs))
 }
 
-fn with_width(dims: &[usize], width: usize) -> Shape {
+/// The shape of rows, as they lie in `dims`, of another width.
+pub(crate) fn with_width(dims: &[usize], width: usize) -> Shape {
     let leading = &dims[..dims.len() - 1];
     Shape::from([leading, &[width]].concat())
 }

@@ -3,10 +3,9 @@
 //! Chen et al., "Training deep nets with sublinear memory cost", 2016. The forward pass runs outside the graph and leaves its
 //! output alone; backward runs it once more, inside a graph of its own, and differentiates that.
 
-use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp3, Layout, MetalStorage, Result, Shape, Tensor, Var, bail,
-};
+use candle_core::{Result, Shape, Tensor, Var, bail};
+
+use crate::in_graph::with_backward;
 
 /// `function(x, parameters)`, of which backward keeps nothing but the inputs.
 ///
@@ -46,96 +45,48 @@ pub fn recompute(
         .iter()
         .map(|tensor| tensor.flatten_all())
         .collect::<Result<_>>()?;
-    let op = Recompute {
-        shapes: parameters
-            .iter()
-            .map(|tensor| tensor.shape().clone())
-            .collect(),
-        function: Box::new(function),
+    let flat = Tensor::cat(&flat, 0)?;
+    let shapes: Vec<Shape> = parameters
+        .iter()
+        .map(|tensor| tensor.shape().clone())
+        .collect();
+    let (inputs, values) = (x.detach(), flat.detach());
+    with_backward([x, &flat, &flat], output, move |grad| {
+        let [x, flat] = gradients(&inputs, &values, &shapes, &function, grad)?;
+        Ok([Some(x), Some(flat), None])
+    })
+}
+
+/// Runs the function once more, inside a graph of its own, and differentiates it: the gradients of `x` and of `flat`, all parameters one
+/// after the other.
+fn gradients(
+    x: &Tensor,
+    flat: &Tensor,
+    shapes: &[Shape],
+    function: &impl Fn(&Tensor, &[Tensor]) -> Result<Tensor>,
+    grad: &Tensor,
+) -> Result<[Tensor; 2]> {
+    let x = Var::from_tensor(x)?;
+    let mut variables = Vec::with_capacity(shapes.len());
+    let mut start = 0;
+    for shape in shapes {
+        let values = flat.narrow(0, start, shape.elem_count())?.reshape(shape)?;
+        variables.push(Var::from_tensor(&values)?);
+        start += shape.elem_count();
+    }
+    let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+    let output = function(x.as_tensor(), &tensors)?;
+    // The gradient of this sum is the output's, weighed by what it is worth to the loss.
+    let gradients = (output * grad)?.sum_all()?.backward()?;
+    let of = |variable: &Var| match gradients.get(variable) {
+        Some(gradient) => gradient.contiguous(),
+        None => variable.zeros_like(), // the function does not use it
     };
-    x.apply_op3(&Tensor::cat(&flat, 0)?, &output.force_contiguous()?, op)
-}
-
-type Function = dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor> + Send + Sync;
-
-/// `(x, parameters, output) -> output`
-struct Recompute {
-    shapes: Vec<Shape>,
-    function: Box<Function>,
-}
-
-impl CustomOp3 for Recompute {
-    fn name(&self) -> &'static str {
-        "recompute"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _x: &CpuStorage,
-        _x_layout: &Layout,
-        _parameters: &CpuStorage,
-        _parameters_layout: &Layout,
-        output: &CpuStorage,
-        layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok((output.try_clone(layout)?, layout.shape().clone()))
-    }
-
-    fn cuda_fwd(
-        &self,
-        _x: &CudaStorage,
-        _x_layout: &Layout,
-        _parameters: &CudaStorage,
-        _parameters_layout: &Layout,
-        output: &CudaStorage,
-        layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        Ok((output.try_clone(layout)?, layout.shape().clone()))
-    }
-
-    fn metal_fwd(
-        &self,
-        _x: &MetalStorage,
-        _x_layout: &Layout,
-        _parameters: &MetalStorage,
-        _parameters_layout: &Layout,
-        output: &MetalStorage,
-        layout: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        Ok((output.try_clone(layout)?, layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        parameters: &Tensor,
-        _output: &Tensor,
-        _result: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let x = Var::from_tensor(&x.detach())?;
-        let flat = parameters.detach();
-        let mut variables = Vec::with_capacity(self.shapes.len());
-        let mut start = 0;
-        for shape in &self.shapes {
-            let values = flat.narrow(0, start, shape.elem_count())?.reshape(shape)?;
-            variables.push(Var::from_tensor(&values)?);
-            start += shape.elem_count();
-        }
-        let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
-        let output = (self.function)(x.as_tensor(), &tensors)?;
-        // The gradient of this sum is the output's, weighed by what it is worth to the loss.
-        let gradients = (output * grad.detach())?.sum_all()?.backward()?;
-        let of = |variable: &Var| match gradients.get(variable) {
-            Some(gradient) => gradient.contiguous(),
-            None => variable.zeros_like(), // the function does not use it
-        };
-        let flat: Vec<Tensor> = variables
-            .iter()
-            .map(|variable| of(variable)?.flatten_all())
-            .collect::<Result<_>>()?;
-        Ok((Some(of(&x)?), Some(Tensor::cat(&flat, 0)?), None))
-    }
+    let flat: Vec<Tensor> = variables
+        .iter()
+        .map(|variable| of(variable)?.flatten_all())
+        .collect::<Result<_>>()?;
+    Ok([of(&x)?, Tensor::cat(&flat, 0)?])
 }
 
 #[cfg(test)]
@@ -176,6 +127,17 @@ mod tests {
             assert_eq!(of(&again), of(&plain));
         }
         assert_eq!(values(again.get(&unused).unwrap()), [0.0]);
+    }
+
+    /// What the function returns may be a view of something else.
+    #[test]
+    fn a_view_is_what_it_shows() {
+        let x = Var::new(&[[1f32, -2.0], [0.5, 3.0]], &Device::Cpu).unwrap();
+        for function in [|x: &Tensor| x.t(), |x: &Tensor| x.narrow(0, 1, 1)] {
+            let again = move |x: &Tensor, _: &[Tensor]| function(x);
+            let again = recompute(x.as_tensor(), &[x.as_tensor()], again).unwrap();
+            assert_eq!(values(&again), values(&function(&x).unwrap()));
+        }
     }
 
     #[test]

@@ -90,9 +90,10 @@ pub fn one_by_one<const N: usize>(
 /// When the shapes of a pair differ or a mean is not contiguous.
 pub fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> {
     #[cfg(feature = "cuda")]
-    if !pairs.is_empty()
-        && steps::have_kernels(pairs.iter().flat_map(|(mean, value)| [*mean, value]))
-    {
+    if steps::are_there(
+        pairs.iter().flat_map(|(mean, value)| [*mean, value]),
+        DType::F32,
+    ) {
         return steps::move_means(pairs, rate);
     }
     let mut pairs = pairs.iter();
@@ -105,7 +106,9 @@ pub fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> {
 /// When the sizes of a pair differ or a first tensor is not contiguous.
 pub fn copy_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
     #[cfg(feature = "cuda")]
-    if steps::are_for_narrowing(pairs) {
+    if steps::are_there(pairs.iter().map(|pair| pair.0), DType::BF16)
+        && steps::are_there(pairs.iter().map(|pair| pair.1), DType::F32)
+    {
         return steps::narrow_all(pairs);
     }
     for (to, from) in pairs {
@@ -121,8 +124,8 @@ pub fn copy_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
 /// When the device has no room.
 pub fn widen_all(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
     #[cfg(feature = "cuda")]
-    if steps::are_for_widening(tensors) {
-        return steps::widen_all(tensors);
+    if let Some(tensors) = contiguous(tensors, DType::BF16)? {
+        return steps::widen_all(&tensors);
     }
     let tensors = tensors.iter();
     tensors.map(|tensor| tensor.to_dtype(DType::F32)).collect()
@@ -146,13 +149,8 @@ pub fn sum_of_all_squares(tensors: &[&Tensor]) -> Result<Tensor> {
         bail!("sum of all squares: expected tensors, found none");
     };
     #[cfg(feature = "cuda")]
-    if first.device().is_cuda() {
-        let tensors = tensors.iter().map(|tensor| tensor.detach().contiguous());
-        let tensors = tensors.collect::<Result<Vec<_>>>()?;
-        let tensors: Vec<&Tensor> = tensors.iter().collect();
-        if steps::have_kernels(tensors.iter().copied()) {
-            return steps::sum_of_squares(&tensors);
-        }
+    if let Some(tensors) = contiguous(tensors.iter().copied(), DType::F32)? {
+        return steps::sum_of_squares(&tensors);
     }
     if first.device().is_cpu() {
         let sums = tensors.iter().map(|tensor| sum_of_squares(tensor));
@@ -172,5 +170,24 @@ fn are_on_gpu(parameters: &[ParameterStep<2>]) -> bool {
         let [first, second] = each.moments;
         [each.parameter, first, second, each.gradient]
     });
-    !parameters.is_empty() && steps::have_kernels(tensors)
+    steps::are_there(tensors, DType::F32)
+}
+
+/// The tensors outside the graph, side by side in memory, where kernels take them: of a type on a GPU.
+#[cfg(feature = "cuda")]
+fn contiguous<'a>(
+    tensors: impl IntoIterator<Item = &'a Tensor>,
+    dtype: DType,
+) -> Result<Option<Vec<Tensor>>> {
+    let all = tensors.into_iter().map(|tensor| {
+        let is_on_gpu = tensor.device().is_cuda();
+        let tensor = tensor.detach();
+        if is_on_gpu {
+            tensor.contiguous()
+        } else {
+            Ok(tensor)
+        }
+    });
+    let all = all.collect::<Result<Vec<_>>>()?;
+    Ok(steps::are_there(&all, dtype).then_some(all))
 }

@@ -8,6 +8,8 @@ use candle_core::{D, Result, Tensor};
 use crate::cuda::{self, Operand};
 #[cfg(feature = "cuda")]
 use crate::in_graph::with_backward;
+#[cfg(feature = "cuda")]
+use crate::linear::with_width;
 
 /// Rows `[..., width]` with a 1 behind them, which a bias is multiplied by and which sums up what reads them, then zeros up to a multiple
 /// of 8; outside any graph.
@@ -91,9 +93,8 @@ fn widths<const N: usize>(
     [narrow, wide]: [usize; 2],
 ) -> Result<(CudaStorage, Shape)> {
     let dims = operands[0].1.dims();
-    let (width, leading) = (dims[dims.len() - 1], &dims[..dims.len() - 1]);
-    let other = if width == narrow { wide } else { narrow };
-    let shape = Shape::from([leading, &[other]].concat());
+    let is_narrow = dims.last() == Some(&narrow);
+    let shape = with_width(dims, if is_narrow { wide } else { narrow });
     let numbers = [narrow, wide].map(|number| cuda::Number::Whole(number as u64));
     Ok((cuda::map_to(kernel, operands, &shape, &numbers)?, shape))
 }

@@ -94,19 +94,17 @@ template <typename T> __device__ void repeat(const T *x, T *y, u64 width, u64 n)
     EACH(i, n) { y[i] = x[column_of(i, width)]; }
 }
 
-// Rows of `width` values become rows of `padded`: a 1 follows, then zeros.
-template <typename T> __device__ void with_ones(const T *x, T *y, u64 count, u64 width, u64 padded) {
-    EACH(i, count / width * padded) {
-        u64 column = column_of(i, padded), row = (i - column) / padded;
-        y[i] = column < width ? x[row * width + column] : narrow<T>(column == width ? 1.0f : 0.0f);
-    }
-}
-
-// The same with a bias for every row in place of the 1.
+// Rows of `width` values become rows of `padded`: a bias for every row follows, or without biases a 1, then zeros.
 template <typename T> __device__ void with_column(const T *x, const T *bias, T *y, u64 count, u64 width, u64 padded) {
     EACH(i, count / width * padded) {
         u64 column = column_of(i, padded), row = (i - column) / padded;
-        y[i] = column < width ? x[row * width + column] : column == width ? bias[row] : narrow<T>(0.0f);
+        if (column < width) {
+            y[i] = x[row * width + column];
+        } else if (column == width) {
+            y[i] = bias ? bias[row] : narrow<T>(1.0f);
+        } else {
+            y[i] = narrow<T>(0.0f);
+        }
     }
 }
 
@@ -462,11 +460,11 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
 }
 
 #define SOFTMAX_DROPOUT(forward, backward, PARTS, T, suffix)                                                               \
-    extern "C" __global__ void softmax_dropout_##suffix(const float *x, T *y, u64 n, u64 width, float scale, u64 queries,      \
+    extern "C" __global__ void softmax_dropout_##suffix(const float *x, T *y, u64 n, u64 width, float scale, u64 queries,  \
                                                         u64 heads, u64 key, u32 threshold, float factor) {                 \
         forward<PARTS>(x, y, n, width, scale, Mask{queries, heads, key, threshold, factor});                               \
     }                                                                                                                      \
-    extern "C" __global__ void softmax_dropout_backward_##suffix(const float *x, const T *dy, T *dx, u64 n, u64 width,         \
+    extern "C" __global__ void softmax_dropout_backward_##suffix(const float *x, const T *dy, T *dx, u64 n, u64 width,     \
                                                                  float scale, u64 queries, u64 heads, u64 key,             \
                                                                  u32 threshold, float factor) {                            \
         backward<PARTS>(x, dy, dx, n, width, scale, Mask{queries, heads, key, threshold, factor});                         \
@@ -496,7 +494,7 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
     }                                                                                                                      \
     extern "C" __global__ void repeat_##suffix(const T *x, T *y, u64 width, u64 n) { repeat<T>(x, y, width, n); }          \
     extern "C" __global__ void with_ones_##suffix(const T *x, T *y, u64 count, u64 width, u64 padded) {                    \
-        with_ones<T>(x, y, count, width, padded);                                                                          \
+        with_column<T>(x, nullptr, y, count, width, padded);                                                               \
     }                                                                                                                      \
     extern "C" __global__ void with_column_##suffix(const T *x, const T *bias, T *y, u64 count, u64 width, u64 padded) {   \
         with_column<T>(x, bias, y, count, width, padded);                                                                  \

@@ -10,6 +10,7 @@ use candle_core::{
 
 use super::profile::timed;
 use super::{Number, column_sums, computed, map};
+use crate::linear::with_width;
 use crate::{Transpose, batched_matmul};
 
 /// `gelu(x W^T + b)`, or without GELU, of contiguous tensors of one type that fit together.
@@ -71,8 +72,7 @@ impl CustomOp3 for Linear {
             let product = Tensor::from_storage(product, (rows, outputs), BackpropOp::none(), false);
             *self.product.lock().unwrap_or_else(PoisonError::into_inner) = Some(product);
         }
-        let leading = &x_layout.dims()[..x_layout.dims().len() - 1];
-        Ok((output, Shape::from([leading, &[outputs]].concat())))
+        Ok((output, with_width(x_layout.dims(), outputs)))
     }
 
     fn bwd(

@@ -6,7 +6,6 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tensor, bail};
-
 use half::bf16;
 
 use super::launch::{MODULE, WARP, compiled};
@@ -20,11 +19,13 @@ const CHUNK: usize = 8_192;
 /// The threads of a block.
 const THREADS: u32 = 256;
 
-/// Whether all of them are tensors that the kernels take.
-pub(crate) fn have_kernels<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> bool {
-    tensors.into_iter().all(|tensor| {
-        tensor.device().is_cuda() && tensor.dtype() == DType::F32 && tensor.is_contiguous()
-    })
+/// Whether there are tensors, all of them contiguous on a GPU and of a type.
+pub(crate) fn are_there<'a>(tensors: impl IntoIterator<Item = &'a Tensor>, dtype: DType) -> bool {
+    let mut tensors = tensors.into_iter().peekable();
+    tensors.peek().is_some()
+        && tensors.all(|tensor| {
+            tensor.device().is_cuda() && tensor.dtype() == dtype && tensor.is_contiguous()
+        })
 }
 
 /// One step of Adam.
@@ -75,20 +76,7 @@ pub(crate) fn lamb(
 /// # Errors
 /// When the kernels do not compile.
 pub(crate) fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> {
-    let rows: Vec<Row> = pairs
-        .iter()
-        .map(|(mean, value)| Row::of([mean, mean, mean, value], 0.0, 0.0))
-        .collect();
-    Table::of_rows(&rows)?.launch("move_means", None, None, &[rate])
-}
-
-/// Whether values of 32 bits are to become values of 16, all of them contiguous.
-pub(crate) fn are_for_narrowing(pairs: &[(&Tensor, &Tensor)]) -> bool {
-    let is = |tensor: &Tensor, dtype: DType| {
-        tensor.device().is_cuda() && tensor.dtype() == dtype && tensor.is_contiguous()
-    };
-    let mut all = pairs.iter();
-    !pairs.is_empty() && all.all(|(to, from)| is(to, DType::BF16) && is(from, DType::F32))
+    Table::of_pairs(pairs)?.launch("move_means", None, None, &[rate])
 }
 
 /// Gives the first of every pair the values of the second.
@@ -96,17 +84,7 @@ pub(crate) fn are_for_narrowing(pairs: &[(&Tensor, &Tensor)]) -> bool {
 /// # Errors
 /// When the kernels do not compile.
 pub(crate) fn narrow_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
-    let rows: Vec<Row> = pairs
-        .iter()
-        .map(|(to, from)| Row::of([to, to, to, from], 0.0, 0.0))
-        .collect();
-    Table::of_rows(&rows)?.launch("narrow_all", None, None, &[])
-}
-
-/// Whether they are values of 16 bits on a GPU.
-pub(crate) fn are_for_widening(tensors: &[Tensor]) -> bool {
-    let is = |tensor: &Tensor| tensor.device().is_cuda() && tensor.dtype() == DType::BF16;
-    !tensors.is_empty() && tensors.iter().all(is)
+    Table::of_pairs(pairs)?.launch("narrow_all", None, None, &[])
 }
 
 /// The same values in `f32`, one tensor's after another's in one piece of memory.
@@ -114,8 +92,6 @@ pub(crate) fn are_for_widening(tensors: &[Tensor]) -> bool {
 /// # Errors
 /// When the kernels do not compile.
 pub(crate) fn widen_all(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
-    let contiguous = tensors.iter().map(|tensor| tensor.detach().contiguous());
-    let contiguous = contiguous.collect::<Result<Vec<_>>>()?;
     let count = tensors.iter().map(Tensor::elem_count).sum::<usize>();
     let Device::Cuda(device) = tensors[0].device() else {
         bail!("widen: expected tensors on a GPU");
@@ -126,18 +102,14 @@ pub(crate) fn widen_all(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
     let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
     let all = Tensor::from_storage(storage, count, BackpropOp::none(), false);
     let mut start = 0;
-    let parts = contiguous.iter().map(|tensor| {
+    let parts = tensors.iter().map(|tensor| {
         let part = all.narrow(0, start, tensor.elem_count())?;
         start += tensor.elem_count();
         part.reshape(tensor.shape())
     });
     let parts = parts.collect::<Result<Vec<_>>>()?;
-    let rows: Vec<Row> = parts
-        .iter()
-        .zip(&contiguous)
-        .map(|(to, from)| Row::of([to, to, to, from], 0.0, 0.0))
-        .collect();
-    Table::of_rows(&rows)?.launch("widen_all", None, None, &[])?;
+    let pairs: Vec<_> = parts.iter().zip(tensors).collect();
+    Table::of_pairs(&pairs)?.launch("widen_all", None, None, &[])?;
     Ok(parts)
 }
 
@@ -145,12 +117,9 @@ pub(crate) fn widen_all(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
 ///
 /// # Errors
 /// When the kernels do not compile.
-pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<Tensor> {
-    let rows: Vec<Row> = tensors
-        .iter()
-        .map(|tensor| Row::of([tensor; 4], 0.0, 0.0))
-        .collect();
-    let all = Table::of_rows(&rows)?;
+pub(crate) fn sum_of_squares(tensors: &[Tensor]) -> Result<Tensor> {
+    let pairs: Vec<_> = tensors.iter().zip(tensors).collect();
+    let all = Table::of_pairs(&pairs)?;
     let sums = all.sums(1)?;
     all.launch("squares", None, Some(&sums), &[])?;
     let count = sums.len();
@@ -162,18 +131,7 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<Tensor> {
 /// A parameter and what goes with it: values, moments and gradient, decay beforehand and within.
 struct Row<'a> {
     tensors: [&'a Tensor; 4],
-    decay: f32,
-    weight_decay: f32,
-}
-
-impl<'a> Row<'a> {
-    fn of(tensors: [&'a Tensor; 4], decay: f32, weight_decay: f32) -> Self {
-        Self {
-            tensors,
-            decay,
-            weight_decay,
-        }
-    }
+    decays: [f32; 2],
 }
 
 /// What `kernels.cu` calls parameters and chunks, on the GPU.
@@ -189,11 +147,22 @@ impl Table {
             .iter()
             .map(|step| {
                 let [first, second] = step.moments;
-                let tensors = [step.parameter, first, second, step.gradient];
-                Row::of(tensors, step.decay, step.weight_decay)
+                Row {
+                    tensors: [step.parameter, first, second, step.gradient],
+                    decays: [step.decay, step.weight_decay],
+                }
             })
             .collect();
         Self::of_rows(&rows)
+    }
+
+    /// Of tensors that are written and those in the place of their gradients; nothing decays.
+    fn of_pairs(pairs: &[(&Tensor, &Tensor)]) -> Result<Self> {
+        let rows = pairs.iter().map(|&(to, from)| Row {
+            tensors: [to, to, to, from],
+            decays: [0.0; 2],
+        });
+        Self::of_rows(&rows.collect::<Vec<_>>())
     }
 
     fn of_rows(rows: &[Row]) -> Result<Self> {
@@ -210,7 +179,7 @@ impl Table {
                 }
                 parameters.push(address(tensor)?);
             }
-            let decays = [row.decay, row.weight_decay].map(|decay| u64::from(decay.to_bits()));
+            let decays = row.decays.map(|decay| u64::from(decay.to_bits()));
             parameters.extend([
                 count as u64,
                 chunks.len() as u64,
