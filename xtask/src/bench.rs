@@ -48,6 +48,22 @@ pub enum Subject {
     Ranks,
 }
 
+/// The batch sizes of a device unless others are asked for: none, for the preset's own, or those that a GPU is used with.
+pub fn usual_batch_sizes(device: DeviceChoice) -> Vec<usize> {
+    match device {
+        DeviceChoice::Cpu => Vec::new(),
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => vec![64, 256, 1024],
+    }
+}
+
+/// The precision of a device unless another is asked for.
+pub const fn usual_precision(device: DeviceChoice) -> Precision {
+    match device {
+        DeviceChoice::Cpu => Precision::F32,
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => Precision::Bf16,
+    }
+}
+
 /// Which benchmarks to run, and how.
 #[derive(Clone, Debug)]
 pub struct Bench {

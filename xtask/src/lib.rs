@@ -7,6 +7,7 @@
 //! - [`mod@bench`]: measures how fast the model trains, predicts and starts, on request beside its peers.
 
 pub mod bench;
+pub mod cargo;
 pub mod download;
 pub mod error;
 pub mod fetch;

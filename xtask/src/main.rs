@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use perceiver_data::{Cifar, HubDataset, HubProgress, LoadOptions, Split};
 use perceiver_train::{DeviceChoice, Precision, Preset};
 use xtask::bench::workload::Workload;
-use xtask::bench::{Bench, Subject};
+use xtask::bench::{self, Bench, Subject};
+use xtask::cargo::cargo;
 use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
@@ -239,19 +240,22 @@ fn plot(arguments: PlotArguments) -> Result<()> {
     Ok(())
 }
 
-fn bench(arguments: BenchArguments) -> Result<()> {
+fn run_bench(arguments: BenchArguments) -> Result<()> {
     if let Some(feature) = missing_feature(arguments.device) {
         return with_feature(feature);
     }
     let bench = Bench {
         only: arguments.only,
         preset: arguments.preset,
-        batch_sizes: batch_sizes(arguments.device, &arguments.batch_size),
+        batch_sizes: match &arguments.batch_size[..] {
+            [] => bench::usual_batch_sizes(arguments.device),
+            sizes => sizes.iter().map(|size| size.get()).collect(),
+        },
         recompute: arguments.recompute,
         device: arguments.device,
         precision: arguments
             .precision
-            .unwrap_or_else(|| measure::precision_of(arguments.device)),
+            .unwrap_or_else(|| bench::usual_precision(arguments.device)),
         peers: arguments.peers,
         rounds: arguments.rounds.get(),
         steps: arguments.steps.get(),
@@ -273,12 +277,12 @@ fn measure(arguments: MeasureArguments) -> Result<()> {
     let bench = Bench {
         only: measure::SUBJECTS.to_vec(),
         preset: Preset::Keras,
-        batch_sizes: batch_sizes(device, &[]),
+        batch_sizes: bench::usual_batch_sizes(device),
         recompute: false,
         device,
         precision: arguments
             .precision
-            .unwrap_or_else(|| measure::precision_of(device)),
+            .unwrap_or_else(|| bench::usual_precision(device)),
         peers: arguments.peers,
         rounds: 3,
         steps: 3,
@@ -296,14 +300,6 @@ fn measure(arguments: MeasureArguments) -> Result<()> {
     Ok(measure.run(&Terminal::default())?)
 }
 
-/// Those that were asked for; on a GPU, if none were, those that a GPU is used with.
-fn batch_sizes(device: DeviceChoice, asked_for: &[NonZeroUsize]) -> Vec<usize> {
-    if asked_for.is_empty() && device != DeviceChoice::Cpu {
-        return vec![64, 256, 1024];
-    }
-    asked_for.iter().map(|size| size.get()).collect()
-}
-
 /// The Cargo feature that a device needs and this program was built without.
 fn missing_feature(device: DeviceChoice) -> Option<&'static str> {
     match device {
@@ -315,8 +311,7 @@ fn missing_feature(device: DeviceChoice) -> Option<&'static str> {
 
 /// Does the same by a program that is built with a feature.
 fn with_feature(feature: &str) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = std::process::Command::new(cargo)
+    let status = cargo()
         .args(["run", "--package", "xtask", "--features", feature, "--"])
         .args(std::env::args_os().skip(1))
         .status()
@@ -361,7 +356,7 @@ fn main() -> Result<()> {
             };
             Ok(goldens.run(&Terminal::default())?)
         }
-        Chore::Bench(arguments) => bench(arguments),
+        Chore::Bench(arguments) => run_bench(arguments),
         Chore::Measure(arguments) => measure(arguments),
         Chore::Plot(arguments) => plot(arguments),
         Chore::BenchWorker(workload) => bench_worker(&workload),

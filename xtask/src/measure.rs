@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
-use perceiver_train::{
-    DeviceChoice, EpochMetrics, MetricsFile, Precision, Preset, RunDirectory, TestResults,
-};
+use perceiver_train::{DeviceChoice, EpochMetrics, MetricsFile, Preset, RunDirectory, TestResults};
 
 use crate::bench::{Bench, Subject, program};
+use crate::cargo::cargo;
 use crate::error::{Result, XtaskError};
 use crate::observer::Observer;
 
@@ -166,7 +165,7 @@ fn row(preset: Preset, seed: u64, epochs: &[EpochMetrics], results: &TestResults
 
 /// The comparison with the CPU, built for the device.
 fn parity(device: DeviceChoice) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo();
     command
         .args(["test", "--package", "perceiver-ops", "--test", "devices"])
         .args(program::features(device));
@@ -203,16 +202,10 @@ pub const PRESETS: [Preset; 4] = [
     Preset::Keras2021,
 ];
 
-/// The precision of a device unless another is asked for.
-pub fn precision_of(device: DeviceChoice) -> Precision {
-    match device {
-        DeviceChoice::Cpu => Precision::F32,
-        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => Precision::Bf16,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use perceiver_train::Precision;
+
     use super::*;
 
     fn measure(output: &Path) -> Measure {

@@ -1,11 +1,12 @@
 //! The operations' own benchmarks, `cargo bench -p perceiver-ops`, and what Criterion wrote down about them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde::Deserialize;
 
 use super::report::Report;
+use crate::cargo::cargo;
 use crate::error::{Result, XtaskError};
 use crate::observer::Observer;
 
@@ -27,8 +28,7 @@ pub(super) fn run(report: &mut Report, observer: &dyn Observer) -> Result<()> {
     observer.say("ops: cargo bench --package perceiver-ops");
     let directory =
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = cargo()
         .args([
             "bench",
             "--package",

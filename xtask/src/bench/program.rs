@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use perceiver_train::DeviceChoice;
 
 use super::contestant::OURS;
+use crate::cargo::cargo;
 use crate::error::{Result, XtaskError};
 
 /// Builds it as `cargo run -p perceiver-cli` does with these `flags`, and returns where it is.
@@ -19,18 +20,7 @@ pub(crate) fn build(flags: &[&str]) -> Result<PathBuf> {
         command: format!("cargo {}", arguments.join(" ")),
         finding,
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    // What `cargo xtask` is told about this crate; build scripts that look at it would run again.
-    for (name, _) in std::env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix))
-        {
-            command.env_remove(name);
-        }
-    }
-    let output = command
+    let output = cargo()
         .args(&arguments)
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
