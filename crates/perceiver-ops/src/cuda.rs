@@ -18,6 +18,8 @@ mod memory;
 #[cfg(test)]
 mod on_cpu;
 #[cfg(feature = "cuda")]
+mod open;
+#[cfg(feature = "cuda")]
 pub(crate) mod profile;
 #[cfg(feature = "cuda")]
 pub(crate) mod steps;
@@ -37,7 +39,9 @@ pub(crate) use launch::{Number, map, map_rows, map_rows_to, map_to, sums_of_rows
 #[cfg(feature = "cuda")]
 pub(crate) use linear::linear;
 #[cfg(feature = "cuda")]
-pub(crate) use memory::{keep_memory, peak_bytes};
+pub(crate) use memory::peak_bytes;
+#[cfg(feature = "cuda")]
+pub(crate) use open::open;
 #[cfg(feature = "cuda")]
 pub(crate) use upload::Pinned;
 #[cfg(feature = "cuda")]

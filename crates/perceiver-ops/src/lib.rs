@@ -54,6 +54,7 @@ mod moving_mean;
 mod narrow;
 mod neighbourhoods;
 mod norm;
+mod open_cuda;
 mod recompute;
 mod sgd;
 mod simd;
@@ -85,6 +86,7 @@ pub use mode::Mode;
 pub use moving_mean::{move_mean, move_mean_composed, move_mean_square};
 pub use neighbourhoods::{neighbourhoods, neighbourhoods_composed};
 pub use norm::sum_of_squares;
+pub use open_cuda::open_cuda;
 pub use recompute::recompute;
 pub use sgd::{SgdStep, sgd_step, sgd_step_composed};
 pub use softmax::{softmax, softmax_composed};
@@ -92,4 +94,4 @@ pub use steps::{
     ParameterStep, adam_steps, copy_all, lamb_steps, move_means, one_by_one, sum_of_all_squares,
     widen_all,
 };
-pub use upload::{Upload, keep_memory};
+pub use upload::Upload;

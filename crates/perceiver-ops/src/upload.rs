@@ -3,7 +3,8 @@
 use candle_core::{Device, Result, Tensor};
 
 /// Copies tensors of the CPU to a device. An NVIDIA GPU fetches them from memory that stays in its place, so that neither the calling
-/// thread nor the GPU waits for the other, unless copies are asked for faster than they are made.
+/// thread nor the GPU waits for the other, unless copies are asked for faster than they are made. A GPU that several threads use must be
+/// one of [`open_cuda`](crate::open_cuda): with another, a copy is done in time for the thread that made it alone.
 pub struct Upload {
     device: Device,
     #[cfg(feature = "cuda")]
@@ -37,20 +38,6 @@ impl Upload {
     }
 }
 
-/// Lets an NVIDIA GPU keep memory that tensors have given back for those to come, where the driver would else take it away whenever the
-/// GPU is waited for. Other devices do as they do.
-///
-/// # Errors
-/// When the driver refuses.
-pub fn keep_memory(device: &Device) -> Result<()> {
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(device) = device {
-        return crate::cuda::keep_memory(device);
-    }
-    let _ = device;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +48,5 @@ mod tests {
         let tensor = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu).unwrap();
         let there = upload.copy(&tensor.t().unwrap()).unwrap();
         assert_eq!(there.to_vec2::<f32>().unwrap(), [[1.0, 3.0], [2.0, 4.0]]);
-        keep_memory(&Device::Cpu).unwrap();
     }
 }

@@ -6,8 +6,8 @@ use perceiver_ops::{
     AbsorbedWeights, AdamStep, Attention, Key, LambStep, Mode, ParameterStep, Transpose, Upload,
     absorbed_attention, adam_step_composed, adam_steps, add_bias, add_dropout, attention,
     batched_matmul, copy_all, decay, expand_batch, gelu, lamb_step_composed, lamb_steps,
-    layer_norm, linear, move_means, multiply_scalar, neighbourhoods, softmax, sum_of_all_squares,
-    sum_of_squares, widen_all,
+    layer_norm, linear, move_means, multiply_scalar, neighbourhoods, open_cuda, softmax,
+    sum_of_all_squares, sum_of_squares, widen_all,
 };
 use proptest::prelude::*;
 
@@ -51,7 +51,7 @@ fn assert_close(found: &Tensor, expected: &Tensor, share: f32, what: &str) {
 fn targets() -> Vec<(Device, DType, f32)> {
     let mut targets = vec![(Device::Cpu, DType::BF16, 0.01)];
     if candle_core::utils::cuda_is_available()
-        && let Ok(gpu) = Device::new_cuda(0)
+        && let Ok(gpu) = open_cuda(0)
     {
         targets.extend([(gpu.clone(), DType::F32, 1e-4), (gpu, DType::BF16, 0.01)]);
     }

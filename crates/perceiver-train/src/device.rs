@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation};
-use perceiver_ops::keep_memory;
+use perceiver_ops::open_cuda;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -33,12 +33,10 @@ impl DeviceChoice {
         let device = match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto => Ok(first_gpu().unwrap_or(Device::Cpu)),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal),
+            Self::Cuda(ordinal) => open_cuda(ordinal),
             Self::Metal => Device::new_metal(0),
         };
-        let device = device.map_err(|error| self.unavailable(&error))?;
-        keep_memory(&device)?;
-        Ok(device)
+        device.map_err(|error| self.unavailable(&error))
     }
 
     /// Opens the device of one of several ranks on a host, `local` of them before it: the GPUs from the one named on are dealt out, as often as there
@@ -94,7 +92,7 @@ const fn gpus() -> usize {
 /// The first GPU, if the program was built for one and one answers.
 fn first_gpu() -> Option<Device> {
     let built_for_cuda = candle_core::utils::cuda_is_available();
-    let cuda = built_for_cuda.then(|| Device::new_cuda(0).ok()).flatten();
+    let cuda = built_for_cuda.then(|| open_cuda(0).ok()).flatten();
     let metal = || {
         let built_for_metal = candle_core::utils::metal_is_available();
         built_for_metal.then(|| Device::new_metal(0).ok()).flatten()

@@ -9,7 +9,7 @@ use sys::CUmemPool_attribute as Attribute;
 ///
 /// # Errors
 /// When the driver refuses.
-pub(crate) fn keep_memory(device: &CudaDevice) -> Result<()> {
+pub(super) fn keep_memory(device: &CudaDevice) -> Result<()> {
     let mut all = u64::MAX;
     with_pool(device, |pool| {
         let threshold = Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;

@@ -1,7 +1,9 @@
 //! Copies from memory that stays in its place, which the GPU fetches by itself.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::PinnedHostSlice;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaEvent, CudaStream, DriverError, PinnedHostSlice, sys,
+};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Result, Storage, Tensor, bail};
 
@@ -10,7 +12,7 @@ const BUFFERS: usize = 3;
 
 #[derive(Default)]
 pub(crate) struct Pinned {
-    buffers: [Option<PinnedHostSlice<f32>>; BUFFERS],
+    buffers: [Option<Buffer>; BUFFERS],
     turn: usize,
 }
 
@@ -21,17 +23,12 @@ impl Pinned {
     /// When it has no room.
     pub(crate) fn copy(&mut self, tensor: &Tensor, device: &CudaDevice) -> Result<Tensor> {
         let count = tensor.elem_count();
+        let stream = device.cuda_stream();
         let place = &mut self.buffers[self.turn];
         self.turn = (self.turn + 1) % BUFFERS;
         let buffer = match place.take() {
-            Some(buffer) if buffer.len() >= count => place.insert(buffer),
-            _ => {
-                let context = device.cuda_stream().context().clone();
-                // SAFETY: any bits are an `f32`, and what is read of the copy was written first.
-                #[allow(unsafe_code)]
-                let buffer = unsafe { context.alloc_pinned::<f32>(count) }.w()?;
-                place.insert(buffer)
-            }
+            Some(buffer) if buffer.values.len() >= count => place.insert(buffer),
+            _ => place.insert(Buffer::new(&stream, count)?),
         };
         {
             let (storage, layout) = tensor.storage_and_layout();
@@ -41,17 +38,58 @@ impl Pinned {
                     tensor.device()
                 );
             };
-            let values = crate::cpu::values("upload", storage, layout)?;
-            // Waits until what was here before has been fetched.
-            buffer.as_mut_slice().w()?[..count].copy_from_slice(values);
+            buffer.fill(crate::cpu::values("upload", storage, layout)?)?;
         }
-        // SAFETY: as above.
+        // SAFETY: the whole of it is written next.
         #[allow(unsafe_code)]
-        let mut there = unsafe { device.alloc::<f32>(buffer.len()) }?;
-        device.cuda_stream().memcpy_htod(&*buffer, &mut there).w()?;
-        let len = buffer.len();
+        let mut there = unsafe { device.alloc::<f32>(buffer.values.len()) }?;
+        stream.memcpy_htod(&buffer.values, &mut there).w()?;
+        buffer.is_fetched_after(&stream)?;
+        let len = buffer.values.len();
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(there, device.clone()));
         let there = Tensor::from_storage(storage, len, BackpropOp::none(), false);
         there.narrow(0, 0, count)?.reshape(tensor.shape())
+    }
+}
+
+/// Values that the GPU reads when its turn comes, and when it has done so.
+struct Buffer {
+    values: PinnedHostSlice<f32>,
+    fetched: Option<CudaEvent>,
+}
+
+impl Buffer {
+    fn new(stream: &CudaStream, len: usize) -> Result<Self> {
+        // SAFETY: any bits are an `f32`, and what is read of the copy was written first.
+        #[allow(unsafe_code)]
+        let values = unsafe { stream.context().alloc_pinned::<f32>(len) }.w()?;
+        let fetched = None;
+        Ok(Self { values, fetched })
+    }
+
+    /// Puts `values` here, once what was here before has been fetched.
+    fn fill(&mut self, values: &[f32]) -> Result<()> {
+        self.wait().w()?;
+        self.values.as_mut_slice().w()?[..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
+    /// What `stream` was told until now fetches the values.
+    fn is_fetched_after(&mut self, stream: &CudaStream) -> Result<()> {
+        let kind = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC; // threads that wait for it sleep
+        self.fetched = Some(stream.record_event(Some(kind)).w()?);
+        Ok(())
+    }
+
+    /// cudarc itself only notes when a buffer is fetched where events keep streams apart.
+    fn wait(&self) -> std::result::Result<(), DriverError> {
+        self.fetched.as_ref().map_or(Ok(()), CudaEvent::synchronize)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // The memory is given back next. A GPU that fails reads nothing any more.
+        let _ = self.wait();
     }
 }
