@@ -6,7 +6,7 @@
 use candle_core::{D, Device, Tensor};
 use candle_nn::ModuleT;
 use perceiver_model::{Parameters, Perceiver, PerceiverConfig, patches};
-use perceiver_ops::{Key, Mode};
+use perceiver_ops::{Key, Mode, Tape};
 use perceiver_tests::tensors::{distance, images, values};
 use perceiver_train::{Gradients, cross_entropy};
 use proptest::prelude::*;
@@ -145,10 +145,12 @@ fn the_gradient_reaches_every_parameter() {
     let parameters = Parameters::from_seed(&config, 5, &Device::Cpu).unwrap();
     let model = parameters.model(&config).unwrap();
     let labels = Tensor::new(&[1u32, 4], &Device::Cpu).unwrap();
+    let tape = Tape::start();
     let logits = model
         .forward(&images(&config, 2, 5), Mode::Inference)
         .unwrap();
-    let gradients = Gradients::of(&cross_entropy(&logits, &labels).unwrap(), &parameters).unwrap();
+    let loss = cross_entropy(&logits, &labels).unwrap();
+    let gradients = Gradients::of(tape, &loss, &parameters).unwrap();
     for (name, variable) in parameters.iter() {
         let gradient = gradients.get(name).unwrap();
         assert_eq!(gradient.dims(), variable.dims(), "{name}");
@@ -197,8 +199,10 @@ fn recomputation_changes_no_bit_of_a_gradient() {
             let model = parameters.model(&config).unwrap();
             let model = model.with_recomputation(recomputes);
             let mode = Mode::Training(Key::new(9));
+            let tape = Tape::start();
             let logits = model.forward(&images(&config, 3, 9), mode).unwrap();
-            Gradients::of(&cross_entropy(&logits, &labels).unwrap(), &parameters).unwrap()
+            let loss = cross_entropy(&logits, &labels).unwrap();
+            Gradients::of(tape, &loss, &parameters).unwrap()
         };
         let (kept, again) = (gradients(false), gradients(true));
         for (name, _) in parameters.iter() {

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use perceiver_model::{
     AttentionForm, Parameters, PerceiverConfig, Positions, Sharing, Stage, Summary,
 };
-use perceiver_ops::{Mode, layer_norm, linear, split_heads};
+use perceiver_ops::{Mode, Tape, layer_norm, linear, split_heads};
 use perceiver_tests::tensors::{distance, images, values};
 use perceiver_train::{Gradients, cross_entropy};
 use proptest::prelude::*;
@@ -74,9 +74,10 @@ proptest! {
         let images = images(&config, 2, seed);
         let of = |form| {
             let model = parameters.model(&config).unwrap().with_attention_form(form);
+            let tape = Tape::start();
             let logits = model.forward(&images, Mode::Inference).unwrap();
             let loss = cross_entropy(&logits, &labels).unwrap();
-            (logits, Gradients::of(&loss, &parameters).unwrap())
+            (logits, Gradients::of(tape, &loss, &parameters).unwrap())
         };
         let (direct, gradients) = of(AttentionForm::Direct);
         let (absorbed, others) = of(AttentionForm::Absorbed);

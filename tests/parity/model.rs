@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use perceiver_model::{AttentionForm, Parameters, Perceiver, PerceiverConfig, Stage, keras};
-use perceiver_ops::Mode;
+use perceiver_ops::{Mode, Tape};
 use perceiver_train::{Adam, Gradients, Optimizer, cross_entropy};
 
 use crate::golden::{self, Arrays, assert_close};
@@ -62,7 +62,8 @@ impl Case {
     }
 
     fn gradients(&self) -> Gradients {
-        Gradients::of(&self.loss(), &self.parameters).unwrap()
+        let tape = Tape::start();
+        Gradients::of(tape, &self.loss(), &self.parameters).unwrap()
     }
 }
 

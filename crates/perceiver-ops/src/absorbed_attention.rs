@@ -26,6 +26,7 @@ use crate::cpu;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::linear::weight_gradient;
 use crate::narrow::{is_narrow_on_cpu, widened};
+use crate::noted::apply_op3;
 use crate::transpose::{transpose, transposed};
 use crate::{absorbed_products, cuda};
 
@@ -64,8 +65,12 @@ pub fn absorbed_attention(
         keep: inputs.into_iter().any(Tensor::track_op),
         kept: Mutex::new(Vec::new()),
     };
-    x.contiguous()?
-        .apply_op3(&tokens.contiguous()?, &values.contiguous()?, op)
+    apply_op3(
+        &x.contiguous()?,
+        &tokens.contiguous()?,
+        &values.contiguous()?,
+        op,
+    )
 }
 
 /// [`absorbed_attention`] as a composition of candle's own operations: what every device runs that has no kernel, and what

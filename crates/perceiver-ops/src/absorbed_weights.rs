@@ -9,6 +9,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::attention::ones::{with_column, with_padding};
+use crate::noted::{cat, reshape, transposed};
 use crate::{Transpose, batched_matmul, cuda, join_heads, multiply_scalar, split_heads};
 
 /// The projections of an attention as layers have them: weights `[outputs, inputs]` and biases `[outputs]`.
@@ -71,7 +72,7 @@ impl WeightRows {
 
 /// The values of two matrices, one after the other.
 fn together(first: &Tensor, second: &Tensor) -> Result<Tensor> {
-    Tensor::cat(&[first.flatten_all()?, second.flatten_all()?], 0)
+    cat(&[&reshape(first, ((),))?, &reshape(second, ((),))?], 0)
 }
 
 /// The matrices of these rows and columns.
@@ -217,19 +218,21 @@ impl Projections<'_> {
     /// The same in the form for products of whole tensors, by few operations: biases enter the products as columns of the weights.
     pub(crate) fn in_rows(&self) -> Result<AbsorbedWeights> {
         let ([weight, bias], [key, key_bias]) = (self.query, self.key);
-        let heads = |x: &Tensor| x.reshape((self.heads, x.dim(0)? / self.heads, ()));
+        let heads = |x: &Tensor| reshape(x, (self.heads, x.dim(0)? / self.heads, ()));
         // Its gradient is there, and zero, though the key's bias changes nothing.
         let query = heads(&with_column(weight, bias, Some(key_bias))?)?; // [heads, head_width, padded width]
+        let one = |x: &Tensor| reshape(x, [&[1], x.dims()].concat());
         let query = batched_matmul(&query, &heads(key)?, Transpose::Left)?; // [heads, padded width, token_width]
-        let query = self.scaled(join_heads(&query.unsqueeze(0)?)?.squeeze(0)?)?;
+        let query = self.scaled(reshape(&join_heads(&one(&query)?)?, (query.dim(1)?, ()))?)?;
         let [value, value_bias] = self.value;
         let value = with_column(value, value_bias, None)?; // [inner, padded token_width]
         let output = match self.output {
-            None => value.t()?,
+            None => transposed(&value, 0, 1)?,
             Some([output, _]) => {
-                let output = split_heads(&output.unsqueeze(0)?, self.heads)?.squeeze(0)?; // [heads, outputs, head_width]
+                let output = split_heads(&one(output)?, self.heads)?;
+                let output = reshape(&output, &output.dims()[1..])?; // [heads, outputs, head_width]
                 let rows = batched_matmul(&heads(&value)?, &output, Transpose::Both)?;
-                rows.reshape(((), output.dim(1)?))?
+                reshape(&rows, ((), output.dim(1)?))?
             }
         };
         let (inner, outputs) = (query.dim(1)?, output.dim(1)?);

@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use crate::narrow::{is_narrow_on_cpu, widened};
+use crate::noted::apply_op3;
 use crate::{Mode, cpu};
 use mask::Mask;
 use shape::Geometry;
@@ -82,9 +83,12 @@ pub fn attention(
         keep: [queries, keys, values].iter().any(|x| x.track_op()),
         kept: Mutex::new(Vec::new()),
     };
-    queries
-        .contiguous()?
-        .apply_op3(&keys.contiguous()?, &values.contiguous()?, op)
+    apply_op3(
+        &queries.contiguous()?,
+        &keys.contiguous()?,
+        &values.contiguous()?,
+        op,
+    )
 }
 
 /// [`attention`] as a composition of candle's own operations: what every device runs that has no kernel, and what the

@@ -12,6 +12,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use crate::narrow::{is_narrow, widened};
+use crate::noted::{apply_op1, apply_op2};
 use crate::{cpu, cuda, simd};
 
 /// Adds `bias`, whose shape is that of `x`'s last dimensions, to every slice of `x`.
@@ -28,7 +29,7 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     }
     let on_gpu = cuda::has_kernels(x) && x.dtype() == bias.dtype();
     if on_gpu || (cpu::has_kernels(x) && cpu::has_kernels(bias)) {
-        x.contiguous()?.apply_op2(&bias.contiguous()?, AddBias)
+        apply_op2(&x.contiguous()?, &bias.contiguous()?, AddBias)
     } else {
         add_bias_composed(x, bias)
     }
@@ -52,7 +53,7 @@ pub fn expand_batch(x: &Tensor, batch: usize) -> Result<Tensor> {
     match x.dims() {
         [first, ..] if *first == batch => Ok(x.clone()),
         [1, ..] if cpu::has_kernels(x) || cuda::has_kernels(x) => {
-            x.contiguous()?.apply_op1(ExpandBatch { batch })
+            apply_op1(&x.contiguous()?, ExpandBatch { batch })
         }
         [1, ..] => expand_batch_composed(x, batch),
         dims => bail!("expand-batch: expected a first dimension of 1 or {batch}, found {dims:?}"),
@@ -81,7 +82,7 @@ pub fn multiply_scalar(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
         );
     }
     if cpu::has_kernels(x) && cpu::has_kernels(factor) {
-        x.contiguous()?.apply_op2(factor, MultiplyScalar)
+        apply_op2(&x.contiguous()?, factor, MultiplyScalar)
     } else {
         multiply_scalar_composed(x, factor)
     }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::cpu::{self, TASK};
 use crate::cuda;
 use crate::narrow::{is_narrow_on_cpu, widened};
+use crate::noted::{apply_op1, apply_op2};
 use crate::simd::vectorised;
 use crate::{Key, Mode};
 
@@ -25,11 +26,12 @@ pub fn dropout(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
     match training_key(x, rate, mode)? {
         None => Ok(x.clone()),
         Some(_) if is_narrow_on_cpu(x) => widened([x], |[x]| dropout(x, rate, mode)),
-        Some(key) if cpu::has_kernels(x) || cuda::has_kernels(x) => {
-            x.contiguous()?.apply_op1(Dropout {
+        Some(key) if cpu::has_kernels(x) || cuda::has_kernels(x) => apply_op1(
+            &x.contiguous()?,
+            Dropout {
                 rule: Rule::new(key, rate),
-            })
-        }
+            },
+        ),
         Some(key) => multiply_by_mask(x, key, rate),
     }
 }
@@ -68,8 +70,7 @@ pub fn add_dropout(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) -> Result
     };
     if has_kernels {
         let rule = key.map(|key| Rule::new(key, rate));
-        x.contiguous()?
-            .apply_op2(&branch.contiguous()?, AddDropout { rule })
+        apply_op2(&x.contiguous()?, &branch.contiguous()?, AddDropout { rule })
     } else {
         add_dropout_composed(x, branch, rate, mode)
     }

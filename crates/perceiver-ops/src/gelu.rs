@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, TASK};
 use crate::cuda;
+use crate::noted::apply_op1;
 use crate::simd::{self, vectorised};
 
 /// 1 / sqrt(2 pi)
@@ -24,7 +25,7 @@ const DENSITY_AT_ZERO: f32 = 0.398_942_3;
 /// When candle refuses an operation.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     if cpu::has_kernels(x) || cuda::has_kernels(x) {
-        x.contiguous()?.apply_op1(Gelu)
+        apply_op1(&x.contiguous()?, Gelu)
     } else {
         gelu_composed(x)
     }

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::noted::{apply_op1, reshape, transposed};
 
 /// `[batch, length, heads * width] -> [batch, heads, length, width]`
 ///
@@ -11,7 +12,7 @@ use crate::cpu;
 /// When the width is no multiple of `heads`.
 pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, length, width) = x.dims3()?;
-    swap_middle(&x.reshape((batch, length, heads, width / heads.max(1)))?)
+    swap_middle(&reshape(x, (batch, length, heads, width / heads.max(1)))?)
 }
 
 /// `[batch, heads, length, width] -> [batch, length, heads * width]`, the inverse of [`split_heads`].
@@ -20,16 +21,16 @@ pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
 /// When `x` does not have four dimensions.
 pub fn join_heads(x: &Tensor) -> Result<Tensor> {
     let (batch, heads, length, width) = x.dims4()?;
-    swap_middle(x)?.reshape((batch, length, heads * width))
+    reshape(&swap_middle(x)?, (batch, length, heads * width))
 }
 
 /// `[a, b, c, d] -> [a, c, b, d]`, copied. A transposed view would do in the forward pass, but candle adds up the
 /// gradients of views value by value on one thread.
 fn swap_middle(x: &Tensor) -> Result<Tensor> {
     if cpu::has_kernels(x) {
-        x.contiguous()?.apply_op1(SwapMiddle)
+        apply_op1(&x.contiguous()?, SwapMiddle)
     } else {
-        x.transpose(1, 2)?.contiguous()
+        transposed(x, 1, 2)
     }
 }
 

@@ -7,6 +7,8 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp3, Layout, MetalStorage, Result, Shape, Storage, Tensor, bail,
 };
 
+use crate::noted::apply_op3;
+
 /// The gradients of three tensors, where they have one, from that of what was computed of them.
 type Backward = dyn Fn(&Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync;
 
@@ -29,7 +31,7 @@ pub(crate) fn with_backward(
     let backward: Box<Backward> = Box::new(backward);
     let output = Mutex::new(Some(output));
     let [a, b, c] = of;
-    a.apply_op3(b, c, Computed { output, backward })
+    apply_op3(a, b, c, Computed { output, backward })
 }
 
 struct Computed {

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::cpu;
 use crate::cuda;
 use crate::narrow::{is_narrow, widened};
+use crate::noted::apply_op3;
 use crate::simd::{self, vectorised};
 
 /// Normalizes every row of `x` `[..., width]`, then scales by `gamma` `[width]` and shifts by `beta` `[width]`.
@@ -37,8 +38,12 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, epsilon: f64) -> Re
         let op = LayerNorm {
             epsilon: epsilon as f32,
         };
-        x.contiguous()?
-            .apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)
+        apply_op3(
+            &x.contiguous()?,
+            &gamma.contiguous()?,
+            &beta.contiguous()?,
+            op,
+        )
     } else {
         layer_norm_composed(x, gamma, beta, epsilon)
     }

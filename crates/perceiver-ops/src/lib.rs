@@ -54,12 +54,14 @@ mod moving_mean;
 mod narrow;
 mod neighbourhoods;
 mod norm;
+mod noted;
 mod open_cuda;
 mod recompute;
 mod sgd;
 mod simd;
 mod softmax;
 mod steps;
+mod tape;
 mod transpose;
 mod upload;
 
@@ -86,6 +88,7 @@ pub use mode::Mode;
 pub use moving_mean::{move_mean, move_mean_composed, move_mean_square};
 pub use neighbourhoods::{neighbourhoods, neighbourhoods_composed};
 pub use norm::sum_of_squares;
+pub use noted::{apply_op1, apply_op2, apply_op3, to_dtype};
 pub use open_cuda::open_cuda;
 pub use recompute::recompute;
 pub use sgd::{SgdStep, sgd_step, sgd_step_composed};
@@ -94,4 +97,5 @@ pub use steps::{
     ParameterStep, adam_steps, copy_all, lamb_steps, move_means, one_by_one, sum_of_all_squares,
     widen_all,
 };
+pub use tape::Tape;
 pub use upload::Upload;

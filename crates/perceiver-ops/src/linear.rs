@@ -12,6 +12,7 @@ use crate::broadcast::{SumSlices, add_bias_composed};
 use crate::cuda;
 use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
 use crate::narrow::{is_narrow_on_cpu, widened};
+use crate::noted::apply_op3;
 use crate::transpose::transposed;
 use crate::{cpu, gelu, simd};
 
@@ -34,8 +35,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         return cuda::linear(&x.contiguous()?, weight, bias, false);
     }
     if cpu::has_kernels(x) && cpu::has_kernels(weight) && cpu::has_kernels(bias) {
-        x.contiguous()?
-            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
+        apply_op3(
+            &x.contiguous()?,
+            &weight.contiguous()?,
+            &bias.contiguous()?,
+            Linear,
+        )
     } else {
         linear_composed(x, weight, bias)
     }

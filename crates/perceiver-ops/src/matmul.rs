@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use crate::cuda::profile::timed;
 use crate::gemm::{Matrix, multiply};
 use crate::narrow::{is_narrow_on_cpu, widened};
+use crate::noted::apply_op2;
 use crate::{cpu, cuda};
 
 /// Which operands of a product are transposed, each in its last two dimensions.
@@ -60,10 +61,9 @@ pub fn batched_matmul(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Te
         return widened([a, b], |[a, b]| batched_matmul(a, b, transpose));
     }
     if a.rank() > 2 && cpu::has_kernels(a) && cpu::has_kernels(b) {
-        a.apply_op2(b, BatchedMatmul(transpose))
+        apply_op2(a, b, BatchedMatmul(transpose))
     } else if a.rank() > 2 && cuda::has_kernels(a) && a.dtype() == b.dtype() {
-        a.contiguous()?
-            .apply_op2(&b.contiguous()?, BatchedMatmul(transpose))
+        apply_op2(&a.contiguous()?, &b.contiguous()?, BatchedMatmul(transpose))
     } else {
         batched_matmul_composed(a, b, transpose)
     }

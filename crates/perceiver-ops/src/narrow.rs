@@ -5,6 +5,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::noted::to_dtype;
+
 /// Whether the values of a tensor have 16 bits.
 pub(crate) fn is_narrow(tensor: &Tensor) -> bool {
     matches!(tensor.dtype(), DType::BF16 | DType::F16)
@@ -22,7 +24,8 @@ pub(crate) fn widened<const N: usize>(
 ) -> Result<Tensor> {
     let wide: Vec<Tensor> = tensors
         .iter()
-        .map(|tensor| tensor.to_dtype(DType::F32))
+        .map(|tensor| to_dtype(tensor, DType::F32))
         .collect::<Result<_>>()?;
-    compute(std::array::from_fn(|at| &wide[at]))?.to_dtype(tensors[0].dtype())
+    let result = compute(std::array::from_fn(|at| &wide[at]))?;
+    to_dtype(&result, tensors[0].dtype())
 }

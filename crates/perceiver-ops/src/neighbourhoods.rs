@@ -9,6 +9,7 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::noted::apply_op1;
 use crate::{cpu, cuda};
 
 /// `[batch, H, W, channels] -> [batch, ceil(H / stride), ceil(W / stride), side * side * channels]`, each neighbourhood's values
@@ -19,7 +20,7 @@ use crate::{cpu, cuda};
 pub fn neighbourhoods(x: &Tensor, side: usize, stride: usize) -> Result<Tensor> {
     let grid = Grid::new(x, side, stride)?;
     if cpu::has_kernels(x) || cuda::has_kernels(x) {
-        x.contiguous()?.apply_op1(Neighbourhoods(grid))
+        apply_op1(&x.contiguous()?, Neighbourhoods(grid))
     } else {
         compose(x, grid)
     }

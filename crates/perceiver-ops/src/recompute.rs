@@ -5,6 +5,7 @@
 
 use candle_core::{Result, Shape, Tensor, Var, bail};
 
+use crate::Tape;
 use crate::in_graph::with_backward;
 
 /// `function(x, parameters)`, of which backward keeps nothing but the inputs.
@@ -75,9 +76,9 @@ fn gradients(
         start += shape.elem_count();
     }
     let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+    let tape = Tape::start();
     let output = function(x.as_tensor(), &tensors)?;
-    // The gradient of this sum is the output's, weighed by what it is worth to the loss.
-    let gradients = (output * grad)?.sum_all()?.backward()?;
+    let gradients = tape.backward_from(&output, grad)?;
     let of = |variable: &Var| match gradients.get(variable) {
         Some(gradient) => gradient.contiguous(),
         None => variable.zeros_like(), // the function does not use it

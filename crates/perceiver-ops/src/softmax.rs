@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::cpu;
 use crate::cuda;
 use crate::narrow::{is_narrow, widened};
+use crate::noted::apply_op1;
 use crate::simd::{self, vectorised};
 
 /// Softmax over the last dimension: `[..., n] -> [..., n]`, every row summing to 1.
@@ -22,7 +23,7 @@ pub fn softmax(logits: &Tensor) -> Result<Tensor> {
         return widened([logits], |[logits]| softmax(logits));
     }
     if cpu::has_kernels(logits) || cuda::has_kernels(logits) {
-        logits.contiguous()?.apply_op1(Softmax)
+        apply_op1(&logits.contiguous()?, Softmax)
     } else {
         softmax_composed(logits)
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use perceiver_model::{Parameters, Perceiver};
-use perceiver_ops::Mode;
+use perceiver_ops::{Mode, Tape};
 use rayon::prelude::*;
 
 use crate::error::Result;
@@ -83,17 +83,20 @@ impl BatchPass<'_> {
         })
     }
 
-    /// Goes through all that is held at once; the gradients leave by the model's taps, and none are in the result.
-    pub(crate) fn run_tapped(&self, mode: Mode) -> Result<BatchResult> {
+    /// Goes through all that is held at once; the gradients leave by the model's taps, which were made since the tape was started, and none are
+    /// in the result.
+    pub(crate) fn run_tapped(&self, tape: Tape, mode: Mode) -> Result<BatchResult> {
         let (loss, logits) = self.scores(&self.held, mode.part(self.held.start))?;
-        self.weighed(&loss)?.backward()?;
+        tape.backward(&self.weighed(&loss)?)?;
         BatchResult::new(&loss, Gradients::default(), &logits)
     }
 
     fn part(&self, held: &Range<usize>, mode: Mode) -> Result<BatchResult> {
+        let tape = Tape::start();
         let (loss, logits) = self.scores(held, mode)?;
         let loss_of_whole = self.weighed(&loss)?;
-        let gradients = self.working.gradients(&loss_of_whole, self.parameters)?;
+        let (working, parameters) = (self.working, self.parameters);
+        let gradients = working.gradients(tape, &loss_of_whole, parameters)?;
         BatchResult::new(&loss, gradients, &logits)
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map};
 
 use candle_core::Tensor;
 use perceiver_model::Parameters;
-use perceiver_ops::{move_mean, sum_of_all_squares, sum_of_squares, widen_all};
+use perceiver_ops::{Tape, move_mean, sum_of_all_squares, sum_of_squares, widen_all};
 
 use crate::error::{Result, TrainError};
 
@@ -17,13 +17,13 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Differentiates a scalar `loss`.
+    /// Differentiates a scalar `loss` that has been computed since the tape was started.
     ///
     /// # Errors
     /// [`TrainError::NoGradient`] when some parameter gets none: candle leaves it out in silence where an operation
     /// has no backward pass, and a model that trains its last layer only looks as if it trained.
-    pub fn of(loss: &Tensor, parameters: &Parameters) -> Result<Self> {
-        let mut store = loss.backward()?;
+    pub fn of(tape: Tape, loss: &Tensor, parameters: &Parameters) -> Result<Self> {
+        let mut store = tape.backward(loss)?;
         let gradients = parameters.iter().map(|(name, variable)| {
             let name = name.to_string();
             match store.remove(variable) {

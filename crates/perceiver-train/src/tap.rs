@@ -8,6 +8,7 @@ use std::sync::mpsc::Sender;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Shape, Tensor};
 use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
+use perceiver_ops::{apply_op1, to_dtype};
 
 use crate::error::Result;
 
@@ -28,7 +29,7 @@ pub(crate) fn tapped_model(
     let model = parameters.model_through(config, |name, variable| {
         let name = name.to_string();
         let found = found.clone();
-        variable.apply_op1(Tap { name, found })?.to_dtype(dtype)
+        to_dtype(&apply_op1(variable, Tap { name, found })?, dtype)
     });
     Ok(model?)
 }
@@ -85,7 +86,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use candle_core::Device;
-    use perceiver_ops::{Key, Mode};
+    use perceiver_ops::{Key, Mode, Tape};
 
     use super::*;
     use crate::gradients::Gradients;
@@ -109,12 +110,14 @@ mod tests {
             let logits = model.forward(&images, Mode::Training(Key::new(3))).unwrap();
             logits.sqr().unwrap().mean_all().unwrap()
         };
+        let tape = Tape::start();
         let expected = loss(&parameters.model(&config).unwrap());
-        let expected = Gradients::of(&expected, &parameters).unwrap();
+        let expected = Gradients::of(tape, &expected, &parameters).unwrap();
 
         let (sender, receiver) = channel();
+        let tape = Tape::start();
         let model = tapped_model(&parameters, &config, DType::F32, &sender).unwrap();
-        let store = loss(&model).backward().unwrap();
+        let store = tape.backward(&loss(&model)).unwrap();
         assert!(
             parameters
                 .iter()

@@ -2,7 +2,7 @@
 
 use candle_core::{Tensor, Var};
 use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
-use perceiver_ops::copy_all;
+use perceiver_ops::{Tape, copy_all};
 
 use crate::error::Result;
 use crate::gradients::Gradients;
@@ -73,14 +73,19 @@ impl WorkingCopy {
         Ok(&self.model)
     }
 
-    /// The gradients of a scalar `loss` that the model was asked for, in `f32`.
+    /// The gradients of a scalar `loss` that the model was asked for since the tape was started, in `f32`.
     ///
     /// # Errors
     /// As for [`Gradients::of`].
-    pub fn gradients(&self, loss: &Tensor, parameters: &Parameters) -> Result<Gradients> {
+    pub fn gradients(
+        &self,
+        tape: Tape,
+        loss: &Tensor,
+        parameters: &Parameters,
+    ) -> Result<Gradients> {
         match &self.copies {
-            None => Gradients::of(loss, parameters),
-            Some(copies) => Gradients::of(loss, copies)?.widened(),
+            None => Gradients::of(tape, loss, parameters),
+            Some(copies) => Gradients::of(tape, loss, copies)?.widened(),
         }
     }
 }

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use clap::{Args, ValueEnum};
 use perceiver_data::{Loader, LoaderConfig, Normalization, Preprocessing, Split};
 use perceiver_model::{Parameters, PerceiverConfig, Summary};
-use perceiver_ops::{Key, Mode, peak_device_bytes};
+use perceiver_ops::{Key, Mode, Tape, peak_device_bytes};
 use perceiver_train::{
     Adam, DeviceChoice, Optimizer, Precision, Preset, Recipe, WorkingCopy, cross_entropy,
     peak_memory_bytes,
@@ -211,8 +211,9 @@ impl Workload {
         Ok(Box::new(move || {
             let model = copy.model(&parameters)?;
             let mode = Mode::Training(Key::new(adam.steps()));
+            let tape = Tape::start();
             let loss = cross_entropy(&model.forward(&images, mode)?, &labels)?;
-            let gradients = copy.gradients(&loss, &parameters)?;
+            let gradients = copy.gradients(tape, &loss, &parameters)?;
             Ok(adam.step(&parameters, &gradients)?)
         }))
     }

@@ -8,6 +8,7 @@ use candle_core::{D, DType, Result, Tensor};
 use super::mask::Mask;
 use super::products;
 use super::shape::Geometry;
+use crate::noted::{reshape, transposed};
 use crate::{Transpose, batched_matmul_composed, cuda, softmax};
 
 /// How the rows of logits lie, and what falls.
@@ -30,18 +31,18 @@ pub(crate) fn read(
     let by_head = g.kv_heads > 1;
     let rows = Rows { g, mask, by_head };
     let split = |x: &Tensor, length: usize| {
-        let heads = x.reshape((g.batch, length, g.heads, ()))?;
-        heads.transpose(1, 2)?.contiguous() // [batch, heads, length, width]
+        let heads = reshape(x, (g.batch, length, g.heads, ()))?;
+        transposed(&heads, 1, 2) // [batch, heads, length, width]
     };
     let outputs = (g.batch, g.queries, g.heads * g.value_width);
     if by_head {
         let [queries, keys, values] = [(queries, g.queries), (keys, g.keys), (values, g.keys)]
             .map(|(tensor, length)| split(tensor, length));
         let read = of_rows(&queries?, &keys?, &values?, rows)?;
-        return read.transpose(1, 2)?.contiguous()?.reshape(outputs);
+        return reshape(&transposed(&read, 1, 2)?, outputs);
     }
-    let queries = queries.reshape((g.batch, g.queries * g.heads, g.width))?;
-    of_rows(&queries, keys, values, rows)?.reshape(outputs)
+    let queries = reshape(queries, (g.batch, g.queries * g.heads, g.width))?;
+    reshape(&of_rows(&queries, keys, values, rows)?, outputs)
 }
 
 fn of_rows(queries: &Tensor, keys: &Tensor, values: &Tensor, rows: Rows) -> Result<Tensor> {

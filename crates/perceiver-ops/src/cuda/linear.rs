@@ -11,6 +11,7 @@ use candle_core::{
 use super::profile::timed;
 use super::{Number, column_sums, computed, map};
 use crate::linear::with_width;
+use crate::noted::apply_op3;
 use crate::{Transpose, batched_matmul};
 
 /// `gelu(x W^T + b)`, or without GELU, of contiguous tensors of one type that fit together.
@@ -19,7 +20,7 @@ use crate::{Transpose, batched_matmul};
 /// When the kernels do not compile.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, gelu: bool) -> Result<Tensor> {
     let product = Mutex::new(None);
-    x.apply_op3(weight, bias, Linear { gelu, product })
+    apply_op3(x, weight, bias, Linear { gelu, product })
 }
 
 struct Linear {

@@ -4,7 +4,7 @@ use std::sync::mpsc::Sender;
 
 use perceiver_data::Batch;
 use perceiver_model::Perceiver;
-use perceiver_ops::{Key, Mode};
+use perceiver_ops::{Key, Mode, Tape};
 
 use crate::batch_pass::{BatchPass, BatchResult};
 use crate::error::Result;
@@ -55,9 +55,10 @@ impl Trainer {
         };
         if arrival == Arrival::OneByOne {
             let dtype = training.precision.dtype();
+            let tape = Tape::start();
             let model = tapped_model(&self.parameters, &self.recipe.model, dtype, found)?;
             let model = model.with_recomputation(training.recompute);
-            let result = self.pass(&model, part, images)?.run_tapped(mode(0))?;
+            let result = self.pass(&model, part, images)?.run_tapped(tape, mode(0))?;
             return Ok(Some(result));
         }
         let model = self.working.model(&self.parameters)?;

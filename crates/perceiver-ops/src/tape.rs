@@ -1,0 +1,329 @@
+//! Backward passes that add nothing to zeros.
+//!
+//! candle's own backward pass makes zeros for the gradient of every tensor and adds the first share to them: for each, two more kernels,
+//! one more allocation and four more times through its memory. In a step of the Keras example's model that is more than half of all
+//! kernels. Here the first share is the gradient.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
+
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::backprop::GradStore;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    TensorId,
+};
+
+thread_local! {
+    /// The tapes of this thread, the innermost last; those that are being gone back have left their place empty, so that nothing is noted then.
+    static TAPES: RefCell<Vec<Option<Notes>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What is needed to differentiate that which this thread computes from here on.
+///
+/// Operations of this crate are noted on it; they hand on what they compute as a variable, where candle's own backward pass would stop.
+/// Operations of candle itself stay in its graph, and are differentiated there, part by part.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// use perceiver_ops::{Tape, softmax};
+///
+/// let logits = Var::new(&[[0f32, 0.0]], &Device::Cpu)?;
+/// let tape = Tape::start();
+/// let first = softmax(&logits)?.narrow(1, 0, 1)?.sum_all()?;
+/// let gradients = tape.backward(&first)?;
+/// assert_eq!(gradients.get(&logits).unwrap().to_vec2::<f32>()?, [[0.25, -0.25]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Tape {
+    place: usize,
+    /// It belongs to its thread.
+    thread: PhantomData<*const ()>,
+}
+
+/// The gradients of an operation's inputs, where they have one, from that of its output.
+pub(crate) type Backward = dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>;
+
+/// What has been computed, in this order.
+#[derive(Default)]
+struct Notes {
+    entries: Vec<Entry>,
+    /// What entries are of.
+    known: HashSet<TensorId>,
+}
+
+enum Entry {
+    Noted {
+        output: TensorId,
+        inputs: Vec<Tensor>,
+        backward: Box<Backward>,
+    },
+    /// Computed in candle's graph, before the first operation that it was noted to be an input of.
+    Native(Tensor),
+}
+
+impl Tape {
+    /// Notes what this thread computes from here on, until it ends. Of several, the last one notes.
+    pub fn start() -> Self {
+        let place = TAPES.with_borrow_mut(|tapes| {
+            tapes.push(Some(Notes::default()));
+            tapes.len() - 1
+        });
+        Self {
+            place,
+            thread: PhantomData,
+        }
+    }
+
+    /// The gradients of the sum of `y`, a loss as a rule, with respect to all variables, as `y.backward()` would have them without a tape. They may
+    /// share memory with each other: what changes one in place has to copy it first.
+    ///
+    /// # Errors
+    /// When an operation has no backward pass or the device has no room.
+    pub fn backward(self, y: &Tensor) -> Result<GradStore> {
+        if y.is_variable() {
+            return self.backward_from(y, &y.ones_like()?);
+        }
+        let notes = self.taken();
+        let mut gradients = Gradients::default();
+        gradients.add_all(&y.backward()?)?;
+        notes.go_back(gradients)
+    }
+
+    /// The same where this is the gradient of `y`, of its shape.
+    pub(crate) fn backward_from(self, y: &Tensor, gradient: &Tensor) -> Result<GradStore> {
+        let notes = self.taken();
+        let mut gradients = Gradients::default();
+        if y.is_variable() {
+            gradients.add(y.id(), gradient)?;
+        } else {
+            let pass = y.apply_op1(Seed(gradient.clone()))?.backward()?;
+            gradients.add_all(&pass)?;
+        }
+        notes.go_back(gradients)
+    }
+
+    /// What was noted; nothing is from here on, until the tape ends.
+    fn taken(&self) -> Notes {
+        let notes = TAPES.with_borrow_mut(|tapes| tapes.get_mut(self.place)?.take());
+        notes.unwrap_or_default()
+    }
+}
+
+impl Notes {
+    /// Goes through everything from the last to the first.
+    fn go_back(mut self, mut gradients: Gradients) -> Result<GradStore> {
+        while let Some(entry) = self.entries.pop() {
+            entry.go_back(&mut gradients)?;
+        }
+        let mut store = GradStore::default();
+        for (id, gradient) in gradients.0 {
+            store.insert_id(id, gradient.contiguous()?);
+        }
+        Ok(store)
+    }
+}
+
+impl Entry {
+    /// Replaces the gradient of what was computed, if it has come to count, by those of what it was computed of.
+    fn go_back(self, gradients: &mut Gradients) -> Result<()> {
+        match self {
+            Self::Noted {
+                output,
+                inputs,
+                backward,
+            } => {
+                let Some(gradient) = gradients.0.remove(&output) else {
+                    return Ok(());
+                };
+                for (input, share) in inputs.iter().zip(backward(&gradient)?) {
+                    if let Some(share) = share.filter(|_| input.track_op()) {
+                        gradients.add(input.id(), &share)?;
+                    }
+                }
+            }
+            Self::Native(tensor) => {
+                if let Some(gradient) = gradients.0.remove(&tensor.id()) {
+                    let pass = tensor.apply_op1(Seed(gradient))?.backward()?;
+                    gradients.add_all(&pass)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What has been found so far.
+#[derive(Default)]
+struct Gradients(HashMap<TensorId, Tensor>);
+
+impl Gradients {
+    fn add(&mut self, id: TensorId, share: &Tensor) -> Result<()> {
+        let sum = match self.0.get(&id) {
+            None => share.detach(),
+            Some(sum) => sum.add(share)?.detach(),
+        };
+        self.0.insert(id, sum);
+        Ok(())
+    }
+
+    fn add_all(&mut self, shares: &GradStore) -> Result<()> {
+        for id in shares.get_ids() {
+            if let Some(share) = shares.get_id(*id) {
+                self.add(*id, share)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tape {
+    fn drop(&mut self) {
+        TAPES.with_borrow_mut(|tapes| tapes.truncate(self.place));
+    }
+}
+
+/// Whether an operation of these inputs has to be noted.
+pub(crate) fn notes(inputs: &[&Tensor]) -> bool {
+    inputs.iter().any(|input| input.track_op())
+        && TAPES.with_borrow(|tapes| matches!(tapes.last(), Some(Some(_))))
+}
+
+/// Notes an operation, where [`notes`] says so. Its output has to be a variable, or known to candle's graph as computed of the inputs.
+pub(crate) fn note(
+    inputs: &[&Tensor],
+    output: &Tensor,
+    backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+) {
+    TAPES.with_borrow_mut(|tapes| {
+        let Some(Some(notes)) = tapes.last_mut() else {
+            return;
+        };
+        for input in inputs {
+            let is_native = input.track_op() && !input.is_variable();
+            if is_native && notes.known.insert(input.id()) {
+                notes.entries.push(Entry::Native((*input).clone()));
+            }
+        }
+        notes.known.insert(output.id());
+        notes.entries.push(Entry::Noted {
+            output: output.id(),
+            inputs: inputs.iter().map(|input| (*input).clone()).collect(),
+            backward: Box::new(backward),
+        });
+    });
+}
+
+/// A scalar of no meaning, from which candle's backward pass starts with this gradient.
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let shape = Shape::from(());
+        Ok((x.device().zeros_impl(&shape, DType::F32)?, shape))
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, _layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let shape = Shape::from(());
+        Ok((x.device().zeros_impl(&shape, DType::F32)?, shape))
+    }
+
+    fn metal_fwd(&self, x: &MetalStorage, _layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        let shape = Shape::from(());
+        Ok((x.device().zeros_impl(&shape, DType::F32)?, shape))
+    }
+
+    fn bwd(&self, _x: &Tensor, _output: &Tensor, _grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Key, Mode, add_bias, dropout, gelu, layer_norm, linear, softmax};
+    use candle_core::{Device, Var};
+
+    fn variable(seed: u64, shape: &[usize]) -> Var {
+        let values = (0..shape.iter().product::<usize>() as u64)
+            .map(|i| (Key::new(seed).bits(i) >> 40) as f32 / 8_388_608.0 - 1.0)
+            .collect::<Vec<_>>();
+        Var::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Operations of this crate and of candle by turns, of variables that are used twice, of views, and of what nobody asks for.
+    fn loss([x, weight, bias, unused]: [&Tensor; 4]) -> Result<Tensor> {
+        let first = linear(&x.narrow(1, 0, 4)?.sqr()?, &weight.t()?, bias)?;
+        let second = gelu(&(&first * 2.0)?)?;
+        let _ = softmax(&unused.mul(&second)?)?;
+        let third = layer_norm(&(&first + &second)?, bias, bias, 1e-3)?;
+        let fourth = dropout(&third, 0.3, Mode::Training(Key::new(1)))?;
+        let last = softmax(&add_bias(&fourth.reshape((3, 2, 4))?, bias)?)?;
+        (last * second.reshape((3, 2, 4))?)?.sum_all()
+    }
+
+    fn variables() -> [Var; 4] {
+        let shapes: [&[usize]; 4] = [&[6, 5], &[4, 4], &[4], &[6, 4]];
+        let mut seed = 0;
+        shapes.map(|shape| {
+            seed += 1;
+            variable(seed, shape)
+        })
+    }
+
+    #[test]
+    fn gradients_are_those_of_candles_own_pass() {
+        let variables = variables();
+        let tensors = variables.each_ref().map(|variable| variable.as_tensor());
+        let expected = loss(tensors).unwrap().backward().unwrap();
+        let tape = Tape::start();
+        let loss = loss(tensors).unwrap();
+        // What is noted is not in candle's graph.
+        assert!(loss.backward().unwrap().get(&variables[0]).is_none());
+        let found = tape.backward(&loss).unwrap();
+        for variable in &variables[..3] {
+            let [found, expected] =
+                [&found, &expected].map(|all| values(all.get(variable).unwrap()));
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{found} for {expected}");
+            }
+        }
+        assert_eq!(found.get_ids().count(), 3);
+    }
+
+    #[test]
+    fn the_innermost_tape_notes_and_none_while_one_goes_back() {
+        let x = variable(1, &[2, 3]);
+        let outer = Tape::start();
+        let first = gelu(&x).unwrap();
+        let inner = Tape::start();
+        let second = softmax(&x).unwrap().sqr().unwrap();
+        assert_eq!(inner.backward(&second).unwrap().get_ids().count(), 1);
+        let weighed = outer.backward(&first).unwrap();
+        let expected = gelu(&x).unwrap().backward().unwrap();
+        let [found, expected] = [weighed, expected].map(|all| values(all.get(&x).unwrap()));
+        assert_eq!(found, expected);
+        assert!(!notes(&[x.as_tensor()]));
+    }
+
+    /// A loss from before the tape is candle's own affair.
+    #[test]
+    fn what_was_not_noted_is_differentiated_all_the_same() {
+        let x = variable(1, &[2, 3]);
+        let loss = gelu(&x).unwrap().sqr().unwrap().sum_all().unwrap();
+        let expected = values(loss.backward().unwrap().get(&x).unwrap());
+        let found = Tape::start().backward(&loss).unwrap();
+        assert_eq!(values(found.get(&x).unwrap()), expected);
+    }
+}
