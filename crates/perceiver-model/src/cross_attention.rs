@@ -8,7 +8,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use perceiver_ops::{
-    AbsorbedWeights, Attention, Mode, Projections, absorbed_attention, add_dropout, attention,
+    AbsorbedWeights, Attention, Mode, Projections, absorbed_attention_onto, add_dropout, attention,
     expand_batch, multiply_scalar,
 };
 
@@ -133,21 +133,20 @@ impl CrossAttention {
             dropout: self.attention_dropout,
             mode: mode.child(0),
         };
-        let read = match source {
+        let none = (0.0, Mode::Inference); // falls
+        let sum = match source {
             Source::Projected { keys, values } => {
                 let read = attention(&self.queries(&latents)?, keys, values, how)?;
                 match &self.output {
-                    Some(output) => output.forward(&read)?,
-                    None => read,
+                    Some(output) => output.forward_onto(&latents, &read, none.0, none.1)?,
+                    None => add_dropout(&latents, &read, none.0, none.1)?,
                 }
             }
             Source::Tokens { tokens, weights } => {
-                absorbed_attention(&latents, tokens, weights, how)?
+                absorbed_attention_onto(&latents, &latents, tokens, weights, how)?
             }
         };
-        let hidden =
-            self.norm_output
-                .forward(&add_dropout(&latents, &read, 0.0, Mode::Inference)?)?;
+        let hidden = self.norm_output.forward(&sum)?;
         self.ffn.forward_onto(&hidden, &hidden, mode.child(1))
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{Mode, add_dropout, dropout};
+use perceiver_ops::{Mode, dropout};
 
 use crate::layers::Dense;
 
@@ -46,19 +46,22 @@ impl FeedForward {
 
     /// `[..., inputs] -> [..., units.last()]`
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        dropout(&self.layers(x)?, self.dropout_rate, mode)
+        let last = self.last.forward(&self.before_last(x)?)?;
+        dropout(&last, self.dropout_rate, mode)
     }
 
     /// What the network makes of `x`, added to `residual`.
     pub(crate) fn forward_onto(&self, residual: &Tensor, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        add_dropout(residual, &self.layers(x)?, self.dropout_rate, mode)
+        let x = self.before_last(x)?;
+        self.last
+            .forward_onto(residual, &x, self.dropout_rate, mode)
     }
 
-    fn layers(&self, x: &Tensor) -> Result<Tensor> {
+    fn before_last(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.hidden {
             x = layer.forward_gelu(&x)?;
         }
-        self.last.forward(&x)
+        Ok(x)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use perceiver_ops::{layer_norm, linear, linear_gelu};
+use perceiver_ops::{Mode, layer_norm, linear, linear_gelu, linear_onto};
 
 /// A fully connected layer `y = x W^T + b`: Keras's `Dense`, with the kernel stored transposed, `[outputs, inputs]`, as
 /// candle and PyTorch do.
@@ -41,6 +41,17 @@ impl Dense {
     }
 
     /// The same, followed by GELU.
+    /// [`Dense::forward`] of a branch, of which dropout takes its part, added to `x`.
+    pub(crate) fn forward_onto(
+        &self,
+        x: &Tensor,
+        branch: &Tensor,
+        rate: f64,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        linear_onto(x, branch, self.tensors(), rate, mode)
+    }
+
     pub(crate) fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         linear_gelu(x, &self.weight, &self.bias)
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, ModuleT, VarBuilder};
-use perceiver_ops::{Key, Mode, softmax};
+use perceiver_ops::{Key, Mode, mean_of_tokens, reshape, softmax, to_dtype};
 
 use crate::attention_form::AttentionForm;
 use crate::config::PerceiverConfig;
@@ -210,7 +210,8 @@ impl Perceiver {
             .iter()
             .map(|layer| layer.source(data))
             .collect::<candle_core::Result<Vec<_>>>()?;
-        let mut latents = self.latents.unsqueeze(0)?; // [1, latents, width]
+        let dims = [&[1], self.latents.dims()].concat();
+        let mut latents = reshape(&self.latents, dims)?; // [1, latents, width]
         for iteration in 0..config.num_iterations {
             let mode = mode.child(iteration as u64);
             if let Some(set) = config.cross_attention_set(iteration) {
@@ -232,16 +233,14 @@ impl Perceiver {
             latents = transformer.forward(&latents, mode.child(1), look)?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);
         }
-        // A sum of many is taken in f32.
-        let mut pooled = latents.to_dtype(DType::F32)?.mean(1)?; // [batch, width]
-        pooled = pooled.to_dtype(self.dtype())?;
+        let mut pooled = mean_of_tokens(&latents)?; // [batch, width]
         if let Some(norm) = &self.norm_pooled {
             pooled = norm.forward(&pooled)?;
         }
         show(Stage::Pooled, &pooled);
         let head_mode = mode.child(self.config.num_iterations as u64);
         let logits = self.head.forward(&pooled, head_mode)?; // [batch, classes]
-        let logits = logits.to_dtype(DType::F32)?;
+        let logits = to_dtype(&logits, DType::F32)?;
         show(Stage::Logits, &logits);
         Ok(logits)
     }

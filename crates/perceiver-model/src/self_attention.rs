@@ -2,7 +2,9 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{AbsorbedWeights, Attention, Mode, Projections, absorbed_attention, attention};
+use perceiver_ops::{
+    AbsorbedWeights, Attention, Mode, Projections, absorbed_attention_onto, attention,
+};
 
 use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::attention_logits::{absorbed_logits, logits};
@@ -87,8 +89,8 @@ impl SelfAttention {
         layers.into_iter().flat_map(Dense::tensors_mut).collect()
     }
 
-    /// `[batch, latents, width] -> [batch, latents, width]`
-    pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// What `x` reads from itself, added to `residual`; all `[batch, latents, width]`.
+    pub(crate) fn forward_onto(&self, residual: &Tensor, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let how = Attention {
             heads: self.heads,
             scale: 1.0 / (self.head_width as f64).sqrt(),
@@ -96,12 +98,13 @@ impl SelfAttention {
             mode,
         };
         if let Some(weights) = &self.absorbed {
-            return absorbed_attention(x, x, weights, how);
+            return absorbed_attention_onto(residual, x, x, weights, how);
         }
         let queries = self.query.forward(x)?; // [batch, latents, heads * head_width]
         let (keys, values) = (self.key.forward(x)?, self.value.forward(x)?);
+        let read = attention(&queries, &keys, &values, how)?;
         self.output
-            .forward(&attention(&queries, &keys, &values, how)?)
+            .forward_onto(residual, &read, 0.0, Mode::Inference)
     }
 
     /// What the softmax is over: `[batch, heads, latents, latents]`.

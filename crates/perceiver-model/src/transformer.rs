@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use perceiver_ops::{Mode, add_dropout, recompute};
+use perceiver_ops::{Mode, recompute};
 
 use crate::attention_form::AttentionForm;
 use crate::config::PerceiverConfig;
@@ -65,8 +65,7 @@ impl Block {
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let normalized = self.norm_attention.forward(x)?;
-        let read = self.attention.forward(&normalized, mode.child(0))?;
-        let x = add_dropout(x, &read, 0.0, Mode::Inference)?;
+        let x = self.attention.forward_onto(x, &normalized, mode.child(0))?;
         let normalized = self.norm_ffn.forward(&x)?;
         self.ffn.forward_onto(&x, &normalized, mode.child(1))
     }

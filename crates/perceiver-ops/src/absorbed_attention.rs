@@ -28,7 +28,7 @@ use crate::linear::weight_gradient;
 use crate::narrow::{is_narrow_on_cpu, widened};
 use crate::noted::apply_op3;
 use crate::transpose::{transpose, transposed};
-use crate::{absorbed_products, cuda};
+use crate::{Mode, absorbed_products, add_dropout, cuda};
 
 /// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`.
 ///
@@ -40,11 +40,10 @@ pub fn absorbed_attention(
     weights: &AbsorbedWeights,
     how: Attention,
 ) -> Result<Tensor> {
-    let geometry = geometry(x, tokens, weights, how)?;
     if cuda::has_kernels(x) {
-        let rows = rows_of(geometry, how)?;
-        return absorbed_products::attention(x, tokens, &weights.rows(how.heads)?, rows);
+        return by_products(x, tokens, weights, how, None);
     }
+    let geometry = geometry(x, tokens, weights, how)?;
     let Some(values) = weights.flat() else {
         return absorbed_attention_composed(x, tokens, weights, how);
     };
@@ -71,6 +70,36 @@ pub fn absorbed_attention(
         &values.contiguous()?,
         op,
     )
+}
+
+/// The same added to `onto`, of its shape: how the attention of a residual network ends.
+///
+/// # Errors
+/// As for [`absorbed_attention`], and when the shapes differ.
+pub fn absorbed_attention_onto(
+    onto: &Tensor,
+    x: &Tensor,
+    tokens: &Tensor,
+    weights: &AbsorbedWeights,
+    how: Attention,
+) -> Result<Tensor> {
+    if cuda::has_kernels(x) {
+        return by_products(x, tokens, weights, how, Some(onto));
+    }
+    let read = absorbed_attention(x, tokens, weights, how)?;
+    add_dropout(onto, &read, 0.0, Mode::Inference)
+}
+
+fn by_products(
+    x: &Tensor,
+    tokens: &Tensor,
+    weights: &AbsorbedWeights,
+    how: Attention,
+    onto: Option<&Tensor>,
+) -> Result<Tensor> {
+    let rows = rows_of(geometry(x, tokens, weights, how)?, how)?;
+    let weights = weights.rows(how.heads)?;
+    absorbed_products::attention(x, tokens, &weights, rows, onto)
 }
 
 /// [`absorbed_attention`] as a composition of candle's own operations: what every device runs that has no kernel, and what

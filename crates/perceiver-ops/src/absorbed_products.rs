@@ -2,7 +2,7 @@
 //!
 //! Biases meet a 1 behind every vector, whose product with the probabilities is also the sum of what dropout has left of them.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Shape, Storage, Tensor};
 
 use crate::absorbed_weights::WeightRows;
 use crate::attention::ones::{with_ones, without_ones};
@@ -10,14 +10,18 @@ use crate::attention::products::Core;
 use crate::attention::rows::Rows;
 use crate::broadcast::add_bias;
 use crate::in_graph::with_backward;
-use crate::{Transpose, batched_matmul};
+use crate::matmul::product;
+use crate::onto::add_biased_dropout;
+use crate::{Mode, Transpose, add_dropout, batched_matmul};
 
-/// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`.
+/// What `x` `[batch, n, width]` reads from `tokens` `[batch, m, token_width]`, projected: `[batch, n, outputs]`, added to that of its shape
+/// where there is one.
 pub(crate) fn attention(
     x: &Tensor,
     tokens: &Tensor,
     weights: &WeightRows,
     rows: Rows,
+    onto: Option<&Tensor>,
 ) -> Result<Tensor> {
     let WeightRows { values, bias, .. } = weights;
     let are_tokens = x.id() == tokens.id();
@@ -31,9 +35,11 @@ pub(crate) fn attention(
     let projected = with_backward([&x, &tokens, values], projected, move |grad| {
         pass.backward(grad)
     })?;
-    match bias {
-        Some(bias) => add_bias(&projected, bias),
-        None => Ok(projected),
+    match (onto, bias) {
+        (Some(x), Some(bias)) => add_biased_dropout(x, &projected, bias, 0.0, Mode::Inference),
+        (Some(x), None) => add_dropout(x, &projected, 0.0, Mode::Inference),
+        (None, Some(bias)) => add_bias(&projected, bias),
+        (None, None) => Ok(projected),
     }
 }
 
@@ -56,7 +62,7 @@ impl Pass {
         tokens: Option<&Tensor>,
         [query, output]: [Tensor; 2],
         rows: Rows,
-    ) -> Result<(Tensor, Self)> {
+    ) -> Result<((Storage, Shape), Self)> {
         let (batch, n, width) = x.dims3()?;
         let heads = rows.g.heads;
         let x_and_ones = with_ones(x)?;
@@ -68,10 +74,10 @@ impl Pass {
         let x = x_and_ones.reshape((1, batch * n, ()))?;
         let queries = batched_matmul(&x, &query, Transpose::Neither)?;
         let queries = queries.reshape((batch, n * heads, token_width))?;
-        let (read, core) = Core::forward(&queries, &keys, &values, rows)?;
-        let read = read.reshape((1, batch * n, ()))?;
-        let projected = batched_matmul(&read, &output, Transpose::Neither)?;
-        let projected = projected.reshape((batch, n, ()))?;
+        let core = Core::forward(&queries, &keys, &values, rows)?;
+        let read = core.read()?.reshape((1, batch * n, ()))?;
+        let (projected, _) = product(&read, &output, Transpose::Neither)?;
+        let shape = Shape::from((batch, n, output.dim(2)?));
         let pass = Self {
             x,
             query,
@@ -82,7 +88,7 @@ impl Pass {
             widths: (width, token_width),
             are_tokens: tokens.is_none(),
         };
-        Ok((projected, pass))
+        Ok(((projected, shape), pass))
     }
 
     /// The gradients of `x`, of tokens of their own, and of both weights, one after the other.
@@ -181,7 +187,7 @@ mod tests {
                 let (tokens, weights) = (tokens_of(t), weights(t));
                 let keys = tokens.dim(1).unwrap();
                 let g = Geometry::new(&[2, n, heads * width], &[2, keys, width], &[2, keys, width], how).unwrap();
-                attention(&t[0], &tokens, &weights.rows(heads).unwrap(), rows_of(g, how).unwrap()).unwrap()
+                attention(&t[0], &tokens, &weights.rows(heads).unwrap(), rows_of(g, how).unwrap(), None).unwrap()
             };
             for (dtype, share) in [(DType::F32, 1e-5), (DType::BF16, 1e-2)] {
                 assert_close(&outcome(&inputs, dtype, written_out), &expected, share);

@@ -8,9 +8,10 @@
 use candle_core::CudaStorage;
 #[cfg(feature = "cuda")]
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::in_graph::{copied, with_backward};
 use crate::narrow::{is_narrow, widened};
 use crate::noted::{apply_op1, apply_op2};
 use crate::{cpu, cuda, simd};
@@ -83,9 +84,27 @@ pub fn multiply_scalar(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     }
     if cpu::has_kernels(x) && cpu::has_kernels(factor) {
         apply_op2(&x.contiguous()?, factor, MultiplyScalar)
+    } else if cuda::has_kernels(x) {
+        scaled(x, factor)
     } else {
         multiply_scalar_composed(x, factor)
     }
+}
+
+/// By candle's operations in `f32`, with a backward pass of its own.
+fn scaled(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    let (values, by, dtype) = (x.detach(), factor.to_dtype(DType::F32)?.detach(), x.dtype());
+    let product = values.to_dtype(DType::F32)?.broadcast_mul(&by)?;
+    let product = copied(&product.to_dtype(dtype)?)?;
+    with_backward([x, factor, factor], product, move |grad| {
+        let grad = grad.to_dtype(DType::F32)?;
+        let of_factor = (&grad * values.to_dtype(DType::F32)?)?.sum_all()?;
+        Ok([
+            Some(grad.broadcast_mul(&by)?.to_dtype(dtype)?),
+            Some(of_factor.to_dtype(dtype)?),
+            None,
+        ])
+    })
 }
 
 /// [`multiply_scalar`] by candle's own operation: what every device runs that has no kernel, and what the kernel is
@@ -194,8 +213,8 @@ impl CustomOp2 for SumSlices {
         bias_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let shape = bias_layout.shape();
-        let sums = cuda::column_sums::of_storage((grad, grad_layout), shape.elem_count())?;
-        let sums = sums.to_dtype(&Layout::contiguous(shape.clone()), grad.dtype())?;
+        let (width, dtype) = (shape.elem_count(), grad.dtype());
+        let sums = cuda::column_sums::of_storage((grad, grad_layout), width, dtype)?;
         Ok((sums, shape.clone()))
     }
 }

@@ -33,7 +33,7 @@ use candle_core::{DType, Tensor};
 #[cfg(feature = "cuda")]
 pub(crate) use column_sums::column_sums;
 #[cfg(feature = "cuda")]
-pub(crate) use computed::{Operand, computed};
+pub(crate) use computed::{Operand, computed, computed_alone};
 #[cfg(feature = "cuda")]
 pub(crate) use launch::{Number, map, map_rows, map_rows_to, map_to, sums_of_rows};
 #[cfg(feature = "cuda")]

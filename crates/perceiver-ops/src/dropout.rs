@@ -63,12 +63,8 @@ pub fn add_dropout(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) -> Result
             add_dropout(x, branch, rate, mode)
         });
     }
-    let has_kernels = if key.is_some() && cuda::has_kernels(x) {
-        x.dtype() == branch.dtype()
-    } else {
-        cpu::has_kernels(x) && cpu::has_kernels(branch)
-    };
-    if has_kernels {
+    let on_gpu = cuda::has_kernels(x) && x.dtype() == branch.dtype();
+    if on_gpu || (cpu::has_kernels(x) && cpu::has_kernels(branch)) {
         let rule = key.map(|key| Rule::new(key, rate));
         apply_op2(&x.contiguous()?, &branch.contiguous()?, AddDropout { rule })
     } else {
@@ -82,7 +78,7 @@ pub fn add_dropout_composed(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) 
 }
 
 /// The key to drop values of `x` `[batch, ...]` by, or none where nothing falls.
-fn training_key(x: &Tensor, rate: f64, mode: Mode) -> Result<Option<Key>> {
+pub(crate) fn training_key(x: &Tensor, rate: f64, mode: Mode) -> Result<Option<Key>> {
     if !(0.0..1.0).contains(&rate) {
         bail!("dropout: expected a rate of at least 0 and below 1, found {rate}");
     }
@@ -130,6 +126,13 @@ impl Rule {
         [key, threshold, cuda::Number::Real(self.scale())]
     }
 
+    /// The same, or what lets nothing fall.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn or_none_for_gpu(rule: Option<Self>) -> [cuda::Number; 3] {
+        use cuda::Number::{Real, Whole};
+        rule.map_or([Whole(0), Whole(0), Real(1.0)], |rule| rule.for_gpu())
+    }
+
     /// What is left is multiplied by this.
     #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn scale(&self) -> f32 {
@@ -170,8 +173,8 @@ vectorised! {
 }
 
 /// Values of a tensor after dropout.
-struct Dropout {
-    rule: Rule,
+pub(crate) struct Dropout {
+    pub(crate) rule: Rule,
 }
 
 impl CustomOp1 for Dropout {
@@ -238,13 +241,8 @@ impl CustomOp2 for AddDropout {
         branch: &CudaStorage,
         branch_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        match self.rule {
-            Some(rule) => {
-                let inputs = [(x, x_layout), (branch, branch_layout)];
-                cuda::map("add_dropout", inputs, &rule.for_gpu())
-            }
-            None => bail!("add-dropout: expected a sum of candle's where nothing falls"),
-        }
+        let inputs = [(x, x_layout), (branch, branch_layout)];
+        cuda::map("add_dropout", inputs, &Rule::or_none_for_gpu(self.rule))
     }
 
     fn bwd(

@@ -15,43 +15,47 @@ type Backward = dyn Fn(&Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync;
 /// A tensor that was computed of others outside the graph, in the graph.
 pub(crate) fn with_backward(
     of: [&Tensor; 3],
-    output: Tensor,
+    (output, shape): (Storage, Shape),
     backward: impl Fn(&Tensor) -> Result<[Option<Tensor>; 3]> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    if !of.into_iter().any(Tensor::track_op) {
-        return Ok(output);
-    }
-    let layout = output.layout();
-    let begins_its_storage = layout.is_contiguous() && layout.start_offset() == 0;
-    let output = if begins_its_storage {
-        output
-    } else {
-        output.force_contiguous()?
-    };
     let backward: Box<Backward> = Box::new(backward);
-    let output = Mutex::new(Some(output));
+    let output = Mutex::new(Some((output, shape)));
     let [a, b, c] = of;
     apply_op3(a, b, c, Computed { output, backward })
 }
 
+/// The values of a tensor, copied.
+pub(crate) fn copied(tensor: &Tensor) -> Result<(Storage, Shape)> {
+    let layout = tensor.layout();
+    let begins_its_storage = layout.is_contiguous() && layout.start_offset() == 0;
+    let tensor = if begins_its_storage {
+        tensor.clone()
+    } else {
+        tensor.force_contiguous()?
+    };
+    let (storage, layout) = tensor.storage_and_layout();
+    let copy = match &*storage {
+        Storage::Cpu(storage) => Storage::Cpu(storage.try_clone(layout)?),
+        Storage::Cuda(storage) => Storage::Cuda(storage.try_clone(layout)?),
+        Storage::Metal(storage) => Storage::Metal(storage.try_clone(layout)?),
+    };
+    Ok((copy, layout.shape().clone()))
+}
+
 struct Computed {
-    /// Copied once, when the operation is applied.
-    output: Mutex<Option<Tensor>>,
+    /// Taken when the operation is applied.
+    output: Mutex<Option<(Storage, Shape)>>,
     backward: Box<Backward>,
 }
 
 impl Computed {
-    fn copy<S: BackendStorage>(
-        &self,
-        on_device: impl Fn(&Storage) -> Option<&S>,
-    ) -> Result<(S, Shape)> {
+    fn take<S>(&self, on_device: impl FnOnce(Storage) -> Option<S>) -> Result<(S, Shape)> {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(output) = output.take() else {
+        let Some((storage, shape)) = output.take() else {
             bail!("{}: expected to be applied once", self.name());
         };
-        let (storage, layout) = output.storage_and_layout();
-        match on_device(&storage) {
-            Some(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
+        match on_device(storage) {
+            Some(storage) => Ok((storage, shape)),
             None => bail!("{}: expected an output on the inputs' device", self.name()),
         }
     }
@@ -71,7 +75,7 @@ impl CustomOp3 for Computed {
         _c: &CpuStorage,
         _c_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.copy(|storage| match storage {
+        self.take(|storage| match storage {
             Storage::Cpu(storage) => Some(storage),
             _ => None,
         })
@@ -86,7 +90,7 @@ impl CustomOp3 for Computed {
         _c: &CudaStorage,
         _c_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.copy(|storage| match storage {
+        self.take(|storage| match storage {
             Storage::Cuda(storage) => Some(storage),
             _ => None,
         })
@@ -101,7 +105,7 @@ impl CustomOp3 for Computed {
         _c: &MetalStorage,
         _c_layout: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        self.copy(|storage| match storage {
+        self.take(|storage| match storage {
             Storage::Metal(storage) => Some(storage),
             _ => None,
         })

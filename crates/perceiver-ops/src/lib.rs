@@ -35,6 +35,7 @@ mod adam;
 mod attention;
 mod broadcast;
 mod cpu;
+mod cross_entropy;
 mod cuda;
 mod decay;
 mod dropout;
@@ -49,12 +50,14 @@ mod lamb;
 mod layer_norm;
 mod linear;
 mod matmul;
+mod mean_of_tokens;
 mod mode;
 mod moving_mean;
 mod narrow;
 mod neighbourhoods;
 mod norm;
 mod noted;
+mod onto;
 mod open_cuda;
 mod recompute;
 mod sgd;
@@ -65,7 +68,9 @@ mod tape;
 mod transpose;
 mod upload;
 
-pub use absorbed_attention::{absorbed_attention, absorbed_attention_composed};
+pub use absorbed_attention::{
+    absorbed_attention, absorbed_attention_composed, absorbed_attention_onto,
+};
 pub use absorbed_weights::{AbsorbedWeights, Projections};
 pub use adam::{AdamStep, adam_step, adam_step_composed};
 pub use attention::{Attention, attention, attention_composed};
@@ -73,6 +78,7 @@ pub use broadcast::{
     add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,
     multiply_scalar_composed,
 };
+pub use cross_entropy::cross_entropy_to;
 pub use decay::decay;
 pub use dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
 pub use gelu::{gelu, gelu_composed};
@@ -84,11 +90,13 @@ pub use lamb::{LambStep, lamb_step, lamb_step_composed};
 pub use layer_norm::{layer_norm, layer_norm_composed};
 pub use linear::{linear, linear_composed, linear_gelu};
 pub use matmul::{Transpose, batched_matmul, batched_matmul_composed};
+pub use mean_of_tokens::mean_of_tokens;
 pub use mode::Mode;
 pub use moving_mean::{move_mean, move_mean_composed, move_mean_square};
 pub use neighbourhoods::{neighbourhoods, neighbourhoods_composed};
 pub use norm::sum_of_squares;
-pub use noted::{apply_op1, apply_op2, apply_op3, to_dtype};
+pub use noted::{apply_op1, apply_op2, apply_op3, reshape, to_dtype};
+pub use onto::linear_onto;
 pub use open_cuda::open_cuda;
 pub use recompute::recompute;
 pub use sgd::{SgdStep, sgd_step, sgd_step_composed};

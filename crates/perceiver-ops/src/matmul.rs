@@ -8,15 +8,16 @@
 use candle_core::CudaStorage;
 #[cfg(feature = "cuda")]
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
 use crate::cuda::profile::timed;
 use crate::gemm::{Matrix, multiply};
+use crate::in_graph::copied;
 use crate::narrow::{is_narrow_on_cpu, widened};
-use crate::noted::apply_op2;
+use crate::noted::{apply_op2, computed2};
 use crate::{cpu, cuda};
 
 /// Which operands of a product are transposed, each in its last two dimensions.
@@ -67,6 +68,14 @@ pub fn batched_matmul(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Te
     } else {
         batched_matmul_composed(a, b, transpose)
     }
+}
+
+/// The same outside any graph, of contiguous tensors; what is computed belongs to the caller.
+pub(crate) fn product(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<(Storage, Shape)> {
+    if is_narrow_on_cpu(a) {
+        return copied(&batched_matmul(a, b, transpose)?);
+    }
+    computed2(a, b, &BatchedMatmul(transpose))
 }
 
 /// [`batched_matmul`] by candle's own product: what every device runs that has no kernel, and what the kernel is

@@ -2,12 +2,12 @@
 
 use candle_core::op::BackpropOp;
 use candle_core::shape::ShapeWithOneHole;
-use candle_core::{CustomOp1, CustomOp2, CustomOp3, DType, Result, Storage, Tensor, bail};
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, DType, Result, Shape, Storage, Tensor, bail};
 
 use crate::tape::{note, notes};
 
 macro_rules! noted {
-    ($name:ident, $op:ident, $first:ident $there:ident $(, $other:ident $other_there:ident)*) => {
+    ($name:ident, $compute:ident, $op:ident, $first:ident $there:ident $(, $other:ident $other_there:ident)*) => {
         /// candle's method of this name, which a [`Tape`](crate::Tape) notes.
         ///
         /// # Errors
@@ -21,29 +21,7 @@ macro_rules! noted {
             if !notes(&inputs) {
                 return $first.$name($($other,)* op);
             }
-            let (storage, shape) = {
-                let $first = $first.storage_and_layout();
-                $(let $other = $other.storage_and_layout();)*
-                match (&*$first.0, $(&*$other.0,)*) {
-                    (Storage::Cpu($there), $(Storage::Cpu($other_there),)*) => {
-                        let (storage, shape) =
-                            op.cpu_fwd($there, $first.1 $(, $other_there, $other.1)*)?;
-                        (Storage::Cpu(storage), shape)
-                    }
-                    (Storage::Cuda($there), $(Storage::Cuda($other_there),)*) => {
-                        let (storage, shape) =
-                            op.cuda_fwd($there, $first.1 $(, $other_there, $other.1)*)?;
-                        (Storage::Cuda(storage), shape)
-                    }
-                    (Storage::Metal($there), $(Storage::Metal($other_there),)*) => {
-                        let (storage, shape) =
-                            op.metal_fwd($there, $first.1 $(, $other_there, $other.1)*)?;
-                        (Storage::Metal(storage), shape)
-                    }
-                    #[allow(unreachable_patterns)] // with one input
-                    _ => bail!("{}: expected tensors on one device", op.name()),
-                }
-            };
+            let (storage, shape) = $compute($first, $($other,)* &op)?;
             let output = Tensor::from_storage(storage, shape, BackpropOp::none(), true);
             let ($first, $($other,)* result) =
                 ($first.clone(), $($other.clone(),)* output.clone());
@@ -54,15 +32,47 @@ macro_rules! noted {
             });
             Ok(output)
         }
+
+        /// What the operation computes, outside any graph.
+        pub(crate) fn $compute(
+            $first: &Tensor,
+            $($other: &Tensor,)*
+            op: &impl $op,
+        ) -> Result<(Storage, Shape)> {
+            let $first = $first.storage_and_layout();
+            $(let $other = $other.storage_and_layout();)*
+            match (&*$first.0, $(&*$other.0,)*) {
+                (Storage::Cpu($there), $(Storage::Cpu($other_there),)*) => {
+                    let (storage, shape) =
+                        op.cpu_fwd($there, $first.1 $(, $other_there, $other.1)*)?;
+                    Ok((Storage::Cpu(storage), shape))
+                }
+                (Storage::Cuda($there), $(Storage::Cuda($other_there),)*) => {
+                    let (storage, shape) =
+                        op.cuda_fwd($there, $first.1 $(, $other_there, $other.1)*)?;
+                    Ok((Storage::Cuda(storage), shape))
+                }
+                (Storage::Metal($there), $(Storage::Metal($other_there),)*) => {
+                    let (storage, shape) =
+                        op.metal_fwd($there, $first.1 $(, $other_there, $other.1)*)?;
+                    Ok((Storage::Metal(storage), shape))
+                }
+                #[allow(unreachable_patterns)] // with one input
+                _ => bail!("{}: expected tensors on one device", op.name()),
+            }
+        }
     };
 }
 
-noted!(apply_op1, CustomOp1, x x_there);
-noted!(apply_op2, CustomOp2, x x_there, y y_there);
-noted!(apply_op3, CustomOp3, x x_there, y y_there, z z_there);
+noted!(apply_op1, computed1, CustomOp1, x x_there);
+noted!(apply_op2, computed2, CustomOp2, x x_there, y y_there);
+noted!(apply_op3, computed3, CustomOp3, x x_there, y y_there, z z_there);
 
-/// The same values in another shape.
-pub(crate) fn reshape(x: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor> {
+/// candle's method of this name, which a [`Tape`](crate::Tape) notes.
+///
+/// # Errors
+/// When the values do not fill the shape.
+pub fn reshape(x: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor> {
     let output = x.reshape(shape)?;
     if notes(&[x]) {
         let shape = x.shape().clone();

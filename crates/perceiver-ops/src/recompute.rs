@@ -6,7 +6,7 @@
 use candle_core::{Result, Shape, Tensor, Var, bail};
 
 use crate::Tape;
-use crate::in_graph::with_backward;
+use crate::in_graph::{copied, with_backward};
 
 /// `function(x, parameters)`, of which backward keeps nothing but the inputs.
 ///
@@ -52,7 +52,7 @@ pub fn recompute(
         .map(|tensor| tensor.shape().clone())
         .collect();
     let (inputs, values) = (x.detach(), flat.detach());
-    with_backward([x, &flat, &flat], output, move |grad| {
+    with_backward([x, &flat, &flat], copied(&output)?, move |grad| {
         let [x, flat] = gradients(&inputs, &values, &shapes, &function, grad)?;
         Ok([Some(x), Some(flat), None])
     })

@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn gradients_are_those_of_candles_own_pass() {
         let variables = variables();
-        let tensors = variables.each_ref().map(|variable| variable.as_tensor());
+        let tensors = variables.each_ref().map(Var::as_tensor);
         let expected = loss(tensors).unwrap().backward().unwrap();
         let tape = Tape::start();
         let loss = loss(tensors).unwrap();

@@ -3,11 +3,12 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use perceiver_ops::{
-    AbsorbedWeights, AdamStep, Attention, Key, LambStep, Mode, ParameterStep, Transpose, Upload,
-    absorbed_attention, adam_step_composed, adam_steps, add_bias, add_dropout, attention,
-    batched_matmul, copy_all, decay, expand_batch, gelu, lamb_step_composed, lamb_steps,
-    layer_norm, linear, move_means, multiply_scalar, neighbourhoods, open_cuda, softmax,
-    sum_of_all_squares, sum_of_squares, widen_all,
+    AbsorbedWeights, AdamStep, Attention, Key, LambStep, Mode, ParameterStep, Tape, Transpose,
+    Upload, absorbed_attention, absorbed_attention_onto, adam_step_composed, adam_steps, add_bias,
+    add_dropout, attention, batched_matmul, copy_all, decay, expand_batch, gelu,
+    lamb_step_composed, lamb_steps, layer_norm, linear, linear_onto, mean_of_tokens, move_means,
+    multiply_scalar, neighbourhoods, open_cuda, softmax, sum_of_all_squares, sum_of_squares,
+    widen_all,
 };
 use proptest::prelude::*;
 
@@ -59,7 +60,7 @@ fn targets() -> Vec<(Device, DType, f32)> {
 }
 
 fn same(inputs: &[Var], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
-    let outcome = |device: &Device, dtype: DType| {
+    let outcome = |device: &Device, dtype: DType, tape: Option<Tape>| {
         let there = |x: &Var| x.to_device(device).unwrap().to_dtype(dtype).unwrap();
         let there: Vec<Tensor> = inputs.iter().map(there).collect();
         let output = function(&there).unwrap();
@@ -68,18 +69,26 @@ fn same(inputs: &[Var], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
         let output = output.to_device(&Device::Cpu).unwrap();
         let weights = variable(99, output.dims());
         let loss = (&output * weights.as_tensor()).unwrap().sum_all().unwrap();
-        (output, loss.backward().unwrap())
+        let gradients = match tape {
+            Some(tape) => tape.backward(&loss),
+            None => loss.backward(),
+        };
+        (output, gradients.unwrap())
     };
-    let (expected, gradients) = outcome(&Device::Cpu, DType::F32);
-    for (device, dtype, bound) in targets() {
-        let (found, found_gradients) = outcome(&device, dtype);
+    let (expected, gradients) = outcome(&Device::Cpu, DType::F32, None);
+    let twice = |target: (Device, DType, f32)| [(target.clone(), false), (target, true)];
+    let cpu = (Device::Cpu, DType::F32, 1e-6);
+    let targets = std::iter::once(cpu).chain(targets());
+    for ((device, dtype, bound), is_noted) in targets.flat_map(twice) {
+        let tape = is_noted.then(Tape::start);
+        let (found, found_gradients) = outcome(&device, dtype, tape);
         assert_close(&found, &expected, bound, "value");
         for (index, input) in inputs.iter().enumerate() {
             let found = found_gradients.get(input).expect("a gradient");
             assert_eq!(found.dtype(), DType::F32);
             let expected = gradients.get(input).unwrap();
             let what = format!(
-                "gradient of input {index} on {:?} in {dtype:?}",
+                "gradient of input {index} on {:?} in {dtype:?}, noted: {is_noted}",
                 device.location()
             );
             assert_close(found, expected, bound, &what);
@@ -100,11 +109,15 @@ proptest! {
         same(&[x.clone(), vector(3)], |t| add_bias(&t[0], &t[1]));
         let weight = variable(seed.wrapping_add(4), &[outputs, width]);
         let bias = variable(seed.wrapping_add(5), &[outputs]);
-        same(&[x.clone(), weight, bias], |t| linear(&t[0], &t[1], &t[2]));
+        same(&[x.clone(), weight.clone(), bias.clone()], |t| linear(&t[0], &t[1], &t[2]));
+        let mode = Mode::Training(Key::new(seed));
+        let began_at = variable(seed.wrapping_add(8), &[batch, n, outputs]);
+        same(&[began_at, x.clone(), weight, bias], |t| linear_onto(&t[0], &t[1], [&t[2], &t[3]], 0.3, mode));
+        same(std::slice::from_ref(&x), |t| mean_of_tokens(&t[0]));
         let factor = variable(seed.wrapping_add(6), &[]);
         same(&[x.clone(), factor], |t| multiply_scalar(&t[0], &t[1]));
         let other = variable(seed.wrapping_add(7), &[batch, n, width]);
-        let mode = Mode::Training(Key::new(seed));
+        same(&[x.clone(), other.clone()], |t| add_dropout(&t[0], &t[1], 0.0, mode));
         same(&[x, other], |t| add_dropout(&t[0], &t[1], 0.3, mode));
         same(&[variable(seed, &[1, n, width])], |t| expand_batch(&t[0], 70));
     }
@@ -133,9 +146,11 @@ proptest! {
         let tokens = variable(seed.wrapping_add(3), &[batch, m, width]);
         let query = variable(seed.wrapping_add(4), &[6, heads * width]);
         let output = variable(seed.wrapping_add(5), &[heads * width + heads + 1, 7]);
-        same(&[x, tokens, query, output], |t| {
+        let began_at = variable(seed.wrapping_add(6), &[batch, n, 7]);
+        same(&[x, tokens, query, output, began_at], |t| {
             let weights = AbsorbedWeights::new(&t[2], &t[3])?;
-            absorbed_attention(&t[0], &t[1], &weights, how)
+            let read = absorbed_attention(&t[0], &t[1], &weights, how)?;
+            absorbed_attention_onto(&(read * 0.5)?.add(&t[4])?, &t[0], &t[1], &weights, how)
         });
     }
 }
@@ -254,6 +269,18 @@ fn tensors_are_summed_up_copied_and_brought_there() {
         });
         for (copy, tensor) in there.collect::<Vec<_>>() {
             assert_eq!(values(&copy), values(tensor));
+        }
+        // What a thread has copied is there for another.
+        let squares = &squares;
+        let copies: Vec<Tensor> = std::thread::scope(|scope| {
+            let copies = (0..9).map(|_| upload.copy(&squares[2]).unwrap());
+            scope.spawn(|| copies.collect()).join().unwrap()
+        });
+        for copy in copies {
+            assert_eq!(
+                values(&(copy * 2.0).unwrap()),
+                values(&(&squares[2] * 2.0).unwrap())
+            );
         }
     }
 }

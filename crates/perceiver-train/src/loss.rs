@@ -2,7 +2,8 @@
 //! mixed pictures.
 
 use candle_core::{D, Device, Tensor};
-use perceiver_data::{Batch, Mixed};
+use perceiver_data::Batch;
+use perceiver_ops::cross_entropy_to;
 
 use crate::error::Result;
 
@@ -37,30 +38,43 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 
 /// What a batch should be classified as.
 #[derive(Clone, Debug)]
-pub struct Targets {
-    labels: Tensor, // u32 [batch]
-    mixed: Option<Mixed>,
-    smoothing: f64,
-}
+pub struct Targets(Tensor); // [batch, classes]
 
 impl Targets {
-    /// The labels of a batch, of which `smoothing` is spread over all classes alike (Szegedy et al., "Rethinking the Inception
+    /// The labels of a batch, of which `smoothing` is spread over all of so many classes alike (Szegedy et al., "Rethinking the Inception
     /// architecture for computer vision", 2016; Keras's `label_smoothing`).
     ///
     /// # Errors
-    /// When the device has no room.
-    pub fn new(batch: &Batch, smoothing: f64, device: &Device) -> Result<Self> {
-        let mixed = batch.mixed.as_ref().map(|mixed| -> Result<Mixed> {
-            Ok(Mixed {
-                labels: mixed.labels.to_device(device)?,
-                shares: mixed.shares.to_device(device)?,
-            })
-        });
-        Ok(Self {
-            labels: batch.labels.to_device(device)?,
-            mixed: mixed.transpose()?,
-            smoothing,
-        })
+    /// When a label names no class, or the device has no room.
+    pub fn new(batch: &Batch, classes: usize, smoothing: f64, device: &Device) -> Result<Self> {
+        let labels = batch.labels.to_vec1::<u32>()?;
+        let even = (smoothing / classes as f64) as f32;
+        let mut targets = vec![even; labels.len() * classes];
+        let mut add = |sample: usize, label: u32, share: f32| {
+            let row = &mut targets[sample * classes..][..classes];
+            let Some(target) = row.get_mut(label as usize) else {
+                candle_core::bail!("label {label}: expected one of {classes} classes");
+            };
+            *target += (1.0 - smoothing as f32) * share;
+            Ok(())
+        };
+        match &batch.mixed {
+            None => {
+                for (sample, label) in labels.iter().enumerate() {
+                    add(sample, *label, 1.0)?;
+                }
+            }
+            Some(mixed) => {
+                let others = mixed.labels.to_vec1::<u32>()?;
+                let shares = mixed.shares.to_vec1::<f32>()?;
+                for (sample, (label, share)) in labels.iter().zip(shares).enumerate() {
+                    add(sample, *label, share)?;
+                    add(sample, others[sample], 1.0 - share)?;
+                }
+            }
+        }
+        let targets = Tensor::from_vec(targets, (labels.len(), classes), device)?;
+        Ok(Self(targets))
     }
 
     /// The targets of `count` samples from the one at `start` on.
@@ -68,43 +82,22 @@ impl Targets {
     /// # Errors
     /// When there are fewer.
     pub fn part(&self, start: usize, count: usize) -> Result<Self> {
-        let of = |tensor: &Tensor| tensor.narrow(0, start, count)?.contiguous();
-        let mixed = self.mixed.as_ref().map(|mixed| -> Result<Mixed> {
-            Ok(Mixed {
-                labels: of(&mixed.labels)?,
-                shares: of(&mixed.shares)?,
-            })
-        });
-        Ok(Self {
-            labels: of(&self.labels)?,
-            mixed: mixed.transpose()?,
-            smoothing: self.smoothing,
-        })
+        Ok(Self(self.0.narrow(0, start, count)?))
     }
 
     /// The mean loss of `logits` `[batch, classes]`, a scalar: cross-entropy to each label as far as it is meant.
     ///
     /// # Errors
-    /// When the shapes do not fit or a label names no class.
+    /// When the shapes do not fit.
     pub fn loss(&self, logits: &Tensor) -> Result<Tensor> {
-        let mut losses = cross_entropies(logits, &self.labels)?; // [batch]
-        if let Some(mixed) = &self.mixed {
-            let others = cross_entropies(logits, &mixed.labels)?;
-            losses = (&others + ((losses - &others)? * &mixed.shares)?)?;
-        }
-        let mean = losses.mean_all()?;
-        if self.smoothing == 0.0 {
-            return Ok(mean);
-        }
-        let log_probabilities = candle_nn::ops::log_softmax(logits, D::Minus1)?;
-        let even = log_probabilities.mean_all()?.neg()?; // to all classes alike
-        Ok(((mean * (1.0 - self.smoothing))? + (even * self.smoothing)?)?)
+        Ok(cross_entropy_to(logits, &self.0)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use perceiver_data::Mixed;
 
     fn batch(mixed: Option<Mixed>) -> Batch {
         Batch {
@@ -133,7 +126,7 @@ mod tests {
                 .map(|(row, class)| -soft(hard[row][class]) * f64::from(log_p[row][class]) / 2.0)
                 .sum();
             let batch = batch(Some(mixed.clone()));
-            let targets = Targets::new(&batch, smoothing, &Device::Cpu).unwrap();
+            let targets = Targets::new(&batch, 3, smoothing, &Device::Cpu).unwrap();
             let loss = targets.loss(&logits).unwrap().to_scalar::<f32>().unwrap();
             assert!(
                 (f64::from(loss) - expected).abs() < 1e-6,
@@ -153,7 +146,7 @@ mod tests {
     #[test]
     fn hard_targets_are_cross_entropy() {
         let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
-        let targets = Targets::new(&batch(None), 0.0, &Device::Cpu).unwrap();
+        let targets = Targets::new(&batch(None), 3, 0.0, &Device::Cpu).unwrap();
         let labels = Tensor::new(&[0u32, 2], &Device::Cpu).unwrap();
         let plain = cross_entropy(&logits, &labels).unwrap();
         let found = targets.loss(&logits).unwrap();

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
-use perceiver_data::{Loader, LoaderConfig, Normalization, Preprocessing, Split};
+use perceiver_data::{Batch, Loader, LoaderConfig, Normalization, Preprocessing, Split};
 use perceiver_model::{Parameters, PerceiverConfig, Summary};
 use perceiver_ops::{Key, Mode, Tape, peak_device_bytes};
 use perceiver_train::{
-    Adam, DeviceChoice, Optimizer, Precision, Preset, Recipe, WorkingCopy, cross_entropy,
+    Adam, DeviceChoice, Optimizer, Precision, Preset, Recipe, Targets, WorkingCopy,
     peak_memory_bytes,
 };
 use rayon::prelude::*;
@@ -204,7 +204,13 @@ impl Workload {
         self.precision.set_up(device)?;
         let parameters = Parameters::from_seed(&recipe.model, 0, device)?;
         let images = pictures(&recipe.model, self.batch()?, device)?;
-        let labels = Tensor::zeros(self.batch()?, candle_core::DType::U32, device)?;
+        let batch = Batch {
+            images: images.clone(),
+            labels: Tensor::zeros(self.batch()?, DType::U32, &Device::Cpu)?,
+            mixed: None,
+            indices: Vec::new(),
+        };
+        let targets = Targets::new(&batch, recipe.model.num_classes(), 0.0, device)?;
         let mut adam = Adam::new(recipe.training.learning_rate);
         let (precision, recompute) = (self.precision, self.recompute);
         let copy = WorkingCopy::new(&parameters, &recipe.model, precision, recompute)?;
@@ -212,7 +218,7 @@ impl Workload {
             let model = copy.model(&parameters)?;
             let mode = Mode::Training(Key::new(adam.steps()));
             let tape = Tape::start();
-            let loss = cross_entropy(&model.forward(&images, mode)?, &labels)?;
+            let loss = targets.loss(&model.forward(&images, mode)?)?;
             let gradients = copy.gradients(tape, &loss, &parameters)?;
             Ok(adam.step(&parameters, &gradients)?)
         }))

@@ -51,7 +51,7 @@ pub(crate) fn with_column(
     if cuda::has_kernels(weight) {
         let width = weight.dim(1)?;
         let operands = [&weight.contiguous()?, &bias.contiguous()?];
-        let columns = cuda::computed(operands, |operands| {
+        let columns = cuda::computed_alone(operands, |operands| {
             widths("with_column", operands, [width, padded_width(width)])
         })?;
         let nothing = changes_nothing.map(Tensor::zeros_like).transpose()?;

@@ -11,6 +11,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::rows::{Rows, softmax_dropout, softmax_dropout_backward};
 use crate::in_graph::with_backward;
+use crate::matmul::product;
 use crate::narrow::is_narrow_on_cpu;
 use crate::{Transpose, batched_matmul};
 
@@ -25,7 +26,8 @@ pub(crate) fn attention(
     let tensors = [queries, keys, values];
     let [q, k, v] = tensors.map(|tensor| tensor.detach().contiguous());
     let (q, k, v) = (q?, k?, v?);
-    let (output, core) = Core::forward(&q, &k, &v, rows)?;
+    let core = Core::forward(&q, &k, &v, rows)?;
+    let output = product(&core.probabilities, &core.values, Transpose::Neither)?;
     with_backward(tensors, output, move |grad| {
         core.backward(grad).map(|gradients| gradients.map(Some))
     })
@@ -48,20 +50,23 @@ impl Core {
         keys: &Tensor,
         values: &Tensor,
         rows: Rows,
-    ) -> Result<(Tensor, Self)> {
+    ) -> Result<Self> {
         let logits = wide_product(queries, keys)?; // [.., rows, m]
         let probabilities = softmax_dropout(&logits, rows, queries.dtype())?;
-        let output = batched_matmul(&probabilities, values, Transpose::Neither)?;
         let [queries, keys, values] = [queries, keys, values].map(Tensor::clone);
-        let core = Self {
+        Ok(Self {
             queries,
             keys,
             values,
             rows,
             logits,
             probabilities,
-        };
-        Ok((output, core))
+        })
+    }
+
+    /// What is read.
+    pub(crate) fn read(&self) -> Result<Tensor> {
+        batched_matmul(&self.probabilities, &self.values, Transpose::Neither)
     }
 
     /// Rows of queries in an image, or in one of its heads.

@@ -14,6 +14,20 @@ pub(crate) fn computed<const N: usize>(
     tensors: [&Tensor; N],
     compute: impl FnOnce([Operand; N]) -> Result<(CudaStorage, Shape)>,
 ) -> Result<Tensor> {
+    let (storage, shape) = computed_alone(tensors, compute)?;
+    Ok(Tensor::from_storage(
+        storage,
+        shape,
+        BackpropOp::none(),
+        false,
+    ))
+}
+
+/// The same, which belongs to the caller.
+pub(crate) fn computed_alone<const N: usize>(
+    tensors: [&Tensor; N],
+    compute: impl FnOnce([Operand; N]) -> Result<(CudaStorage, Shape)>,
+) -> Result<(Storage, Shape)> {
     let guards = tensors.map(Tensor::storage_and_layout);
     let mut operands = Vec::with_capacity(N);
     for (storage, layout) in &guards {
@@ -26,11 +40,5 @@ pub(crate) fn computed<const N: usize>(
         bail!("a kernel of a GPU: expected {N} tensors");
     };
     let (storage, shape) = compute(operands)?;
-    let storage = Storage::Cuda(storage);
-    Ok(Tensor::from_storage(
-        storage,
-        shape,
-        BackpropOp::none(),
-        false,
-    ))
+    Ok((Storage::Cuda(storage), shape))
 }

@@ -44,7 +44,7 @@ __device__ inline u64 random_bits(u64 key, u64 index) {
 
 // What dropout multiplies the value at a place by.
 __device__ inline float factor(u64 key, u64 threshold, float scale, u64 index) {
-    return random_bits(key, index) >> 32 < threshold ? 0.0f : scale;
+    return threshold && random_bits(key, index) >> 32 < threshold ? 0.0f : scale;
 }
 
 template <typename T>
@@ -79,6 +79,16 @@ __device__ inline u64 column_of(u64 i, u64 width) { return i >> 32 ? i % width :
 
 template <typename T> __device__ void add_bias(const T *x, const T *bias, T *y, u64 n, u64 width) {
     EACH(i, n) { y[i] = narrow<T>(wide(x[i]) + wide(bias[column_of(i, width)])); }
+}
+
+// How a branch ends: with its bias, less what falls, onto what it began at.
+template <typename T>
+__device__ void add_biased_dropout(const T *x, const T *branch, const T *bias, T *y, u64 n, u64 width, u64 key, u64 threshold,
+                                   float scale) {
+    EACH(i, n) {
+        float biased = wide(branch[i]) + wide(bias[column_of(i, width)]);
+        y[i] = narrow<T>(wide(x[i]) + biased * factor(key, threshold, scale, i));
+    }
 }
 
 template <typename T> __device__ void bias_gelu(const T *x, const T *bias, T *y, u64 n, u64 width) {
@@ -369,7 +379,7 @@ template <typename T> __device__ void softmax_backward(const T *y, const T *dy, 
 }
 
 // `sums` has the sums of columns, `[chunks, width]`, of as many chunks of rows. A warp takes 32 columns of a chunk.
-template <typename T> __device__ void column_sums(const T *x, float *sums, u64 n, u64 width, u64 chunks) {
+template <typename T, typename S> __device__ void column_sums(const T *x, S *sums, u64 n, u64 width, u64 chunks) {
     u64 rows = n / width, groups = (width + 31) / 32, length = (rows + chunks - 1) / chunks;
     EACH_ROW(task, groups * chunks) {
         u64 column = task % groups * 32 + threadIdx.x % 32, chunk = task / groups;
@@ -377,7 +387,7 @@ template <typename T> __device__ void column_sums(const T *x, float *sums, u64 n
         u64 end = (chunk + 1) * length < rows ? (chunk + 1) * length : rows;
         float sum = 0;
         for (u64 row = chunk * length; row < end; ++row) sum += wide(x[row * width + column]);
-        sums[chunk * width + column] = sum;
+        sums[chunk * width + column] = narrow<S>(sum);
     }
 }
 
@@ -485,6 +495,10 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
     extern "C" __global__ void add_bias_##suffix(const T *x, const T *bias, T *y, u64 n, u64 width) {                      \
         add_bias<T>(x, bias, y, n, width);                                                                                 \
     }                                                                                                                      \
+    extern "C" __global__ void add_biased_dropout_##suffix(const T *x, const T *branch, const T *bias, T *y, u64 n,        \
+                                                           u64 width, u64 key, u64 threshold, float scale) {               \
+        add_biased_dropout<T>(x, branch, bias, y, n, width, key, threshold, scale);                                        \
+    }                                                                                                                      \
     extern "C" __global__ void bias_gelu_##suffix(const T *x, const T *bias, T *y, u64 n, u64 width) {                     \
         bias_gelu<T>(x, bias, y, n, width);                                                                                \
     }                                                                                                                      \
@@ -511,7 +525,10 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
         neighbourhoods_backward<T>(dy, dx, count, Grid{height, width, channels, side, stride});                            \
     }                                                                                                                      \
     extern "C" __global__ void column_sums_##suffix(const T *x, float *sums, u64 n, u64 width, u64 chunks) {               \
-        column_sums<T>(x, sums, n, width, chunks);                                                                         \
+        column_sums(x, sums, n, width, chunks);                                                                            \
+    }                                                                                                                      \
+    extern "C" __global__ void column_sums_to_bf16_##suffix(const T *x, bf16 *sums, u64 n, u64 width, u64 chunks) {        \
+        column_sums(x, sums, n, width, chunks);                                                                            \
     }                                                                                                                      \
     SOFTMAX_DROPOUT(softmax_dropout, softmax_dropout_backward, , T, suffix)                                                \
     SOFTMAX_DROPOUT(softmax_dropout_of, softmax_dropout_backward_of, 1, T, 256_##suffix)                                   \

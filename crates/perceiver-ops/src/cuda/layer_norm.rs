@@ -24,7 +24,7 @@ pub(crate) fn gradients(
     let sums = computed([x, grad], |operands| {
         sums_of_rows("layer_norm_weights", operands, 2, &numbers)
     })?; // f32 [warps, 2, width]
-    let sums = column_sums(&sums.flatten_from(1)?)?.to_dtype(gamma.dtype())?;
+    let sums = column_sums(&sums.flatten_from(1)?, gamma.dtype())?;
     let width = gamma.elem_count();
     let of = |place: usize| sums.narrow(0, place * width, width).map(Some);
     Ok((Some(dx), of(0)?, of(1)?))

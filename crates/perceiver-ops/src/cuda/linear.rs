@@ -98,7 +98,7 @@ impl CustomOp3 for Linear {
         let grad_rows = one(&grad, outputs)?;
         let dx = batched_matmul(&grad_rows, &weight, Transpose::Neither)?.reshape(x.shape())?;
         let dweight = batched_matmul(&grad_rows, &x_rows, Transpose::Left)?.squeeze(0)?;
-        let dbias = column_sums(&grad)?.to_dtype(bias.dtype())?;
+        let dbias = column_sums(&grad, bias.dtype())?;
         Ok((Some(dx), Some(dweight), Some(dbias)))
     }
 }

@@ -212,6 +212,13 @@ proptest! {
             let expected = add_dropout(&sample(&x), &sample(&branch), rate, mode).unwrap();
             let given: Vec<_> = [In(&x), In(&branch)].into_iter().chain(given.into_iter().skip(1)).collect();
             assert_found(run(&format!("add_dropout_{suffix}"), &given), &expected, 0.0);
+            // Each value with the bias of its own column, in f32 until all is added up.
+            let bias = tensor(seed ^ 2, n, dtype);
+            let wide = |x: &Tensor| sample(x).to_dtype(DType::F32).unwrap();
+            let biased = add_bias(&wide(&branch), &wide(&bias).squeeze(0).unwrap()).unwrap();
+            let expected = add_dropout(&wide(&x), &biased, rate, mode).unwrap();
+            let given: Vec<_> = [In(&x), In(&branch), In(&bias), Out(n), number(n)].into_iter().chain(given.into_iter().skip(3)).collect();
+            assert_found(run(&format!("add_biased_dropout_{suffix}"), &given), &narrow(&expected, dtype), 0.0);
         }
     }
 
@@ -307,6 +314,9 @@ proptest! {
             let sums = Tensor::from_vec(values(&sums, DType::F32), (chunks, width), &Device::Cpu).unwrap();
             let expected = wide(&x, &[rows, width]).sum(0).unwrap();
             assert_found(Some(bytes(&sums.sum(0).unwrap())), &expected, 1e-4);
+            let given = [In(&x), Out(width), number(n), number(width), number(1)];
+            let found = run(&format!("column_sums_to_bf16_{suffix}"), &given);
+            assert_found(found, &narrow(&expected, DType::BF16), 1e-2);
         }
     }
 

@@ -125,7 +125,7 @@ pub(crate) fn sum_of_squares(tensors: &[Tensor]) -> Result<Tensor> {
     let count = sums.len();
     let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(sums, all.device.clone()));
     let sums = Tensor::from_storage(storage, (count, 1), BackpropOp::none(), false);
-    super::column_sums(&sums)?.squeeze(0)
+    super::column_sums(&sums, DType::F32)?.squeeze(0)
 }
 
 /// A parameter and what goes with it: values, moments and gradient, decay beforehand and within.

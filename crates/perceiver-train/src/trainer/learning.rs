@@ -80,13 +80,14 @@ impl Trainer {
         batch: &Batch,
         whole: usize,
     ) -> Result<BatchPass<'a>> {
+        let (classes, device) = (self.recipe.model.num_classes(), &self.place.device);
         let smoothing = self.recipe.training.label_smoothing;
         Ok(BatchPass {
             model,
             working: &self.working,
             parameters: &self.parameters,
-            images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
-            targets: Targets::new(batch, smoothing, &self.place.device)?,
+            images: batch.images.to_device(device)?, // [batch, 3, s, s]
+            targets: Targets::new(batch, classes, smoothing, device)?,
             held: self.place.ranks.part().range(whole),
             whole,
         })
