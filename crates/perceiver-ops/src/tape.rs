@@ -77,8 +77,8 @@ impl Tape {
         }
     }
 
-    /// The gradients of the sum of `y`, a loss as a rule, with respect to all variables, as `y.backward()` would have them without a tape. They may
-    /// share memory with each other: what changes one in place has to copy it first.
+    /// The gradients of the sum of `y`, a loss as a rule, with respect to all variables, as `y.backward()` would have them without a tape: each
+    /// contiguous, and in memory of its own.
     ///
     /// # Errors
     /// When an operation has no backward pass or the device has no room.
@@ -118,9 +118,13 @@ impl Notes {
         while let Some(entry) = self.entries.pop() {
             entry.go_back(&mut gradients)?;
         }
-        let mut store = GradStore::default();
+        let (mut store, mut taken) = (GradStore::default(), HashSet::new());
         for (id, gradient) in gradients.0 {
-            store.insert_id(id, gradient.contiguous()?);
+            let mut gradient = gradient.contiguous()?;
+            if !taken.insert(memory_of(&gradient)) {
+                gradient = gradient.copy()?; // what a sum passes on to both sides, for one
+            }
+            store.insert_id(id, gradient);
         }
         Ok(store)
     }
@@ -216,6 +220,12 @@ pub(crate) fn note(
     });
 }
 
+/// A number that tensors share while they share memory.
+fn memory_of(tensor: &Tensor) -> usize {
+    let (storage, _) = tensor.storage_and_layout();
+    std::ptr::from_ref(&*storage).addr()
+}
+
 /// A scalar of no meaning, from which candle's backward pass starts with this gradient.
 struct Seed(Tensor);
 
@@ -247,7 +257,9 @@ impl CustomOp1 for Seed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Key, Mode, add_bias, dropout, gelu, layer_norm, linear, softmax};
+    use crate::{
+        Key, Mode, add_bias, add_dropout, dropout, gelu, layer_norm, linear, move_mean, softmax,
+    };
     use candle_core::{Device, Var};
 
     fn variable(seed: u64, shape: &[usize]) -> Var {
@@ -315,6 +327,18 @@ mod tests {
         let [found, expected] = [weighed, expected].map(|all| values(all.get(&x).unwrap()));
         assert_eq!(found, expected);
         assert!(!notes(&[x.as_tensor()]));
+    }
+
+    #[test]
+    fn no_gradient_changes_with_another() {
+        let [a, b] = [1, 2].map(|seed| variable(seed, &[2, 3]));
+        let tape = Tape::start();
+        let sum = add_dropout(&a, &b, 0.0, Mode::Inference).unwrap();
+        let gradients = tape.backward(&sum).unwrap();
+        let [of_a, of_b] = [&a, &b].map(|variable| gradients.get(variable).unwrap());
+        move_mean(of_a, &of_a.zeros_like().unwrap(), 0.5).unwrap();
+        assert_eq!(values(of_a), [0.5; 6]);
+        assert_eq!(values(of_b), [1.0; 6]);
     }
 
     /// A loss from before the tape is candle's own affair.

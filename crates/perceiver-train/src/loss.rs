@@ -3,7 +3,7 @@
 
 use candle_core::{D, Device, Tensor};
 use perceiver_data::Batch;
-use perceiver_ops::cross_entropy_to;
+use perceiver_ops::{Upload, cross_entropy_to};
 
 use crate::error::Result;
 
@@ -45,8 +45,8 @@ impl Targets {
     /// architecture for computer vision", 2016; Keras's `label_smoothing`).
     ///
     /// # Errors
-    /// When a label names no class, or the device has no room.
-    pub fn new(batch: &Batch, classes: usize, smoothing: f64, device: &Device) -> Result<Self> {
+    /// When a label names no class, or the device that `upload` goes to has no room.
+    pub fn new(batch: &Batch, classes: usize, smoothing: f64, upload: &mut Upload) -> Result<Self> {
         let labels = batch.labels.to_vec1::<u32>()?;
         let even = (smoothing / classes as f64) as f32;
         let mut targets = vec![even; labels.len() * classes];
@@ -73,8 +73,8 @@ impl Targets {
                 }
             }
         }
-        let targets = Tensor::from_vec(targets, (labels.len(), classes), device)?;
-        Ok(Self(targets))
+        let targets = Tensor::from_vec(targets, (labels.len(), classes), &Device::Cpu)?;
+        Ok(Self(upload.copy(&targets)?))
     }
 
     /// The targets of `count` samples from the one at `start` on.
@@ -126,7 +126,8 @@ mod tests {
                 .map(|(row, class)| -soft(hard[row][class]) * f64::from(log_p[row][class]) / 2.0)
                 .sum();
             let batch = batch(Some(mixed.clone()));
-            let targets = Targets::new(&batch, 3, smoothing, &Device::Cpu).unwrap();
+            let targets =
+                Targets::new(&batch, 3, smoothing, &mut Upload::new(&Device::Cpu)).unwrap();
             let loss = targets.loss(&logits).unwrap().to_scalar::<f32>().unwrap();
             assert!(
                 (f64::from(loss) - expected).abs() < 1e-6,
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn hard_targets_are_cross_entropy() {
         let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
-        let targets = Targets::new(&batch(None), 3, 0.0, &Device::Cpu).unwrap();
+        let targets = Targets::new(&batch(None), 3, 0.0, &mut Upload::new(&Device::Cpu)).unwrap();
         let labels = Tensor::new(&[0u32, 2], &Device::Cpu).unwrap();
         let plain = cross_entropy(&logits, &labels).unwrap();
         let found = targets.loss(&logits).unwrap();

@@ -10,12 +10,14 @@ mod reading;
 mod saving;
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use perceiver_data::{Batch, Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver, Summary};
+use perceiver_ops::Upload;
 
 use crate::agreement::require_agreement;
 use crate::ahead::ahead;
@@ -78,6 +80,8 @@ pub struct Trainer {
     parameters: Parameters,
     model: Perceiver,
     working: WorkingCopy,
+    /// What copies targets to the device.
+    upload: Mutex<Upload>,
     optimizer: Box<dyn Optimizer>,
     averaging: Option<Averaging>,
     best: HashMap<String, Tensor>,

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
 use perceiver_data::{Batch, Loader, LoaderConfig, Normalization, Preprocessing, Split};
 use perceiver_model::{Parameters, PerceiverConfig, Summary};
-use perceiver_ops::{Key, Mode, Tape, peak_device_bytes};
+use perceiver_ops::{Key, Mode, Tape, Upload, peak_device_bytes};
 use perceiver_train::{
     Adam, DeviceChoice, Optimizer, Precision, Preset, Recipe, Targets, WorkingCopy,
     peak_memory_bytes,
@@ -210,7 +210,8 @@ impl Workload {
             mixed: None,
             indices: Vec::new(),
         };
-        let targets = Targets::new(&batch, recipe.model.num_classes(), 0.0, device)?;
+        let classes = recipe.model.num_classes();
+        let targets = Targets::new(&batch, classes, 0.0, &mut Upload::new(device))?;
         let mut adam = Adam::new(recipe.training.learning_rate);
         let (precision, recompute) = (self.precision, self.recompute);
         let copy = WorkingCopy::new(&parameters, &recipe.model, precision, recompute)?;

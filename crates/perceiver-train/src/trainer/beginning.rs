@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use perceiver_model::{Parameters, Summary, Transfer};
+use perceiver_ops::Upload;
 
 use crate::agreement::require_agreement;
 use crate::averaging::Averaging;
@@ -291,6 +292,7 @@ impl Trainer {
             recipe,
             data,
             exchange: Exchange::new(Arc::clone(&place.ranks)),
+            upload: Mutex::new(Upload::new(&place.device)),
             place,
             run,
             parameters,

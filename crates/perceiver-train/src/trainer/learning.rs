@@ -1,5 +1,6 @@
 //! What a batch teaches: its loss, how it was classified, and the gradients, which are those of all ranks together.
 
+use std::sync::PoisonError;
 use std::sync::mpsc::Sender;
 
 use perceiver_data::Batch;
@@ -80,14 +81,15 @@ impl Trainer {
         batch: &Batch,
         whole: usize,
     ) -> Result<BatchPass<'a>> {
-        let (classes, device) = (self.recipe.model.num_classes(), &self.place.device);
+        let classes = self.recipe.model.num_classes();
         let smoothing = self.recipe.training.label_smoothing;
+        let mut upload = self.upload.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(BatchPass {
             model,
             working: &self.working,
             parameters: &self.parameters,
-            images: batch.images.to_device(device)?, // [batch, 3, s, s]
-            targets: Targets::new(batch, classes, smoothing, device)?,
+            images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
+            targets: Targets::new(batch, classes, smoothing, &mut upload)?,
             held: self.place.ranks.part().range(whole),
             whole,
         })
