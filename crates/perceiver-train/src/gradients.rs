@@ -19,6 +19,26 @@ pub struct Gradients {
 impl Gradients {
     /// Differentiates a scalar `loss` that has been computed since the tape was started.
     ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use perceiver_model::{Parameters, PerceiverConfig};
+    /// use perceiver_ops::{Key, Mode, Tape};
+    /// use perceiver_train::{Adam, Gradients, Optimizer, cross_entropy};
+    ///
+    /// let config = PerceiverConfig { image_size: 8, latent_dim: 4, ..PerceiverConfig::default() };
+    /// let parameters = Parameters::from_seed(&config, 0, &Device::Cpu)?;
+    /// let model = parameters.model(&config)?;
+    /// let images = Tensor::zeros((2, 3, 8, 8), candle_core::DType::F32, &Device::Cpu)?;
+    /// let labels = Tensor::new(&[7u32, 9], &Device::Cpu)?;
+    ///
+    /// let tape = Tape::start();
+    /// let logits = model.forward(&images, Mode::Training(Key::new(0)))?;
+    /// let loss = cross_entropy(&logits, &labels)?;
+    /// let gradients = Gradients::of(tape, &loss, &parameters)?;
+    /// Adam::new(0.001).step(&parameters, &gradients)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`TrainError::NoGradient`] when some parameter gets none: candle leaves it out in silence where an operation
     /// has no backward pass, and a model that trains its last layer only looks as if it trained.
