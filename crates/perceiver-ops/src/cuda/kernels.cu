@@ -47,14 +47,59 @@ __device__ inline float factor(u64 key, u64 threshold, float scale, u64 index) {
     return threshold && random_bits(key, index) >> 32 < threshold ? 0.0f : scale;
 }
 
-template <typename T>
-__device__ void dropout(const T *x, T *y, u64 n, u64 key, u64 threshold, float scale) {
-    EACH(i, n) { y[i] = narrow<T>(wide(x[i]) * factor(key, threshold, scale, i)); }
+// Four values that are read and written at once.
+template <typename T> struct alignas(4 * sizeof(T)) Four {
+    T at[4];
+};
+
+// The column of a value in rows of `width`. Quotients of 64 bits take several times as long.
+__device__ inline u64 column_of(u64 i, u64 width) { return i >> 32 ? i % width : (u32)i % (u32)width; }
+
+// Each place of `to` gets what `of(values, place, column)` makes of the values there, in rows of `width`; four places at once where rows and
+// buffers allow it.
+template <typename T, int N, typename Of>
+__device__ void each_value(const T *const (&from)[N], T *to, u64 n, u64 width, Of of) {
+    bool by_four = width % 4 == 0 && (u64)to % sizeof(Four<T>) == 0;
+    for (int k = 0; k < N; ++k) by_four = by_four && (u64)from[k] % sizeof(Four<T>) == 0;
+    u64 in_fours = by_four ? n / 4 * 4 : 0;
+    EACH(four, in_fours / 4) {
+        u64 first = four * 4, column = column_of(first, width);
+        Four<T> values[N], result;
+#pragma unroll
+        for (int k = 0; k < N; ++k) values[k] = *(const Four<T> *)(from[k] + first);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float at[N];
+#pragma unroll
+            for (int k = 0; k < N; ++k) at[k] = wide(values[k].at[i]);
+            result.at[i] = narrow<T>(of(at, first + i, column + i));
+        }
+        *(Four<T> *)(to + first) = result;
+    }
+    EACH(left, n - in_fours) {
+        u64 place = in_fours + left;
+        float at[N];
+#pragma unroll
+        for (int k = 0; k < N; ++k) at[k] = wide(from[k][place]);
+        to[place] = narrow<T>(of(at, place, column_of(place, width)));
+    }
+}
+
+// The same of values that no column matters to.
+template <typename T, int N, typename Of> __device__ void each_value(const T *const (&from)[N], T *to, u64 n, Of of) {
+    each_value(from, to, n, 4, [=](const float(&at)[N], u64 place, u64) { return of(at, place); });
+}
+
+template <typename T> __device__ void dropout(const T *x, T *y, u64 n, u64 key, u64 threshold, float scale) {
+    const T *from[] = {x};
+    each_value(from, y, n, [=](const float(&at)[1], u64 i) { return at[0] * factor(key, threshold, scale, i); });
 }
 
 template <typename T>
 __device__ void add_dropout(const T *x, const T *branch, T *y, u64 n, u64 key, u64 threshold, float scale) {
-    EACH(i, n) { y[i] = narrow<T>(wide(x[i]) + wide(branch[i]) * factor(key, threshold, scale, i)); }
+    const T *from[] = {x, branch};
+    each_value(from, y, n,
+               [=](const float(&at)[2], u64 i) { return at[0] + at[1] * factor(key, threshold, scale, i); });
 }
 
 __device__ inline float normal_distribution(float x) { return 0.5f * (1.0f + erff(x * 0.70710678f)); }
@@ -67,36 +112,41 @@ __device__ inline float gelu_slope(float x) {
 }
 
 template <typename T> __device__ void gelu(const T *x, T *y, u64 n) {
-    EACH(i, n) { y[i] = narrow<T>(gelu_of(wide(x[i]))); }
+    const T *from[] = {x};
+    each_value(from, y, n, [](const float(&at)[1], u64) { return gelu_of(at[0]); });
 }
 
 template <typename T> __device__ void gelu_backward(const T *x, const T *dy, T *dx, u64 n) {
-    EACH(i, n) { dx[i] = narrow<T>(wide(dy[i]) * gelu_slope(wide(x[i]))); }
+    const T *from[] = {x, dy};
+    each_value(from, dx, n, [](const float(&at)[2], u64) { return at[1] * gelu_slope(at[0]); });
 }
 
-// The column of a value in rows of `width`. Quotients of 64 bits take several times as long.
-__device__ inline u64 column_of(u64 i, u64 width) { return i >> 32 ? i % width : (u32)i % (u32)width; }
-
 template <typename T> __device__ void add_bias(const T *x, const T *bias, T *y, u64 n, u64 width) {
-    EACH(i, n) { y[i] = narrow<T>(wide(x[i]) + wide(bias[column_of(i, width)])); }
+    const T *from[] = {x};
+    each_value(from, y, n, width, [=](const float(&at)[1], u64, u64 column) { return at[0] + wide(bias[column]); });
 }
 
 // How a branch ends: with its bias, less what falls, onto what it began at.
 template <typename T>
 __device__ void add_biased_dropout(const T *x, const T *branch, const T *bias, T *y, u64 n, u64 width, u64 key, u64 threshold,
                                    float scale) {
-    EACH(i, n) {
-        float biased = wide(branch[i]) + wide(bias[column_of(i, width)]);
-        y[i] = narrow<T>(wide(x[i]) + biased * factor(key, threshold, scale, i));
-    }
+    const T *from[] = {x, branch};
+    each_value(from, y, n, width, [=](const float(&at)[2], u64 i, u64 column) {
+        return at[0] + (at[1] + wide(bias[column])) * factor(key, threshold, scale, i);
+    });
 }
 
 template <typename T> __device__ void bias_gelu(const T *x, const T *bias, T *y, u64 n, u64 width) {
-    EACH(i, n) { y[i] = narrow<T>(gelu_of(wide(x[i]) + wide(bias[column_of(i, width)]))); }
+    const T *from[] = {x};
+    each_value(from, y, n, width,
+               [=](const float(&at)[1], u64, u64 column) { return gelu_of(at[0] + wide(bias[column])); });
 }
 
 template <typename T> __device__ void bias_gelu_backward(const T *x, const T *bias, const T *dy, T *dx, u64 n, u64 width) {
-    EACH(i, n) { dx[i] = narrow<T>(wide(dy[i]) * gelu_slope(wide(x[i]) + wide(bias[column_of(i, width)]))); }
+    const T *from[] = {x, dy};
+    each_value(from, dx, n, width, [=](const float(&at)[2], u64, u64 column) {
+        return at[1] * gelu_slope(at[0] + wide(bias[column]));
+    });
 }
 
 // `n` values, `width` of them again and again.
@@ -220,11 +270,6 @@ template <typename T> __device__ Exponentials exponentials_of(const T *x, u64 wi
     EACH_COLUMN(i, width) { sum += expf(wide(x[i]) * scale - most); }
     return {most, warp_sum(sum)};
 }
-
-// Four values that are read and written at once.
-template <typename T> struct alignas(4 * sizeof(T)) Four {
-    T at[4];
-};
 
 // A row of up to `PARTS * 256` logits whose number is a multiple of 16, in the registers of a warp: a lane has 4 of the first half of every 16
 // and the 4 that the same words of the mask decide.
