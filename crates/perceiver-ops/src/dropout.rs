@@ -173,8 +173,8 @@ vectorised! {
 }
 
 /// Values of a tensor after dropout.
-pub(crate) struct Dropout {
-    pub(crate) rule: Rule,
+struct Dropout {
+    rule: Rule,
 }
 
 impl CustomOp1 for Dropout {
@@ -201,6 +201,16 @@ impl CustomOp1 for Dropout {
         let again = Self { rule: self.rule };
         grad.contiguous()?.apply_op1_no_bwd(&again).map(Some)
     }
+}
+
+/// The gradients of what a branch began at and of the branch, from that of their sum.
+pub(crate) fn passed_on(grad: &Tensor, rule: Option<Rule>) -> Result<(Tensor, Tensor)> {
+    let grad = grad.contiguous()?;
+    let branch = match rule {
+        None => grad.clone(),
+        Some(rule) => grad.apply_op1_no_bwd(&Dropout { rule })?,
+    };
+    Ok((grad, branch))
 }
 
 /// A sum whose second term falls in part.
@@ -252,12 +262,8 @@ impl CustomOp2 for AddDropout {
         _output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let branch = match self.rule {
-            None => grad.clone(),
-            Some(rule) => grad.apply_op1_no_bwd(&Dropout { rule })?,
-        };
-        Ok((Some(grad), Some(branch)))
+        let (x, branch) = passed_on(grad, self.rule)?;
+        Ok((Some(x), Some(branch)))
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::broadcast::{SumSlices, add_bias};
 use crate::cuda;
-use crate::dropout::{Dropout, Rule, training_key};
+use crate::dropout::{Rule, passed_on, training_key};
 use crate::noted::{apply_op3, reshape};
 use crate::{Mode, Transpose, add_dropout, batched_matmul, linear};
 
@@ -103,12 +103,8 @@ impl CustomOp3 for AddBiasedDropout {
         _output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let branch = match self.rule {
-            None => grad.clone(),
-            Some(rule) => grad.apply_op1_no_bwd(&Dropout { rule })?,
-        };
+        let (x, branch) = passed_on(grad, self.rule)?;
         let bias = branch.apply_op2_no_bwd(bias, &SumSlices)?;
-        Ok((Some(grad), Some(branch), Some(bias)))
+        Ok((Some(x), Some(branch), Some(bias)))
     }
 }
