@@ -133,13 +133,12 @@ impl CrossAttention {
             dropout: self.attention_dropout,
             mode: mode.child(0),
         };
-        let none = (0.0, Mode::Inference); // falls
         let sum = match source {
             Source::Projected { keys, values } => {
                 let read = attention(&self.queries(&latents)?, keys, values, how)?;
                 match &self.output {
-                    Some(output) => output.forward_onto(&latents, &read, none.0, none.1)?,
-                    None => add_dropout(&latents, &read, none.0, none.1)?,
+                    Some(output) => output.forward_onto(&latents, &read, 0.0, Mode::Inference)?,
+                    None => add_dropout(&latents, &read, 0.0, Mode::Inference)?,
                 }
             }
             Source::Tokens { tokens, weights } => {

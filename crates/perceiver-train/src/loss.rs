@@ -38,7 +38,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 
 /// What a batch should be classified as.
 #[derive(Clone, Debug)]
-pub struct Targets(Tensor); // [batch, classes]
+pub struct Targets(Tensor); // [batch, classes], rows sum to 1
 
 impl Targets {
     /// The labels of a batch, of which `smoothing` is spread over all of so many classes alike (Szegedy et al., "Rethinking the Inception
