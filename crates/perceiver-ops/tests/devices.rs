@@ -59,12 +59,12 @@ fn assert_close(found: &Tensor, expected: &Tensor, share: f32, least_size: f32, 
     }
 }
 
-/// Where and in what the operations are held to those of the CPU in f32, and how closely: in 16 bits there, and on a GPU where one answers.
+/// Where and in what the operations are held to those of the CPU in f32, and how closely: in 16 bits there, and on a GPU if this was
+/// built for one, which must answer then.
 fn targets() -> Vec<(Device, DType, f32)> {
     let mut targets = vec![(Device::Cpu, DType::BF16, 0.01)];
-    if candle_core::utils::cuda_is_available()
-        && let Ok(gpu) = open_cuda(0)
-    {
+    if cfg!(feature = "cuda") {
+        let gpu = open_cuda(0).expect("a GPU");
         targets.extend([(gpu.clone(), DType::F32, 1e-4), (gpu, DType::BF16, 0.01)]);
     }
     targets
@@ -171,7 +171,7 @@ proptest! {
     }
 }
 
-/// The CPU, and a GPU where one answers.
+/// The CPU, and a GPU if this was built for one.
 fn devices() -> Vec<Device> {
     let mut devices: Vec<Device> = targets().into_iter().map(|(device, ..)| device).collect();
     devices.dedup_by(|a, b| a.same_device(b));

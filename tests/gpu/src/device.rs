@@ -1,0 +1,71 @@
+//! The one device: its memory, and what it still has to do.
+//!
+//! Work is done as late as the driver may: when somebody waits for it. What the host changes before that is seen.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::memory::Allocations;
+
+/// Something to do, in its turn.
+pub(crate) type Work = Box<dyn FnOnce(&mut Allocations) -> Result<(), String> + Send>;
+
+/// Memory, work to do, and what went wrong.
+#[derive(Default)]
+pub(crate) struct Device {
+    pub(crate) memory: Allocations,
+    /// The host's memory that stays in its place, with its sizes.
+    pub(crate) pinned: BTreeMap<usize, usize>,
+    queue: VecDeque<Work>,
+    /// Work that was given so far, and that was done.
+    given: u64,
+    done: u64,
+    failed: bool,
+}
+
+static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
+
+/// The device, while nobody else has it.
+pub(crate) fn with<R>(use_it: impl FnOnce(&mut Device) -> R) -> R {
+    let mut device: MutexGuard<_> = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    use_it(device.get_or_insert_default())
+}
+
+impl Device {
+    /// Puts work at the end of the queue, and says which number it has.
+    pub(crate) fn enqueue(
+        &mut self,
+        work: impl FnOnce(&mut Allocations) -> Result<(), String> + Send + 'static,
+    ) -> u64 {
+        self.queue.push_back(Box::new(work));
+        self.given += 1;
+        self.given
+    }
+
+    /// Whether so many bytes of the host stay in their place.
+    pub(crate) fn pins(&self, start: usize, size: usize) -> bool {
+        let piece = self.pinned.range(..=start).next_back();
+        piece.is_some_and(|(at, length)| start + size <= at + length)
+    }
+
+    /// Does all work up to this number; whether nothing ever went wrong.
+    pub(crate) fn finish(&mut self, number: u64) -> bool {
+        while self.done < number
+            && let Some(work) = self.queue.pop_front()
+        {
+            self.done += 1;
+            if !self.failed
+                && let Err(finding) = work(&mut self.memory)
+            {
+                eprintln!("the stand-in for a GPU stops: {finding}");
+                self.failed = true;
+            }
+        }
+        !self.failed
+    }
+
+    /// Does all work.
+    pub(crate) fn finish_all(&mut self) -> bool {
+        self.finish(self.given)
+    }
+}

@@ -1,0 +1,167 @@
+//! Numbers in registers of 64 bits: what a type's bits mean, and what other numbers are in it.
+
+use half::{bf16, f16};
+
+/// Bytes that a value of the type takes; none if it is no type.
+pub fn size_of(kind: &str) -> Option<usize> {
+    Some(match kind {
+        "b8" | "u8" | "s8" => 1,
+        "b16" | "u16" | "s16" | "f16" | "bf16" => 2,
+        "b32" | "u32" | "s32" | "f32" => 4,
+        "b64" | "u64" | "s64" | "f64" => 8,
+        _ => return None,
+    })
+}
+
+/// A type that values are loaded and converted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// Bits or an integer without sign, of so many bytes.
+    Unsigned(usize),
+    /// An integer with a sign, of so many bytes.
+    Signed(usize),
+    /// `f16`.
+    F16,
+    /// `bf16`.
+    Bf16,
+    /// `f32`.
+    F32,
+    /// `f64`.
+    F64,
+}
+
+impl Type {
+    /// By its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let size = size_of(name)?;
+        Some(match name {
+            "f16" => Self::F16,
+            "bf16" => Self::Bf16,
+            "f32" => Self::F32,
+            "f64" => Self::F64,
+            name if name.starts_with('s') => Self::Signed(size),
+            _ => Self::Unsigned(size),
+        })
+    }
+
+    /// In bytes.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Unsigned(size) | Self::Signed(size) => size,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+
+    /// The number that the lowest bits are.
+    fn number(self, bits: u64) -> Number {
+        let unused = 64 - 8 * self.size() as u32;
+        match self {
+            Self::Unsigned(_) => Number::Whole(i128::from(bits << unused >> unused)),
+            Self::Signed(_) => Number::Whole(i128::from((bits << unused) as i64 >> unused)),
+            Self::F16 => Number::Real(f16::from_bits(bits as u16).to_f64()),
+            Self::Bf16 => Number::Real(bf16::from_bits(bits as u16).to_f64()),
+            Self::F32 => Number::Real(f64::from(f32::from_bits(bits as u32))),
+            Self::F64 => Number::Real(f64::from_bits(bits)),
+        }
+    }
+
+    /// The bits of the nearest number; whole ones end at the type's ends.
+    fn bits(self, number: Number) -> u64 {
+        match (self, number) {
+            (Self::Unsigned(_) | Self::Signed(_), Number::Whole(x)) => x as u64,
+            (Self::Unsigned(size), Number::Real(x)) => (x as u64).min(u64::MAX >> (64 - 8 * size)),
+            (Self::Signed(size), Number::Real(x)) => {
+                let most = i64::MAX >> (64 - 8 * size);
+                (x as i64).clamp(-most - 1, most) as u64
+            }
+            (Self::F16, number) => u64::from(f16::from_f64(number.real()).to_bits()),
+            (Self::Bf16, number) => u64::from(bf16::from_f64(number.real()).to_bits()),
+            (Self::F32, Number::Whole(x)) => u64::from((x as f32).to_bits()),
+            (Self::F32, Number::Real(x)) => u64::from((x as f32).to_bits()),
+            (Self::F64, number) => number.real().to_bits(),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Number {
+    Whole(i128),
+    Real(f64),
+}
+
+impl Number {
+    fn real(self) -> f64 {
+        match self {
+            Self::Whole(x) => x as f64,
+            Self::Real(x) => x,
+        }
+    }
+}
+
+/// `cvt`: from a type to a type.
+#[derive(Debug, Clone, Copy)]
+pub struct Conversion {
+    from: Type,
+    to: Type,
+    round: fn(f64) -> f64,
+}
+
+impl Conversion {
+    /// By what stands behind `cvt`, in order.
+    pub fn parse(words: &[&str]) -> Option<Self> {
+        let [modifiers @ .., to, from] = words else {
+            return None;
+        };
+        let mut round: fn(f64) -> f64 = |x| x;
+        for modifier in modifiers {
+            round = match *modifier {
+                "rn" | "ftz" => round,
+                "rni" => f64::round_ties_even,
+                "rzi" => f64::trunc,
+                "rmi" => f64::floor,
+                "rpi" => f64::ceil,
+                "sat" => |x| if x.is_nan() { 0.0 } else { x.clamp(0.0, 1.0) },
+                _ => return None,
+            };
+        }
+        Some(Self {
+            from: Type::parse(from)?,
+            to: Type::parse(to)?,
+            round,
+        })
+    }
+
+    /// The bits of the number in the other type.
+    pub fn of(self, bits: u64) -> u64 {
+        match self.from.number(bits) {
+            Number::Real(x) => self.to.bits(Number::Real((self.round)(x))),
+            whole @ Number::Whole(_) => self.to.bits(whole),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversions_round_extend_and_end_at_the_ends() {
+        let convert = |name: &str, bits: u64| {
+            let words: Vec<&str> = name.split('.').collect();
+            Conversion::parse(&words).unwrap().of(bits)
+        };
+        let real = |x: f32| u64::from(x.to_bits());
+        assert_eq!(convert("rzi.u32.f32", real(-1.5)), 0);
+        assert_eq!(convert("rzi.s32.f32", real(-1.5)) as i32, -1);
+        assert_eq!(convert("rni.s32.f32", real(2.5)), 2);
+        assert_eq!(convert("rzi.s32.f32", real(1e30)), i32::MAX as u64);
+        assert_eq!(convert("s64.s32", 0xffff_fffe) as i64, -2);
+        assert_eq!(convert("u64.u32", 0xf_ffff_fffe), 0xffff_fffe);
+        assert_eq!(convert("rn.bf16.f32", real(1.0 + 1.0 / 256.0)), 0x3f80);
+        assert_eq!(convert("f32.bf16", 0x3f81), real(1.0 + 1.0 / 128.0));
+        assert_eq!(convert("sat.f32.f32", real(f32::NAN)), 0);
+        assert!(Conversion::parse(&["rn", "satfinite", "e4m3x2", "f32"]).is_none());
+    }
+}

@@ -1,0 +1,263 @@
+//! A thread: what it does until it waits for others.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::block::Launch;
+use super::decode::{Action, Address, Kernel, Space};
+use super::number::Type;
+use crate::memory::{Allocations, contains};
+
+/// Where a thread stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum State {
+    /// It can go on.
+    #[default]
+    Running,
+    /// It waits for its block.
+    AtBarrier,
+    /// It waits for its warp.
+    AtExchange,
+    /// It has done its part.
+    Done,
+}
+
+/// A thread of a block.
+#[derive(Debug, Clone, Default)]
+pub struct Thread {
+    /// Where it stands.
+    pub state: State,
+    /// Number of the instruction that is next.
+    pub next: usize,
+}
+
+impl Thread {
+    /// Goes on, if nothing keeps it, until it waits or ends.
+    ///
+    /// # Errors
+    /// What it did that it must not do.
+    pub fn go_on(
+        &mut self,
+        kernel: &Kernel,
+        registers: &mut [u64],
+        memory: &mut Memory,
+    ) -> Result<(), String> {
+        while self.state == State::Running {
+            let Some(instruction) = kernel.code.get(self.next) else {
+                self.state = State::Done;
+                break;
+            };
+            if let Some((predicate, expected)) = instruction.guard
+                && (registers[predicate] & 1 == 1) != expected
+            {
+                self.next += 1;
+                continue;
+            }
+            match &instruction.action {
+                Action::Branch(to) => self.next = *to,
+                Action::Return => self.state = State::Done,
+                Action::Exchange(..) => self.state = State::AtExchange,
+                Action::Barrier => {
+                    self.next += 1;
+                    self.state = State::AtBarrier;
+                }
+                Action::Compute(function, to, [a, b, c]) => {
+                    registers[*to] = function(registers[*a], registers[*b], registers[*c]);
+                    self.next += 1;
+                }
+                action => {
+                    act(action, registers, memory)?;
+                    self.next += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whatever does not change where the thread goes on.
+fn act(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<(), String> {
+    match action {
+        Action::Convert(conversion, to, from) => registers[*to] = conversion.of(registers[*from]),
+        Action::Compare(order, relation, to, [a, b]) => {
+            registers[*to] = u64::from(relation(order(registers[*a], registers[*b])));
+        }
+        Action::Select(to, [a, b, predicate]) => {
+            registers[*to] = registers[if registers[*predicate] & 1 == 1 {
+                *a
+            } else {
+                *b
+            }];
+        }
+        Action::Insert(to, operands) => {
+            let [bits, into, place, count] = operands.map(|operand| registers[operand]);
+            let mask = (!0u64).checked_shl(count as u32).map_or(!0, |rest| !rest);
+            let mask = mask.checked_shl(place as u32).unwrap_or(0);
+            let bits = bits.checked_shl(place as u32).unwrap_or(0);
+            registers[*to] = into & !mask | bits & mask;
+        }
+        Action::Pack(to, from, bits) => {
+            let mask = !0 >> (64 - bits);
+            let parts = from
+                .iter()
+                .zip(0..)
+                .map(|(from, index)| (registers[*from] & mask) << (index * bits));
+            registers[*to] = parts.fold(0, |packed, part| packed | part);
+        }
+        Action::Unpack(to, from, bits) => {
+            let packed = registers[*from];
+            for (index, to) in to.iter().enumerate() {
+                registers[*to] = packed >> (index * bits) & (!0 >> (64 - bits));
+            }
+        }
+        Action::Load(kind, to, address) => {
+            let size = kind.size();
+            let place = memory.place(registers, *address, size * to.len())?;
+            for (index, to) in to.iter().enumerate() {
+                // SAFETY: `place` is where so many bytes may be read.
+                registers[*to] = unsafe { load(place.add(index * size), *kind) };
+            }
+        }
+        Action::Store(kind, from, address) => {
+            let size = kind.size();
+            let place = memory.place(registers, *address, size * from.len())?;
+            for (index, from) in from.iter().enumerate() {
+                let value = registers[*from].to_le_bytes();
+                // SAFETY: `place` is where so many bytes may be written; blocks that write to one place do so on a GPU, too.
+                unsafe {
+                    place
+                        .add(index * size)
+                        .copy_from_nonoverlapping(value.as_ptr(), size);
+                }
+            }
+        }
+        Action::Atomic(kind, function, to, address, with) => {
+            let place = memory.place(registers, *address, kind.size())?;
+            let with = registers[*with];
+            // SAFETY: `place` is where a value of this type may be read and written, and is aligned.
+            let before = unsafe { change(place, *kind, |value| function(value, with, 0)) }?;
+            if let Some(to) = to {
+                registers[*to] = before;
+            }
+        }
+        Action::Unknown(statement) => return Err(format!("not known here: {statement}")),
+        Action::Compute(..)
+        | Action::Branch(_)
+        | Action::Return
+        | Action::Exchange(..)
+        | Action::Barrier => {
+            unreachable!("the thread does these itself")
+        }
+    }
+    Ok(())
+}
+
+/// What a thread can read and write.
+pub struct Memory<'a> {
+    /// The thread's number.
+    pub thread: usize,
+    gpu: &'a Allocations,
+    /// The piece of the GPU's memory that was found last.
+    piece: Range<u64>,
+    shared: Vec<u8>,
+    /// All threads' own memory, one thread's behind the other's.
+    local: Vec<u8>,
+    local_size: usize,
+    parameters: Vec<u8>,
+}
+
+impl<'a> Memory<'a> {
+    /// Memory of a block of so many threads. Nothing is 0 unless it was made so.
+    pub fn new(launch: &Launch<'a>, threads: usize) -> Self {
+        let local_size = launch.kernel.local;
+        Self {
+            thread: 0,
+            gpu: launch.memory,
+            piece: 0..0,
+            shared: vec![0xff; launch.shared],
+            local: vec![0xff; threads * local_size],
+            local_size,
+            parameters: launch.parameters.to_vec(),
+        }
+    }
+
+    /// Where `size` bytes at an address lie in the CPU's memory.
+    fn place(
+        &mut self,
+        registers: &[u64],
+        address: Address,
+        size: usize,
+    ) -> Result<*mut u8, String> {
+        let start = registers[address.base].wrapping_add_signed(address.offset);
+        if !start.is_multiple_of(size as u64) {
+            return Err(format!(
+                "{size} bytes at {start:#x}, which is no multiple of it"
+            ));
+        }
+        let own = self.thread * self.local_size..(self.thread + 1) * self.local_size;
+        let bytes = match address.space {
+            Space::Global => {
+                if !contains(&self.piece, start, size) {
+                    self.piece = self.gpu.piece(start);
+                }
+                let is_held = contains(&self.piece, start, size);
+                return is_held.then_some(start as *mut u8).ok_or_else(|| {
+                    format!(
+                        "{size} bytes at {start:#x} are in no memory: {}",
+                        self.gpu.near(start)
+                    )
+                });
+            }
+            Space::Shared => &mut self.shared[..],
+            Space::Local => &mut self.local[own],
+            Space::Parameter => &mut self.parameters[..],
+        };
+        let available = bytes.len();
+        let bytes = bytes.get_mut(start as usize..(start as usize).saturating_add(size));
+        bytes.map(<[u8]>::as_mut_ptr).ok_or_else(|| {
+            format!(
+                "{size} bytes at {start} of {available} in {:?} memory",
+                address.space
+            )
+        })
+    }
+}
+
+/// The value's bits, with a sign as far as they reach.
+unsafe fn load(place: *const u8, kind: Type) -> u64 {
+    let mut bytes = [0; 8];
+    let size = kind.size();
+    // SAFETY: the caller's.
+    unsafe { place.copy_to_nonoverlapping(bytes.as_mut_ptr(), size) };
+    let bits = u64::from_le_bytes(bytes);
+    let unused = 64 - 8 * size as u32;
+    if matches!(kind, Type::Signed(_)) {
+        ((bits << unused) as i64 >> unused) as u64
+    } else {
+        bits
+    }
+}
+
+/// Puts there what `change` makes of what lies there, while nobody else does; gives what lay there.
+unsafe fn change(place: *mut u8, kind: Type, change: impl Fn(u64) -> u64) -> Result<u64, String> {
+    const ORDER: Ordering = Ordering::SeqCst;
+    macro_rules! with {
+        ($atomic:ty, $bits:ty) => {{
+            // SAFETY: the caller's.
+            let value = unsafe { <$atomic>::from_ptr(place.cast()) };
+            let changed =
+                value.fetch_update(
+                    ORDER,
+                    ORDER,
+                    |value| Some(change(u64::from(value)) as $bits),
+                );
+            Ok(changed.map_or_else(u64::from, u64::from))
+        }};
+    }
+    match kind.size() {
+        2 => with!(AtomicU16, u16),
+        4 => with!(AtomicU32, u32),
+        8 => with!(AtomicU64, u64),
+        size => Err(format!("atomic with {size} bytes")),
+    }
+}
