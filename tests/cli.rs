@@ -630,12 +630,12 @@ fn a_reader_who_leaves_is_no_error() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
-/// What is said to run on a GPU for hours runs for a moment anywhere, from the first batch to the verdict.
+/// What is said to run on a GPU for hours runs for a moment anywhere, from the first batch to the verdict, in the precision that it will have there.
 #[test]
 fn every_preset_trains_and_is_judged() {
     let place = workplace();
     for preset in Preset::ALL {
-        let flags = "--dataset shapes --epochs 1 --limit-train 6 --limit-test 4 --batch-size 3";
+        let flags = "--dataset shapes --epochs 1 --limit-train 6 --limit-test 4 --batch-size 3 --precision bf16";
         let said = place.succeed(&format!(
             "train --preset {preset} {flags} --output {preset}"
         ));

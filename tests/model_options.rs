@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use perceiver_model::{
     AttentionForm, Parameters, PerceiverConfig, Positions, Sharing, Stage, Summary,
 };
 use perceiver_ops::{Mode, Tape, layer_norm, linear, split_heads};
 use perceiver_tests::tensors::{distance, images, values};
-use perceiver_train::{Gradients, cross_entropy};
+use perceiver_train::{Gradients, Precision, WorkingCopy, cross_entropy};
 use proptest::prelude::*;
 
 /// A small model that has several tokens behind the largest stem: of one alone, attention learns nothing.
@@ -87,6 +87,31 @@ proptest! {
             let (gradient, other) = (gradients.get(name).unwrap(), others.get(name).unwrap());
             prop_assert!(distance(gradient, other) < 1e-4, "{}", name);
             let moves = values(gradient).iter().any(|g| g.abs() > 1e-9);
+            prop_assert!(moves || name.ends_with("key.bias"), "{} has no gradient", name);
+        }
+    }
+
+    /// In 16 bits everything learns that does in 32, its backward pass computed again or not.
+    #[test]
+    fn every_option_learns_in_16_bits(config in options(), seed in 0u64..1000, recompute: bool) {
+        let parameters = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[1u32, 4], &Device::Cpu).unwrap();
+        let images = images(&config, 2, seed);
+        let of = |precision| {
+            let copy = WorkingCopy::new(&parameters, &config, precision, recompute).unwrap();
+            let tape = Tape::start();
+            let model = copy.model(&parameters).unwrap();
+            let logits = model.forward(&images, Mode::Inference).unwrap();
+            let loss = cross_entropy(&logits, &labels).unwrap();
+            (logits, copy.gradients(tape, &loss, &parameters).unwrap())
+        };
+        let (wide, _) = of(Precision::F32);
+        let (narrow, gradients) = of(Precision::Bf16);
+        prop_assert!(distance(&narrow.to_dtype(DType::F32).unwrap(), &wide) < 0.1);
+        for (name, _) in parameters.iter() {
+            let gradient = gradients.get(name).unwrap();
+            prop_assert_eq!(gradient.dtype(), DType::F32);
+            let moves = values(gradient).iter().any(|g| *g != 0.0);
             prop_assert!(moves || name.ends_with("key.bias"), "{} has no gradient", name);
         }
     }

@@ -43,9 +43,11 @@ impl PositionRows {
                 // Glorot's limit for the dense layer that patches and features go through together.
                 let inputs = config.patch_len() + count;
                 let init = uniform((6.0 / (inputs + width) as f64).sqrt());
+                let projection = vb.get_with_hints((width, count), "position_projection", init)?;
+                let features = Tensor::from_vec(features, (tokens, count), vb.device())?;
                 Self::Fourier {
-                    features: Tensor::from_vec(features, (tokens, count), vb.device())?,
-                    projection: vb.get_with_hints((width, count), "position_projection", init)?,
+                    features: features.to_dtype(projection.dtype())?,
+                    projection,
                 }
             }
         })

@@ -38,6 +38,7 @@ pub fn neighbourhoods_composed(x: &Tensor, side: usize, stride: usize) -> Result
 fn compose(x: &Tensor, grid: Grid) -> Result<Tensor> {
     let margin = grid.side / 2;
     let padded = x
+        .contiguous()?
         .pad_with_zeros(1, margin, margin)?
         .pad_with_zeros(2, margin, margin)?;
     let picks = |count: usize, offset: usize| {
