@@ -3,6 +3,9 @@
 //! Work is done as late as the driver may: when somebody waits for it. What the host changes before that is seen.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::fs::File;
+use std::io::{LineWriter, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::Allocations;
@@ -21,6 +24,18 @@ pub(crate) struct Device {
     given: u64,
     done: u64,
     failed: bool,
+    trace: Trace,
+}
+
+/// Where calls are noted, if they are.
+struct Trace(Option<LineWriter<File>>);
+
+impl Default for Trace {
+    fn default() -> Self {
+        let path = std::env::var_os("GPU_STAND_IN_TRACE");
+        let file = path.and_then(|path| File::create(path).ok());
+        Self(file.map(LineWriter::new))
+    }
 }
 
 static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
@@ -32,14 +47,24 @@ pub(crate) fn with<R>(use_it: impl FnOnce(&mut Device) -> R) -> R {
 }
 
 impl Device {
-    /// Puts work at the end of the queue, and says which number it has.
+    /// Puts work at the end of the queue, and says which number it has. It is noted by its name.
     pub(crate) fn enqueue(
         &mut self,
+        name: fmt::Arguments,
         work: impl FnOnce(&mut Allocations) -> Result<(), String> + Send + 'static,
     ) -> u64 {
+        self.note(name);
         self.queue.push_back(Box::new(work));
         self.given += 1;
         self.given
+    }
+
+    /// Writes a line to the file that `GPU_STAND_IN_TRACE` names.
+    pub(crate) fn note(&mut self, line: fmt::Arguments) {
+        if let Some(file) = &mut self.trace.0 {
+            // A full disk is no reason to stop.
+            let _ = writeln!(file, "{line}");
+        }
     }
 
     /// Whether so many bytes of the host stay in their place.

@@ -146,7 +146,12 @@ pub unsafe extern "C" fn cuMemAlloc_v2(to: *mut u64, size: usize) -> Status {
         return INVALID_VALUE;
     }
     // SAFETY: the caller gives a place to write to.
-    unsafe { to.write(with(|device| device.memory.allocate(size))) };
+    unsafe {
+        to.write(with(|device| {
+            device.note(format_args!("memory: {size} bytes"));
+            device.memory.allocate(size)
+        }));
+    }
     SUCCESS
 }
 
@@ -159,14 +164,14 @@ pub unsafe extern "C" fn cuMemAllocAsync(to: *mut u64, size: usize, _: *mut c_vo
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(start: u64) -> Status {
     with(|device| {
-        device.enqueue(move |memory| memory.free(start));
+        device.enqueue(format_args!("free"), move |memory| memory.free(start));
         status(device.finish_all())
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeAsync(start: u64, _: *mut c_void) -> Status {
-    with(|device| device.enqueue(move |memory| memory.free(start)));
+    with(|device| device.enqueue(format_args!("free"), move |memory| memory.free(start)));
     SUCCESS
 }
 
@@ -260,19 +265,25 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
         let start = from as usize;
         if device.pins(start, size) {
             // Read when it is its turn: what the host writes there before arrives.
-            device.enqueue(move |memory| {
-                held(memory, to, size)?;
-                copy(to, start as u64, size);
-                Ok(())
-            });
+            device.enqueue(
+                format_args!("copy to the GPU: {size} bytes"),
+                move |memory| {
+                    held(memory, to, size)?;
+                    copy(to, start as u64, size);
+                    Ok(())
+                },
+            );
         } else {
             // SAFETY: the caller gives so many bytes to read.
             let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), size) }.to_vec();
-            device.enqueue(move |memory| {
-                held(memory, to, size)?;
-                copy(to, bytes.as_ptr() as u64, size);
-                Ok(())
-            });
+            device.enqueue(
+                format_args!("copy to the GPU: {size} bytes"),
+                move |memory| {
+                    held(memory, to, size)?;
+                    copy(to, bytes.as_ptr() as u64, size);
+                    Ok(())
+                },
+            );
         }
     });
     SUCCESS
@@ -287,11 +298,14 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(
 ) -> Status {
     let to = to as u64;
     with(|device| {
-        device.enqueue(move |memory| {
-            held(memory, from, size)?;
-            copy(to, from, size);
-            Ok(())
-        });
+        device.enqueue(
+            format_args!("copy from the GPU: {size} bytes"),
+            move |memory| {
+                held(memory, from, size)?;
+                copy(to, from, size);
+                Ok(())
+            },
+        );
         // Memory that may move is waited for.
         status(device.pins(to as usize, size) || device.finish_all())
     })
@@ -300,7 +314,7 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, size: usize, _: *mut c_void) -> Status {
     with(|device| {
-        device.enqueue(move |memory| {
+        device.enqueue(format_args!("copy: {size} bytes"), move |memory| {
             held(memory, from, size)?;
             held(memory, to, size)?;
             copy(to, from, size);
@@ -325,7 +339,7 @@ pub extern "C" fn cuMemcpyPeerAsync(
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, size: usize, _: *mut c_void) -> Status {
     with(|device| {
-        device.enqueue(move |memory| {
+        device.enqueue(format_args!("filling: {size} bytes"), move |memory| {
             held(memory, to, size)?;
             // SAFETY: memory of this size.
             unsafe { (to as *mut u8).write_bytes(value, size) };
@@ -374,7 +388,7 @@ pub unsafe extern "C" fn cuEventRecord(recorded: *mut c_void, _: *mut c_void) ->
     let event = unsafe { event(recorded) };
     let done_at = event.done_at.clone();
     let number = with(|device| {
-        device.enqueue(move |_| {
+        device.enqueue(format_args!("event"), move |_| {
             *done_at.lock().map_err(|error| error.to_string())? = Some(Instant::now());
             Ok(())
         })
@@ -492,7 +506,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         }
     }
     with(|device| {
-        device.enqueue(move |memory| {
+        device.enqueue(format_args!("kernel {}", kernel.name), move |memory| {
             let launch = Launch {
                 kernel,
                 blocks,

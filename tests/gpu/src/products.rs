@@ -279,9 +279,10 @@ pub unsafe extern "C" fn cublasGemmStridedBatchedEx(
         c: matrix(c, c_type, [m, n], c_leading, c_stride),
     };
     with(|device| {
-        device.enqueue(move |memory| {
-            (0..batch as usize).try_for_each(|index| product.run(index, memory))
-        });
+        device.enqueue(
+            format_args!("product: {batch} of {m} x {n} x {k}"),
+            move |memory| (0..batch as usize).try_for_each(|index| product.run(index, memory)),
+        );
     });
     SUCCESS
 }
