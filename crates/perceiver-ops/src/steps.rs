@@ -100,6 +100,24 @@ pub fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> {
     pairs.try_for_each(|(mean, value)| move_mean(mean, value, rate))
 }
 
+/// Adds the second tensor of every pair to the first, which changes where it is. All have one type, and no tensor is in two pairs.
+///
+/// # Errors
+/// When the sizes of a pair differ or a first tensor is not contiguous.
+pub(crate) fn add_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    for dtype in [DType::F32, DType::BF16] {
+        if steps::are_there(pairs.iter().flat_map(|(sum, share)| [*sum, share]), dtype) {
+            return steps::add_all(pairs);
+        }
+    }
+    for (sum, share) in pairs {
+        let added = sum.detach().add(&share.detach())?.flatten_all()?;
+        sum.detach().flatten_all()?.slice_set(&added, 0, 0)?;
+    }
+    Ok(())
+}
+
 /// Gives the first tensor of every pair the values of the second, rounded to its own type. It changes where it is.
 ///
 /// # Errors

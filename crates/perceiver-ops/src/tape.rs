@@ -15,6 +15,9 @@ use candle_core::{
     TensorId,
 };
 
+use crate::cuda::has_kernels;
+use crate::steps::add_all;
+
 thread_local! {
     /// The tapes of this thread, the innermost last; those that are being gone back have left their place empty, so that nothing is noted then.
     static TAPES: RefCell<Vec<Option<Notes>>> = const { RefCell::new(Vec::new()) };
@@ -86,16 +89,16 @@ impl Tape {
         if y.is_variable() {
             return self.backward_from(y, &y.ones_like()?);
         }
-        let notes = self.taken();
-        let mut gradients = Gradients::default();
+        let mut notes = self.taken();
+        let mut gradients = notes.gradients();
         gradients.add_all(&y.backward()?)?;
         notes.go_back(gradients)
     }
 
     /// The same where this is the gradient of `y`, of its shape.
     pub(crate) fn backward_from(self, y: &Tensor, gradient: &Tensor) -> Result<GradStore> {
-        let notes = self.taken();
-        let mut gradients = Gradients::default();
+        let mut notes = self.taken();
+        let mut gradients = notes.gradients();
         if y.is_variable() {
             gradients.add(y.id(), gradient)?;
         } else {
@@ -113,20 +116,20 @@ impl Tape {
 }
 
 impl Notes {
+    /// No gradients yet, of what these notes are of.
+    fn gradients(&mut self) -> Gradients {
+        Gradients {
+            known: std::mem::take(&mut self.known),
+            ..Gradients::default()
+        }
+    }
+
     /// Goes through everything from the last to the first.
     fn go_back(mut self, mut gradients: Gradients) -> Result<GradStore> {
         while let Some(entry) = self.entries.pop() {
             entry.go_back(&mut gradients)?;
         }
-        let (mut store, mut taken) = (GradStore::default(), HashSet::new());
-        for (id, gradient) in gradients.0 {
-            let mut gradient = gradient.contiguous()?;
-            if !taken.insert(memory_of(&gradient)) {
-                gradient = gradient.copy()?; // what a sum passes on to both sides, for one
-            }
-            store.insert_id(id, gradient);
-        }
-        Ok(store)
+        gradients.finished()
     }
 }
 
@@ -139,7 +142,7 @@ impl Entry {
                 inputs,
                 backward,
             } => {
-                let Some(gradient) = gradients.0.remove(&output) else {
+                let Some(gradient) = gradients.found.remove(&output) else {
                     return Ok(());
                 };
                 for (input, share) in inputs.iter().zip(backward(&gradient)?) {
@@ -149,7 +152,7 @@ impl Entry {
                 }
             }
             Self::Native(tensor) => {
-                if let Some(gradient) = gradients.0.remove(&tensor.id()) {
+                if let Some(gradient) = gradients.found.remove(&tensor.id()) {
                     let pass = tensor.apply_op1(Seed(gradient))?.backward()?;
                     gradients.add_all(&pass)?;
                 }
@@ -161,16 +164,55 @@ impl Entry {
 
 /// What has been found so far.
 #[derive(Default)]
-struct Gradients(HashMap<TensorId, Tensor>);
+struct Gradients {
+    found: HashMap<TensorId, Tensor>,
+    /// What is still to be added, to gradients that nobody needs before the end: those of weights that are used more than once, all of
+    /// which a GPU adds by one kernel.
+    later: Vec<(TensorId, Tensor)>,
+    /// What was computed, whose gradients are needed before.
+    known: HashSet<TensorId>,
+}
 
 impl Gradients {
     fn add(&mut self, id: TensorId, share: &Tensor) -> Result<()> {
-        let sum = match self.0.get(&id) {
+        let sum = match self.found.get(&id) {
             None => share.detach(),
+            Some(_) if has_kernels(share) && !self.known.contains(&id) => {
+                self.later.push((id, share.contiguous()?.detach()));
+                return Ok(());
+            }
             Some(sum) => sum.add(share)?.detach(),
         };
-        self.0.insert(id, sum);
+        self.found.insert(id, sum);
         Ok(())
+    }
+
+    /// All of them, each in memory of its own.
+    fn finished(mut self) -> Result<GradStore> {
+        let mut taken: HashSet<_> = self
+            .later
+            .iter()
+            .map(|(_, share)| memory_of(share))
+            .collect();
+        for gradient in self.found.values_mut() {
+            *gradient = gradient.contiguous()?;
+            if !taken.insert(memory_of(gradient)) {
+                *gradient = gradient.copy()?; // what a sum passes on to both sides, for one
+            }
+        }
+        while !self.later.is_empty() {
+            let mut seen = HashSet::new();
+            let (now, later) = self.later.into_iter().partition(|(id, _)| seen.insert(*id));
+            let now: Vec<(TensorId, Tensor)> = now;
+            let pairs = now.iter().map(|(id, share)| (&self.found[id], share));
+            add_all(&pairs.collect::<Vec<_>>())?;
+            self.later = later;
+        }
+        let mut store = GradStore::default();
+        for (id, gradient) in self.found {
+            store.insert_id(id, gradient);
+        }
+        Ok(store)
     }
 
     fn add_all(&mut self, shares: &GradStore) -> Result<()> {

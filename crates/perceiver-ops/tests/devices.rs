@@ -244,6 +244,34 @@ fn after_a_step(device: &Device, is_lamb: bool, one_by_one: bool) -> Vec<Tensor>
     parameters.into_iter().chain(moments).collect()
 }
 
+/// The gradient of their sum goes to both, and more comes to both before and after.
+#[test]
+fn gradients_of_what_is_used_often_do_not_change_each_other() {
+    let gradients = |device: &Device| {
+        let there = |seed| variable(seed, &[3, 7]).to_device(device).unwrap();
+        let [a, b] = [1, 2].map(|seed| Var::from_tensor(&there(seed)).unwrap());
+        let tape = device.is_cuda().then(Tape::start);
+        let plus = |a: &Tensor, b: &Tensor| add_dropout(a, b, 0.0, Mode::Inference).unwrap();
+        let before = gelu(&b).unwrap();
+        let sum = plus(&a, &b);
+        let after = plus(&gelu(&a).unwrap(), &softmax(&a).unwrap());
+        let all = plus(&plus(&before, &sum), &after);
+        let gradients = match tape {
+            Some(tape) => tape.backward(&all),
+            None => all.backward(),
+        };
+        let gradients = gradients.unwrap();
+        [a, b].map(|input| gradients.get(&input).unwrap().clone())
+    };
+    let expected = gradients(&Device::Cpu);
+    for device in &devices() {
+        for (found, expected) in gradients(device).iter().zip(&expected) {
+            let found = found.to_device(&Device::Cpu).unwrap();
+            assert_close(&found, expected, 1e-4, LEAST_SIZE, "a gradient");
+        }
+    }
+}
+
 #[test]
 fn steps_of_all_parameters_are_those_of_one_after_another() {
     for device in &devices() {

@@ -704,6 +704,19 @@ extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chu
 }
 
 // Values of 16 bits in the place of the parameters' become what gradients, or what stands in their place, are; and the other way round.
+// What tensors of one shape add to others.
+#define ADD_ALL(T, suffix)                                                                                                  \
+    extern "C" __global__ void add_all_##suffix(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) { \
+        EACH_CHUNK(number, p, i, end) {                                                                                     \
+            T *values = (T *)p.values;                                                                                      \
+            const T *shares = (const T *)p.gradient;                                                                        \
+            EACH_VALUE(i, end) { values[i] = narrow<T>(wide(values[i]) + wide(shares[i])); }                                \
+        }                                                                                                                   \
+    }
+
+ADD_ALL(float, f32)
+ADD_ALL(bf16, bf16)
+
 extern "C" __global__ void narrow_all(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) {
     EACH_CHUNK(number, p, i, end) {
         EACH_VALUE(i, end) { ((bf16 *)p.values)[i] = narrow<bf16>(p.gradient[i]); }

@@ -149,6 +149,10 @@ static int run_steps(std::string name, char **words) {
         in_warps([&] { lamb_changes(p, chunk, chunks, all.length, sums.data(), 0.1f, 0.001f, 10, 1000, 1e-7f, 0.01f); });
     } else if (name == "move_means") {
         in_warps([&] { move_means(p, chunk, chunks, all.length, 0.25f); });
+    } else if (name == "add_all_f32") {
+        in_warps([&] { add_all_f32(p, chunk, chunks, all.length); });
+    } else if (name == "add_all_bf16") {
+        in_warps([&] { add_all_bf16(p, chunk, chunks, all.length); });
     } else if (name == "narrow_all") {
         in_warps([&] { narrow_all(p, chunk, chunks, all.length); });
     } else if (name == "widen_all") {

@@ -435,13 +435,23 @@ proptest! {
             move_mean(mean, value, 0.25).unwrap();
         }
         assert_found(run("move_means", &given()), &changed(), 0.0);
+        reset();
+        for [sum, _, _, share] in &parameters {
+            sum.slice_set(&(sum + share).unwrap(), 0, 0).unwrap();
+        }
+        assert_found(run("add_all_f32", &given()), &changed(), 0.0);
+        reset();
 
         // What is written to the values of the first parameter, which lie first.
         let (count, gradient) = (counts[0], &parameters[0][3]);
         let first = |kernel: &str, size: usize| run(kernel, &given()).map(|found| found[..size * count].to_vec());
         assert_found(first("narrow_all", 2), &narrow(gradient, DType::BF16), 0.0);
         // Any bits will do.
-        let halves = values(&bytes(gradient)[..2 * count], DType::BF16);
+        let halves_of = |tensor: &Tensor| values(&bytes(tensor)[..2 * count], DType::BF16);
+        let [halves, others] = [gradient, &parameters[0][0]].map(halves_of);
+        let sums = halves.iter().zip(others).map(|(a, b)| half::bf16::from_f32(a + b).to_f32());
+        let found = values(&first("add_all_bf16", 2).unwrap(), DType::BF16);
+        assert_same(found, sums.collect());
         assert_same(values(&first("widen_all", 4).unwrap(), DType::F32), halves);
     }
 }

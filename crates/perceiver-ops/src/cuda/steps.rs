@@ -79,6 +79,16 @@ pub(crate) fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> 
     Table::of_pairs(pairs)?.launch("move_means", None, None, &[rate])
 }
 
+/// Adds the second of every pair to the first, which has its type.
+///
+/// # Errors
+/// When the kernels do not compile.
+pub(crate) fn add_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
+    let is_narrow = pairs.iter().any(|(sum, _)| sum.dtype() == DType::BF16);
+    let kernel = ["add_all_f32", "add_all_bf16"][usize::from(is_narrow)];
+    Table::of_pairs(pairs)?.launch(kernel, None, None, &[])
+}
+
 /// Gives the first of every pair the values of the second.
 ///
 /// # Errors
