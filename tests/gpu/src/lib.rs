@@ -11,6 +11,7 @@
 // Registers hold bits, whatever they mean.
 #![allow(clippy::cast_possible_wrap)]
 
+mod calls;
 mod device;
 mod driver;
 mod memory;

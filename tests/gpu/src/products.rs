@@ -6,26 +6,11 @@ use std::ffi::{c_int, c_longlong, c_void};
 
 use half::{bf16, f16};
 
+use crate::calls::{ONLY, SUCCESS, Status, answers, nothing_to_do};
 use crate::device::with;
 use crate::memory::Allocations;
 
-/// What a call answers: one of these.
-type Status = c_int;
-const SUCCESS: Status = 0;
 const NOT_SUPPORTED: Status = 15;
-
-/// Any address that is not null.
-const ONLY: *mut c_void = std::ptr::dangling_mut::<u64>().cast();
-
-/// Calls that have nothing to do.
-macro_rules! nothing_to_do {
-    ($($name:ident($($argument:ty),*);)*) => {
-        $(#[unsafe(no_mangle)]
-        pub extern "C" fn $name($(_: $argument),*) -> Status {
-            SUCCESS
-        })*
-    };
-}
 
 nothing_to_do! {
     cublasDestroy_v2(*mut c_void);
@@ -36,18 +21,9 @@ nothing_to_do! {
     curandSetPseudoRandomGeneratorSeed(*mut c_void, u64);
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cublasCreate_v2(to: *mut *mut c_void) -> Status {
-    // SAFETY: the caller gives a place to write to.
-    unsafe { to.write(ONLY) };
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn curandCreateGenerator(to: *mut *mut c_void, _: c_int) -> Status {
-    // SAFETY: the caller gives a place to write to.
-    unsafe { to.write(ONLY) };
-    SUCCESS
+answers! {
+    cublasCreate_v2(-> *mut c_void) = ONLY;
+    curandCreateGenerator(-> *mut c_void, c_int) = ONLY;
 }
 
 /// A type of values, by cuBLAS's number.

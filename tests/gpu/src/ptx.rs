@@ -3,7 +3,9 @@
 mod arithmetic;
 mod block;
 mod decode;
+mod kernel;
 mod module;
+mod names;
 mod number;
 #[cfg(test)]
 mod tests;
@@ -12,7 +14,8 @@ mod thread;
 use rayon::prelude::*;
 
 pub(crate) use block::Launch;
-pub(crate) use decode::{Kernel, decode};
+pub(crate) use decode::decode;
+pub(crate) use kernel::Kernel;
 pub(crate) use module::{Source, kernels};
 
 impl Launch<'_> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::decode::{Action, Kernel, Register};
+use super::kernel::{Action, Kernel, Register};
 use super::thread::{Memory, State, Thread};
 use crate::memory::Allocations;
 

@@ -2,114 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::arithmetic::{self, Function, Order, Relation};
-use super::module::{Source, Variable, places, variable};
+use super::arithmetic::{self, Function};
+use super::kernel::{Action, Instruction, Kernel, Register};
+use super::module::{Source, places, variable};
+use super::names::Names;
 use super::number::{Conversion, Type, size_of};
-
-/// A kernel that can be run.
-#[derive(Debug)]
-pub struct Kernel {
-    /// As the module has it.
-    pub name: String,
-    /// What threads do, in order.
-    pub code: Vec<Instruction>,
-    /// Sizes of the parameters, and where each begins.
-    pub parameters: Vec<(usize, usize)>,
-    /// A thread's registers as it begins: all ones, but for constants.
-    pub registers: Vec<u64>,
-    /// Bytes of a block's memory, before what the launch adds.
-    pub shared: usize,
-    /// Bytes of a thread's own memory.
-    pub local: usize,
-}
-
-/// A register of a thread, by number. Constants have registers, too, and so has what tells threads from each other.
-pub type Register = usize;
-
-/// What tells threads from each other, in the first registers.
-pub const SPECIAL: [&str; 13] = [
-    "%tid.x",
-    "%tid.y",
-    "%tid.z",
-    "%ntid.x",
-    "%ntid.y",
-    "%ntid.z",
-    "%ctaid.x",
-    "%ctaid.y",
-    "%ctaid.z",
-    "%nctaid.x",
-    "%nctaid.y",
-    "%nctaid.z",
-    "%laneid",
-];
-
-/// Which memory an address is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Space {
-    /// The GPU's.
-    Global,
-    /// A block's; addresses count from its beginning.
-    Shared,
-    /// A thread's own; addresses count from its beginning.
-    Local,
-    /// The launch's parameters, likewise.
-    Parameter,
-}
-
-/// `[base + offset]` in a memory.
-#[derive(Debug, Clone, Copy)]
-pub struct Address {
-    /// Which memory.
-    pub space: Space,
-    /// A register, which may hold a variable's beginning.
-    pub base: Register,
-    /// In bytes.
-    pub offset: i64,
-}
-
-/// An instruction, and the predicate that must have this value for it to be done.
-#[derive(Debug)]
-pub struct Instruction {
-    /// Register of the predicate, and its value.
-    pub guard: Option<(usize, bool)>,
-    /// What is done.
-    pub action: Action,
-}
-
-/// What is done.
-#[derive(Debug)]
-pub enum Action {
-    /// A function of up to three values.
-    Compute(Function, Register, [Register; 3]),
-    /// A number in another type.
-    Convert(Conversion, Register, Register),
-    /// A relation of two values.
-    Compare(Order, Relation, Register, [Register; 2]),
-    /// The first if the predicate holds, else the second.
-    Select(Register, [Register; 3]),
-    /// Bits of the first put into the second, at a place, so many.
-    Insert(Register, [Register; 4]),
-    /// Values that lie one behind the other.
-    Load(Type, Vec<Register>, Address),
-    /// Likewise.
-    Store(Type, Vec<Register>, Address),
-    /// What lay there, and the sum put there by the function, at once.
-    Atomic(Type, Function, Option<Register>, Address, Register),
-    /// One value of halves, the first the lowest; bits of a half.
-    Pack(Register, Vec<Register>, usize),
-    /// Halves of one value.
-    Unpack(Vec<Register>, Register, usize),
-    /// The value of another thread of the warp, whose number differs by these bits.
-    Exchange(Register, Register, Register),
-    /// Go on there.
-    Branch(usize),
-    /// Wait for the block.
-    Barrier,
-    /// This thread has done its part.
-    Return,
-    /// Not known here; an error if it comes to it.
-    Unknown(String),
-}
 
 /// Decodes a kernel. What is not known becomes [`Action::Unknown`], since modules are full of what is never run.
 pub fn decode(source: &Source) -> Kernel {
@@ -143,13 +40,9 @@ pub fn decode(source: &Source) -> Kernel {
     let shared_size = names.place(&shared);
     let local_size = names.place(&local);
     names.place(&source.parameters);
-    let code = statements.iter().map(|statement| {
-        let unknown = || Instruction {
-            guard: None,
-            action: Action::Unknown((*statement).to_string()),
-        };
-        instruction(statement, &mut names, &labels).unwrap_or_else(unknown)
-    });
+    let code = statements
+        .iter()
+        .map(|statement| instruction(statement, &mut names, &labels));
     let code = code.collect();
     let sizes = source.parameters.iter().map(|parameter| parameter.size);
     Kernel {
@@ -167,130 +60,6 @@ fn label(text: &str) -> Option<(&str, &str)> {
     let (label, rest) = text.split_once(':')?;
     let is_name = |letter: char| letter.is_alphanumeric() || "_$".contains(letter);
     label.chars().all(is_name).then_some((label, rest))
-}
-
-/// What names of a kernel stand for.
-struct Names {
-    /// Names of registers, without the number where there are several of a kind.
-    declared: Vec<String>,
-    registers: HashMap<String, Register>,
-    constants: HashMap<u64, Register>,
-    variables: HashMap<String, usize>,
-    /// What registers hold as a thread begins.
-    initial: Vec<u64>,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Self {
-            declared: Vec::new(),
-            registers: (0..)
-                .zip(SPECIAL)
-                .map(|(register, name)| (name.to_string(), register))
-                .collect(),
-            constants: HashMap::new(),
-            variables: HashMap::new(),
-            initial: vec![!0; SPECIAL.len()],
-        }
-    }
-}
-
-impl Names {
-    /// `.reg .f32 %f<12>` or `.reg .b16 a, b`.
-    fn declare(&mut self, statement: &str) {
-        let names = statement.trim_start_matches(".reg").trim_start();
-        let names = names.split_once([' ', '\t']).map_or("", |(_, names)| names);
-        let names = names
-            .split(',')
-            .map(|name| name.split('<').next().unwrap_or("").trim());
-        self.declared.extend(names.map(str::to_string));
-    }
-
-    /// Puts variables one behind the other, and says where the last ends.
-    fn place(&mut self, variables: &[Variable]) -> usize {
-        let (starts, end) = places(variables);
-        let names = variables.iter().map(|variable| variable.name.clone());
-        self.variables.extend(names.zip(starts));
-        end
-    }
-
-    fn register(&mut self, name: &str) -> Option<Register> {
-        if let Some(register) = self.registers.get(name) {
-            return Some(*register);
-        }
-        let without_number = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
-        let is_known = self
-            .declared
-            .iter()
-            .any(|declared| declared == name || declared == without_number);
-        is_known.then(|| {
-            self.initial.push(!0);
-            self.registers
-                .insert(name.to_string(), self.initial.len() - 1);
-            self.initial.len() - 1
-        })
-    }
-
-    fn constant(&mut self, value: u64) -> Register {
-        *self.constants.entry(value).or_insert_with(|| {
-            self.initial.push(value);
-            self.initial.len() - 1
-        })
-    }
-
-    /// The register that holds a value: a register's, a variable's address, or a number.
-    fn operand(&mut self, text: &str) -> Option<Register> {
-        let address = self.variables.get(text).map(|start| *start as u64);
-        match address.or_else(|| literal(text)) {
-            Some(value) => Some(self.constant(value)),
-            None => self.register(text),
-        }
-    }
-
-    fn operands<const N: usize>(&mut self, texts: &[&str]) -> Option<[Register; N]> {
-        let mut operands = [0; N];
-        if texts.len() > N {
-            return None;
-        }
-        for (operand, text) in operands.iter_mut().zip(texts) {
-            *operand = self.operand(text)?;
-        }
-        Some(operands)
-    }
-
-    /// `[name+8]`, `[%rd1+-4]` or `[%rd1]`, of the memory that the instruction's words name.
-    fn address(&mut self, text: &str, words: &[&str]) -> Option<Address> {
-        let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-        let (name, offset) = inner.split_once('+').unwrap_or((inner, "0"));
-        let spaces = [
-            ("shared", Space::Shared),
-            ("local", Space::Local),
-            ("param", Space::Parameter),
-        ];
-        let named = spaces.into_iter().find(|(name, _)| words.contains(name));
-        Some(Address {
-            space: named.map_or(Space::Global, |(_, space)| space),
-            base: self.operand(name.trim())?,
-            offset: offset.trim().parse().ok()?,
-        })
-    }
-}
-
-/// The bits of a number as it is written.
-fn literal(text: &str) -> Option<u64> {
-    let hexadecimal = |digits| u64::from_str_radix(digits, 16).ok();
-    for prefix in ["0f", "0F", "0d", "0D", "0x", "0X"] {
-        if let Some(digits) = text.strip_prefix(prefix) {
-            return hexadecimal(digits);
-        }
-    }
-    if text == "WARP_SZ" {
-        return Some(32);
-    }
-    let text = text.strip_suffix('U').unwrap_or(text);
-    text.parse::<u64>()
-        .ok()
-        .or_else(|| text.parse::<i64>().ok().map(|x| x as u64))
 }
 
 /// At commas that are not within brackets.
@@ -316,30 +85,32 @@ fn elements(text: &str) -> Vec<&str> {
     inner.unwrap_or(text).split(',').map(str::trim).collect()
 }
 
-fn instruction(
-    statement: &str,
-    names: &mut Names,
-    labels: &HashMap<String, usize>,
-) -> Option<Instruction> {
-    let (guard, statement) = match statement.strip_prefix('@') {
+fn instruction(statement: &str, names: &mut Names, labels: &HashMap<String, usize>) -> Instruction {
+    let unknown = || Action::Unknown(statement.to_string());
+    let (guard, guarded) = match statement
+        .strip_prefix('@')
+        .and_then(|rest| rest.split_once(char::is_whitespace))
+    {
         None => (None, statement),
-        Some(guarded) => {
-            let (predicate, rest) = guarded.split_once(char::is_whitespace)?;
+        Some((predicate, rest)) => {
             let name = predicate.trim_start_matches('!');
+            let register = names.register(name);
             (
-                Some((names.register(name)?, name == predicate)),
+                register.map(|register| (register, name == predicate)),
                 rest.trim_start(),
             )
         }
     };
-    let (opcode, operands) = statement
+    let (opcode, operands) = guarded
         .split_once(char::is_whitespace)
-        .unwrap_or((statement, ""));
-    let operands = split_operands(operands);
-    let action = action(opcode, &operands, names, labels)?;
-    Some(Instruction { guard, action })
+        .unwrap_or((guarded, ""));
+    Instruction {
+        guard,
+        action: action(opcode, &split_operands(operands), names, labels).unwrap_or_else(unknown),
+    }
 }
 
+/// Nothing if it is not known here.
 fn action(
     opcode: &str,
     operands: &[&str],
@@ -366,33 +137,21 @@ fn action(
             let from = values(elements(from), names)?;
             Action::Store(Type::parse(kind)?, from, names.address(to, &words)?)
         }
-        ("atom", [to, address, value]) => {
+        ("atom" | "red", [to @ .., address, value]) => {
             let function = arithmetic::function(&format!(
                 "{}.{kind}",
                 words
                     .iter()
                     .find(|word| ["add", "min", "max"].contains(word))?
             ))?;
-            let to = Some(names.register(to)?);
+            let to = match to {
+                [] => None,
+                [to, ..] => Some(names.register(to)?),
+            };
             Action::Atomic(
                 Type::parse(kind)?,
                 function,
                 to,
-                names.address(address, &words)?,
-                names.operand(value)?,
-            )
-        }
-        ("red", [address, value]) => {
-            let function = arithmetic::function(&format!(
-                "{}.{kind}",
-                words
-                    .iter()
-                    .find(|word| ["add", "min", "max"].contains(word))?
-            ))?;
-            Action::Atomic(
-                Type::parse(kind)?,
-                function,
-                None,
                 names.address(address, &words)?,
                 names.operand(value)?,
             )

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::block::Launch;
-use super::decode::{Action, Address, Kernel, Space};
+use super::kernel::{Action, Address, Kernel, Space};
 use super::number::Type;
 use crate::memory::{Allocations, contains};
 

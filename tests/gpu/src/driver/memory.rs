@@ -1,0 +1,221 @@
+//! Memory of the GPU, memory of the host that stays in its place, and copies between them.
+
+use std::ffi::{c_int, c_uint, c_void};
+
+use super::{INVALID_VALUE, status};
+use crate::calls::{ONLY, SUCCESS, Status, answers};
+use crate::device::with;
+use crate::memory::Allocations;
+
+answers! {
+    cuDeviceGetDefaultMemPool(-> *mut c_void, c_int) = ONLY;
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc_v2(to: *mut u64, size: usize) -> Status {
+    if size == 0 {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the caller gives a place to write to.
+    unsafe {
+        to.write(with(|device| {
+            device.note(format_args!("memory: {size} bytes"));
+            device.memory.allocate(size)
+        }));
+    }
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocAsync(to: *mut u64, size: usize, _: *mut c_void) -> Status {
+    // SAFETY: the caller's.
+    unsafe { cuMemAlloc_v2(to, size) }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemFree_v2(start: u64) -> Status {
+    with(|device| {
+        device.enqueue(format_args!("free"), move |memory| memory.free(start));
+        status(device.finish_all())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemFreeAsync(start: u64, _: *mut c_void) -> Status {
+    with(|device| device.enqueue(format_args!("free"), move |memory| memory.free(start)));
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostAlloc(to: *mut *mut c_void, size: usize, _: c_uint) -> Status {
+    let memory = Box::leak(vec![0xff_u8; size].into_boxed_slice());
+    with(|device| device.pinned.insert(memory.as_ptr() as usize, size));
+    // SAFETY: the caller gives a place to write to.
+    unsafe { to.write(memory.as_mut_ptr().cast()) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFreeHost(start: *mut c_void) -> Status {
+    let Some(size) = with(|device| {
+        device.finish_all();
+        device.pinned.remove(&(start as usize))
+    }) else {
+        return INVALID_VALUE;
+    };
+    // SAFETY: it was leaked from such a box, and is forgotten.
+    drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.cast::<u8>(), size)) });
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemPoolSetAttribute(
+    _: *mut c_void,
+    attribute: c_int,
+    _: *mut c_void,
+) -> Status {
+    const MOST_USED: c_int = 8;
+    if attribute == MOST_USED {
+        with(|device| device.memory.forget_most());
+    }
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPoolGetAttribute(
+    _: *mut c_void,
+    attribute: c_int,
+    to: *mut c_void,
+) -> Status {
+    const USED: c_int = 7;
+    let [now, most] = with(|device| device.memory.usage());
+    // SAFETY: the caller gives a place for 64 bits.
+    unsafe {
+        to.cast::<u64>()
+            .write(if attribute == USED { now } else { most } as u64);
+    };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
+    const TOTAL: usize = 1 << 34;
+    let [used, _] = with(|device| device.memory.usage());
+    // SAFETY: the caller gives places to write to.
+    unsafe {
+        free.write(TOTAL.saturating_sub(used));
+        total.write(TOTAL);
+    }
+    SUCCESS
+}
+
+/// The bytes from `start`, for a closure that another thread may run.
+fn copy(to: u64, from: u64, size: usize) {
+    // SAFETY: who calls it has seen that both are memory of this size.
+    unsafe { (to as *mut u8).copy_from(from as *const u8, size) };
+}
+
+fn held(memory: &Allocations, start: u64, size: usize) -> Result<(), String> {
+    let finding = || {
+        format!(
+            "copies {size} bytes at {start:#x} that are in no memory: {}",
+            memory.near(start)
+        )
+    };
+    memory.hold(start, size).then_some(()).ok_or_else(finding)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
+    to: u64,
+    from: *const c_void,
+    size: usize,
+    _: *mut c_void,
+) -> Status {
+    with(|device| {
+        let start = from as usize;
+        if device.pins(start, size) {
+            // Read when it is its turn: what the host writes there before arrives.
+            device.enqueue(
+                format_args!("copy to the GPU: {size} bytes"),
+                move |memory| {
+                    held(memory, to, size)?;
+                    copy(to, start as u64, size);
+                    Ok(())
+                },
+            );
+        } else {
+            // SAFETY: the caller gives so many bytes to read.
+            let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), size) }.to_vec();
+            device.enqueue(
+                format_args!("copy to the GPU: {size} bytes"),
+                move |memory| {
+                    held(memory, to, size)?;
+                    copy(to, bytes.as_ptr() as u64, size);
+                    Ok(())
+                },
+            );
+        }
+    });
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemcpyDtoHAsync_v2(
+    to: *mut c_void,
+    from: u64,
+    size: usize,
+    _: *mut c_void,
+) -> Status {
+    let to = to as u64;
+    with(|device| {
+        device.enqueue(
+            format_args!("copy from the GPU: {size} bytes"),
+            move |memory| {
+                held(memory, from, size)?;
+                copy(to, from, size);
+                Ok(())
+            },
+        );
+        // Memory that may move is waited for.
+        status(device.pins(to as usize, size) || device.finish_all())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, size: usize, _: *mut c_void) -> Status {
+    with(|device| {
+        device.enqueue(format_args!("copy: {size} bytes"), move |memory| {
+            held(memory, from, size)?;
+            held(memory, to, size)?;
+            copy(to, from, size);
+            Ok(())
+        });
+    });
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemcpyPeerAsync(
+    to: u64,
+    _: *mut c_void,
+    from: u64,
+    _: *mut c_void,
+    size: usize,
+    stream: *mut c_void,
+) -> Status {
+    cuMemcpyDtoDAsync_v2(to, from, size, stream)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, size: usize, _: *mut c_void) -> Status {
+    with(|device| {
+        device.enqueue(format_args!("filling: {size} bytes"), move |memory| {
+            held(memory, to, size)?;
+            // SAFETY: memory of this size.
+            unsafe { (to as *mut u8).write_bytes(value, size) };
+            Ok(())
+        });
+    });
+    SUCCESS
+}
