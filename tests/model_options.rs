@@ -60,6 +60,13 @@ prop_compose! {
     }
 }
 
+/// The length of the difference, as a share of the length of what was expected.
+fn relative_distance(found: &[f32], expected: &[f32]) -> f32 {
+    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+    let pairs = found.iter().zip(expected);
+    length(&mut pairs.map(|(a, b)| a - b)) / length(&mut expected.iter().copied())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -91,7 +98,7 @@ proptest! {
         }
     }
 
-    /// In 16 bits everything learns that does in 32, its backward pass computed again or not.
+    /// In 16 bits a model says and learns what it does in 32, its backward pass computed again or not.
     #[test]
     fn every_option_learns_in_16_bits(config in options(), seed in 0u64..1000, recompute: bool) {
         let parameters = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
@@ -103,17 +110,15 @@ proptest! {
             let model = copy.model(&parameters).unwrap();
             let logits = model.forward(&images, Mode::Inference).unwrap();
             let loss = cross_entropy(&logits, &labels).unwrap();
-            (logits, copy.gradients(tape, &loss, &parameters).unwrap())
+            let gradients = copy.gradients(tape, &loss, &parameters).unwrap();
+            let gradients = parameters.iter().flat_map(|(name, _)| values(gradients.get(name).unwrap()));
+            (values(&logits.to_dtype(DType::F32).unwrap()), gradients.collect::<Vec<f32>>())
         };
-        let (wide, _) = of(Precision::F32);
-        let (narrow, gradients) = of(Precision::Bf16);
-        prop_assert!(distance(&narrow.to_dtype(DType::F32).unwrap(), &wide) < 0.1);
-        for (name, _) in parameters.iter() {
-            let gradient = gradients.get(name).unwrap();
-            prop_assert_eq!(gradient.dtype(), DType::F32);
-            let moves = values(gradient).iter().any(|g| *g != 0.0);
-            prop_assert!(moves || name.ends_with("key.bias"), "{} has no gradient", name);
-        }
+        let (logits, gradients) = of(Precision::F32);
+        let (narrow_logits, narrow_gradients) = of(Precision::Bf16);
+        prop_assert!(narrow_logits != logits);
+        prop_assert!(relative_distance(&narrow_logits, &logits) < 0.2);
+        prop_assert!(relative_distance(&narrow_gradients, &gradients) < 0.4);
     }
 
     /// An image does not know what it shares a batch with.
