@@ -108,14 +108,11 @@ pub(crate) fn add_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
     #[cfg(feature = "cuda")]
     for dtype in [DType::F32, DType::BF16] {
         if steps::are_there(pairs.iter().flat_map(|(sum, share)| [*sum, share]), dtype) {
-            return steps::add_all(pairs);
+            return steps::add_all(pairs, dtype);
         }
     }
-    for (sum, share) in pairs {
-        let added = sum.detach().add(&share.detach())?.flatten_all()?;
-        sum.detach().flatten_all()?.slice_set(&added, 0, 0)?;
-    }
-    Ok(())
+    let mut pairs = pairs.iter();
+    pairs.try_for_each(|(sum, share)| copy_all(&[(*sum, &sum.add(share)?)]))
 }
 
 /// Gives the first tensor of every pair the values of the second, rounded to its own type. It changes where it is.

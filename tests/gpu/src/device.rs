@@ -20,8 +20,7 @@ pub(crate) struct Device {
     /// The host's memory that stays in its place, with its sizes.
     pub(crate) pinned: BTreeMap<usize, usize>,
     queue: VecDeque<Work>,
-    /// Work that was given so far, and that was done.
-    given: u64,
+    /// How much of it was done so far.
     done: u64,
     failed: bool,
     trace: Trace,
@@ -40,6 +39,13 @@ impl Default for Trace {
 
 static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
 
+/// The device for a test alone: whoever waits does the work of all.
+#[cfg(test)]
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static TEST: Mutex<()> = Mutex::new(());
+    TEST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The device, while nobody else has it.
 pub(crate) fn with<R>(use_it: impl FnOnce(&mut Device) -> R) -> R {
     let mut device: MutexGuard<_> = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,8 +61,12 @@ impl Device {
     ) -> u64 {
         self.note(name);
         self.queue.push_back(Box::new(work));
-        self.given += 1;
-        self.given
+        self.last()
+    }
+
+    /// The number of what is last in the queue.
+    fn last(&self) -> u64 {
+        self.done + self.queue.len() as u64
     }
 
     /// Writes a line to the file that `GPU_STAND_IN_TRACE` names.
@@ -91,6 +101,6 @@ impl Device {
 
     /// Does all work.
     pub(crate) fn finish_all(&mut self) -> bool {
-        self.finish(self.given)
+        self.finish(self.last())
     }
 }

@@ -45,26 +45,24 @@ impl Allocations {
         Ok(())
     }
 
-    /// Whether so many bytes from `start` lie in one piece.
-    pub(crate) fn hold(&self, start: u64, size: usize) -> bool {
-        contains(&self.piece(start), start, size)
-    }
-
-    /// The piece that begins at `address` or nearest before it; nothing if there is none.
-    pub(crate) fn piece(&self, address: u64) -> Range<u64> {
-        let piece = self.pieces.range(..=address).next_back();
-        piece.map_or(0..0, |(start, size)| *start..start + *size as u64)
-    }
-
-    /// What a piece lies before `address`, for findings.
-    pub(crate) fn near(&self, address: u64) -> String {
-        match self.pieces.range(..=address).next_back() {
-            Some((start, size)) => format!(
-                "the piece before it has {size} bytes, and {address:#x} is byte {}",
-                address - start
+    /// The piece that so many bytes from `start` lie in.
+    ///
+    /// # Errors
+    /// When they do not lie in one.
+    pub(crate) fn piece(&self, start: u64, size: usize) -> Result<Range<u64>, String> {
+        let found = self.pieces.range(..=start).next_back();
+        let before = match found.map(|(at, length)| *at..*at + *length as u64) {
+            Some(piece) if contains(&piece, start, size) => return Ok(piece),
+            Some(piece) => format!(
+                "the piece before it has {} bytes, and {start:#x} is byte {}",
+                piece.end - piece.start,
+                start - piece.start
             ),
             None => "there is no piece before it".to_string(),
-        }
+        };
+        Err(format!(
+            "{size} bytes at {start:#x} are in no memory: {before}"
+        ))
     }
 
     /// Bytes now, and at most so far.

@@ -4,11 +4,10 @@
 
 use std::ffi::{c_int, c_longlong, c_void};
 
-use half::{bf16, f16};
-
 use crate::calls::{ONLY, SUCCESS, Status, answers, nothing_to_do};
 use crate::device::with;
 use crate::memory::Allocations;
+use crate::ptx::Type;
 
 const NOT_SUPPORTED: Status = 15;
 
@@ -27,51 +26,13 @@ answers! {
 }
 
 /// A type of values, by cuBLAS's number.
-#[derive(Debug, Clone, Copy)]
-enum Type {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Type {
-    fn of(number: c_int) -> Option<Self> {
-        Some(match number {
-            0 => Self::F32,
-            2 => Self::F16,
-            14 => Self::Bf16,
-            _ => return None,
-        })
-    }
-
-    fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-
-    unsafe fn read(self, start: u64, index: usize) -> f32 {
-        // SAFETY: the caller has seen that such a value lies there.
-        unsafe {
-            match self {
-                Self::F32 => (start as *const f32).add(index).read(),
-                Self::F16 => (start as *const f16).add(index).read().to_f32(),
-                Self::Bf16 => (start as *const bf16).add(index).read().to_f32(),
-            }
-        }
-    }
-
-    unsafe fn write(self, start: u64, index: usize, value: f32) {
-        // SAFETY: the caller has seen that such a value lies there.
-        unsafe {
-            match self {
-                Self::F32 => (start as *mut f32).add(index).write(value),
-                Self::F16 => (start as *mut f16).add(index).write(f16::from_f32(value)),
-                Self::Bf16 => (start as *mut bf16).add(index).write(bf16::from_f32(value)),
-            }
-        }
-    }
+fn type_of(number: c_int) -> Option<Type> {
+    Some(match number {
+        0 => Type::F32,
+        2 => Type::F16,
+        14 => Type::Bf16,
+        _ => return None,
+    })
 }
 
 /// A matrix in columns, and the next one of its kind.
@@ -92,22 +53,27 @@ impl Matrix {
     fn nth(mut self, index: usize, memory: &Allocations) -> Result<Self, String> {
         self.start += (index * self.stride * self.kind.size()) as u64;
         let values = (self.columns.max(1) - 1) * self.leading + self.rows;
-        let is_held =
-            self.leading >= self.rows && memory.hold(self.start, values * self.kind.size());
-        let finding = || {
-            let Self {
-                rows,
-                columns,
-                leading,
-                start,
-                ..
-            } = self;
-            format!(
-                "a product's matrix of {rows} x {columns} with {leading} from column to column leaves its memory: {}",
-                memory.near(start)
-            )
-        };
-        is_held.then_some(self).ok_or_else(finding)
+        let Self {
+            rows,
+            columns,
+            leading,
+            start,
+            ..
+        } = self;
+        let what = format!(
+            "a product's matrix of {rows} x {columns} with {leading} from column to column"
+        );
+        if leading < rows {
+            return Err(format!("{what} overlaps itself"));
+        }
+        let piece = memory.piece(start, values * self.kind.size());
+        piece.map_err(|finding| format!("{what}: {finding}"))?;
+        Ok(self)
+    }
+
+    /// Where the value of this number lies.
+    fn place(self, index: usize) -> *mut u8 {
+        (self.start as *mut u8).wrapping_add(index * self.kind.size())
     }
 
     fn values(self) -> Vec<f32> {
@@ -115,7 +81,10 @@ impl Matrix {
             .flat_map(|column| (0..self.rows).map(move |row| column * self.leading + row));
         // SAFETY: `nth` has seen that all its values are in memory.
         places
-            .map(|place| unsafe { self.kind.read(self.start, place) })
+            .map(|index| {
+                self.kind
+                    .to_f32(unsafe { self.kind.load(self.place(index)) })
+            })
             .collect()
     }
 }
@@ -178,16 +147,17 @@ impl Product {
         }
         for (column, values) in product.chunks(rows).enumerate() {
             for (row, value) in values.iter().enumerate() {
-                let place = column * c.leading + row;
+                let place = c.place(column * c.leading + row);
                 // SAFETY: `nth` has seen that all its values are in memory.
                 unsafe {
                     // What is multiplied by 0 may be no number.
                     let before = if self.beta == 0.0 {
                         0.0
                     } else {
-                        self.beta * c.kind.read(c.start, place)
+                        self.beta * c.kind.to_f32(c.kind.load(place))
                     };
-                    c.kind.write(c.start, place, self.alpha * value + before);
+                    c.kind
+                        .store(place, c.kind.bits_of(self.alpha * value + before));
                 }
             }
         }
@@ -221,7 +191,7 @@ pub unsafe extern "C" fn cublasGemmStridedBatchedEx(
     _compute_type: c_int,
     _algorithm: c_int,
 ) -> Status {
-    let [Some(a_type), Some(b_type), Some(c_type)] = [a_type, b_type, c_type].map(Type::of) else {
+    let [Some(a_type), Some(b_type), Some(c_type)] = [a_type, b_type, c_type].map(type_of) else {
         return NOT_SUPPORTED;
     };
     let matrix = |start: *const c_void,
@@ -289,6 +259,7 @@ mod tests {
     /// `c = alpha op(a) op(b) + beta c` for two pairs of matrices, `c` with a gap behind each column.
     #[test]
     fn products_are_of_what_lies_where_the_caller_says() {
+        let _alone = crate::device::alone();
         let (m, n, k) = (2, 3, 4);
         let a: Vec<f32> = (0..16).map(|x| x as f32).collect();
         let b: Vec<f32> = (0..24).map(|x| (x * x % 7) as f32).collect();

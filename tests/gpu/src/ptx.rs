@@ -17,6 +17,7 @@ pub(crate) use block::Launch;
 pub(crate) use decode::decode;
 pub(crate) use kernel::Kernel;
 pub(crate) use module::{Source, kernels};
+pub(crate) use number::Type;
 
 impl Launch<'_> {
     /// Runs all blocks, several at a time.

@@ -703,7 +703,6 @@ extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chu
     }
 }
 
-// Values of 16 bits in the place of the parameters' become what gradients, or what stands in their place, are; and the other way round.
 // What tensors of one shape add to others.
 #define ADD_ALL(T, suffix)                                                                                                  \
     extern "C" __global__ void add_all_##suffix(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) { \
@@ -717,6 +716,7 @@ extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chu
 ADD_ALL(float, f32)
 ADD_ALL(bf16, bf16)
 
+// Values of 16 bits in the place of the parameters' become what gradients, or what stands in their place, are; and the other way round.
 extern "C" __global__ void narrow_all(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) {
     EACH_CHUNK(number, p, i, end) {
         EACH_VALUE(i, end) { ((bf16 *)p.values)[i] = narrow<bf16>(p.gradient[i]); }

@@ -79,13 +79,15 @@ pub(crate) fn move_means(pairs: &[(&Tensor, &Tensor)], rate: f32) -> Result<()> 
     Table::of_pairs(pairs)?.launch("move_means", None, None, &[rate])
 }
 
-/// Adds the second of every pair to the first, which has its type.
+/// Adds the second of every pair to the first, all of one type.
 ///
 /// # Errors
 /// When the kernels do not compile.
-pub(crate) fn add_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
-    let is_narrow = pairs.iter().any(|(sum, _)| sum.dtype() == DType::BF16);
-    let kernel = ["add_all_f32", "add_all_bf16"][usize::from(is_narrow)];
+pub(crate) fn add_all(pairs: &[(&Tensor, &Tensor)], dtype: DType) -> Result<()> {
+    let kernel = match dtype {
+        DType::BF16 => "add_all_bf16",
+        _ => "add_all_f32",
+    };
     Table::of_pairs(pairs)?.launch(kernel, None, None, &[])
 }
 

@@ -15,15 +15,19 @@ nothing_to_do! {
 /// A module: its kernels, not yet decoded.
 struct Module(HashMap<String, Source>);
 
+/// A module of this text, for good.
+fn load(text: &str) -> *mut c_void {
+    Box::into_raw(Box::new(Module(kernels(text)))).cast()
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(to: *mut *mut c_void, image: *const c_void) -> Status {
     // SAFETY: the caller gives text that ends with a zero.
     let Ok(text) = unsafe { CStr::from_ptr(image.cast()) }.to_str() else {
         return INVALID_VALUE;
     };
-    let module = Box::new(Module(kernels(text)));
     // SAFETY: the caller gives a place to write to.
-    unsafe { to.write(Box::into_raw(module).cast()) };
+    unsafe { to.write(load(text)) };
     SUCCESS
 }
 
@@ -34,9 +38,8 @@ pub unsafe extern "C" fn cuModuleLoad(to: *mut *mut c_void, path: *const c_char)
     let Ok(text) = std::fs::read_to_string(path.as_ref()) else {
         return NOT_FOUND;
     };
-    let module = Box::new(Module(kernels(&text)));
     // SAFETY: the caller gives a place to write to.
-    unsafe { to.write(Box::into_raw(module).cast()) };
+    unsafe { to.write(load(&text)) };
     SUCCESS
 }
 

@@ -5,7 +5,6 @@ use std::ffi::{c_int, c_uint, c_void};
 use super::{INVALID_VALUE, status};
 use crate::calls::{ONLY, SUCCESS, Status, answers};
 use crate::device::with;
-use crate::memory::Allocations;
 
 answers! {
     cuDeviceGetDefaultMemPool(-> *mut c_void, c_int) = ONLY;
@@ -109,20 +108,10 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
     SUCCESS
 }
 
-/// The bytes from `start`, for a closure that another thread may run.
+/// Bytes from one place to another.
 fn copy(to: u64, from: u64, size: usize) {
     // SAFETY: who calls it has seen that both are memory of this size.
     unsafe { (to as *mut u8).copy_from(from as *const u8, size) };
-}
-
-fn held(memory: &Allocations, start: u64, size: usize) -> Result<(), String> {
-    let finding = || {
-        format!(
-            "copies {size} bytes at {start:#x} that are in no memory: {}",
-            memory.near(start)
-        )
-    };
-    memory.hold(start, size).then_some(()).ok_or_else(finding)
 }
 
 #[unsafe(no_mangle)]
@@ -132,30 +121,24 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     size: usize,
     _: *mut c_void,
 ) -> Status {
+    let from = from as u64;
     with(|device| {
-        let start = from as usize;
-        if device.pins(start, size) {
-            // Read when it is its turn: what the host writes there before arrives.
-            device.enqueue(
-                format_args!("copy to the GPU: {size} bytes"),
-                move |memory| {
-                    held(memory, to, size)?;
-                    copy(to, start as u64, size);
-                    Ok(())
-                },
-            );
-        } else {
+        // Memory that stays in its place is read when it is its turn: what the host writes there before arrives.
+        let bytes = (!device.pins(from as usize, size))
             // SAFETY: the caller gives so many bytes to read.
-            let bytes = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), size) }.to_vec();
-            device.enqueue(
-                format_args!("copy to the GPU: {size} bytes"),
-                move |memory| {
-                    held(memory, to, size)?;
-                    copy(to, bytes.as_ptr() as u64, size);
-                    Ok(())
-                },
-            );
-        }
+            .then(|| unsafe { std::slice::from_raw_parts(from as *const u8, size) }.to_vec());
+        device.enqueue(
+            format_args!("copy to the GPU: {size} bytes"),
+            move |memory| {
+                memory.piece(to, size)?;
+                copy(
+                    to,
+                    bytes.as_ref().map_or(from, |bytes| bytes.as_ptr() as u64),
+                    size,
+                );
+                Ok(())
+            },
+        );
     });
     SUCCESS
 }
@@ -172,7 +155,7 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(
         device.enqueue(
             format_args!("copy from the GPU: {size} bytes"),
             move |memory| {
-                held(memory, from, size)?;
+                memory.piece(from, size)?;
                 copy(to, from, size);
                 Ok(())
             },
@@ -186,8 +169,8 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(
 pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, size: usize, _: *mut c_void) -> Status {
     with(|device| {
         device.enqueue(format_args!("copy: {size} bytes"), move |memory| {
-            held(memory, from, size)?;
-            held(memory, to, size)?;
+            memory.piece(from, size)?;
+            memory.piece(to, size)?;
             copy(to, from, size);
             Ok(())
         });
@@ -211,7 +194,7 @@ pub extern "C" fn cuMemcpyPeerAsync(
 pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, size: usize, _: *mut c_void) -> Status {
     with(|device| {
         device.enqueue(format_args!("filling: {size} bytes"), move |memory| {
-            held(memory, to, size)?;
+            memory.piece(to, size)?;
             // SAFETY: memory of this size.
             unsafe { (to as *mut u8).write_bytes(value, size) };
             Ok(())

@@ -112,6 +112,7 @@ mod tests {
     /// As on a GPU that has much to do before.
     #[test]
     fn what_the_host_changes_before_a_copy_s_turn_arrives() {
+        let _alone = crate::device::alone();
         let (mut there, mut pinned, mut event) = (0, std::ptr::null_mut(), std::ptr::null_mut());
         let mut found = [0u8; 2];
         let ordinary = [1u8; 2];

@@ -54,6 +54,42 @@ impl Type {
         }
     }
 
+    /// The bits of the value that lies there, with a sign as far as they reach.
+    ///
+    /// # Safety
+    /// So many bytes can be read.
+    pub unsafe fn load(self, place: *const u8) -> u64 {
+        let mut bytes = [0; 8];
+        // SAFETY: the caller's.
+        unsafe { place.copy_to_nonoverlapping(bytes.as_mut_ptr(), self.size()) };
+        let bits = u64::from_le_bytes(bytes);
+        let unused = 64 - 8 * self.size() as u32;
+        if matches!(self, Self::Signed(_)) {
+            ((bits << unused) as i64 >> unused) as u64
+        } else {
+            bits
+        }
+    }
+
+    /// Puts the lowest bits there.
+    ///
+    /// # Safety
+    /// So many bytes can be written.
+    pub unsafe fn store(self, place: *mut u8, bits: u64) {
+        // SAFETY: the caller's.
+        unsafe { place.copy_from_nonoverlapping(bits.to_le_bytes().as_ptr(), self.size()) };
+    }
+
+    /// The number that the lowest bits are, as `f32` has it.
+    pub fn to_f32(self, bits: u64) -> f32 {
+        self.number(bits).real() as f32
+    }
+
+    /// The bits of the nearest number.
+    pub fn bits_of(self, x: f32) -> u64 {
+        self.bits(Number::Real(f64::from(x)))
+    }
+
     /// The number that the lowest bits are.
     fn number(self, bits: u64) -> Number {
         let unused = 64 - 8 * self.size() as u32;

@@ -115,20 +115,15 @@ fn act(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<()
             let place = memory.place(registers, *address, size * to.len())?;
             for (index, to) in to.iter().enumerate() {
                 // SAFETY: `place` is where so many bytes may be read.
-                registers[*to] = unsafe { load(place.add(index * size), *kind) };
+                registers[*to] = unsafe { kind.load(place.add(index * size)) };
             }
         }
         Action::Store(kind, from, address) => {
             let size = kind.size();
             let place = memory.place(registers, *address, size * from.len())?;
             for (index, from) in from.iter().enumerate() {
-                let value = registers[*from].to_le_bytes();
                 // SAFETY: `place` is where so many bytes may be written; blocks that write to one place do so on a GPU, too.
-                unsafe {
-                    place
-                        .add(index * size)
-                        .copy_from_nonoverlapping(value.as_ptr(), size);
-                }
+                unsafe { kind.store(place.add(index * size), registers[*from]) };
             }
         }
         Action::Atomic(kind, function, to, address, with) => {
@@ -198,15 +193,9 @@ impl<'a> Memory<'a> {
         let bytes = match address.space {
             Space::Global => {
                 if !contains(&self.piece, start, size) {
-                    self.piece = self.gpu.piece(start);
+                    self.piece = self.gpu.piece(start, size)?;
                 }
-                let is_held = contains(&self.piece, start, size);
-                return is_held.then_some(start as *mut u8).ok_or_else(|| {
-                    format!(
-                        "{size} bytes at {start:#x} are in no memory: {}",
-                        self.gpu.near(start)
-                    )
-                });
+                return Ok(start as *mut u8);
             }
             Space::Shared => &mut self.shared[..],
             Space::Local => &mut self.local[own],
@@ -220,21 +209,6 @@ impl<'a> Memory<'a> {
                 address.space
             )
         })
-    }
-}
-
-/// The value's bits, with a sign as far as they reach.
-unsafe fn load(place: *const u8, kind: Type) -> u64 {
-    let mut bytes = [0; 8];
-    let size = kind.size();
-    // SAFETY: the caller's.
-    unsafe { place.copy_to_nonoverlapping(bytes.as_mut_ptr(), size) };
-    let bits = u64::from_le_bytes(bytes);
-    let unused = 64 - 8 * size as u32;
-    if matches!(kind, Type::Signed(_)) {
-        ((bits << unused) as i64 >> unused) as u64
-    } else {
-        bits
     }
 }
 
