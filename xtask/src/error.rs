@@ -135,6 +135,25 @@ pub enum XtaskError {
         packages: &'static str,
     },
 
+    /// Cargo did not do what it was asked to.
+    #[error("`cargo {command}` failed: {finding}")]
+    Cargo {
+        /// Its arguments.
+        command: String,
+        /// How it ended and what it said.
+        finding: String,
+    },
+
+    /// The build has grown beyond its budget.
+    #[error(
+        "the build is over its budget in xtask/build-budget.toml: {finding}; leave something out, or raise the budget \
+         and say why"
+    )]
+    OverBudget {
+        /// What is too much, and by how much.
+        finding: String,
+    },
+
     /// A plot of no run, or of more than there are colours.
     #[error("runs in one plot: expected 1 to {most}, found {found}")]
     TooManyRuns {

@@ -9,10 +9,12 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "hub")]
 use perceiver_data::HubDataset;
 
 use crate::download::{Download, HttpOptions};
 use crate::error::{Result, XtaskError};
+#[cfg(feature = "hub")]
 use crate::hub_source::write_from_hub;
 use crate::observer::Observer;
 use crate::spec::DatasetSpec;
@@ -28,7 +30,8 @@ pub enum Origin {
     Archive(PathBuf),
     /// A directory that is the data set's, has it, or has its archive.
     Directory(PathBuf),
-    /// The Hub, whose pictures are written in the official layout.
+    /// The Hub, whose images are written in the official layout.
+    #[cfg(feature = "hub")]
     Hub(Box<HubDataset>),
 }
 
@@ -55,6 +58,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Url(url) => f.write_str(url),
             Self::Archive(path) | Self::Directory(path) => path.display().fmt(f),
+            #[cfg(feature = "hub")]
             Self::Hub(dataset) => write!(f, "{} on the Hub", dataset.repo),
         }
     }
@@ -133,6 +137,7 @@ impl Fetch<'_> {
             }
             Origin::Archive(archive) => self.fill_from_archive(archive, fresh),
             Origin::Directory(directory) => self.fill_from_directory(directory, fresh),
+            #[cfg(feature = "hub")]
             Origin::Hub(dataset) => {
                 let parent = fresh.parent().unwrap_or(fresh);
                 write_from_hub(dataset, self.spec, parent, self.observer)

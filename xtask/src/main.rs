@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use perceiver_data::{Cifar, HubDataset, HubProgress, LoadOptions, Split};
+use perceiver_data::{LoadOptions, Split};
 use perceiver_train::{DeviceChoice, Precision, Preset};
 use xtask::bench::workload::Workload;
 use xtask::bench::{self, Bench, Subject};
+use xtask::build_cost;
 use xtask::cargo::cargo;
 use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
-use xtask::hub_source::hub_repo;
 use xtask::measure::{self, Measure};
-use xtask::observer::{Observer, Terminal};
+use xtask::observer::Terminal;
 use xtask::pictures;
 use xtask::plot::{By, Metric, Plot};
 use xtask::spec::DatasetSpec;
@@ -42,6 +42,8 @@ enum Chore {
     Measure(MeasureArguments),
     /// Draw curves of one or more runs, as an SVG picture.
     Plot(PlotArguments),
+    /// Show what building costs: packages, CPU seconds by package, versions built twice.
+    BuildCost(BuildCostArguments),
     /// One process of a benchmark.
     #[command(hide = true)]
     BenchWorker(Workload),
@@ -221,6 +223,31 @@ struct PlotArguments {
     title: Option<String>,
 }
 
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cargo xtask build-cost              # from an empty target directory: minutes
+  cargo xtask build-cost --check      # counts packages alone, against xtask/build-budget.toml")]
+struct BuildCostArguments {
+    /// Build nothing; fail when the build has grown beyond its budget or the two commands of the README share less.
+    #[arg(long)]
+    check: bool,
+    /// How many packages to list, the most expensive first.
+    #[arg(long, default_value_t = 40)]
+    rows: usize,
+}
+
+fn build_cost(arguments: &BuildCostArguments) -> Result<()> {
+    let graph = build_cost::Graph::read(workspace())?;
+    println!("{}", graph.summary());
+    if arguments.check {
+        let budget = build_cost::Budget::read(&workspace().join("xtask/build-budget.toml"))?;
+        return Ok(graph.require(&budget)?);
+    }
+    let costs = build_cost::measure(workspace())?;
+    println!("{}", costs.table(arguments.rows));
+    Ok(())
+}
+
 fn plot(arguments: PlotArguments) -> Result<()> {
     let PlotArguments {
         runs,
@@ -337,12 +364,19 @@ fn save_pictures(arguments: &SavePictures) -> Result<()> {
         ..LoadOptions::default()
     };
     let (source, output) = (&arguments.dataset, &arguments.output);
+    if !cfg!(feature = "hub") && matches!(source, perceiver_data::Source::Hub { .. }) {
+        return with_feature("hub");
+    }
     let paths = pictures::save(source, split, arguments.count, &options, output)?;
     println!("{} pictures written to {}", paths.len(), output.display());
     Ok(())
 }
 
 fn main() -> Result<()> {
+    // Started by cargo in place of the compiler, to time it.
+    if let Some(log) = std::env::var_os(build_cost::LOG) {
+        std::process::exit(build_cost::time_compiler(log.as_ref())?);
+    }
     match Cli::parse().chore {
         Chore::FetchData(arguments) => fetch_data(&arguments),
         Chore::SavePictures(arguments) => save_pictures(&arguments),
@@ -360,18 +394,23 @@ fn main() -> Result<()> {
         Chore::Measure(arguments) => measure(arguments),
         Chore::Plot(arguments) => plot(arguments),
         Chore::BenchWorker(workload) => bench_worker(&workload),
+        Chore::BuildCost(arguments) => build_cost(&arguments),
     }
 }
 
 fn fetch_data(arguments: &FetchData) -> Result<()> {
-    let (spec, cifar) = match arguments.dataset {
-        Name::Cifar100 => (DatasetSpec::cifar100(), Cifar::Hundred),
-        Name::Cifar10 => (DatasetSpec::cifar10(), Cifar::Ten),
+    let spec = match arguments.dataset {
+        Name::Cifar100 => DatasetSpec::cifar100(),
+        Name::Cifar10 => DatasetSpec::cifar10(),
     };
     let origin = match (&arguments.from, arguments.source) {
         (Some(from), _) => Origin::from_argument(from, &spec)?,
         (None, Source::Toronto) => Origin::Url(spec.archive_url.clone()),
-        (None, Source::Hub) => Origin::Hub(Box::new(from_hub(cifar))),
+        #[cfg(feature = "hub")]
+        (None, Source::Hub) => hub_origin(arguments.dataset),
+        // The Hub's client takes longer to compile than all other chores, so it is built when it is asked for.
+        #[cfg(not(feature = "hub"))]
+        (None, Source::Hub) => return with_feature("hub"),
     };
     let terminal = Terminal::default();
     let fetch = Fetch {
@@ -392,13 +431,21 @@ fn fetch_data(arguments: &FetchData) -> Result<()> {
     Ok(())
 }
 
-fn from_hub(cifar: Cifar) -> HubDataset {
-    let mut dataset = HubDataset::new(hub_repo(cifar));
+#[cfg(feature = "hub")]
+fn hub_origin(name: Name) -> Origin {
+    use perceiver_data::{Cifar, HubDataset, HubProgress};
+    use xtask::observer::Observer;
+
+    let cifar = match name {
+        Name::Cifar100 => Cifar::Hundred,
+        Name::Cifar10 => Cifar::Ten,
+    };
+    let mut dataset = HubDataset::new(xtask::hub_source::hub_repo(cifar));
     let terminal = Terminal::default();
     dataset.access.on_progress = Some(std::sync::Arc::new(move |progress: &HubProgress| {
         terminal.progress(progress.done, progress.total);
     }));
-    dataset
+    Origin::Hub(Box::new(dataset))
 }
 
 /// The root of the workspace, wherever it is called from.

@@ -113,6 +113,7 @@ mod hub {
     use anyhow::{Result, bail};
 
     use super::CheckpointFlags;
+    use crate::build_features;
 
     pub(super) fn directory(flags: &CheckpointFlags, _: &[&str], _: &[&str]) -> Result<PathBuf> {
         let (flag, checkpoint) = (flags.flag, &flags.checkpoint);
@@ -121,7 +122,8 @@ mod hub {
             return Ok(directory);
         }
         bail!(
-            "{flag} {checkpoint}: expected a directory, since this program was built without feature `hub` and reaches no Hub"
+            "{flag} {checkpoint}: expected a directory, since models of the Hub need the Cargo feature `hub`; {}",
+            build_features::how_to_get("hub")
         )
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 mod attention;
+mod build_features;
 mod checkpoint;
 mod colour;
 mod compare;
@@ -122,6 +123,8 @@ enum Command {
     Shard(shard::Arguments),
     #[cfg(feature = "hub")]
     Push(push::Arguments),
+    #[cfg(not(feature = "hub"))]
+    Push(build_features::NotBuiltIn),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -164,6 +167,8 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Shard(arguments) => shard::run(&arguments),
         #[cfg(feature = "hub")]
         Command::Push(arguments) => push::run(&arguments),
+        #[cfg(not(feature = "hub"))]
+        Command::Push(arguments) => arguments.refuse("push"),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };
@@ -171,6 +176,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         if nobody_listens(&error) {
             return ExitCode::SUCCESS;
         }
+        let error = build_features::with_command(error);
         eprintln!("error: {}", in_one_line(&error));
         ExitCode::FAILURE
     })

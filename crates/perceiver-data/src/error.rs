@@ -169,6 +169,15 @@ pub enum DataError {
         hint: String,
     },
 
+    /// The data is of a kind whose reader was left out of this build.
+    #[error("{what} needs the Cargo feature `{feature}`, which this program was built without")]
+    NotBuiltIn {
+        /// The file or data set.
+        what: String,
+        /// The feature of this crate that brings the reader.
+        feature: &'static str,
+    },
+
     /// An option has a value it cannot have.
     #[error("{option}: expected {expected}, found {found}")]
     InvalidOption {

@@ -30,7 +30,7 @@
 //! ```
 //!
 //! A [`Source`] names where a [`Dataset`] comes from: [`Cifar`]'s binary files, an [`ImageFolder`], the Hugging Face
-//! Hub (feature `hub`) or the embedded [`shapes`](shapes()). Pictures stay 8-bit [`Image`]s in memory, or where they are in shards
+//! Hub (feature `hub`), Parquet files (feature `parquet`) or the embedded [`shapes`](shapes()). Pictures stay 8-bit [`Image`]s in memory, or where they are in shards
 //! ([`ShardFolder`]), until a [`Loader`] makes a batch of them by [`Preprocessing`] and [`Augmentation`]. Whatever can be wrong with data is a
 //! variant of [`DataError`] that names the file, what was expected and what was found.
 
@@ -55,19 +55,19 @@ mod hub_files;
 #[cfg(feature = "hub")]
 mod hub_repo;
 mod image;
-#[cfg(feature = "hub")]
+#[cfg(feature = "candle-datasets")]
 pub mod interchange;
 mod labels;
 mod loader;
 mod mix;
 mod normalization;
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 mod parquet;
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 mod parquet_columns;
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 mod parquet_file;
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 mod parquet_writer;
 mod picture_files;
 mod pictures;
@@ -104,9 +104,9 @@ pub use labels::Labels;
 pub use loader::{Loader, LoaderConfig, Part};
 pub use mix::Mixing;
 pub use normalization::{ChannelSums, Normalization};
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 pub use parquet::{ParquetOptions, read_parquet};
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 pub use parquet_writer::write_parquet;
 #[cfg(feature = "hub")]
 pub use perceiver_hub::{HubAccess, HubProgress, OnProgress};

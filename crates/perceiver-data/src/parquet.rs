@@ -69,6 +69,7 @@ pub fn read_parquet(name: &str, files: &[PathBuf], options: &ParquetOptions) -> 
 }
 
 /// The class names in the metadata of the first of `files`, if it has some.
+#[cfg(any(feature = "hub", test))]
 pub(crate) fn named_classes(
     files: &[PathBuf],
     options: &ParquetOptions,
@@ -82,6 +83,7 @@ pub(crate) fn named_classes(
 }
 
 /// The class names in the metadata of `files`, or else the numbers up to the largest label.
+#[cfg(any(feature = "hub", test))]
 pub(crate) fn numbered_classes(files: &[PathBuf], options: &ParquetOptions) -> Result<Vec<String>> {
     if let Some(names) = named_classes(files, options)? {
         return Ok(names);

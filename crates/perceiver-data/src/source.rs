@@ -199,12 +199,9 @@ impl Source {
 
     #[cfg(not(feature = "hub"))]
     fn without_hub(&self) -> DataError {
-        DataError::InvalidOption {
-            option: "dataset",
-            expected:
-                "a data set on this machine, as this program was built without the feature `hub`"
-                    .into(),
-            found: self.to_string(),
+        DataError::NotBuiltIn {
+            what: format!("data set {self}"),
+            feature: "hub",
         }
     }
 }
@@ -301,11 +298,7 @@ mod tests {
             source.check(&options).unwrap_err(),
             source.load(Split::Train, &options).unwrap_err(),
         ] {
-            assert!(
-                error
-                    .to_string()
-                    .contains("built without the feature `hub`")
-            );
+            assert!(error.to_string().contains("needs the Cargo feature `hub`"));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-#[cfg(not(feature = "hub"))]
+#[cfg(not(feature = "parquet"))]
 use crate::error::DataError;
 use crate::error::Result;
 use crate::labels::{MAX_UNNAMED_CLASSES, class_indices};
@@ -22,7 +22,7 @@ pub(crate) struct Shard {
 enum Places {
     Tar(Vec<Span>),
     /// Row by row.
-    #[cfg(feature = "hub")]
+    #[cfg(feature = "parquet")]
     Parquet,
 }
 
@@ -62,7 +62,7 @@ impl Shard {
     pub(crate) fn index_bytes(&self) -> usize {
         let places = match &self.places {
             Places::Tar(spans) => size_of_val(&spans[..]),
-            #[cfg(feature = "hub")]
+            #[cfg(feature = "parquet")]
             Places::Parquet => 0,
         };
         places + size_of_val(&self.labels[..])
@@ -84,7 +84,7 @@ impl Shard {
                 let spans = rows.iter().map(|&row| spans[row]);
                 tar_shard::read(&self.path, spans)
             }
-            #[cfg(feature = "hub")]
+            #[cfg(feature = "parquet")]
             Places::Parquet => super::parquet_shard::read(&self.path, rows),
         }
     }
@@ -106,17 +106,16 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
 
 type Indexed = (Places, Vec<i64>, Option<Vec<String>>);
 
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 fn parquet(path: &Path) -> Result<Indexed> {
     let (labels, names) = super::parquet_shard::index(path)?;
     Ok((Places::Parquet, labels, names))
 }
 
-#[cfg(not(feature = "hub"))]
+#[cfg(not(feature = "parquet"))]
 fn parquet(path: &Path) -> Result<Indexed> {
-    Err(DataError::Shard {
-        path: path.to_owned(),
-        expected: "a tar file, as this program was built without the feature `hub`".to_owned(),
-        found: "Parquet".to_owned(),
+    Err(DataError::NotBuiltIn {
+        what: path.display().to_string(),
+        feature: "parquet",
     })
 }

@@ -275,7 +275,7 @@ fn labels_have_to_be_those_of_classes() {
     );
 }
 
-#[cfg(feature = "hub")]
+#[cfg(feature = "parquet")]
 #[test]
 fn parquet_is_read_by_rows() {
     let root = tempfile::tempdir().unwrap();
