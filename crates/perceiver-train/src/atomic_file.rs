@@ -50,7 +50,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let attempt = || {
         let directory = directory_of(path);
-        let mut file = Builder::new().prefix(PREFIX).tempfile_in(directory)?;
+        let mut file = with_mode_by_umask(Builder::new().prefix(PREFIX)).tempfile_in(directory)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
@@ -87,6 +87,17 @@ pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(_) => write(to, &read(from)?),
     }
+}
+
+/// Lets a file have the mode that any program's has, by the umask. Without this temporary files are their owner's alone, and what they are
+/// renamed to stays so.
+fn with_mode_by_umask<'a, 'b>(builder: &'a mut Builder<'b, 'b>) -> &'a mut Builder<'b, 'b> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -131,6 +142,22 @@ mod tests {
         }
         write(&now, b"4").unwrap();
         assert_eq!([read(&before).unwrap(), read(&now).unwrap()], [b"3", b"4"]);
+    }
+
+    /// Not 0600: what is written is for others to read, unless the umask says otherwise.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_has_the_mode_that_any_programs_has() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let [ours, any] = ["ours", "any"].map(|name| directory.path().join(name));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::write(&any, "").unwrap();
+        for content in ["new", "replaced"] {
+            write(&ours, content.as_bytes()).unwrap();
+            assert_eq!(mode(&ours), mode(&any), "{content}");
+        }
     }
 
     #[test]
