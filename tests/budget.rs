@@ -184,3 +184,37 @@ fn the_program_ends_a_run_by_the_clock_with_the_test() {
         );
     }
 }
+
+/// Said before the first step, and one step is made all the same.
+#[test]
+fn a_budget_that_is_too_short_is_told_with_the_least_that_works() {
+    let place =
+        perceiver_tests::program::Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let said = place.succeed(
+        "train --preset quickstart --config tiny.toml --limit-train 600 --budget 50ms --output run",
+    );
+    let told = said
+        .err
+        .find("a budget of 50ms is too short for one step, validation, saving and the test, and will be exceeded");
+    let epoch = said.err.find("epoch 1");
+    assert!(told.is_some() && told < epoch, "{}", said.err);
+    let least = said.err.split("about --budget ").nth(1).unwrap();
+    let least = least.split_whitespace().next().unwrap();
+    assert!(least.parse::<perceiver_train::Budget>().is_ok(), "{least}");
+}
+
+#[test]
+fn the_least_budget_has_room_for_the_test() {
+    let run = Run::new("training.budget = '1ms'");
+    let trainer = run.trainer();
+    let forecast = trainer.forecast().unwrap().unwrap();
+    let least = trainer.least_budget(&forecast).duration();
+    let test = TestAhead {
+        images: 0,
+        loading: Duration::from_secs(100),
+    };
+    let later = trainer.timed(Instant::now(), test).least_budget(&forecast);
+    let more = later.duration().saturating_sub(least).as_secs_f64();
+    // The test's loading, with a fifth more for caution and the slack.
+    assert!((more - 122.4).abs() < 2.0, "{more}");
+}

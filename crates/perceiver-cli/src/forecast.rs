@@ -1,7 +1,7 @@
 //! What a run will take, said before it, and what it took, said after.
 
 use anyhow::Result;
-use perceiver_train::{Forecast, Trainer, peak_memory_bytes};
+use perceiver_train::{Budget, Forecast, Trainer, peak_memory_bytes};
 
 /// A forecast and where the run stood then.
 pub(crate) struct Told {
@@ -35,6 +35,11 @@ impl Told {
             time(forecast.epoch_seconds),
             memory(forecast.memory_bytes)
         );
+        if let Some(budget) = training.budget
+            && epochs_before == 0
+        {
+            say_if_too_short(budget, trainer.least_budget(&forecast));
+        }
         Ok(Some(Self {
             forecast,
             epochs_before,
@@ -60,6 +65,17 @@ impl Told {
             time(self.forecast.epoch_seconds),
             memory(peak_memory_bytes()),
             memory(self.forecast.memory_bytes)
+        );
+    }
+}
+
+/// Says of a budget that has no room for a run at all that it will be exceeded, and what would do.
+fn say_if_too_short(budget: Budget, least: Budget) {
+    if least.duration() > budget.duration() {
+        tracing::warn!(
+            "a budget of {budget} is too short for one step, validation, saving and the test, and will be exceeded; the least that works here is \
+             about --budget {}",
+            least.to_string().replace(' ', "")
         );
     }
 }

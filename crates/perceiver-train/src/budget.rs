@@ -24,6 +24,11 @@ use crate::error::TrainError;
 pub struct Budget(Duration);
 
 impl Budget {
+    /// Whole seconds, so many or up to one more, and one at least.
+    pub(crate) fn of_seconds(seconds: f64) -> Self {
+        Self(Duration::from_secs(seconds.ceil().max(1.0) as u64))
+    }
+
     /// How long.
     pub fn duration(self) -> Duration {
         self.0

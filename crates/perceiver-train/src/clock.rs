@@ -81,6 +81,12 @@ impl Workload {
         CAUTION * (pictures + test.loading.as_secs_f64() + 2.0 * saving)
     }
 
+    /// Seconds of the least budget that has room for a step, what has gone by, and what follows it.
+    pub(crate) fn least(&self, clock: &Clock, time: &TimeSpent) -> f64 {
+        let step = self.training * self.batch_size as f64;
+        (clock.spent() + step + self.reserve(time, clock.test)) / (1.0 - SLACK)
+    }
+
     /// How the time of a run with a budget stands.
     pub(crate) fn within(&self, budget: Duration, clock: &Clock, time: &TimeSpent) -> TimeLeft {
         let end = (1.0 - SLACK) * budget.as_secs_f64() - self.reserve(time, clock.test);
@@ -149,6 +155,19 @@ mod tests {
         };
         let left = WORKLOAD.within(Duration::from_secs(100), &clock(30.0), &time);
         assert!(left.share < 1e-3);
+    }
+
+    #[test]
+    fn the_least_budget_is_the_first_with_room_for_a_step() {
+        let (clock, time) = (clock(5.0), TimeSpent::default());
+        let least = WORKLOAD.least(&clock, &time);
+        // 5 seconds, 1 for a step, 1.2 of 5 for 1,000 pictures and 1 for reading them, and the slack.
+        assert!((least - 13.2 / 0.98).abs() < 0.1, "{least}");
+        let is_up = |seconds| {
+            let budget = Duration::from_secs_f64(seconds);
+            WORKLOAD.within(budget, &clock, &time).is_up
+        };
+        assert!(is_up(least - 0.1) && !is_up(least + 0.1));
     }
 
     #[test]

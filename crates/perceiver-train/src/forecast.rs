@@ -14,7 +14,8 @@ use crate::recipe::Recipe;
 /// Multiply-adds of forward passes that a trial may take: seconds on a laptop's cores.
 const TRIAL: u64 = 40_000_000_000;
 
-/// How long passes are repeated, and how often at most.
+/// How long passes are repeated, a share of a budget at most, and how often at most.
+const SHARE_OF_BUDGET: u32 = 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 const PASSES: usize = 7;
 
@@ -23,6 +24,10 @@ const PASSES: usize = 7;
 pub struct Forecast {
     /// Seconds of training and validation.
     pub epoch_seconds: f64,
+    /// Seconds that a process takes to learn from an image.
+    pub training_seconds: f64,
+    /// Seconds that a process takes to classify an image.
+    pub inference_seconds: f64,
     /// The most memory at once, in bytes; None where the system does not tell.
     pub memory_bytes: Option<u64>,
 }
@@ -64,6 +69,8 @@ impl Trial<'_> {
         })?;
         let whole = batch as f64 / count as f64;
         Ok(Forecast {
+            training_seconds: training,
+            inference_seconds: inference,
             epoch_seconds: training * self.train_images as f64
                 + inference * self.validation_images as f64,
             memory_bytes: before.zip(after).map(|(before, after)| {
@@ -74,13 +81,17 @@ impl Trial<'_> {
         })
     }
 
-    /// Seconds a picture of a pass over `count`, the median of those that fit into [`PATIENCE`], without the first, which meets
+    /// Seconds a picture of a pass over `count`, the median of those that there is time for, without the first, which meets
     /// cold caches and untouched memory.
     fn seconds(&self, count: usize, mut pass: impl FnMut() -> Result<()>) -> Result<f64> {
         pass()?;
+        let patience = match self.recipe.training.budget {
+            None => PATIENCE,
+            Some(budget) => PATIENCE.min(budget.duration() / SHARE_OF_BUDGET),
+        };
         let begin = Instant::now();
         let mut seconds = Vec::new();
-        while seconds.is_empty() || (seconds.len() < PASSES && begin.elapsed() < PATIENCE) {
+        while seconds.is_empty() || (seconds.len() < PASSES && begin.elapsed() < patience) {
             let start = Instant::now();
             pass()?;
             self.pass.images.device().synchronize()?;

@@ -22,7 +22,8 @@ use perceiver_ops::Upload;
 use crate::agreement::require_agreement;
 use crate::ahead::ahead;
 use crate::averaging::Averaging;
-use crate::clock::{Clock, TestAhead, TimeLeft, Workload};
+use crate::budget::Budget;
+use crate::clock::{Clock, TestAhead, TimeLeft, TimeSpent, Workload};
 use crate::diagnosis::{Diagnosis, ModelDiagnosis};
 use crate::early_stopping::Verdict;
 use crate::error::{Result, TrainError};
@@ -173,6 +174,19 @@ impl Trainer {
         trial.forecast().map(Some)
     }
 
+    /// The least budget, in whole seconds, that has room for a step, its validation, saving and the test, in a run that has none of that yet
+    /// and of which a forecast was made. One that is shorter will be exceeded.
+    pub fn least_budget(&self, forecast: &Forecast) -> Budget {
+        let ranks = self.place.ranks.size() as f64;
+        let inference = forecast.inference_seconds / ranks;
+        let workload = self.workload(forecast.training_seconds / ranks);
+        let time = TimeSpent {
+            validation: Some(inference * workload.validation_images as f64),
+            ..self.progress.time
+        };
+        Budget::of_seconds(workload.least(&self.clock, &time))
+    }
+
     /// The epochs done so far.
     pub fn history(&self) -> &[EpochMetrics] {
         &self.progress.history
@@ -248,13 +262,18 @@ impl Trainer {
             (0, Some(last)) => 1.0 / last.images_per_second,
             (samples, _) => seconds / samples as f64,
         };
-        let workload = Workload {
+        let workload = self.workload(training);
+        Some(workload.within(budget.duration(), &self.clock, &self.progress.time))
+    }
+
+    /// What is to be done, where training takes so many seconds an image.
+    fn workload(&self, training: f64) -> Workload {
+        Workload {
             training,
             batch_size: self.recipe.training.batch_size,
             validation_images: self.data.validation.len(),
             bytes: 4 * self.parameters.count(),
-        };
-        Some(workload.within(budget.duration(), &self.clock, &self.progress.time))
+        }
     }
 
     fn training_loader(&self) -> Result<Loader> {
