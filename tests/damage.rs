@@ -537,8 +537,11 @@ fn a_changed_recipe_is_refused_by_field() {
         ),
         (
             "folder:photos",
-            "cifar100",
-            ["data.dataset is \"cifar100\", but", "folder:photos"],
+            "shapes",
+            [
+                "the run was trained on data with sha256",
+                "--dataset or --data-dir",
+            ],
         ),
     ] {
         let changed = recipe.replacen(from, to, 1);

@@ -123,6 +123,93 @@ fn a_finished_run_resumed_ends_again_with_the_same_results() {
     assert!(run.weights() == weights);
 }
 
+/// At once: the data need not even be there.
+#[test]
+fn a_finished_run_resumed_says_that_it_is_finished_and_reads_nothing() {
+    let run = undisturbed("");
+    let moved = run.place.path("moved");
+    fs::rename(run.place.path("photos"), &moved).unwrap();
+    let output = finished(run.resume(""));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected =
+        "run is already finished, after 6 epochs; --epochs N with more of them extends it";
+    assert!(
+        said.contains(expected) && !said.contains("reading"),
+        "{said}"
+    );
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("test"), "{printed}");
+    // What has to be made again needs the data, or where the run has not ended.
+    fs::remove_file(run.path("model.safetensors")).unwrap();
+    let output = run.resume("").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    fs::rename(&moved, run.place.path("photos")).unwrap();
+    finished(run.resume(""));
+    assert!(run.path("model.safetensors").exists());
+}
+
+/// The data of a run may move, and are known by their content.
+#[test]
+fn a_run_goes_on_where_its_data_have_moved_to() {
+    let expected = new_run("");
+    let recipe = several_epochs().replace("epochs = 6", "epochs = 7");
+    expected.place.write("tiny.toml", recipe);
+    finished(expected.start());
+
+    let run = undisturbed("");
+    fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();
+    // As many images under the same names, but those of two classes are the other's.
+    for (class, other) in [(0, 1), (1, 0), (2, 2), (3, 3)] {
+        let [from, to] = [
+            format!("moved/class-{class}"),
+            format!("other/class-{other}"),
+        ]
+        .map(|folder| run.place.path(folder));
+        fs::create_dir_all(&to).unwrap();
+        for name in names_in(&from) {
+            fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+    }
+    let before = run.weights();
+    let output = run.resume("--epochs 7 --dataset folder:other").output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let state = fs::read_to_string(run.path("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&state).unwrap();
+    let hash = config["data"]["train_sha256"].as_str().unwrap();
+    assert!(
+        said.contains(&format!(
+            "the run was trained on data with sha256 {hash}, but folder:other has "
+        )) && said.contains("--dataset or --data-dir says where the run's data is"),
+        "{said}"
+    );
+    assert!(
+        run.weights() == before,
+        "a refused resume has changed the run"
+    );
+    let says = |file: &str, place: &str| {
+        let text = fs::read_to_string(run.path(file)).unwrap();
+        assert!(text.contains(place), "{file}: {text}");
+    };
+    says("training/recipe.toml", "\"folder:photos\"");
+
+    finished(run.resume("--epochs 7 --dataset folder:moved"));
+    assert!(run.weights() == expected.weights(), "other weights");
+    assert_eq!(run.metrics(), expected.metrics());
+    // What reads the run later looks for the data there.
+    says("training/recipe.toml", "\"folder:moved\"");
+    says("config.json", "\"folder:moved\"");
+    let said = run.place.succeed("report run");
+    assert!(!said.err.contains("not shown"), "{}", said.err);
+    run.place.succeed("evaluate --checkpoint run");
+    // Also of a run that has nothing left to do.
+    fs::rename(run.place.path("moved"), run.place.path("again")).unwrap();
+    finished(run.resume("--dataset folder:again"));
+    says("training/recipe.toml", "\"folder:again\"");
+    assert_eq!(run.epochs_done(), 7);
+}
+
 #[test]
 fn a_finished_run_that_is_extended_ends_as_if_it_had_been_planned_so() {
     let recipe = several_epochs();
@@ -174,6 +261,7 @@ fn a_run_that_was_stopped_early_can_be_extended() {
     trainer.fit(&mut observers, &stop).unwrap();
     let stopped_after = trainer.history().len();
     assert!(stopped_after < 30, "the run was not stopped early");
+    drop(trainer); // one at a time is at work on a run
 
     let again = || {
         let run = RunDirectory::open(&root).unwrap();
@@ -182,7 +270,9 @@ fn a_run_that_was_stopped_early_can_be_extended() {
     };
     let mut trainer = again();
     trainer.extend(40).unwrap();
-    assert_eq!(again().recipe().training.epochs, 40); // also when it is killed now
+    drop(trainer); // as if it was killed now
+    let mut trainer = again();
+    assert_eq!(trainer.recipe().training.epochs, 40);
     trainer.fit(&mut observers, &stop).unwrap();
     let more = trainer.history().len() - stopped_after;
     assert!(more >= 2, "{more} epochs more with a patience of 2");
@@ -268,6 +358,7 @@ fn in_pieces_of(steps: usize, changes: &str) -> (Vec<u8>, Vec<EpochMetrics>) {
             break;
         }
         let recipe = trainer.recipe().clone();
+        drop(trainer);
         let run = RunDirectory::open(&root).unwrap();
         trainer = Trainer::resume(recipe, data.clone(), run, Device::Cpu).unwrap();
     }
@@ -384,8 +475,10 @@ fn a_run_does_not_go_on_with_other_data() {
         .unwrap();
 
     let other = TrainingData::load(&recipe("data.limit_train = 90")).unwrap();
+    let recipe_now = trainer.recipe().clone();
+    drop(trainer);
     let run = RunDirectory::open(&root).unwrap();
-    let resumed = Trainer::resume(trainer.recipe().clone(), other, run, Device::Cpu);
+    let resumed = Trainer::resume(recipe_now, other, run, Device::Cpu);
     assert!(matches!(resumed.err(), Some(TrainError::OtherData { .. })));
 }
 

@@ -2,10 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use candle_core::Device;
 use insta::assert_snapshot;
-use perceiver_tests::program::Workplace;
-use perceiver_train::{EpochMetrics, TestResults};
+use perceiver_data::{Dataset, Image};
+use perceiver_tests::program::{Workplace, tiny};
+use perceiver_train::{
+    EpochMetrics, Event, Observer, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData,
+};
 use serde_json::Value;
 
 /// A place with a run of a moment in `runs/made`.
@@ -186,6 +191,95 @@ fn an_unfinished_run_goes_on_by_the_command_that_is_named() {
     place.succeed(command.unwrap());
     assert!(place.path("runs/left/results.json").exists());
     assert!(!place.succeed("runs").out.contains("go on"));
+}
+
+/// Blobs of two colours, which no file has.
+fn blobs() -> Dataset {
+    let image = |index: u8| {
+        let colour = |channel: u8| vec![100 * (index % 2) + index + channel; 64];
+        Image::new(8, 8, [0, 1, 2].map(colour).concat()).unwrap()
+    };
+    let images = (0..40).map(image).collect();
+    let labels = (0..40).map(|index| index % 2).collect();
+    let classes = ["dark", "light"].map(String::from).to_vec();
+    Dataset::new("two blobs", images, labels, classes).unwrap()
+}
+
+/// Stops in the middle, if it has to.
+struct Interrupts<'a>(Option<&'a AtomicBool>);
+
+impl Observer for Interrupts<'_> {
+    fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
+        if let (Event::Step { .. }, Some(stop)) = (event, self.0) {
+            stop.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Trains on data in memory, by the crates, from a recipe that has another data set's name in it.
+fn trained_in_memory(place: &Workplace, name: &str, to_the_end: bool) {
+    let layers = [
+        ("quickstart", Preset::Quickstart.table()),
+        ("tiny", toml::from_str(&tiny()).unwrap()),
+    ];
+    let recipe = Recipe::from_layers(&layers).unwrap();
+    let data = TrainingData::new(blobs(), &recipe).unwrap();
+    let run = RunDirectory::unused(place.path("runs").join(name)).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut observer = Interrupts((!to_the_end).then_some(&stop));
+    let mut trainer = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
+    trainer.fit(&mut observer, &stop).unwrap();
+}
+
+/// The data have a name of their own, and a run that no test follows is finished when it has learned all that it was to.
+#[test]
+fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
+    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    trained_in_memory(&place, "done", true);
+    trained_in_memory(&place, "left", false);
+    let file = |name: &str| fs::read_to_string(place.path("runs/done").join(name)).unwrap();
+    assert!(file("training/recipe.toml").contains("dataset = \"memory:two blobs\""));
+    let config: Value = serde_json::from_str(&file("config.json")).unwrap();
+    assert_eq!(config["data"]["dataset"], "memory:two blobs");
+    assert_eq!(config["data"]["train_sha256"], blobs().sha256());
+
+    let json = place.succeed("runs --json").out;
+    let runs: Vec<Value> = serde_json::from_str(&json).unwrap();
+    let standing = runs.iter().map(|run| (&run["state"], &run["dataset"]));
+    let memory = &Value::from("memory:two blobs");
+    assert_eq!(
+        standing.collect::<Vec<_>>(),
+        [
+            (&Value::from("finished"), memory),
+            (&Value::from("unfinished"), memory)
+        ]
+    );
+    let said = place.succeed("runs").out;
+    let way = "go on: runs/left in the program that began it, which has its data";
+    assert!(said.contains(way) && !said.contains("--resume"), "{said}");
+
+    // The program has not got the data, and says so.
+    for command in [
+        "train --resume runs/left",
+        "train --resume runs/done --epochs 5",
+        "evaluate --checkpoint runs/done",
+    ] {
+        let said = place.run(command);
+        assert_eq!(said.code, Some(1), "{command}");
+        let expected =
+            "expected a data set that can be read; name one with --dataset, found memory:two blobs";
+        assert!(said.err.contains(expected), "{command}: {}", said.err);
+    }
+    // Who has, goes on.
+    let run = RunDirectory::open(place.path("runs/left")).unwrap();
+    let recipe = Recipe::read(&run.recipe()).unwrap();
+    let data = TrainingData::new(blobs(), &recipe).unwrap();
+    let mut trainer = Trainer::resume(recipe, data, run, Device::Cpu).unwrap();
+    let stop = AtomicBool::new(false);
+    trainer.fit(&mut Interrupts(None), &stop).unwrap();
+    drop(trainer);
+    assert!(!place.succeed("runs").out.contains("unfinished"));
 }
 
 #[test]

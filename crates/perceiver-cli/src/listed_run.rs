@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use perceiver_data::Source;
 use perceiver_model::Summary;
 use perceiver_train::{CheckpointConfig, MetricsFile, Recipe, RunDirectory, Standing, TestResults};
 use serde::Serialize;
@@ -39,12 +40,14 @@ pub(crate) struct BestEpoch {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub(crate) enum State {
-    /// It has been judged by the test split.
+    /// It has been judged by the test split, or has learned all it was to from data that only the program that trained it has.
     Finished,
-    /// It can go on, or is at work right now.
+    /// A process of this machine is at work on it.
+    Running,
+    /// It can go on, or a process of another machine is at work on it.
     Unfinished {
-        /// The command that goes on with it.
-        resume: String,
+        /// The command that goes on with it; none where only the program that began it has its data.
+        resume: Option<String>,
     },
     /// A file of it is not what it should be.
     Damaged {
@@ -141,6 +144,9 @@ impl ListedRun {
             self.planned_epochs = Some(recipe.training.epochs);
         }
         history?;
+        if run.is_written() {
+            return Ok(State::Running);
+        }
         if run.results().exists() {
             self.test = Some(TestResults::read(&run.results())?);
             CheckpointConfig::read(&run.config())?;
@@ -149,21 +155,30 @@ impl ListedRun {
             }
             return Ok(State::Finished);
         }
-        require_resumable(&run, &recipe)?;
+        let standing = standing(&run, &recipe)?;
+        if let Source::Memory(_) = recipe.data.dataset {
+            return Ok(match standing {
+                Some(standing) if standing.is_done => State::Finished,
+                _ => State::Unfinished { resume: None },
+            });
+        }
         let resume = format!("perceiver train --resume {}", root.display());
-        Ok(State::Unfinished { resume })
+        Ok(State::Unfinished {
+            resume: Some(resume),
+        })
     }
 }
 
-/// Makes sure that a run has a good state to go on from, or none yet and nothing that came of one.
-fn require_resumable(run: &RunDirectory, recipe: &Recipe) -> Result<()> {
+/// How far the state of a run is, which has to be one to go on from; none where there is none yet, nor anything that came of one.
+fn standing(run: &RunDirectory, recipe: &Recipe) -> Result<Option<Standing>> {
     let state = run.state();
-    if state.exists() || run.model().exists() {
-        Standing::read(run, &state, recipe)
-            .map_err(|error| way_out::shown(error, run, recipe))
-            .context("cannot go on")?;
+    if !state.exists() && !run.model().exists() {
+        return Ok(None);
     }
-    Ok(())
+    let standing = Standing::read(run, &state, recipe)
+        .map_err(|error| way_out::shown(error, run, recipe))
+        .context("cannot go on")?;
+    Ok(Some(standing))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub(crate) struct RecipeFlags {
 
     /// Data set: cifar100, cifar10, shapes, folder:DIR, shards:DIR or hf:USER/NAME[:IMAGE:LABEL].
     #[arg(long, value_name = "DATASET")]
-    dataset: Option<Source>,
+    pub(crate) dataset: Option<Source>,
 
     /// Where fetched data sets lie [default: data].
     #[arg(long, value_name = "DIR")]

@@ -58,7 +58,7 @@ pub(crate) fn at_the_end_of(
     test: Option<Pictures>,
 ) {
     let output = directory.report();
-    if output.exists() {
+    if output.exists() && test.is_none() {
         return; // the run had ended before
     }
     let judged_by = test.map_or(JudgedBy::In(None), JudgedBy::Read);
@@ -192,8 +192,12 @@ fn judge_by_picture(
             sha256: again.sha256,
             ..results.clone()
         };
-        let kept = write_predictions(&directory.predictions(), &evaluation.predictions);
-        if let Err(error) = kept.and_then(|()| results.write(&directory.results())) {
+        // A run that another process is writing may be extended just now, and have no results any more.
+        let kept = directory.clone().locked().and_then(|directory| {
+            write_predictions(&directory.predictions(), &evaluation.predictions)?;
+            results.write(&directory.results())
+        });
+        if let Err(error) = kept {
             tracing::warn!("what was said of each picture is not kept: {error}");
         }
         run.results = Some(results);

@@ -16,9 +16,9 @@ use crate::terminal;
 /// List runs with their best results.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A run without a verdict is unfinished: interrupted, or at work right now. Of unfinished runs the saved
-state is checked, of finished ones all but the weights. A damaged run is listed with what is wrong;
-the exit code is 0 all the same.
+    after_help = "A run without a verdict is running, or unfinished: interrupted, or at work on another machine. Of
+unfinished runs the saved state is checked, of finished ones all but the weights. A damaged run is
+listed with what is wrong; the exit code is 0 all the same.
 
 Examples:
   perceiver runs
@@ -129,6 +129,7 @@ fn row(run: &ListedRun) -> [String; 8] {
     });
     let state = match run.state {
         State::Finished => "finished",
+        State::Running => "running",
         State::Unfinished { .. } => "unfinished",
         State::Damaged { .. } => "damaged",
     };
@@ -149,8 +150,14 @@ fn row(run: &ListedRun) -> [String; 8] {
 /// How to go on with a run, or what is wrong with it.
 fn what_to_do(run: &ListedRun) -> Option<String> {
     match &run.state {
-        State::Finished => None,
-        State::Unfinished { resume } => Some(format!("go on: {resume}")),
+        State::Finished | State::Running => None,
+        State::Unfinished {
+            resume: Some(resume),
+        } => Some(format!("go on: {resume}")),
+        State::Unfinished { resume: None } => Some(format!(
+            "go on: {} in the program that began it, which has its data",
+            run.run.display()
+        )),
         State::Damaged { finding } => Some(format!("damaged: {finding}")),
     }
 }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use perceiver_train::{Alone, Difference, Recipe, RunDirectory, Surveys, TrainError, TrainingData};
+use perceiver_train::{
+    Alone, Difference, DirectoryLock, Recipe, RunDirectory, Surveys, TrainError, TrainingData,
+};
 use toml::Table;
 
 use crate::init_from;
@@ -45,8 +47,11 @@ pub(crate) fn run(
     stop: &AtomicBool,
 ) -> Result<ExitCode> {
     let sweep = SweepFile::read(file)?;
-    let unused = || RunDirectory::unused_under(Path::new("runs"), "sweep");
-    let root = output.map_or_else(unused, Path::to_path_buf);
+    // Held to the end: another sweep there would take the runs of this one for its own.
+    let (root, _lock) = match output {
+        Some(root) => (root.to_path_buf(), DirectoryLock::take(root)?),
+        None => DirectoryLock::take_unused(Path::new("runs"), "sweep")?,
+    };
     let members = members(&sweep, flags, &root)?;
     let Some(diverged) = run_all(&members, &sweep, &root, stop)? else {
         tracing::warn!(

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use candle_core::Device;
 use perceiver_data::{Pictures, Source, Split, Streamed};
 use perceiver_model::Summary;
 use perceiver_report::grouped;
 use perceiver_train::{
-    DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome, Prediction,
-    Preset, Ranks, Recipe, RunDirectory, Standing, Surveys, TestAhead, TestResults, TrainError,
-    Trainer, TrainingData, Views, Workplace, require_agreement, write_predictions,
+    Checkpoint, DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome,
+    Prediction, Preset, Ranks, Recipe, RunDirectory, Standing, Surveys, TestAhead, TestResults,
+    TrainError, Trainer, TrainingData, Views, Workplace, require_agreement, write_predictions,
 };
 
 use crate::evaluate;
@@ -55,9 +55,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     sweep: Option<PathBuf>,
 
-    /// Go on with an interrupted run; its recipe is in it. Only --data-dir, --device, --checkpoint-every and, to make it
-    /// longer, --epochs may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "dataset", "labels",
+    /// Go on with an interrupted run; its recipe is in it. Only --device, --checkpoint-every, --dataset or --data-dir for
+    /// data that has moved, and --epochs to make it longer may be added.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "labels",
         "budget", "batch_size", "learning_rate", "precision", "recompute", "diagnose", "seed", "limit_train", "limit_test", "init_from"])]
     resume: Option<PathBuf>,
 
@@ -82,6 +82,9 @@ impl Arguments {
         facts.insert("--from-previous".to_string(), self.from_previous.into());
         let epochs = self.recipe.epochs.map_or(Ok(0), i64::try_from)?;
         facts.insert("--epochs".to_string(), epochs.into());
+        if let Some(dataset) = &self.recipe.dataset {
+            facts.insert("--dataset".to_string(), dataset.to_string().into());
+        }
         Ok(facts)
     }
 }
@@ -134,7 +137,10 @@ fn train(
         return sweep::run(file, &arguments.recipe, arguments.output.as_deref(), &stop);
     }
     let plan = match &arguments.resume {
-        Some(run) => resumed(run, arguments, ranks, since)?,
+        Some(run) => match resumed(run, arguments, ranks, since)? {
+            Some(plan) => plan,
+            None => return Ok(ExitCode::SUCCESS),
+        },
         None => chosen(arguments, ranks, since)?,
     };
     let root = plan.run.root().display().to_string();
@@ -207,7 +213,11 @@ pub(crate) fn carry_out(
         observers.push(Box::new(MetricsFile::new(trainer.run().metrics())));
         observers.push(Box::new(MetricsCsv::new(trainer.run().metrics_csv())));
         observers.push(Box::new(EventFile::new(trainer.run().event_file())));
-        observers.push(Box::new(TrainingProgress::default()));
+        if trainer.is_done() {
+            tracing::info!("all {} epochs are done", trainer.history().len());
+        } else {
+            observers.push(Box::new(TrainingProgress::default()));
+        }
     }
     let outcome = trainer.fit(&mut observers, stop);
     match outcome.map_err(|error| way_out::shown(error, trainer.run(), trainer.recipe()))? {
@@ -221,25 +231,49 @@ pub(crate) fn carry_out(
     }
 }
 
-/// The run to go on with.
+/// The run to go on with; none where there is nothing left to do, which is said.
 fn resumed(
     run: &Path,
     arguments: &Arguments,
     ranks: &Arc<dyn Ranks>,
     since: Instant,
-) -> Result<Plan> {
+) -> Result<Option<Plan>> {
     let flags = &arguments.recipe;
     let run = RunDirectory::open(run)?;
     let mut recipe = recipe_in(&run)?;
+    let run = if ranks.is_first() {
+        locked(run, &recipe)?
+    } else {
+        run
+    };
     let (from, state) = if arguments.from_previous {
         (Beginning::Previous, run.previous_state())
     } else {
         (Beginning::State, run.state())
     };
-    if state.exists() || arguments.from_previous {
-        // Before the data is read, which may take long, and with another recipe would be other data.
-        Standing::read(&run, &state, &recipe)
-            .map_err(|error| way_out::shown(error, &run, &recipe))?;
+    // Before the data is read, which may take long, and with another recipe would be other data.
+    let standing = if state.exists() || arguments.from_previous {
+        let standing = Standing::read(&run, &state, &recipe);
+        Some(standing.map_err(|error| way_out::shown(error, &run, &recipe))?)
+    } else {
+        None
+    };
+    if let (Some(standing), Some(found)) = (standing, flags.epochs)
+        && found <= standing.epochs
+    {
+        let done = standing.epochs;
+        let error = TrainError::TooFewEpochs { done, found };
+        return Err(way_out::shown(error, &run, &recipe));
+    }
+    let asked_for_nothing = !arguments.from_previous
+        && flags.epochs.is_none()
+        && flags.dataset.is_none()
+        && flags.data_dir.is_none();
+    if asked_for_nothing && is_finished(&run, &recipe, standing, &**ranks)? {
+        return Ok(None);
+    }
+    if let Some(dataset) = &flags.dataset {
+        recipe.data.dataset.clone_from(dataset);
     }
     if let Some(data_dir) = &flags.data_dir {
         recipe.data.data_dir.clone_from(data_dir);
@@ -252,14 +286,69 @@ fn resumed(
     }
     tracing::info!("resuming {}", run.root().display());
     let place = job::workplace(recipe.training.device, ranks)?;
-    Ok(Plan {
+    Ok(Some(Plan {
         recipe,
         run,
         place,
         from,
         epochs: flags.epochs,
         since,
-    })
+    }))
+}
+
+/// Whether a run has ended and has all that it ends with; what it came to is said again. The first rank looks, for all.
+fn is_finished(
+    run: &RunDirectory,
+    recipe: &Recipe,
+    standing: Option<Standing>,
+    ranks: &dyn Ranks,
+) -> Result<bool> {
+    let results = standing.filter(|_| ranks.is_first());
+    let results = results.and_then(|standing| results_of_whole(run, recipe, standing));
+    let mut finished = [f64::from(u8::from(results.is_some()))];
+    ranks.all_reduce_f64(&mut finished)?;
+    if let (Some(results), Some(standing)) = (&results, standing) {
+        run.remove_leftovers()?;
+        let root = run.root().display();
+        tracing::info!(
+            "{root} is already finished, after {} epochs; --epochs N with more of them extends it",
+            standing.epochs
+        );
+        if !run.report().exists() {
+            tracing::info!("what it learned, to look at: perceiver report {root}");
+        }
+        evaluate::print(results)?;
+    }
+    Ok(finished != [0.0])
+}
+
+/// The results of a run that has ended, unless a file is missing or damaged, or says other than the recipe, that going on would make again.
+fn results_of_whole(
+    run: &RunDirectory,
+    recipe: &Recipe,
+    standing: Standing,
+) -> Option<TestResults> {
+    let results = TestResults::read(&run.results()).ok()?;
+    let history = MetricsFile::read(&run.metrics()).ok()?;
+    let checkpoint = Checkpoint::open(run.root(), &Device::Cpu).ok()?;
+    let is_whole = standing.is_done
+        && history.len() == standing.epochs
+        && run.metrics_csv().exists()
+        && run.event_file().exists()
+        && checkpoint.config.data.dataset.as_ref() == Some(&recipe.data.dataset);
+    is_whole.then_some(results)
+}
+
+/// The run, which nobody else can go on with from here on.
+fn locked(run: RunDirectory, recipe: &Recipe) -> Result<RunDirectory> {
+    if let Some(writer) = run.writer_elsewhere() {
+        tracing::warn!(
+            "{} was being written by {writer}; waiting 20 s to see whether it still is",
+            run.root().display()
+        );
+    }
+    let locked = run.clone().locked();
+    locked.map_err(|error| way_out::shown(error, &run, recipe))
 }
 
 /// The recipe of a run that was begun.
@@ -279,13 +368,7 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
     let mut recipe = init_from::recipe(&layers, preset)?;
     recipe.data.dataset = dataset;
     recipe.data.dataset.check(&recipe.load_options())?;
-    let root = arguments.output.clone().unwrap_or_else(|| {
-        let dataset = recipe.data.dataset.to_string();
-        let name = dataset.rsplit([':', '/']).find(|part| !part.is_empty());
-        let name = format!("{}-{preset}", name.unwrap_or("run"));
-        RunDirectory::unused_under(Path::new("runs"), &name)
-    });
-    let run = unused(root, &**ranks)?;
+    let run = new_directory(arguments.output.as_deref(), &recipe, preset, &**ranks)?;
     Ok(Plan {
         recipe,
         run,
@@ -296,23 +379,36 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
     })
 }
 
-/// The directory of a new run, which the first rank has chosen for all. Nobody makes it before everyone has seen that it is unused.
-fn unused(root: PathBuf, ranks: &dyn Ranks) -> Result<RunDirectory> {
-    let find = |root| {
-        RunDirectory::unused(root)
-            .context("choose another --output, or go on with the run by --resume")
-    };
-    let mut chosen = root.to_string_lossy().into_owned().into_bytes();
+/// The directory of a new run, which the first rank makes for all, and which no other start can have.
+fn new_directory(
+    output: Option<&Path>,
+    recipe: &Recipe,
+    preset: Preset,
+    ranks: &dyn Ranks,
+) -> Result<RunDirectory> {
+    let mut chosen = Vec::new();
     let run = if ranks.is_first() {
-        let run = find(root)?;
+        let run = match output {
+            Some(root) => RunDirectory::create(root),
+            None => RunDirectory::create_under(Path::new("runs"), &name(recipe, preset)),
+        };
+        let run = run.map_err(not_started)?;
+        chosen = run.root().to_string_lossy().into_owned().into_bytes();
         ranks.broadcast(0, &mut chosen)?;
         run
     } else {
         ranks.broadcast(0, &mut chosen)?;
-        find(PathBuf::from(String::from_utf8(chosen)?))?
+        RunDirectory::unused(String::from_utf8(chosen)?)?
     };
-    ranks.barrier()?;
+    ranks.barrier()?; // nobody begins before everyone has seen that it is unused
     Ok(run)
+}
+
+/// What a run is called where nobody says.
+fn name(recipe: &Recipe, preset: Preset) -> String {
+    let dataset = recipe.data.dataset.to_string();
+    let name = dataset.rsplit([':', '/']).find(|part| !part.is_empty());
+    format!("{}-{preset}", name.unwrap_or("run"))
 }
 
 /// The data set and the preset: those named, else the best of what is there. Says what and why.
@@ -485,6 +581,9 @@ fn begin(
 /// A run that could not be put on the disk.
 fn not_started(error: TrainError) -> anyhow::Error {
     match &error {
+        TrainError::RunExists { .. } => anyhow::Error::new(error)
+            .context("choose another --output, or go on with the run by --resume"),
+        TrainError::InUse { .. } => anyhow!("{error}; choose another --output"),
         TrainError::Io { source, .. } => {
             let remedy = way_out::remedy(source.kind());
             anyhow!("{error}; {remedy}, or choose another --output")

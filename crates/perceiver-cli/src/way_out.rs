@@ -56,7 +56,10 @@ fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<St
             )
         }),
         TrainError::OtherData { .. } => {
-            format!("--data-dir says where the run's data is; for other data {anew}")
+            format!("--dataset or --data-dir says where the run's data is; for other data {anew}")
+        }
+        TrainError::InUse { .. } => {
+            format!("wait until that has ended, or stop it; then go on with: {resume}")
         }
         TrainError::Io { source, .. } => {
             format!("{}, then go on with: {resume}", remedy(source.kind()))
@@ -75,7 +78,7 @@ fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<St
 /// How to go on from the previous state, if that is possible.
 fn back(run: &RunDirectory, recipe: &Recipe, resume: &str) -> Result<String, TrainError> {
     let previous = run.previous_state();
-    let Standing { epochs, steps } = Standing::read(run, &previous, recipe)?;
+    let Standing { epochs, steps, .. } = Standing::read(run, &previous, recipe)?;
     Ok(format!(
         "the state saved before it, {}, is good ({epochs} epochs and {steps} steps); go on from it with: {resume} --from-previous",
         previous.display()

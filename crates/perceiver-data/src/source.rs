@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::broken_pictures::BrokenPictures;
 use crate::cifar::Cifar;
 use crate::dataset::{Dataset, Split};
-#[cfg(not(feature = "hub"))]
-use crate::error::DataError;
-use crate::error::Result;
+use crate::error::{DataError, Result};
 use crate::folder::ImageFolder;
 #[cfg(feature = "hub")]
 use crate::hub::HubDataset;
@@ -52,6 +50,8 @@ pub enum Source {
         /// The column of the labels, where it cannot be guessed.
         label_column: Option<String>,
     },
+    /// `memory:NAME`: a data set that a program had in memory, by its name. Nothing can read it again.
+    Memory(String),
 }
 
 /// How to read a [`Source`]; each source uses what concerns it.
@@ -113,6 +113,7 @@ impl Source {
             .load(split, options.shorter_side),
             #[cfg(not(feature = "hub"))]
             Self::Hub { .. } => Err(self.without_hub()),
+            Self::Memory(_) => Err(self.only_in_memory()),
         }
     }
 
@@ -146,6 +147,7 @@ impl Source {
             .check(),
             #[cfg(not(feature = "hub"))]
             Self::Hub { .. } => Err(self.without_hub()),
+            Self::Memory(_) => Err(self.only_in_memory()),
         }
     }
 
@@ -160,7 +162,7 @@ impl Source {
             Self::Cifar10 => Cifar::Ten.count(&options.data_dir, split).map(Some),
             Self::Shapes => Ok(Some(shapes::count(split))),
             Self::Folder(root) => self.image_folder(root, options)?.count(split).map(Some),
-            Self::Shards(_) | Self::Hub { .. } => Ok(None),
+            Self::Shards(_) | Self::Hub { .. } | Self::Memory(_) => Ok(None),
         }
     }
 
@@ -172,7 +174,7 @@ impl Source {
             Self::Cifar10 => Cifar::Ten.is_present(data_dir),
             Self::Shapes => true,
             Self::Folder(root) | Self::Shards(root) => root.is_dir(),
-            Self::Hub { .. } => false,
+            Self::Hub { .. } | Self::Memory(_) => false,
         }
     }
 
@@ -195,6 +197,14 @@ impl Source {
     fn shard_folder(&self, root: &Path, options: &LoadOptions) -> Result<ShardFolder> {
         options.labels.require_fine(self)?;
         ShardFolder::open(root)
+    }
+
+    fn only_in_memory(&self) -> DataError {
+        DataError::InvalidOption {
+            option: "dataset",
+            expected: "a data set that can be read; name one with --dataset".into(),
+            found: format!("{self}, which another program had in memory"),
+        }
     }
 
     #[cfg(not(feature = "hub"))]
@@ -227,8 +237,6 @@ fn hub_dataset(
 #[cfg(test)]
 mod tests {
     use super::*;
-    #[cfg(feature = "hub")]
-    use crate::error::DataError;
 
     fn options(data_dir: &Path, labels: Labels) -> LoadOptions {
         LoadOptions {
@@ -268,6 +276,22 @@ mod tests {
             ] {
                 assert!(matches!(error, DataError::Missing { .. }), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_data_set_in_another_programs_memory_cannot_be_read() {
+        let source = Source::Memory("blobs".into());
+        let options = LoadOptions::default();
+        assert!(!source.is_present(Path::new(".")));
+        for error in [
+            source.check(&options).unwrap_err(),
+            source.load(Split::Train, &options).unwrap_err(),
+        ] {
+            let message = error.to_string();
+            let expected = "dataset: expected a data set that can be read; name one with --dataset, found memory:blobs, which another \
+                            program had in memory";
+            assert_eq!(message, expected);
         }
     }
 

@@ -32,6 +32,7 @@ impl fmt::Display for Source {
                 }
                 Ok(())
             }
+            Self::Memory(name) => write!(f, "memory:{name}"),
         }
     }
 }
@@ -50,6 +51,7 @@ impl FromStr for Source {
             Some(("folder", dir)) if !dir.is_empty() => Some(Self::Folder(dir.into())),
             Some(("shards", dir)) if !dir.is_empty() => Some(Self::Shards(dir.into())),
             Some(("hf", address)) => parse_hub(address),
+            Some(("memory", name)) if !name.is_empty() => Some(Self::Memory(name.into())),
             Some(_) => None,
         };
         parsed.ok_or_else(|| DataError::InvalidOption {
@@ -119,6 +121,7 @@ mod tests {
             (hub("uoft-cs/cifar100", None, None), "hf:uoft-cs/cifar100"),
             (hub("a/b", Some("img"), Some("y")), "hf:a/b:img:y"),
             (hub("a/b", None, Some("y")), "hf:a/b::y"),
+            (Source::Memory("my blobs: 2".into()), "memory:my blobs: 2"),
         ];
         for (source, text) in sources {
             assert_eq!(source.to_string(), text);
@@ -146,6 +149,8 @@ mod tests {
             "hf:a/b/c",
             "hf:a/b:img",
             "hf:a/b:img:y:z",
+            "memory",
+            "memory:",
             "shapes:",
             "s3:bucket",
         ];
@@ -158,7 +163,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_as_what_parses_the_same(text in "(folder|shards|hf)?:?[a-z/: ]{0,12}") {
+        fn what_parses_prints_as_what_parses_the_same(text in "(folder|shards|hf|memory)?:?[a-z/: ]{0,12}") {
             if let Ok(source) = text.parse::<Source>() {
                 prop_assert_eq!(source.to_string().parse::<Source>().unwrap(), source);
             }

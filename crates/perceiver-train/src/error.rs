@@ -85,6 +85,15 @@ pub enum TrainError {
         path: PathBuf,
     },
 
+    /// Two processes would write one directory.
+    #[error("{} is being written by {holder}: expected a directory that no other process is at work in", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The process that writes it.
+        holder: String,
+    },
+
     /// A run is continued on other data than it began with.
     #[error("the run was trained on data with sha256 {expected}, but {name} has {found}")]
     OtherData {

@@ -21,6 +21,45 @@
 //! assert_eq!(trainer.history().len(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Images that a program has in memory are a [`Dataset`](perceiver_data::Dataset). The run's files call it by its name and the hash of its
+//! content; [`Trainer::resume`] goes on with it when it is given the same again.
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use candle_core::Device;
+//! use perceiver_data::{Dataset, Image};
+//! use perceiver_train::{
+//!     Observers, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData, Views, evaluate,
+//! };
+//!
+//! // 40 images of 8 x 8 pixels, dark and light ones in turn: all red values, all green ones, all blue ones.
+//! let image = |index: u8| Image::new(8, 8, vec![index + 100 * (index % 2); 3 * 64]);
+//! let images = (0..40).map(image).collect::<Result<Vec<_>, _>>()?;
+//! let labels = (0..40).map(|index| index % 2).collect();
+//! let classes = vec!["dark".to_string(), "light".to_string()];
+//! let mut dataset = Dataset::new("two tones", images, labels, classes)?;
+//!
+//! let changes = toml::from_str("training.epochs = 1\ntraining.batch_size = 16")?;
+//! let layers = [("quickstart", Preset::Quickstart.table()), ("changes", changes)];
+//! let recipe = Recipe::from_layers(&layers)?;
+//! let data = TrainingData::new(dataset.clone(), &recipe)?;
+//! assert_eq!(data.source.to_string(), "memory:two tones");
+//!
+//! let directory = tempfile::tempdir()?;
+//! let run = RunDirectory::create(directory.path().join("run"))?;
+//! let mut trainer = Trainer::start(recipe, data, run.clone(), Device::Cpu)?;
+//! trainer.fit(&mut Observers::new(), &AtomicBool::new(false))?;
+//!
+//! // A test, which a run may have: on images of its own, if it is to mean something.
+//! dataset.truncate(10);
+//! let (test, place) = (dataset.into(), trainer.place());
+//! let (model, preprocessing) = (trainer.model(), trainer.preprocessing());
+//! let found = evaluate(model, Views::Picture, &test, preprocessing, place, &mut |_, _| ())?;
+//! TestResults::new(&test, &found.sums).write(&run.results())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod adam;
 mod agreement;
@@ -38,6 +77,7 @@ mod clock;
 mod device;
 mod diagnosis;
 mod difference;
+mod directory_lock;
 mod early_stopping;
 mod environment;
 mod error;
@@ -101,6 +141,7 @@ pub use clock::TestAhead;
 pub use device::DeviceChoice;
 pub use diagnosis::{AttentionDiagnosis, Diagnosis, GradientDiagnosis, ModelDiagnosis};
 pub use difference::Difference;
+pub use directory_lock::DirectoryLock;
 pub use early_stopping::{EarlyStopping, Verdict};
 pub use environment::Environment;
 pub use error::{Result, TrainError};

@@ -47,6 +47,9 @@ pub(crate) struct Progress {
     pub(crate) epoch: EpochProgress,
     /// Whether early stopping has ended the run.
     pub(crate) stopped: bool,
+    /// Whether nothing was left to do when this was saved.
+    #[serde(default)]
+    pub(crate) done: bool,
     #[serde(default)]
     pub(crate) time: TimeSpent,
 }
@@ -93,6 +96,8 @@ pub struct Standing {
     pub epochs: usize,
     /// Steps done in the epoch after those.
     pub steps: usize,
+    /// Whether nothing is left to train.
+    pub is_done: bool,
 }
 
 impl Standing {
@@ -106,6 +111,10 @@ impl Standing {
         Ok(Self {
             epochs: progress.history.len(),
             steps: progress.epoch.batches_done,
+            is_done: match recipe.training.budget {
+                Some(_) => progress.stopped || progress.done,
+                None => progress.stopped || progress.history.len() >= recipe.training.epochs,
+            },
         })
     }
 }

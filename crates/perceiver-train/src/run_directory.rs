@@ -14,6 +14,7 @@
 //! RUN/training/state.safetensors           everything needed to go on
 //! RUN/training/state.previous.safetensors  the same, as it was saved the time before
 //! RUN/training/state.aside-1.safetensors   a state that `--from-previous` was told to go back behind, from 1 on
+//! RUN/training/lock.json                   who writes the run, while somebody does
 //! ```
 //!
 //! `state.safetensors` is the one truth of a run in progress: the best weights and the metrics are in it, and the files
@@ -21,41 +22,123 @@
 //! state: a save first gives the last one its second name, then puts the new one in its place. Both safetensors kinds hold
 //! their own checksum, and whatever fails it is refused.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::atomic_file;
+use crate::directory_lock::{DirectoryLock, make_unused};
 use crate::error::{Result, TrainError};
 
-/// The directory of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The directory of a run. Whoever has it may read; one process at a time may write, and that has it [locked](RunDirectory::locked).
+#[derive(Clone, Debug)]
 pub struct RunDirectory {
     root: PathBuf,
+    lock: Option<Arc<DirectoryLock>>,
 }
 
 impl RunDirectory {
+    fn at(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
+        Self { root, lock: None }
+    }
+
     /// The directory that a new run will have; [`Trainer::start`](crate::Trainer::start) makes it.
     ///
     /// # Errors
     /// When it holds a run already.
     pub fn unused(root: impl Into<PathBuf>) -> Result<Self> {
-        let run = Self { root: root.into() };
+        let run = Self::at(root);
         if run.recipe().exists() || run.config().exists() {
             return Err(TrainError::RunExists { path: run.root });
         }
         Ok(run)
     }
 
-    /// Makes the directories.
+    /// The directory of a new run, made and locked. If nothing has come to lie in it when the lock goes, it goes too.
+    ///
+    /// # Errors
+    /// When it holds a run already, another process is about to begin one there, or the operating system refuses.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self> {
+        Self::unused(root)?.locked_for_a_new_run()
+    }
+
+    /// [`RunDirectory::create`] under a name that no run in `parent` has yet: `NAME-1`, `NAME-2`, ... Of several processes that ask at once,
+    /// each gets its own.
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub(crate) fn make(&self) -> Result<()> {
-        let training = self.root.join("training");
-        std::fs::create_dir_all(&training).map_err(|source| TrainError::Io {
-            action: "create",
-            path: training,
-            source,
+    pub fn create_under(parent: &Path, name: &str) -> Result<Self> {
+        let root = make_unused(parent, name)?;
+        let run = Self::at(&root);
+        let lock = DirectoryLock::take_made(&run.training(), vec![root]);
+        run.with(lock)
+    }
+
+    /// Locks a directory that no run has begun in, unless it is locked.
+    pub(crate) fn locked_for_a_new_run(self) -> Result<Self> {
+        if self.lock.is_some() {
+            return Ok(self);
+        }
+        let run = self.locked()?;
+        Self::unused(&run.root)?; // another process may have begun and ended one meanwhile
+        Ok(run)
+    }
+
+    /// The same directory, which this process alone may write until all clones of it are gone. Where a process on another machine was writing
+    /// it and has not said that it is done, this takes 20 seconds.
+    ///
+    /// # Errors
+    /// [`TrainError::InUse`] when another process is writing it, or this one holds it elsewhere; and when the operating system refuses.
+    pub fn locked(self) -> Result<Self> {
+        if self.lock.is_some() {
+            return Ok(self);
+        }
+        let lock = DirectoryLock::take(&self.training());
+        self.with(lock)
+    }
+
+    fn with(self, lock: Result<DirectoryLock>) -> Result<Self> {
+        let lock = lock.map_err(|error| self.in_use(error))?;
+        Ok(Self {
+            lock: Some(Arc::new(lock)),
+            ..self
         })
+    }
+
+    /// Names the run where the lock names the directory in it.
+    fn in_use(&self, error: TrainError) -> TrainError {
+        match error {
+            TrainError::InUse { holder, .. } => {
+                let path = self.root.clone();
+                TrainError::InUse { path, holder }
+            }
+            error => error,
+        }
+    }
+
+    /// Makes sure that no process on another machine has taken this one for gone, and the run for its own.
+    ///
+    /// # Errors
+    /// [`TrainError::InUse`] when one has.
+    pub(crate) fn require_held(&self) -> Result<()> {
+        let held = self.lock.as_ref().map(|lock| lock.require_held());
+        held.unwrap_or(Ok(())).map_err(|error| self.in_use(error))
+    }
+
+    /// Whether a process of this machine writes the run right now. Nothing is changed by asking.
+    pub fn is_written(&self) -> bool {
+        DirectoryLock::is_taken(&self.training())
+    }
+
+    /// The process on another machine that was writing the run and has not said that it is done, for messages.
+    pub fn writer_elsewhere(&self) -> Option<String> {
+        DirectoryLock::holder_elsewhere(&self.training())
+    }
+
+    fn training(&self) -> PathBuf {
+        self.root.join("training")
     }
 
     /// The directory of a run that was begun.
@@ -63,7 +146,7 @@ impl RunDirectory {
     /// # Errors
     /// When there is no recipe in it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let run = Self { root: root.into() };
+        let run = Self::at(root);
         if run.recipe().is_file() {
             return Ok(run);
         }
@@ -96,8 +179,8 @@ impl RunDirectory {
     /// When the operating system refuses.
     pub(crate) fn remove_results(&self) -> Result<()> {
         for path in [self.results(), self.report()] {
-            match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
                     return Err(TrainError::Io {
                         action: "remove",
                         path,
@@ -110,11 +193,15 @@ impl RunDirectory {
         Ok(())
     }
 
-    /// Removes unfinished files that a killed program has left.
+    /// Removes unfinished files that a killed program has left. Only who has the directory locked knows that nobody is writing them.
     ///
     /// # Errors
-    /// When the directory cannot be read or a file not removed.
-    pub(crate) fn remove_leftovers(&self) -> Result<()> {
+    /// When the directory cannot be read or a file not removed, or another process has taken it.
+    pub fn remove_leftovers(&self) -> Result<()> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        self.require_held()?;
         let inner = ["training", "tensorboard"].map(|name| self.root.join(name));
         let mut inner = inner.iter().filter(|directory| directory.exists());
         atomic_file::remove_leftovers(&self.root)?;
@@ -146,13 +233,6 @@ impl RunDirectory {
         }
         atomic_file::link(&self.previous_state(), &self.state())?;
         Ok(aside)
-    }
-
-    /// A name under `parent` that no run has yet: `NAME-1`, `NAME-2`, ...
-    pub fn unused_under(parent: &Path, name: &str) -> PathBuf {
-        let candidates = (1..).map(|number| parent.join(format!("{name}-{number}")));
-        let mut unused = candidates.filter(|path| !path.exists());
-        unused.next().unwrap_or_else(|| parent.join(name))
     }
 
     /// The directory itself.
@@ -225,5 +305,61 @@ impl RunDirectory {
     /// `training/state.previous.safetensors`
     pub fn previous_state(&self) -> PathBuf {
         self.root.join("training/state.previous.safetensors")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_begin_at_once_get_names_of_their_own() {
+        let parent = tempfile::tempdir().unwrap();
+        let create = || RunDirectory::create_under(parent.path(), "photos").unwrap();
+        let mut names = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
+            let runs: Vec<_> = starts.into_iter().map(|run| run.join().unwrap()).collect();
+            let names = runs.iter().map(|run| run.root().to_path_buf());
+            names.collect::<Vec<_>>()
+        });
+        names.sort();
+        let expected = (1..=8).map(|number| parent.path().join(format!("photos-{number}")));
+        assert_eq!(names, expected.collect::<Vec<_>>());
+        // Nothing was begun in them.
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn one_name_is_given_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("run");
+        let run = RunDirectory::create(&root).unwrap();
+        assert!(run.is_written());
+        let error = RunDirectory::create(&root).unwrap_err();
+        assert!(
+            matches!(&error, TrainError::InUse { path, .. } if *path == root),
+            "{error}"
+        );
+        let again = run.clone();
+        drop(run);
+        assert!(again.clone().locked().unwrap().is_written());
+        fs::write(again.recipe(), "").unwrap();
+        drop(again);
+        let error = RunDirectory::create(&root).unwrap_err();
+        assert!(matches!(error, TrainError::RunExists { .. }), "{error}");
+    }
+
+    /// What somebody else is writing is no leftover.
+    #[test]
+    fn leftovers_are_removed_by_who_has_the_lock() {
+        let parent = tempfile::tempdir().unwrap();
+        let run = RunDirectory::create(parent.path().join("run")).unwrap();
+        let half = run.root().join("training/.writing-abc");
+        fs::write(&half, "half a file").unwrap();
+        let other = RunDirectory::at(run.root());
+        other.remove_leftovers().unwrap();
+        assert!(half.exists());
+        run.remove_leftovers().unwrap();
+        assert!(!half.exists());
     }
 }

@@ -9,12 +9,13 @@ use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
 
 /// The fields that may change from one part of a run to the next.
-const CHANGEABLE: [(&str, &str); 5] = [
+const CHANGEABLE: [(&str, &str); 6] = [
     ("training", "epochs"),
     ("training", "budget"),
     ("training", "device"),
     ("training", "checkpoint_every"),
     ("data", "data_dir"),
+    ("data", "dataset"), // may move: the hash of what is in it is held to what it was
 ];
 
 /// The settled part of a recipe, as TOML.
@@ -85,8 +86,7 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_of_the_past_may_change() {
-        let now =
-            "[training]\nepochs = 9\ndevice = 'cpu'\ncheckpoint_every = 5\n[data]\ndata_dir = 'x'";
+        let now = "[training]\nepochs = 9\ndevice = 'cpu'\ncheckpoint_every = 5\n[data]\ndata_dir = 'x'\ndataset = 'folder:y'";
         assert_eq!(difference("", now), None);
     }
 

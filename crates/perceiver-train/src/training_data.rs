@@ -25,6 +25,8 @@ pub struct TrainingData {
     pub preprocessing: Preprocessing,
     /// The hash of both parts together.
     pub sha256: String,
+    /// Where the data came from, which the run and its checkpoint say.
+    pub source: Source,
     /// What was found in shards, for the run to keep.
     pub surveys: Surveys,
     /// How long it took to read; nothing where it was made of what was there.
@@ -64,11 +66,13 @@ impl TrainingData {
         };
         Ok(Self {
             loading: start.elapsed(),
+            source: recipe.data.dataset.clone(),
             ..data
         })
     }
 
-    /// Divides a data set as the recipe says.
+    /// Divides a data set that is in memory as the recipe says. Its source is [`Source::Memory`] with the data set's name, whatever the
+    /// recipe has: the run's files say so, and [`Trainer::resume`](crate::Trainer::resume) wants the same data again.
     ///
     /// # Errors
     /// When one part would be empty.
@@ -90,12 +94,17 @@ impl TrainingData {
             None => normalization(&dataset, ranks, watcher)?,
         };
         let sha256 = dataset.sha256();
+        let source = Source::Memory(match dataset.name() {
+            "" => "unnamed".to_string(),
+            name => name.to_string(),
+        });
         let (train, validation) = dataset.split_tail(recipe.data.validation_fraction);
         let data = Self {
             train: train.into(),
             validation: validation.into(),
             preprocessing: preprocessing(recipe, normalization),
             sha256,
+            source,
             surveys: Surveys::default(),
             loading: Duration::ZERO,
         };
@@ -132,6 +141,7 @@ impl TrainingData {
             validation: validation.into(),
             preprocessing: preprocessing(recipe, normalization),
             sha256,
+            source: recipe.data.dataset.clone(),
             surveys,
             loading: Duration::ZERO,
         };

@@ -44,7 +44,8 @@ impl Trainer {
     /// The head gets as many classes as the data has. Of several ranks, all begin it, each with the same recipe and data.
     ///
     /// # Errors
-    /// When the directory cannot be made, the recipe does not fit the data, or it names a checkpoint to begin with.
+    /// When the directory cannot be made, holds a run, or another process is at work in it; when the recipe does not fit the data, or names a
+    /// checkpoint to begin with.
     pub fn start(
         mut recipe: Recipe,
         data: TrainingData,
@@ -61,6 +62,7 @@ impl Trainer {
                 ),
             });
         }
+        let run = Self::new_directory(run, &place)?;
         let parameters = Self::fresh(&mut recipe, &data, &place.device)?;
         Self::with_parameters(recipe, data, run, place, parameters)
     }
@@ -80,12 +82,31 @@ impl Trainer {
         place: impl Into<Workplace>,
     ) -> Result<(Self, Transfer)> {
         let place = place.into();
+        let run = Self::new_directory(run, &place)?;
         let fresh = Self::fresh(&mut recipe, &data, &place.device)?;
         let transfer = checkpoint.weights_for(&recipe.model, data.train.classes(), &fresh)?;
         let parameters = transfer.parameters.clone();
         let mut trainer = Self::with_parameters(recipe, data, run, place, parameters)?;
         trainer.save()?;
         Ok((trainer, transfer))
+    }
+
+    /// The directory of a new run; the first rank has it locked, for all.
+    fn new_directory(run: RunDirectory, place: &Workplace) -> Result<RunDirectory> {
+        if place.ranks.is_first() {
+            run.locked_for_a_new_run()
+        } else {
+            Ok(run)
+        }
+    }
+
+    /// The directory of a run that was begun, locked by the first rank.
+    fn directory(run: RunDirectory, place: &Workplace) -> Result<RunDirectory> {
+        if place.ranks.is_first() {
+            run.locked()
+        } else {
+            Ok(run)
+        }
     }
 
     /// Makes the head as wide as the data has classes, and first values from the seed.
@@ -97,12 +118,13 @@ impl Trainer {
     }
 
     fn with_parameters(
-        recipe: Recipe,
+        mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
         place: Workplace,
         parameters: Parameters,
     ) -> Result<Self> {
+        recipe.data.dataset = data.source.clone();
         let progress = Progress {
             format: Format,
             recipe: settled::settled(&recipe)?,
@@ -114,11 +136,11 @@ impl Trainer {
             history: Vec::new(),
             epoch: EpochProgress::default(),
             stopped: false,
+            done: false,
             time: TimeSpent::default(),
         };
         require_agreement(&*place.ranks, &facts(&progress)?)?;
         if place.ranks.is_first() {
-            run.make()?;
             recipe.write(&run.recipe())?;
             data.surveys.write(&run.surveys())?;
             Self::checkpoint_config(&recipe, &data).write(&run.config())?;
@@ -136,8 +158,8 @@ impl Trainer {
     /// Goes on with a run from its last saved state, or from its beginning if it has none.
     ///
     /// # Errors
-    /// When the state is damaged, does not fit the recipe, or is gone, or `data` is not what the run began with. Nothing on
-    /// the disk has changed then.
+    /// When another process or trainer is at work on the run, when the state is damaged, does not fit the recipe, or is gone, or `data` is not
+    /// what the run began with. Nothing on the disk has changed then.
     pub fn resume(
         recipe: Recipe,
         data: TrainingData,
@@ -145,6 +167,7 @@ impl Trainer {
         place: impl Into<Workplace>,
     ) -> Result<Self> {
         let place = place.into();
+        let run = Self::directory(run, &place)?;
         let state = run.state();
         if !state.exists() {
             run.require_nothing_saved()?;
@@ -176,6 +199,7 @@ impl Trainer {
         place: impl Into<Workplace>,
     ) -> Result<(Self, Option<PathBuf>)> {
         let place = place.into();
+        let run = Self::directory(run, &place)?;
         let previous = run.previous_state();
         let trainer = Self::read(recipe, data, run, place, &previous)?;
         let aside = if trainer.place.ranks.is_first() {
@@ -189,7 +213,7 @@ impl Trainer {
 
     /// A run as it stands in the state at `path`; changes nothing.
     fn read(
-        recipe: Recipe,
+        mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
         place: Workplace,
@@ -207,6 +231,7 @@ impl Trainer {
                 found: data.sha256,
             });
         }
+        recipe.data.dataset = data.source.clone(); // which may have moved
         require_agreement(&*place.ranks, &facts(&progress)?)?;
         place.ranks.barrier()?; // nobody writes while others read
         let state = State {

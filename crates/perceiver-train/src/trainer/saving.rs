@@ -20,8 +20,10 @@ impl Trainer {
         if !self.place.ranks.is_first() {
             return Ok(());
         }
+        self.run.require_held()?;
         let start = Instant::now();
         self.progress.time.seconds = self.clock.spent();
+        self.progress.done = self.is_done();
         let tensors = StateTensors {
             parameters: self.parameters.tensors(),
             best: self.best.clone(),
@@ -68,9 +70,23 @@ impl Trainer {
             return Ok(());
         }
         self.run.remove_leftovers()?;
+        self.write_place_of_data()?;
         self.data.surveys.write(&self.run.surveys())?;
         Self::checkpoint_config(&self.recipe, &self.data).write(&self.run.config())?;
         self.write_best()
+    }
+
+    /// Lets `recipe.toml` say where the data lie now: whoever reads it looks for them there.
+    fn write_place_of_data(&self) -> Result<()> {
+        let path = self.run.recipe();
+        let mut kept = Recipe::read(&path)?;
+        let (found, now) = (&mut kept.data, &self.recipe.data);
+        if (&found.dataset, &found.data_dir) == (&now.dataset, &now.data_dir) {
+            return Ok(());
+        }
+        found.dataset.clone_from(&now.dataset);
+        found.data_dir.clone_from(&now.data_dir);
+        kept.write(&path)
     }
 
     pub(super) fn checkpoint_config(recipe: &Recipe, data: &TrainingData) -> CheckpointConfig {

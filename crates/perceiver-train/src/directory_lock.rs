@@ -1,0 +1,534 @@
+//! Who may write a directory: one process at a time, on this machine and on others that share its disk.
+//!
+//! The operating system's lock on `lock.json` decides between processes of one machine: it ends with its holder, however that ends. A shared
+//! disk may not pass locks on from one machine to another, so the file also says who holds it, and the holder counts in it every few
+//! seconds. A process on another machine waits to see whether the number goes up.
+//!
+//! The file is removed when its holder is done, and stays where that was killed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+
+/// The name of the file.
+const NAME: &str = "lock.json";
+
+/// How often a lock that is held is tried again: whoever only looks whether it is holds it for a moment.
+const TRIES: usize = 10;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+
+/// How a holder shows that it is there, and how long others watch for that.
+#[derive(Clone, Copy, Debug)]
+struct Rhythm {
+    beat: Duration,
+    watch: Duration,
+}
+
+const RHYTHM: Rhythm = Rhythm {
+    beat: Duration::from_secs(5),
+    watch: Duration::from_secs(20),
+};
+
+/// What `lock.json` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    /// The machine's name, where the system tells it.
+    host: Option<String>,
+    /// What this start of the machine is called, where the system tells that: containers have a host's name each, and locks in common.
+    boot: Option<String>,
+    pid: u32,
+    started: String,
+}
+
+impl Holder {
+    fn here() -> Self {
+        let told = |path| fs::read_to_string(path).ok();
+        let host = told("/proc/sys/kernel/hostname");
+        let host = host.or_else(|| std::env::var("COMPUTERNAME").ok());
+        let host = host.or_else(|| std::env::var("HOSTNAME").ok());
+        let trimmed = |text: String| text.trim().to_string();
+        Self {
+            host: host.map(trimmed),
+            boot: told("/proc/sys/kernel/random/boot_id").map(trimmed),
+            pid: std::process::id(),
+            started: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        }
+    }
+
+    /// Whether both see the same locks of an operating system.
+    fn shares_a_machine_with(&self, other: &Self) -> bool {
+        self.host == other.host || (self.boot.is_some() && self.boot == other.boot)
+    }
+
+    /// As messages name it.
+    fn told(&self, here: &Self) -> String {
+        let started = self.started.split('.').next().unwrap_or_default();
+        let host = match &self.host {
+            Some(host) if !self.shares_a_machine_with(here) => format!(" on {host}"),
+            _ => String::new(),
+        };
+        let own = self.pid == here.pid && self.shares_a_machine_with(here);
+        let own = if own { ", which is this one" } else { "" };
+        format!("process {}{host}{own}, since {started}Z", self.pid)
+    }
+}
+
+/// The file's whole content, which is always as long.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    #[serde(flatten)]
+    holder: Holder,
+    beat: String,
+}
+
+impl Content {
+    fn of(holder: &Holder, beat: u64) -> io::Result<Vec<u8>> {
+        let (holder, beat) = (holder.clone(), format!("{beat:020}"));
+        Ok(serde_json::to_vec(&Self { holder, beat })?)
+    }
+
+    fn holder_in(bytes: &[u8]) -> Option<Holder> {
+        let content: Self = serde_json::from_slice(bytes).ok()?;
+        Some(content.holder)
+    }
+}
+
+/// The sole right to write a directory, until it is dropped.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    directory: PathBuf,
+    /// Open, and by that locked.
+    _file: Arc<File>,
+    /// Whether another process has taken the directory, as it may when this one had stopped for long.
+    lost: Arc<AtomicBool>,
+    /// Tells the thread that counts to end, by going.
+    end: Option<Sender<()>>,
+    counting: Option<JoinHandle<()>>,
+    /// Directories made for the lock, the innermost first; they go with it if nothing comes to lie in them.
+    made: Vec<PathBuf>,
+}
+
+impl DirectoryLock {
+    /// Locks a directory, which is made if it is not there. Where another machine held it and has not said that it is done, this takes 20
+    /// seconds.
+    ///
+    /// # Errors
+    /// [`TrainError::InUse`] when another process holds it, or another lock of this one; and when the operating system refuses.
+    pub fn take(directory: &Path) -> Result<Self> {
+        Self::take_made(directory, Vec::new())
+    }
+
+    /// Makes a directory in `parent` under a name that nothing has yet, `NAME-1`, `NAME-2`, ..., and locks it. If nothing has come to lie in it
+    /// when the lock goes, it goes too.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn take_unused(parent: &Path, name: &str) -> Result<(PathBuf, Self)> {
+        let root = make_unused(parent, name)?;
+        let lock = Self::take_made(&root, vec![root.clone()])?;
+        Ok((root, lock))
+    }
+
+    /// [`DirectoryLock::take`], with what was made for it before.
+    pub(crate) fn take_made(directory: &Path, made: Vec<PathBuf>) -> Result<Self> {
+        Self::take_in(directory, made, RHYTHM)
+    }
+
+    fn take_in(directory: &Path, mut made: Vec<PathBuf>, rhythm: Rhythm) -> Result<Self> {
+        let path = directory.join(NAME);
+        let here = Holder::here();
+        for _ in 0..TRIES {
+            make(directory, &mut made)?;
+            match attempt(&path, &here, rhythm).map_err(|source| TrainError::Io {
+                action: "write",
+                path: path.clone(),
+                source,
+            })? {
+                Attempt::Taken(file) => {
+                    return Ok(Self::held(directory, file, here, made, rhythm));
+                }
+                Attempt::Watched(holder) => return Err(in_use(directory, holder.as_ref(), &here)),
+                Attempt::Locked | Attempt::Replaced => thread::sleep(BETWEEN_TRIES),
+            }
+        }
+        let holder = fs::read(&path).ok();
+        let holder = holder.and_then(|bytes| Content::holder_in(&bytes));
+        Err(in_use(directory, holder.as_ref(), &here))
+    }
+
+    fn held(
+        directory: &Path,
+        file: File,
+        here: Holder,
+        made: Vec<PathBuf>,
+        rhythm: Rhythm,
+    ) -> Self {
+        let (file, lost) = (Arc::new(file), Arc::new(AtomicBool::new(false)));
+        let (end, ended) = channel();
+        let counter = Counter {
+            path: directory.join(NAME),
+            file: Arc::clone(&file),
+            lost: Arc::clone(&lost),
+            here,
+            rhythm,
+        };
+        // Without such a thread others on this machine are kept out all the same.
+        let counting = thread::Builder::new().name("directory lock".to_string());
+        let counting = counting.spawn(move || counter.count(&ended)).ok();
+        Self {
+            directory: directory.to_path_buf(),
+            _file: file,
+            lost,
+            end: Some(end),
+            counting,
+            made,
+        }
+    }
+
+    /// Makes sure that no other process has taken the directory meanwhile.
+    ///
+    /// # Errors
+    /// [`TrainError::InUse`] when one has.
+    pub(crate) fn require_held(&self) -> Result<()> {
+        if !self.lost.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let holder = fs::read(self.directory.join(NAME)).ok();
+        let holder = holder.and_then(|bytes| Content::holder_in(&bytes));
+        Err(in_use(&self.directory, holder.as_ref(), &Holder::here()))
+    }
+
+    /// Whether a process of this machine holds the directory right now; only looks.
+    pub(crate) fn is_taken(directory: &Path) -> bool {
+        let file = File::open(directory.join(NAME));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    }
+
+    /// The process on another machine that has not said that it is done with the directory, for messages.
+    pub(crate) fn holder_elsewhere(directory: &Path) -> Option<String> {
+        let holder = Content::holder_in(&fs::read(directory.join(NAME)).ok()?)?;
+        let here = Holder::here();
+        (!holder.shares_a_machine_with(&here)).then(|| holder.told(&here))
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(counting) = self.counting.take() {
+            drop(counting.join());
+        }
+        if self.lost.load(Ordering::Relaxed) {
+            return; // it is another's
+        }
+        // While it is locked, so that it is no other's. What cannot be removed keeps nobody out.
+        drop(fs::remove_file(self.directory.join(NAME)));
+        for directory in &self.made {
+            drop(fs::remove_dir(directory)); // if it is empty
+        }
+    }
+}
+
+fn in_use(directory: &Path, holder: Option<&Holder>, here: &Holder) -> TrainError {
+    TrainError::InUse {
+        path: directory.to_path_buf(),
+        holder: holder.map_or("another process".to_string(), |holder| holder.told(here)),
+    }
+}
+
+/// Makes a directory and those it lies in, and notes which were not there, the innermost first.
+fn make(directory: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
+    let above = directory.ancestors();
+    let above = above.filter(|above| !above.as_os_str().is_empty());
+    let missing: Vec<PathBuf> = above
+        .take_while(|above| !above.exists())
+        .map(Path::to_path_buf)
+        .collect();
+    fs::create_dir_all(directory).map_err(|source| TrainError::Io {
+        action: "create",
+        path: directory.to_path_buf(),
+        source,
+    })?;
+    made.retain(|before| !missing.contains(before));
+    made.splice(0..0, missing);
+    Ok(())
+}
+
+/// Makes a directory under `parent` that was not there: `NAME-1`, `NAME-2`, ... Of several processes that ask at once, each makes its own.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(crate) fn make_unused(parent: &Path, name: &str) -> Result<PathBuf> {
+    let failed = |path: &Path, source| TrainError::Io {
+        action: "create",
+        path: path.to_path_buf(),
+        source,
+    };
+    fs::create_dir_all(parent).map_err(|source| failed(parent, source))?;
+    let mut number = 1_u64;
+    loop {
+        let root = parent.join(format!("{name}-{number}"));
+        match fs::create_dir(&root) {
+            Ok(()) => return Ok(root),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(source) => return Err(failed(&root, source)),
+        }
+    }
+}
+
+/// What came of trying to take a lock.
+enum Attempt {
+    Taken(File),
+    /// A process of this machine has it.
+    Locked,
+    /// One on another machine has it.
+    Watched(Option<Holder>),
+    /// It was given back meanwhile.
+    Replaced,
+}
+
+fn attempt(path: &Path, here: &Holder, rhythm: Rhythm) -> io::Result<Attempt> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Replaced),
+        file => file?,
+    };
+    let is_locked = match file.try_lock() {
+        Ok(()) => true,
+        Err(fs::TryLockError::WouldBlock) => return Ok(Attempt::Locked),
+        Err(fs::TryLockError::Error(_)) => false, // the file system has no locks
+    };
+    if !is_at(&file, path)? {
+        return Ok(Attempt::Replaced);
+    }
+    let before = io::read_to_string(&file)?.into_bytes();
+    let holder = Content::holder_in(&before);
+    let is_over = is_locked
+        && holder
+            .as_ref()
+            .is_some_and(|holder| holder.shares_a_machine_with(here));
+    if !before.is_empty() && !is_over {
+        match watch(path, &before, rhythm) {
+            Watched::Still => {}
+            Watched::Counting => return Ok(Attempt::Watched(holder)),
+            Watched::Gone => return Ok(Attempt::Replaced),
+        }
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&Content::of(here, 0)?)?;
+    Ok(Attempt::Taken(file))
+}
+
+/// Whether an open file is still the one at `path`. Elsewhere than on Unix a file that is open cannot be replaced.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |of: fs::Metadata| (of.dev(), of.ino());
+        let open = identity(file.metadata()?);
+        Ok(fs::metadata(path).is_ok_and(|found| identity(found) == open))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        Ok(path.exists())
+    }
+}
+
+/// What became of a lock in the time in which its holder would have counted.
+enum Watched {
+    Still,
+    Counting,
+    Gone,
+}
+
+fn watch(path: &Path, before: &[u8], rhythm: Rhythm) -> Watched {
+    let steps = 40;
+    for _ in 0..steps {
+        thread::sleep(rhythm.watch / steps);
+        match fs::read(path) {
+            Ok(now) if now == before => {}
+            Ok(_) => return Watched::Counting,
+            Err(_) => return Watched::Gone,
+        }
+    }
+    Watched::Still
+}
+
+/// What counts in the file as long as the lock is held.
+struct Counter {
+    path: PathBuf,
+    file: Arc<File>,
+    lost: Arc<AtomicBool>,
+    here: Holder,
+    rhythm: Rhythm,
+}
+
+impl Counter {
+    fn count(&self, ended: &Receiver<()>) {
+        for beat in 1.. {
+            match ended.recv_timeout(self.rhythm.beat) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+            let found = fs::read(&self.path).ok();
+            let found = found.and_then(|bytes| Content::holder_in(&bytes));
+            if found.is_some_and(|holder| holder != self.here) {
+                self.lost.store(true, Ordering::Relaxed);
+                return;
+            }
+            // A number that cannot be written, as on a full disk, is written the next time.
+            drop(self.write(beat));
+        }
+    }
+
+    fn write(&self, beat: u64) -> io::Result<()> {
+        let mut file = &*self.file;
+        file.rewind()?;
+        file.write_all(&Content::of(&self.here, beat)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: Rhythm = Rhythm {
+        beat: Duration::from_millis(5),
+        watch: Duration::from_secs(2),
+    };
+
+    /// What a process on another machine leaves in the file.
+    fn elsewhere(beat: u64) -> Vec<u8> {
+        let holder = Holder {
+            host: Some("elsewhere".to_string()),
+            boot: Some("another".to_string()),
+            pid: 77,
+            started: "2026-01-02T03:04:05.678901234Z".to_string(),
+        };
+        Content::of(&holder, beat).unwrap()
+    }
+
+    fn message(taken: Result<DirectoryLock>) -> String {
+        taken.map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_directory_is_held_once_and_leaves_nothing_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("made/for/it");
+        for _ in 0..2 {
+            assert!(!DirectoryLock::is_taken(&directory));
+            let held = DirectoryLock::take(&directory).unwrap();
+            assert!(DirectoryLock::is_taken(&directory));
+            held.require_held().unwrap();
+            let said = message(DirectoryLock::take(&directory));
+            let process = format!("process {}, which is this one, since 2", std::process::id());
+            assert!(said.contains(&process), "{said}");
+            drop(held);
+            assert!(!parent.path().join("made").exists());
+        }
+        let held = DirectoryLock::take(&directory).unwrap();
+        fs::write(directory.join("kept"), "").unwrap();
+        drop(held);
+        assert!(directory.join("kept").exists() && !directory.join(NAME).exists());
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_process_left_on_this_machine_keeps_nobody_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        let killed = Holder {
+            pid: 1,
+            ..Holder::here()
+        };
+        fs::write(&path, Content::of(&killed, 3).unwrap()).unwrap();
+        assert_eq!(DirectoryLock::holder_elsewhere(directory.path()), None);
+        let held = DirectoryLock::take_in(directory.path(), Vec::new(), FAST).unwrap();
+        let holder = Content::holder_in(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(holder.pid, std::process::id());
+        drop(held);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_process_on_another_machine_is_told_by_its_counting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        fs::write(&path, elsewhere(0)).unwrap();
+        let holder = DirectoryLock::holder_elsewhere(directory.path());
+        let expected = "process 77 on elsewhere, since 2026-01-02T03:04:05Z";
+        assert_eq!(holder.as_deref(), Some(expected));
+        let at_work = AtomicBool::new(true);
+        let said = thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut beats = 1..;
+                while at_work.load(Ordering::Relaxed) {
+                    let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+                    file.write_all(&elsewhere(beats.next().unwrap())).unwrap();
+                    thread::sleep(FAST.beat);
+                }
+            });
+            let taken = DirectoryLock::take_in(directory.path(), Vec::new(), FAST);
+            at_work.store(false, Ordering::Relaxed);
+            message(taken)
+        });
+        assert!(said.contains(expected), "{said}");
+        // It has gone without a word.
+        DirectoryLock::take_in(directory.path(), Vec::new(), FAST).unwrap();
+        assert!(!path.exists());
+    }
+
+    /// A process that had stopped for long, or whose machine had, finds that others took it for gone.
+    #[test]
+    fn a_lock_that_another_machine_has_taken_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        let held = DirectoryLock::take_in(directory.path(), Vec::new(), FAST).unwrap();
+        while held.require_held().is_ok() {
+            fs::write(&path, elsewhere(0)).unwrap(); // again, as it may just have counted
+            thread::sleep(2 * FAST.beat);
+        }
+        let said = held.require_held().unwrap_err().to_string();
+        assert!(said.contains("process 77 on elsewhere"), "{said}");
+        drop(held);
+        let left = Content::holder_in(&fs::read(&path).unwrap());
+        assert_eq!(left, Content::holder_in(&elsewhere(0)));
+    }
+
+    /// Of many that begin at once, one has it, whatever others give back and remove meanwhile.
+    #[test]
+    fn one_of_many_has_it_at_a_time() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("run");
+        let (inside, taken) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let Ok(lock) = DirectoryLock::take(&directory) else {
+                            continue;
+                        };
+                        assert!(!inside.swap(true, Ordering::SeqCst), "held twice");
+                        thread::sleep(Duration::from_millis(1));
+                        inside.store(false, Ordering::SeqCst);
+                        taken.store(true, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert!(taken.load(Ordering::SeqCst) && !directory.join(NAME).exists());
+    }
+}
