@@ -242,7 +242,7 @@ fn resumed(
     let run = RunDirectory::open(run)?;
     let mut recipe = recipe_in(&run)?;
     let run = if ranks.is_first() {
-        locked(run, &recipe)?
+        locked(&run, &recipe)?
     } else {
         run
     };
@@ -340,7 +340,7 @@ fn results_of_whole(
 }
 
 /// The run, which nobody else can go on with from here on.
-fn locked(run: RunDirectory, recipe: &Recipe) -> Result<RunDirectory> {
+fn locked(run: &RunDirectory, recipe: &Recipe) -> Result<RunDirectory> {
     if let Some(writer) = run.writer_elsewhere() {
         tracing::warn!(
             "{} was being written by {writer}; waiting 20 s to see whether it still is",
@@ -348,7 +348,7 @@ fn locked(run: RunDirectory, recipe: &Recipe) -> Result<RunDirectory> {
         );
     }
     let locked = run.clone().locked();
-    locked.map_err(|error| way_out::shown(error, &run, recipe))
+    locked.map_err(|error| way_out::shown(error, run, recipe))
 }
 
 /// The recipe of a run that was begun.
