@@ -25,20 +25,29 @@ pub(crate) struct AttentionCost {
 }
 
 impl AttentionCost {
-    /// Multiply-adds for one image and all reads together.
+    /// Multiply-adds for one image and all reads together; at most the greatest `u64`, which the form not taken may exceed.
     pub(crate) fn multiply_adds(&self, form: AttentionForm) -> u64 {
-        let inner = self.heads * self.head_width;
-        let per_read = |inner: usize, projections: usize| {
-            projections * self.queries * self.width * inner + 2 * self.queries * self.tokens * inner
+        let [queries, tokens, width, heads, head_width, reads] = [
+            self.queries,
+            self.tokens,
+            self.width,
+            self.heads,
+            self.head_width,
+            self.reads,
+        ]
+        .map(|size| size as u128);
+        let inner = heads * head_width;
+        let per_read = |inner: u128, projections: u128| {
+            projections * queries * width * inner + 2 * queries * tokens * inner
         };
         let products = match form {
             AttentionForm::Direct => {
                 let projections = if self.projects_output { 2 } else { 1 };
-                2 * self.tokens * self.width * inner + self.reads * per_read(inner, projections)
+                2 * tokens * width * inner + reads * per_read(inner, projections)
             }
-            AttentionForm::Absorbed => self.reads * per_read(self.heads * self.width, 2),
+            AttentionForm::Absorbed => reads * per_read(heads * width, 2),
         };
-        products as u64
+        u64::try_from(products).unwrap_or(u64::MAX)
     }
 
     /// The form with fewer multiply-adds.

@@ -28,6 +28,36 @@ pub enum Positions {
     Fourier,
 }
 
+/// The largest image side, in pixels.
+const MOST_PIXELS: usize = 4096;
+
+/// The largest width of anything: tokens, latents, heads, layers that are not the last of a classifier.
+const MOST_WIDTH: usize = 65_536;
+
+/// The most classes, and the largest width of the head's layers.
+const MOST_CLASSES: usize = 1 << 20;
+
+/// The most layers in a list of them.
+const MOST_LAYERS: usize = 32;
+
+/// The most heads, blocks, iterations, channels of an image.
+const MOST_REPEATS: usize = 1024;
+
+/// The most blocks of all iterations together.
+const MOST_DEPTH: usize = 4096;
+
+/// The most frequencies of Fourier features in each direction.
+const MOST_BANDS: usize = 4096;
+
+/// The most values of one weight, or of one array that a forward pass makes of an image: 4 GiB in `f32`.
+const MOST_VALUES: usize = 1 << 30;
+
+/// The most values of the table of Fourier features, which is made with a model and is in no file: 512 MiB in `f32`.
+const MOST_FEATURES: usize = 1 << 27;
+
+/// The most multiply-adds of one image's forward pass, roughly: hours on a machine without a GPU.
+const MOST_MULTIPLY_ADDS: f64 = 1e15;
+
 /// The architecture of a [`Perceiver`](crate::Perceiver). The default is the Keras example's: 9,697,637 parameters on
 /// CIFAR-100.
 ///
@@ -202,12 +232,13 @@ impl PerceiverConfig {
         self
     }
 
-    /// Checks that the fields agree with one another.
+    /// Checks that every field has a value it can have, that the fields agree with one another, and that no array gets too large:
+    /// of a valid configuration no product of sizes overflows, and nothing but its weights takes much memory.
     ///
     /// # Errors
-    /// [`ModelError::Config`], naming the fields that disagree and their values.
+    /// [`ModelError::Config`], naming the fields and their values.
     pub fn validate(&self) -> Result<()> {
-        self.check_positive()?;
+        self.check_sizes()?;
         let halvings = u32::try_from(self.stem_units.len()).unwrap_or(u32::MAX);
         let token = 1usize
             .checked_shl(halvings)
@@ -250,41 +281,135 @@ impl PerceiverConfig {
                 format!("{:?} and {}", self.ffn_units, self.projection_dim),
             ));
         }
-        self.check_rates()
+        self.check_rates()?;
+        self.check_products()
     }
 
-    fn check_positive(&self) -> Result<()> {
+    /// Every size is within its own bounds.
+    fn check_sizes(&self) -> Result<()> {
         let sizes = [
-            ("image_size", self.image_size),
-            ("channels", self.channels),
-            ("patch_size", self.patch_size),
-            ("latent_dim", self.latent_dim),
-            ("projection_dim", self.projection_dim),
-            ("num_cross_heads", self.num_cross_heads),
-            ("num_heads", self.num_heads),
-            ("num_iterations", self.num_iterations),
-            ("fourier_bands", self.fourier_bands),
+            ("image_size", self.image_size, 1, MOST_PIXELS),
+            ("channels", self.channels, 1, MOST_REPEATS),
+            ("patch_size", self.patch_size, 1, MOST_PIXELS),
+            ("latent_dim", self.latent_dim, 1, MOST_WIDTH),
+            ("projection_dim", self.projection_dim, 1, MOST_WIDTH),
+            ("num_cross_heads", self.num_cross_heads, 1, MOST_REPEATS),
+            ("num_heads", self.num_heads, 1, MOST_REPEATS),
+            ("head_dim", self.head_dim, 0, MOST_WIDTH),
+            (
+                "num_transformer_blocks",
+                self.num_transformer_blocks,
+                0,
+                MOST_REPEATS,
+            ),
+            ("num_iterations", self.num_iterations, 1, MOST_REPEATS),
+            ("fourier_bands", self.fourier_bands, 1, MOST_BANDS),
         ];
-        for (field, size) in sizes {
-            if size == 0 {
-                return Err(disagreement(field, "at least 1", "0"));
+        for (field, size, least, most) in sizes {
+            if size < least {
+                return Err(disagreement(field, format!("at least {least}"), size));
+            }
+            if size > most {
+                return Err(disagreement(field, format!("at most {most}"), size));
             }
         }
         let lists = [
-            ("ffn_units", &self.ffn_units),
-            ("classifier_units", &self.classifier_units),
+            ("stem_units", &self.stem_units, 0, MOST_WIDTH),
+            ("ffn_units", &self.ffn_units, 1, MOST_WIDTH),
+            ("classifier_units", &self.classifier_units, 1, MOST_CLASSES),
         ];
-        if self.stem_units.contains(&0) {
-            let found = format!("{:?}", self.stem_units);
-            return Err(disagreement("stem_units", "layers at least 1 wide", found));
-        }
-        for (field, units) in lists {
-            if units.is_empty() || units.contains(&0) {
-                let expected = "one or more layers, each at least 1 wide";
-                return Err(disagreement(field, expected, format!("{units:?}")));
-            }
+        for (field, units, least, widest) in lists {
+            check_layers(field, units, least, widest)?;
         }
         Ok(())
+    }
+
+    /// No weight, and no array that a forward pass makes of an image, is larger than memory could hold, and the pass ends in a
+    /// time that somebody might wait. To be called on sizes within their bounds.
+    fn check_products(&self) -> Result<()> {
+        let (tokens, latents, width) = (self.num_patches(), self.latent_dim, self.projection_dim);
+        let (heads, inner) = (self.num_heads, self.num_heads * self.head_width());
+        let patches = "image_size, patch_size and projection_dim";
+        let latent_array = "latent_dim and projection_dim";
+        require_room(
+            "image_size and channels",
+            &[self.image_size, self.image_size, self.channels],
+        )?;
+        self.check_stem()?;
+        require_room(patches, &[tokens, width])?;
+        require_room(patches, &[self.patch_len(), width])?;
+        require_room(latent_array, &[latents, width])?;
+        require_room("projection_dim", &[width, width])?;
+        require_room("num_heads, head_dim and projection_dim", &[inner, width])?;
+        require_room("num_heads, head_dim and latent_dim", &[inner, latents])?;
+        require_room("num_heads and latent_dim", &[heads, latents, latents])?;
+        let cross = [self.num_cross_heads, latents, tokens];
+        require_room("num_cross_heads, latent_dim and image_size", &cross)?;
+        // An attention may have the products of its weights in their place, a matrix a head.
+        let absorbed = [self.num_cross_heads, width, width];
+        require_room("num_cross_heads and projection_dim", &absorbed)?;
+        for (field, units, rows) in [
+            ("ffn_units", &self.ffn_units, latents),
+            ("classifier_units", &self.classifier_units, 1),
+        ] {
+            let inputs = std::iter::once(&width).chain(units);
+            for (&inputs, &outputs) in inputs.zip(units) {
+                require_room(field, &[inputs, outputs])?;
+                require_room(field, &[rows, outputs])?;
+            }
+        }
+        if self.positions == Positions::Fourier {
+            let features = [tokens, 2 * (1 + 2 * self.fourier_bands)];
+            let field = "image_size, patch_size and fourier_bands";
+            require_at_most(MOST_FEATURES, field, &features)?;
+        }
+        let depth = [self.num_iterations, self.num_transformer_blocks];
+        if depth[0] * depth[1] > MOST_DEPTH {
+            return Err(disagreement(
+                "num_iterations and num_transformer_blocks",
+                format!("at most {MOST_DEPTH} blocks in all iterations together"),
+                format!("{} times {}", depth[0], depth[1]),
+            ));
+        }
+        self.check_time()
+    }
+
+    fn check_stem(&self) -> Result<()> {
+        let (mut side, mut channels) = (self.image_size, self.channels);
+        for &units in &self.stem_units {
+            side /= 2;
+            require_room("image_size and stem_units", &[side, side, 9, channels])?;
+            require_room("image_size and stem_units", &[side, side, units])?;
+            require_room("stem_units", &[9, channels, units])?;
+            channels = units;
+        }
+        Ok(())
+    }
+
+    /// In `f64`, which does not overflow; [`Summary`](crate::Summary) has the exact number.
+    fn check_time(&self) -> Result<()> {
+        let [tokens, latents, width, inner] = [
+            self.num_patches(),
+            self.latent_dim,
+            self.projection_dim,
+            self.num_heads * self.head_width(),
+        ]
+        .map(|size| size as f64);
+        let inputs = std::iter::once(&self.projection_dim).chain(&self.ffn_units);
+        let layers = inputs.zip(&self.ffn_units);
+        let ffn = latents * layers.map(|(&i, &o)| i as f64 * o as f64).sum::<f64>();
+        let cross = 2.0 * (latents + tokens) * width * width + 2.0 * latents * tokens * width + ffn;
+        let block = 4.0 * latents * width * inner + 2.0 * latents * latents * inner + ffn;
+        let blocks = self.num_transformer_blocks as f64;
+        let found = self.num_iterations as f64 * (cross + blocks * block);
+        if found <= MOST_MULTIPLY_ADDS {
+            return Ok(());
+        }
+        Err(disagreement(
+            "the sizes together",
+            format!("at most {MOST_MULTIPLY_ADDS:.0e} multiply-adds an image"),
+            format!("about {found:.0e}"),
+        ))
     }
 
     fn check_rates(&self) -> Result<()> {
@@ -303,7 +428,8 @@ impl PerceiverConfig {
             ("layer_norm_epsilon", self.layer_norm_epsilon),
         ];
         for (field, factor) in factors {
-            if !(factor.is_finite() && factor > 0.0) {
+            // The weights are `f32`.
+            if !((factor as f32).is_finite() && factor > 0.0) {
                 return Err(disagreement(field, "a finite number above 0", factor));
             }
         }
@@ -311,14 +437,57 @@ impl PerceiverConfig {
     }
 }
 
+/// A list of layers is as long and its layers as wide as they may be.
+fn check_layers(field: &'static str, units: &[usize], least: usize, widest: usize) -> Result<()> {
+    if units.len() < least || units.contains(&0) {
+        let expected = match least {
+            0 => "layers at least 1 wide",
+            _ => "one or more layers, each at least 1 wide",
+        };
+        return Err(disagreement(field, expected, format!("{units:?}")));
+    }
+    if units.len() > MOST_LAYERS {
+        let expected = format!("at most {MOST_LAYERS} layers");
+        return Err(disagreement(field, expected, units.len()));
+    }
+    match units.iter().find(|&&width| width > widest) {
+        None => Ok(()),
+        Some(width) => Err(disagreement(
+            field,
+            format!("layers at most {widest} wide"),
+            width,
+        )),
+    }
+}
+
+/// An array of these sides has room: it has at most [`MOST_VALUES`].
+fn require_room(fields: &'static str, sides: &[usize]) -> Result<()> {
+    require_at_most(MOST_VALUES, fields, sides)
+}
+
+fn require_at_most(most: usize, fields: &'static str, sides: &[usize]) -> Result<()> {
+    let values = sides
+        .iter()
+        .try_fold(1_usize, |values, &side| values.checked_mul(side));
+    if values.is_some_and(|values| values <= most) {
+        return Ok(());
+    }
+    let sides: Vec<String> = sides.iter().map(ToString::to_string).collect();
+    Err(disagreement(
+        fields,
+        format!("an array of at most {most} values"),
+        format!("one of {}", sides.join(" x ")),
+    ))
+}
+
 fn disagreement(
     fields: &'static str,
-    expected: &'static str,
+    expected: impl Into<String>,
     found: impl std::fmt::Display,
 ) -> ModelError {
     ModelError::Config {
         fields,
-        expected,
+        expected: expected.into(),
         found: found.to_string(),
     }
 }
@@ -326,6 +495,9 @@ fn disagreement(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Change = fn(&mut PerceiverConfig);
+    type SetSize = fn(&mut PerceiverConfig, usize);
 
     /// The message with which a changed default configuration is refused.
     fn refusal(change: impl FnOnce(&mut PerceiverConfig)) -> String {
@@ -375,6 +547,87 @@ mod tests {
         refusal(|c| c.stem_units = vec![0]);
         assert!(refusal(|c| c.num_cross_heads = 3).contains("a width that the heads can divide"));
         assert!(refusal(|c| c.num_cross_attends = 3).contains("no more cross attentions"));
+    }
+
+    #[test]
+    fn every_size_has_an_upper_bound() {
+        let huge = 1 << 63;
+        let changes: [(&str, SetSize); 15] = [
+            ("image_size", |c, n| c.image_size = n),
+            ("channels", |c, n| c.channels = n),
+            ("stem_units", |c, n| c.stem_units = vec![n]),
+            ("patch_size", |c, n| c.patch_size = n),
+            ("fourier_bands", |c, n| c.fourier_bands = n),
+            ("latent_dim", |c, n| c.latent_dim = n),
+            ("projection_dim", |c, n| c.projection_dim = n),
+            ("num_cross_heads", |c, n| c.num_cross_heads = n),
+            ("num_heads", |c, n| c.num_heads = n),
+            ("head_dim", |c, n| c.head_dim = n),
+            ("num_transformer_blocks", |c, n| {
+                c.num_transformer_blocks = n;
+            }),
+            ("num_iterations", |c, n| c.num_iterations = n),
+            ("num_cross_attends", |c, n| c.num_cross_attends = n),
+            ("ffn_units", |c, n| c.ffn_units = vec![n, 256]),
+            ("classifier_units", |c, n| c.classifier_units = vec![n]),
+        ];
+        for (field, change) in changes {
+            for size in [huge, usize::MAX, 1 << 32] {
+                let message = refusal(|c| change(c, size));
+                assert!(message.contains(field), "{message}");
+                assert!(message.contains(&size.to_string()), "{message}");
+            }
+        }
+        assert_eq!(
+            refusal(|c| c.num_iterations = 1_000_000_000),
+            "model configuration: num_iterations: expected at most 1024, found 1000000000"
+        );
+        assert!(refusal(|c| c.stem_units = vec![1; 1000]).contains("at most 32 layers"));
+        assert!(refusal(|c| c.latent_deviation = 1e300).contains("latent_deviation"));
+    }
+
+    /// Each size alone is within its bounds here.
+    #[test]
+    fn sizes_whose_product_is_too_large_are_refused() {
+        let changes: [(&str, Change); 6] = [
+            ("num_cross_heads, latent_dim and image_size", |c| {
+                c.image_size = 4096;
+                c.patch_size = 1;
+                c.projection_dim = 4;
+                c.ffn_units = vec![4];
+            }),
+            ("image_size, patch_size and projection_dim", |c| {
+                c.image_size = 4096;
+                c.patch_size = 1;
+            }),
+            ("num_heads and latent_dim", |c| c.latent_dim = 65_536),
+            ("image_size, patch_size and fourier_bands", |c| {
+                c.image_size = 1024;
+                c.patch_size = 2;
+                c.positions = Positions::Fourier;
+                c.fourier_bands = 4096;
+            }),
+            ("at most 4096 blocks", |c| {
+                c.num_iterations = 1024;
+                c.num_transformer_blocks = 1024;
+            }),
+            ("num_heads, head_dim and projection_dim", |c| {
+                c.num_heads = 1024;
+                c.head_dim = 65_536;
+            }),
+        ];
+        for (expected, change) in changes {
+            let message = refusal(change);
+            assert!(message.contains(expected), "{expected}: {message}");
+        }
+        let slow = refusal(|c| {
+            c.latent_dim = 8192;
+            c.num_iterations = 1024;
+        });
+        assert!(
+            slow.contains("multiply-adds an image, found about"),
+            "{slow}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub enum ModelError {
         /// The field or fields.
         fields: &'static str,
         /// What was expected, in words.
-        expected: &'static str,
+        expected: String,
         /// The values found.
         found: String,
     },
@@ -35,6 +35,30 @@ pub enum ModelError {
         expected: Vec<usize>,
         /// Its shape in the weights given.
         found: Vec<usize>,
+    },
+
+    /// A weight is of a type that holds no weights, such as integers.
+    #[error("weights: {name}: expected a floating-point type such as F32, found {found}")]
+    WeightType {
+        /// Name of the weight.
+        name: String,
+        /// Its type, as candle calls it.
+        found: String,
+    },
+
+    /// A weight has a value that is NaN or infinite, as a training that diverged leaves it, or a damaged file.
+    #[error(
+        "weights: {name}: expected finite numbers, found {value} at position {position} of {count}"
+    )]
+    WeightNotFinite {
+        /// Name of the weight.
+        name: String,
+        /// The first value that is none, as an `f32`.
+        value: f32,
+        /// Its place among the weight's values, from 0.
+        position: usize,
+        /// How many values the weight has.
+        count: usize,
     },
 
     /// Weights were given that the architecture has no place for.

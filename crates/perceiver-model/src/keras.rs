@@ -153,5 +153,5 @@ pub fn import(
         names.sort();
         return Err(ModelError::UnexpectedWeights { names });
     }
-    Parameters::from_tensors(config, tensors, device)
+    Parameters::from_loaded_tensors(config, tensors, device)
 }

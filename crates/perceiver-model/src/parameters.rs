@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use perceiver_ops::Key;
+use perceiver_ops::{Key, first_not_finite};
 use rand::distr::{Distribution, Uniform};
 use rand_distr::Normal;
+use rayon::prelude::*;
 
 use crate::config::PerceiverConfig;
 use crate::error::{ModelError, Result};
@@ -100,34 +101,44 @@ impl Parameters {
     /// Parameters with given values, which must be exactly those of the architecture.
     ///
     /// # Errors
-    /// When a weight is missing, has another shape, or is one too many; each is named.
+    /// When a weight is missing, has another shape or no floating-point type, or is one too many; each is named.
     pub fn from_tensors(
         config: &PerceiverConfig,
-        mut tensors: HashMap<String, Tensor>,
+        tensors: HashMap<String, Tensor>,
         device: &Device,
     ) -> Result<Self> {
-        let mut variables = BTreeMap::new();
-        for (name, (shape, _)) in specifications(config)? {
-            let expected = shape.dims().to_vec();
-            let Some(tensor) = tensors.remove(&name) else {
-                return Err(ModelError::MissingWeight { name, expected });
-            };
-            if tensor.dims() != expected {
-                let found = tensor.dims().to_vec();
-                return Err(ModelError::WeightShape {
-                    name,
-                    expected,
-                    found,
-                });
-            }
-            let tensor = tensor.to_device(device)?.to_dtype(DType::F32)?;
-            variables.insert(name, Var::from_tensor(&tensor)?);
-        }
-        if !tensors.is_empty() {
-            let mut names: Vec<_> = tensors.into_keys().collect();
-            names.sort();
-            return Err(ModelError::UnexpectedWeights { names });
-        }
+        let variables = fitting(config, tensors)?
+            .into_iter()
+            .map(|(name, tensor)| {
+                let tensor = tensor.to_device(device)?.to_dtype(DType::F32)?;
+                Ok((name, Var::from_tensor(&tensor)?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { variables })
+    }
+
+    /// [`Parameters::from_tensors`] for values of a file, whoever wrote it: every one has to be finite.
+    ///
+    /// All cores look at the values and copy them; before any is copied, names and shapes have been held against the architecture's.
+    ///
+    /// # Errors
+    /// As for [`Parameters::from_tensors`], and [`ModelError::WeightNotFinite`] with the first weight that has a NaN or an infinity.
+    pub fn from_loaded_tensors(
+        config: &PerceiverConfig,
+        tensors: HashMap<String, Tensor>,
+        device: &Device,
+    ) -> Result<Self> {
+        let fitting = fitting(config, tensors)?;
+        let loaded: Vec<Result<(String, Var)>> = fitting
+            .into_par_iter()
+            .map(|(name, tensor)| {
+                let tensor = tensor.to_dtype(DType::F32)?;
+                require_finite(&name, &tensor)?;
+                Ok((name, Var::from_tensor(&tensor.to_device(device)?)?))
+            })
+            .collect();
+        // In order, so that the same file is always refused for the same weight.
+        let variables = loaded.into_iter().collect::<Result<_>>()?;
         Ok(Self { variables })
     }
 
@@ -146,10 +157,10 @@ impl Parameters {
     /// Parameters read from a safetensors file.
     ///
     /// # Errors
-    /// When the file cannot be read, or as for [`Parameters::from_tensors`].
+    /// When the file cannot be read, or as for [`Parameters::from_loaded_tensors`].
     pub fn open(config: &PerceiverConfig, path: &Path, device: &Device) -> Result<Self> {
         let tensors = read_safetensors(path)?;
-        Self::from_tensors(config, tensors, device).map_err(|error| ModelError::InFile {
+        Self::from_loaded_tensors(config, tensors, device).map_err(|error| ModelError::InFile {
             path: path.to_path_buf(),
             source: Box::new(error),
         })
@@ -260,6 +271,55 @@ impl Parameters {
     }
 }
 
+/// Every weight of an architecture with the tensor of its name, sorted by name.
+fn fitting(
+    config: &PerceiverConfig,
+    mut tensors: HashMap<String, Tensor>,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut all = Vec::new();
+    for (name, (shape, _)) in specifications(config)? {
+        let expected = shape.dims().to_vec();
+        let Some(tensor) = tensors.remove(&name) else {
+            return Err(ModelError::MissingWeight { name, expected });
+        };
+        if tensor.dims() != expected {
+            let found = tensor.dims().to_vec();
+            return Err(ModelError::WeightShape {
+                name,
+                expected,
+                found,
+            });
+        }
+        if !tensor.dtype().is_float() {
+            let found = format!("{:?}", tensor.dtype());
+            return Err(ModelError::WeightType { name, found });
+        }
+        all.push((name, tensor));
+    }
+    if !tensors.is_empty() {
+        let mut names: Vec<_> = tensors.into_keys().collect();
+        names.sort();
+        return Err(ModelError::UnexpectedWeights { names });
+    }
+    Ok(all)
+}
+
+/// Makes sure that the values of the weight called `name` are finite.
+///
+/// # Errors
+/// [`ModelError::WeightNotFinite`] with the first that is not.
+pub fn require_finite(name: &str, tensor: &Tensor) -> Result<()> {
+    match first_not_finite(tensor)? {
+        None => Ok(()),
+        Some((position, value)) => Err(ModelError::WeightNotFinite {
+            name: name.to_string(),
+            value,
+            position,
+            count: tensor.elem_count(),
+        }),
+    }
+}
+
 /// All tensors of a safetensors file, on the CPU.
 ///
 /// # Errors
@@ -293,4 +353,106 @@ fn initial_values(init: Init, count: usize, key: Key) -> Result<Vec<f32>> {
         }
         Init::Kaiming { .. } => return Err(bad(&"not one of the Keras example's")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> PerceiverConfig {
+        PerceiverConfig {
+            image_size: 8,
+            latent_dim: 2,
+            projection_dim: 4,
+            num_heads: 1,
+            num_transformer_blocks: 1,
+            ffn_units: vec![4],
+            classifier_units: vec![3],
+            ..PerceiverConfig::default()
+        }
+    }
+
+    /// What is said of these weights with one of them changed.
+    fn refusal(name: &str, change: impl FnOnce(Tensor) -> Tensor) -> String {
+        let config = config();
+        let trained = Parameters::from_seed(&config, 1, &Device::Cpu).unwrap();
+        let mut tensors = trained.tensors();
+        let changed = change(tensors[name].copy().unwrap());
+        tensors.insert(name.to_string(), changed);
+        let loaded = Parameters::from_loaded_tensors(&config, tensors, &Device::Cpu);
+        loaded.map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn loaded_weights_that_are_not_finite_are_named() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let message = refusal("latents", |latents| {
+                let mut values: Vec<f32> = latents.flatten_all().unwrap().to_vec1().unwrap();
+                values[5] = value;
+                Tensor::from_vec(values, latents.shape(), &Device::Cpu).unwrap()
+            });
+            let expected = format!(
+                "weights: latents: expected finite numbers, found {value} at position 5 of 8"
+            );
+            assert_eq!(message, expected);
+        }
+        // Finite where it comes from, but no `f32`.
+        let message = refusal("cross_attention.scale", |scale| {
+            Tensor::new(1e300_f64, &Device::Cpu)
+                .unwrap()
+                .reshape(scale.shape())
+                .unwrap()
+        });
+        assert!(message.contains("cross_attention.scale"), "{message}");
+    }
+
+    #[test]
+    fn integers_are_no_weights() {
+        for dtype in [DType::I64, DType::U8, DType::U32] {
+            let message = refusal("latents", |latents| latents.to_dtype(dtype).unwrap());
+            let expected = format!(
+                "weights: latents: expected a floating-point type such as F32, found {dtype:?}"
+            );
+            assert_eq!(message, expected);
+        }
+    }
+
+    #[test]
+    fn other_floating_types_are_loaded() {
+        let config = config();
+        let trained = Parameters::from_seed(&config, 1, &Device::Cpu).unwrap();
+        for dtype in [DType::F64, DType::F16, DType::BF16] {
+            let tensors = trained.tensors().into_iter();
+            let tensors = tensors
+                .map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap()))
+                .collect();
+            let loaded = Parameters::from_loaded_tensors(&config, tensors, &Device::Cpu).unwrap();
+            assert_eq!(loaded.get("latents").unwrap().dtype(), DType::F32);
+        }
+    }
+
+    /// No value is shared with what was loaded, which may be changed.
+    #[test]
+    fn loaded_weights_are_copies() {
+        let config = config();
+        let trained = Parameters::from_seed(&config, 1, &Device::Cpu).unwrap();
+        let tensors = trained.tensors().into_iter();
+        let tensors = tensors
+            .map(|(name, tensor)| (name, tensor.detach()))
+            .collect();
+        let loaded = Parameters::from_loaded_tensors(&config, tensors, &Device::Cpu).unwrap();
+        let latents = loaded.get("latents").unwrap();
+        latents.set(&latents.zeros_like().unwrap()).unwrap();
+        let before = trained.get("latents").unwrap();
+        assert!(
+            before
+                .abs()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                > 0.0
+        );
+    }
 }

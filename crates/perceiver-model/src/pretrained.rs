@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::config::PerceiverConfig;
 use crate::error::{ModelError, Result};
+use crate::foreign_config::foreign_config;
 use crate::parameters::{Parameters, read_safetensors};
 use crate::perceiver::Perceiver;
 
@@ -53,11 +54,10 @@ impl Perceiver {
         let config = read_architecture(&config)?;
         config.validate()?;
         let tensors = read_safetensors(&weights)?;
-        let parameters = Parameters::from_tensors(&config, tensors, device).map_err(|error| {
-            ModelError::InFile {
-                path: weights,
-                source: Box::new(error),
-            }
+        let loaded = Parameters::from_loaded_tensors(&config, tensors, device);
+        let parameters = loaded.map_err(|error| ModelError::InFile {
+            path: weights,
+            source: Box::new(error),
         })?;
         parameters.inference_model(&config)
     }
@@ -69,7 +69,9 @@ fn read_architecture(path: &Path) -> Result<PerceiverConfig> {
         finding,
     };
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let read: Architecture =
-        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let read: Architecture = serde_json::from_str(&text).map_err(|error| {
+        let foreign = foreign_config(text.as_bytes());
+        wrong(foreign.unwrap_or_else(|| error.to_string()))
+    })?;
     Ok(read.model)
 }

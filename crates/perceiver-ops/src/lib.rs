@@ -39,6 +39,7 @@ mod cross_entropy;
 mod cuda;
 mod decay;
 mod dropout;
+mod finite;
 mod gelu;
 mod gemm;
 mod heads;
@@ -81,6 +82,7 @@ pub use broadcast::{
 pub use cross_entropy::cross_entropy_to;
 pub use decay::decay;
 pub use dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
+pub use finite::first_not_finite;
 pub use gelu::{gelu, gelu_composed};
 pub use heads::{join_heads, split_heads};
 pub use in_place::change_values;
