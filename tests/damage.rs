@@ -309,6 +309,16 @@ fn to_a_state() -> Vec<Damage> {
             "latents: expected shape [4, 8], found [8, 4]",
         ),
         resealed(
+            "with a parameter that is no number",
+            |parts| set_value(parts, "parameters.latents", 3, f32::NAN),
+            "latents: expected finite numbers, found NaN at position 3 of 32",
+        ),
+        resealed(
+            "with an average that is no number",
+            |parts| set_value(parts, "averages.latents", 0, f32::INFINITY),
+            "averages.latents: expected finite numbers, found inf at position 0 of 32",
+        ),
+        resealed(
             "with averages of another shape",
             |parts| parts.tensor("averages.latents").1 = vec![32],
             "averages.latents of shape [32] instead of [4, 8]",
@@ -325,6 +335,11 @@ fn to_a_state() -> Vec<Damage> {
         ),
     ]);
     all
+}
+
+/// Changes one of a tensor's values.
+fn set_value(parts: &mut Parts, tensor: &str, at: usize, value: f32) {
+    parts.tensor(tensor).2[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
 fn recipe_of_state(parts: &mut Parts, from: &str, to: &str) {
@@ -446,6 +461,21 @@ fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
             "expected shape [4, 8], found [8, 4]",
         ),
         resealed("without a weight", without, "latents is missing"),
+        resealed(
+            "of a training that diverged",
+            |parts| set_value(parts, "latents", 3, f32::NAN),
+            "latents: expected finite numbers, found NaN at position 3 of 32",
+        ),
+        resealed(
+            "with an infinite weight",
+            |parts| set_value(parts, "latents", 31, f32::NEG_INFINITY),
+            "latents: expected finite numbers, found -inf at position 31 of 32",
+        ),
+        resealed(
+            "of integers",
+            |parts| parts.tensor("latents").0 = "I32".into(),
+            "latents: expected a floating-point type such as F32, found I32",
+        ),
     ];
     let config = [
         text("no JSON", "{", "[", "is damaged or not ours"),
@@ -668,4 +698,202 @@ fn a_place_that_cannot_be_written_is_named() {
         }
         set_permissions(&training, Permissions::from_mode(0o755)).unwrap();
     }
+}
+
+/// Commands that use the weights of `run`, each of which has to refuse them.
+const WITH_WEIGHTS: [&str; 6] = [
+    "predict --checkpoint run photos/class-0/0.png",
+    "evaluate --checkpoint run",
+    "attention --checkpoint run --output map.png photos/class-0/0.png",
+    "verify run",
+    "push --checkpoint run --repo me/x --dry-run",
+    "train --dataset folder:photos --config tiny.toml --init-from run --output other",
+];
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_every_command() {
+    let run = trained();
+    let path = run.path("model.safetensors");
+    let mut parts = Parts::of(&fs::read(&path).unwrap());
+    set_value(&mut parts, "head.0.bias", 2, f32::NAN);
+    fs::write(&path, parts.sealed()).unwrap();
+    for command in WITH_WEIGHTS {
+        let said = refused(&run, command, command);
+        let expected = "model.safetensors: weights: head.0.bias: expected finite numbers, found NaN at position 2 of 4";
+        assert_says(&said, &[expected], command);
+    }
+    assert!(!run.place.path("other").exists() && !run.place.path("map.png").exists());
+}
+
+/// Finite weights of which a model's sums overflow.
+#[test]
+fn scores_that_are_not_finite_are_never_printed() {
+    let run = trained();
+    let path = run.path("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let with = |tensor: &str| {
+        let mut parts = Parts::of(&whole);
+        for at in 0..parts.tensor(tensor).2.len() / 4 {
+            set_value(&mut parts, tensor, at, 3e38);
+        }
+        fs::write(&path, parts.sealed()).unwrap();
+    };
+    with("head.0.weight");
+    for format in ["text", "table", "json", "csv"] {
+        let command = format!("predict --checkpoint run --format {format} photos/class-0/0.png");
+        let said = run.place.run(&command);
+        assert_eq!(said.code, Some(1), "{command}: {} {}", said.out, said.err);
+        assert!(!said.out.contains("0.png"), "{command}: {}", said.out);
+        let parts = [
+            "photos/class-0/0.png: image 0: expected finite scores",
+            "weights are too large",
+        ];
+        assert_says(&said.err, &parts, &command);
+    }
+    for command in [
+        "evaluate --checkpoint run",
+        "evaluate --checkpoint run --json",
+    ] {
+        let said = refused(&run, command, command);
+        assert_says(&said, &["image 0: expected finite scores"], command);
+    }
+    with("cross_attention.scale");
+    let command = "attention --checkpoint run --output map.png photos/class-0/0.png";
+    let said = refused(&run, command, command);
+    assert_says(&said, &["attention: expected finite numbers"], command);
+}
+
+/// What would never end, or take more memory than there is, by numbers alone.
+#[test]
+fn architectures_without_bounds_are_refused_before_anything_is_made() {
+    let run = trained();
+    let path = run.path("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    for (field, value, says) in [
+        (
+            "num_iterations",
+            json!(1_u64 << 63),
+            "num_iterations: expected at most 1024",
+        ),
+        (
+            "num_iterations",
+            json!(1_000_000_000),
+            "num_iterations: expected at most 1024",
+        ),
+        (
+            "fourier_bands",
+            json!(1_000_000_000_000_u64),
+            "fourier_bands: expected at most",
+        ),
+        (
+            "num_transformer_blocks",
+            json!(1_u64 << 40),
+            "num_transformer_blocks: expected at most",
+        ),
+        (
+            "latent_dim",
+            json!(1_u64 << 33),
+            "latent_dim: expected at most",
+        ),
+        ("head_dim", json!(u64::MAX), "head_dim: expected at most"),
+        (
+            "num_heads",
+            json!(u64::MAX / 2),
+            "num_heads: expected at most",
+        ),
+        (
+            "classifier_units",
+            json!([1_u64 << 60]),
+            "classifier_units: expected layers at most",
+        ),
+        (
+            "stem_units",
+            json!([1_u64 << 60]),
+            "stem_units: expected layers at most",
+        ),
+        ("latent_dim", json!(65_536), "an array of at most"),
+    ] {
+        let mut changed = config.clone();
+        changed["model"][field] = value;
+        fs::write(&path, changed.to_string()).unwrap();
+        for command in [WITH_WEIGHTS[0], WITH_WEIGHTS[1], "summary --checkpoint run"] {
+            let said = refused(&run, command, field);
+            assert_says(&said, &["model configuration: ", says], field);
+        }
+        let set = match &changed["model"][field] {
+            Value::Number(number) if number.as_i64().is_none() => continue, // no number in TOML
+            other => other.to_string(),
+        };
+        let said = run.place.run(&format!(
+            "train --dataset folder:photos --config tiny.toml --set model.{field}={set}"
+        ));
+        assert_ne!(said.code, Some(0), "{field}");
+        assert_says(&said.err, &["model configuration: ", says], field);
+        assert!(!run.place.path("runs").exists(), "{field}");
+    }
+    // More than the file has, within the bounds.
+    let mut changed = config.clone();
+    changed["model"]["num_transformer_blocks"] = json!(1000);
+    fs::write(&path, changed.to_string()).unwrap();
+    let said = refused(&run, WITH_WEIGHTS[0], "more blocks");
+    assert_says(&said, &["transformer.1.", "is missing"], "more blocks");
+}
+
+#[test]
+fn a_recipe_that_memory_cannot_hold_is_refused_with_the_figure() {
+    let run = trained();
+    let wide = "--set model.projection_dim=16384 --set model.ffn_units=[16384,16384] --set model.num_heads=64 \
+                --set model.head_dim=256 --set model.num_transformer_blocks=100";
+    let said = run.place.run(&format!(
+        "train --dataset folder:photos --config tiny.toml --output wide {wide}"
+    ));
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert_says(
+        &said.err,
+        &[
+            "training takes ",
+            " GB of memory (at least), but this process may have ",
+        ],
+        "wide",
+    );
+    assert!(!run.place.path("wide").exists());
+}
+
+#[test]
+fn models_of_other_programs_are_told_by_name() {
+    let run = trained();
+    let (config, weights) = (run.path("config.json"), run.path("model.safetensors"));
+    let ours = fs::read_to_string(&config).unwrap();
+    for (content, says) in [
+        (
+            r#"{"model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_size": 768}"#,
+            "a model of transformers (model_type \"vit\", architectures ViTForImageClassification)",
+        ),
+        (
+            r#"{"architecture": "vit_base_patch16_224", "num_classes": 1000}"#,
+            "a model of timm (architecture \"vit_base_patch16_224\")",
+        ),
+        ("{}", "an empty JSON object"),
+    ] {
+        fs::write(&config, content).unwrap();
+        let said = refused(&run, WITH_WEIGHTS[0], says);
+        let loads = "this program loads model_type \"perceiver-image-classification\" with one model.safetensors";
+        assert_says(&said, &[says, loads], says);
+        assert!(!said.contains("missing field"), "{said}");
+    }
+    fs::write(&config, ours).unwrap();
+    fs::rename(&weights, run.path("model-00001-of-00002.safetensors")).unwrap();
+    fs::write(
+        run.path("model.safetensors.index.json"),
+        r#"{"weight_map": {}}"#,
+    )
+    .unwrap();
+    let said = refused(&run, WITH_WEIGHTS[0], "in shards");
+    let says = [
+        "model.safetensors.index.json",
+        "weights in several files",
+        "join them into one",
+    ];
+    assert_says(&said, &says, "in shards");
 }

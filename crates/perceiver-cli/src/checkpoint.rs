@@ -52,6 +52,9 @@ impl CheckpointFlags {
 
     /// The checkpoint, ready to classify pictures on a device.
     pub(crate) fn open(&self, device: DeviceChoice) -> Result<Checkpoint> {
+        if !Path::new(&self.checkpoint).is_dir() {
+            self.config()?; // another program's model of the Hub is refused before its weights are downloaded, or found in other files
+        }
         let directory = self.directory(&Checkpoint::FILES, &[])?;
         self.open_directory(&directory, device)
     }

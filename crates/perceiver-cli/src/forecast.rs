@@ -10,7 +10,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Measures and says what the run will take; nothing for one that is over.
+    /// Measures and says what the run will take; nothing for one that is over. What memory has no room for is refused.
     pub(crate) fn before(trainer: &Trainer) -> Result<Option<Self>> {
         if trainer.is_done() {
             return Ok(None);
@@ -35,6 +35,9 @@ impl Told {
             time(forecast.epoch_seconds),
             memory(forecast.memory_bytes)
         );
+        if trainer.device().is_cpu() {
+            forecast.require_room()?;
+        }
         if let Some(budget) = training.budget
             && epochs_before == 0
         {

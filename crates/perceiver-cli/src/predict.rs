@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use perceiver_data::{Image, open_all};
-use perceiver_train::{Checkpoint, DeviceChoice, Precision, Views};
+use perceiver_train::{Checkpoint, DeviceChoice, Precision, TrainError, Views};
 
 use crate::checkpoint::CheckpointFlags;
 use crate::picture_list::PictureList;
@@ -143,7 +143,14 @@ fn predict(
         return Ok(Vec::new());
     }
     let (names, images): (Vec<String>, Vec<Image>) = pictures.into_iter().unzip();
-    let probabilities = checkpoint.classify_by(views, &images)?;
+    let probabilities = checkpoint.classify_by(views, &images);
+    let probabilities = probabilities.map_err(|error| match error {
+        TrainError::ScoreNotFinite { image, .. } => {
+            let name = names.get(image).cloned().unwrap_or_default();
+            Error::new(error).context(name)
+        }
+        other => other.into(),
+    })?;
     let classes = &checkpoint.config.classes;
     let named = names.into_iter().zip(probabilities);
     Ok(named

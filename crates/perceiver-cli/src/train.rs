@@ -14,7 +14,8 @@ use perceiver_report::grouped;
 use perceiver_train::{
     Checkpoint, DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome,
     Prediction, Preset, Ranks, Recipe, RunDirectory, Standing, Surveys, TestAhead, TestResults,
-    TrainError, Trainer, TrainingData, Views, Workplace, require_agreement, write_predictions,
+    TrainError, Trainer, TrainingData, Views, Workplace, require_agreement, require_memory,
+    write_predictions,
 };
 
 use crate::evaluate;
@@ -368,6 +369,9 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
     let mut recipe = init_from::recipe(&layers, preset)?;
     recipe.data.dataset = dataset;
     recipe.data.dataset.check(&recipe.load_options())?;
+    if place.device.is_cpu() {
+        require_memory(&recipe, 0)?; // the model's part, before the data are read, which may take long
+    }
     let run = new_directory(arguments.output.as_deref(), &recipe, preset, &**ranks)?;
     Ok(Plan {
         recipe,

@@ -14,8 +14,9 @@ use rayon::prelude::*;
 
 use crate::checked_file::{self, Checksum};
 use crate::checkpoint_config::CheckpointConfig;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::precision::Precision;
+use crate::scores::require_finite_scores;
 use crate::views::Views;
 
 /// Reads the `model.safetensors` that belongs to a configuration.
@@ -28,12 +29,29 @@ fn read_weights(config: &CheckpointConfig, path: &Path, device: &Device) -> Resu
             Checksum::Required,
         )
     };
-    let tensors = checked_file::read(path, device, expected, checksum)?.tensors;
-    Parameters::from_tensors(&config.model, tensors, device).map_err(|error| {
+    let content = checked_file::read(path, expected, checksum);
+    let tensors = content.map_err(|error| in_shards(error, path))?.tensors;
+    Parameters::from_loaded_tensors(&config.model, tensors, device).map_err(|error| {
         let path = path.to_path_buf();
         let source = Box::new(error);
         ModelError::InFile { path, source }.into()
     })
+}
+
+/// Why there are no weights at `path`, where others lie beside it that other programs read.
+fn in_shards(error: TrainError, path: &Path) -> TrainError {
+    let index = path.with_file_name("model.safetensors.index.json");
+    if path.exists() || !index.exists() {
+        return error;
+    }
+    TrainError::Damaged {
+        path: path.to_path_buf(),
+        expected: "all weights in this one file".to_string(),
+        finding: format!(
+            "none, but weights in several files ({}); join them into one first",
+            index.display()
+        ),
+    }
 }
 
 /// Writes a `model.safetensors`, replacing an old one at once or not at all.
@@ -120,7 +138,7 @@ impl Checkpoint {
     /// The probability of every class for every picture, `[pictures][classes]`.
     ///
     /// # Errors
-    /// When candle refuses an operation.
+    /// [`TrainError::ScoreNotFinite`] when what the model says of a picture is no number, and when candle refuses an operation.
     pub fn classify(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
         self.classify_by(Views::Picture, images)
     }
@@ -128,9 +146,11 @@ impl Checkpoint {
     /// [`Checkpoint::classify`] by more than the pictures alone.
     ///
     /// # Errors
-    /// When candle refuses an operation.
+    /// As for [`Checkpoint::classify`].
     pub fn classify_by(&self, views: Views, images: &[Image]) -> Result<Vec<Vec<f32>>> {
         let scores = views.scores(&self.model, &self.input(images)?)?;
-        Ok(softmax(&scores)?.to_device(&Device::Cpu)?.to_vec2()?)
+        let probabilities = softmax(&scores)?.to_device(&Device::Cpu)?;
+        require_finite_scores(&scores.to_device(&Device::Cpu)?, 0)?;
+        Ok(probabilities.to_vec2()?)
     }
 }

@@ -7,15 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use perceiver_data::{Labels, Preprocessing, Source};
-use perceiver_model::PerceiverConfig;
+use perceiver_model::{MODEL_TYPE, PerceiverConfig, foreign_config};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::atomic_file;
 use crate::error::{Result, TrainError};
 use crate::json_file;
-
-/// The name in every `config.json`, by which ours are known.
-const MODEL_TYPE: &str = "perceiver-image-classification";
 
 /// The name of the network, in the list of architectures.
 const ARCHITECTURE: &str = "Perceiver";
@@ -101,7 +99,8 @@ impl CheckpointConfig {
     /// # Errors
     /// When it is not there, not ours, or its parts disagree.
     pub fn read(path: &Path) -> Result<Self> {
-        let config: Self = json_file::read(path, EXPECTED)?;
+        let read = json_file::read(path, EXPECTED);
+        let config: Self = read.map_err(|error| told_by_its_content(error, path))?;
         let damaged = |finding: String| TrainError::Damaged {
             path: path.to_path_buf(),
             expected: EXPECTED.to_string(),
@@ -136,6 +135,23 @@ impl CheckpointConfig {
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         json_file::write(path, self)
+    }
+}
+
+/// Why the file at `path` was refused: where another program wrote it, that says more than the first field it lacks.
+fn told_by_its_content(error: TrainError, path: &Path) -> TrainError {
+    let foreign = || foreign_config(&atomic_file::read(path).ok()?);
+    match error {
+        TrainError::Damaged {
+            path,
+            expected,
+            finding,
+        } => TrainError::Damaged {
+            path,
+            expected,
+            finding: foreign().unwrap_or(finding),
+        },
+        other => other,
     }
 }
 

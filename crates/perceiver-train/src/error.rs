@@ -56,6 +56,21 @@ pub enum TrainError {
         found: String,
     },
 
+    /// Training would take more memory than there is.
+    #[error(
+        "training takes {} of memory ({how}), but this process may have {}: expected a smaller training.batch_size, more of \
+         training.accumulate, training.recompute = true, or a smaller model",
+        gigabytes(*needed), gigabytes(*limit)
+    )]
+    Memory {
+        /// How the number was come to: "the forecast", "at least".
+        how: &'static str,
+        /// Bytes that training takes.
+        needed: u64,
+        /// Bytes that there are.
+        limit: u64,
+    },
+
     /// A device is unknown, absent, or not supported by this build.
     #[error("device {device}: expected {expected}, found {finding}")]
     Device {
@@ -197,6 +212,20 @@ pub enum TrainError {
         name: String,
     },
 
+    /// A model with finite weights says of a picture what is no number.
+    #[error(
+        "image {image}: expected finite scores of its classes, found {value} for class {class}: the model's weights are too large for \
+         the numbers it computes in"
+    )]
+    ScoreNotFinite {
+        /// The picture, from 0, among those that were judged.
+        image: usize,
+        /// The first class of such a score.
+        class: usize,
+        /// What it is instead.
+        value: f32,
+    },
+
     /// The loss or the gradients became NaN or infinite.
     #[error("the {what} is {value} at step {step} (epoch {epoch}): expected a finite number")]
     NotFinite {
@@ -213,3 +242,7 @@ pub enum TrainError {
 
 /// The result of training or of reading a run.
 pub type Result<T> = std::result::Result<T, TrainError>;
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}

@@ -13,6 +13,7 @@ use crate::json_file;
 use crate::metrics::{MetricSums, wilson_interval};
 use crate::predictions::Prediction;
 use crate::ranks::{Ranks, Workplace};
+use crate::scores::require_finite_scores;
 use crate::views::Views;
 
 /// Pictures at a time. The same in every evaluation, so that the same model on the same data gives the same bits.
@@ -106,7 +107,7 @@ impl Evaluation {
 /// and all find what one would. After every batch, `progress` is told how many of how many pictures of this rank's part are done.
 ///
 /// # Errors
-/// When there is no picture, a label names no class of the model, or a rank has gone.
+/// When there is no picture, a label names no class of the model, what the model says of a picture is no number, or a rank has gone.
 pub fn evaluate(
     model: &Perceiver,
     views: Views,
@@ -118,6 +119,7 @@ pub fn evaluate(
     let images = pictures.len();
     let mut evaluation = Evaluation::default();
     for_each_batch(model, views, pictures, preprocessing, place, &mut |batch| {
+        require_finite_scores(&batch.scores, batch.first)?;
         let predictions = Prediction::of_batch(batch.first, &batch.scores, &batch.labels)?;
         evaluation.predictions.extend(predictions);
         evaluation.sums.update(&batch.scores, &batch.labels)?;

@@ -39,6 +39,12 @@ impl Prediction {
         self.predicted == self.label
     }
 
+    /// Whether its probabilities are some: NaN is none.
+    fn has_probabilities(&self) -> bool {
+        let both = [self.probability, self.label_probability];
+        both.iter().all(|share| (0.0..=1.001).contains(share))
+    }
+
     /// How many numbers [`Prediction::to_numbers`] gives.
     pub(crate) const NUMBERS: usize = 5;
 
@@ -131,7 +137,11 @@ pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
     let lines = reader.deserialize::<Prediction>().enumerate();
     lines
         .map(|(image, line)| match line {
-            Ok(line) if line.image == image => Ok(line),
+            Ok(line) if line.image == image && line.has_probabilities() => Ok(line),
+            Ok(line) if line.image == image => Err(format!(
+                "probabilities {} and {} of picture {image}",
+                line.probability, line.label_probability
+            )),
             Ok(line) => Err(format!("picture {} in the place of {image}", line.image)),
             Err(error) => Err(error.to_string()),
         })
@@ -173,5 +183,11 @@ mod tests {
         std::fs::write(&path, text.replace(&format!("{second}\n"), "")).unwrap();
         let error = read_predictions(&path).unwrap_err().to_string();
         assert!(error.contains("picture 2 in the place of 1"), "{error}");
+
+        for wrong in ["NaN", "inf", "-0.5", "1e30"] {
+            std::fs::write(&path, text.replace("0.75", wrong)).unwrap();
+            let error = read_predictions(&path).unwrap_err().to_string();
+            assert!(error.contains("probabilities"), "{wrong}: {error}");
+        }
     }
 }

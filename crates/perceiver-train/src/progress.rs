@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use perceiver_model::Parameters;
+use perceiver_model::{Parameters, require_finite};
 use serde::{Deserialize, Serialize};
 
 use crate::checked_file::{self, Checksum, Content};
@@ -139,6 +139,27 @@ impl StateTensors {
             ("averages.", &mut self.averages),
         ]
     }
+
+    /// The weights beside the parameters are finite, as these are. Moments may be infinite: squares of large gradients are, and the steps
+    /// that come of them are small.
+    fn require_finite(&self) -> std::result::Result<(), String> {
+        for (prefix, kind) in [("best.", &self.best), ("averages.", &self.averages)] {
+            for (name, tensor) in kind {
+                let finite = require_finite(&format!("{prefix}{name}"), tensor);
+                finite.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on(mut self, device: &Device) -> Result<Self> {
+        for (_, kind) in self.kinds() {
+            for tensor in kind.values_mut() {
+                *tensor = tensor.to_device(device)?;
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// What [`read`] finds.
@@ -179,14 +200,16 @@ pub(crate) fn read(
         expected: EXPECTED.to_string(),
         finding,
     };
-    let content = checked_file::read(path, device, EXPECTED, Checksum::Required)?;
+    let content = checked_file::read(path, EXPECTED, Checksum::Required)?;
     let progress = progress_in(&content).map_err(damaged)?;
     settled::require_same(&progress.recipe, path, recipe, &run.recipe())?;
     let mut tensors = by_kind(content.tensors).map_err(damaged)?;
     let parameters = std::mem::take(&mut tensors.parameters);
-    let parameters = Parameters::from_tensors(&recipe.model, parameters, device)
+    let parameters = Parameters::from_loaded_tensors(&recipe.model, parameters, device)
         .map_err(|error| damaged(error.to_string()))?;
     require_complete(&parameters, &tensors).map_err(damaged)?;
+    tensors.require_finite().map_err(damaged)?;
+    let tensors = tensors.on(device)?;
     Ok(Saved {
         progress,
         parameters,

@@ -30,6 +30,7 @@ use crate::initial_weights::InitialWeights;
 use crate::optimizer_recipe::OptimizerRecipe;
 use crate::plateau::PlateauConfig;
 use crate::precision::Precision;
+use crate::recipe_bounds;
 use crate::schedule::ScheduleRecipe;
 
 /// A whole recipe.
@@ -276,10 +277,17 @@ impl Recipe {
             let valid = normalization.validate();
             valid.map_err(|error| recipe_error(name, format!("data.{error}")))?;
         }
-        let findings = [data.finding(), training.finding()];
-        match findings.into_iter().flatten().next() {
+        let finding = data.finding().or_else(|| training.finding());
+        match finding.or_else(|| self.number_out_of_bounds()) {
             Some(finding) => Err(recipe_error(name, finding)),
             None => Ok(()),
+        }
+    }
+
+    fn number_out_of_bounds(&self) -> Option<String> {
+        match toml::Table::try_from(self) {
+            Ok(table) => recipe_bounds::finding(&table),
+            Err(error) => Some(error.to_string()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use perceiver_model::{Parameters, Summary, Transfer};
 use perceiver_ops::Upload;
 
@@ -16,6 +16,7 @@ use crate::clock::{Clock, TestAhead, TimeSpent};
 use crate::early_stopping::EarlyStopping;
 use crate::error::{Result, TrainError};
 use crate::exchange::Exchange;
+use crate::forecast::require_memory;
 use crate::optimizer::OptimizerState;
 use crate::plateau::Plateau;
 use crate::progress::{self, EpochProgress, Format, Progress, Saved};
@@ -44,7 +45,7 @@ impl Trainer {
     /// The head gets as many classes as the data has. Of several ranks, all begin it, each with the same recipe and data.
     ///
     /// # Errors
-    /// When the directory cannot be made, holds a run, or another process is at work in it; when the recipe does not fit the data, or names a
+    /// When the directory cannot be made, holds a run, or another process is at work in it; when the recipe does not fit the data or the memory, or names a
     /// checkpoint to begin with.
     pub fn start(
         mut recipe: Recipe,
@@ -62,8 +63,8 @@ impl Trainer {
                 ),
             });
         }
+        let parameters = Self::fresh(&mut recipe, &data, &place)?;
         let run = Self::new_directory(run, &place)?;
-        let parameters = Self::fresh(&mut recipe, &data, &place.device)?;
         Self::with_parameters(recipe, data, run, place, parameters)
     }
 
@@ -82,8 +83,8 @@ impl Trainer {
         place: impl Into<Workplace>,
     ) -> Result<(Self, Transfer)> {
         let place = place.into();
+        let fresh = Self::fresh(&mut recipe, &data, &place)?;
         let run = Self::new_directory(run, &place)?;
-        let fresh = Self::fresh(&mut recipe, &data, &place.device)?;
         let transfer = checkpoint.weights_for(&recipe.model, data.train.classes(), &fresh)?;
         let parameters = transfer.parameters.clone();
         let mut trainer = Self::with_parameters(recipe, data, run, place, parameters)?;
@@ -110,11 +111,16 @@ impl Trainer {
     }
 
     /// Makes the head as wide as the data has classes, and first values from the seed.
-    fn fresh(recipe: &mut Recipe, data: &TrainingData, device: &Device) -> Result<Parameters> {
+    fn fresh(recipe: &mut Recipe, data: &TrainingData, place: &Workplace) -> Result<Parameters> {
         let model = std::mem::take(&mut recipe.model);
         recipe.model = model.with_num_classes(data.train.classes().len());
+        recipe.model.validate()?; // as a whole again, with so many classes
+        if place.device.is_cpu() {
+            let batch = data.train.len().min(recipe.training.batch_size);
+            require_memory(recipe, batch.div_ceil(place.ranks.size()))?;
+        }
         let seed = recipe.training.seed;
-        Ok(Parameters::from_seed(&recipe.model, seed, device)?)
+        Ok(Parameters::from_seed(&recipe.model, seed, &place.device)?)
     }
 
     fn with_parameters(
