@@ -180,6 +180,47 @@ fn a_report_that_cannot_be_written_spoils_no_run() {
     );
 }
 
+/// A loss that overflowed, or a file that somebody made.
+#[test]
+fn metrics_that_no_axis_can_have_hang_no_report() {
+    let place = trained();
+    let path = place.path("one/metrics.jsonl");
+    let line = fs::read_to_string(&path).unwrap();
+    let mut epochs: Vec<Value> = (1..=3)
+        .map(|number: u64| {
+            let mut epoch: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+            epoch["epoch"] = number.into();
+            epoch
+        })
+        .collect();
+    for (field, value) in [
+        ("loss", 1e308),
+        ("val_loss", -1e308),
+        ("val_acc", 1e308),
+        ("acc", -1e308),
+        ("seconds", 1e308),
+    ] {
+        epochs[0][field] = value.into();
+        epochs[1][field] = (-value).into();
+    }
+    epochs[2]["epoch"] = u64::MAX.into();
+    let lines: Vec<String> = epochs.iter().map(ToString::to_string).collect();
+    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    for command in [
+        "report one",
+        "compare one other",
+        "runs .",
+        "push --checkpoint one --repo me/one --dry-run --no-verify",
+    ] {
+        let said = place.run(command);
+        assert!(
+            said.code.is_some_and(|code| code < 2),
+            "{command}: {said:?}"
+        );
+        assert!(!said.err.contains("panicked"), "{command}: {}", said.err);
+    }
+}
+
 #[test]
 fn without_its_pictures_a_report_says_so_and_shows_the_rest() {
     let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");

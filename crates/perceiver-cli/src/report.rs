@@ -1,9 +1,10 @@
 //! `perceiver report`: a run's `report.html`, which training ends with, made again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use perceiver_data::Pictures;
 use perceiver_report::{Run, Shows, report};
 use perceiver_train::{
@@ -62,7 +63,12 @@ pub(crate) fn at_the_end_of(
         return; // the run had ended before
     }
     let judged_by = test.map_or(JudgedBy::In(None), JudgedBy::Read);
-    match write(directory, judged_by, device, &output) {
+    // A fault of the report's own has said what it is; the run has its results all the same.
+    let written = catch_unwind(AssertUnwindSafe(|| {
+        write(directory, judged_by, device, &output)
+    }));
+    let written = written.unwrap_or_else(|_| Err(anyhow!("a fault of this program")));
+    match written {
         Ok(()) => tracing::info!("what it learned, to look at: {}", output.display()),
         Err(error) => tracing::warn!(
             "no report: {error:#}; once that is put right, make it with: perceiver report {}",

@@ -54,7 +54,7 @@ impl Attention {
     /// Looks at a picture, made ready as the model takes it.
     ///
     /// # Errors
-    /// When the model refuses the picture.
+    /// When the model refuses the picture, or where it looks is no number.
     pub fn of(checkpoint: &Checkpoint, picture: &Image) -> Result<Self> {
         let input = checkpoint.input(std::slice::from_ref(picture))?;
         let (mut iterations, mut verdict): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
@@ -81,6 +81,12 @@ impl Attention {
                 }
             })?;
         verdict?;
+        let all = iterations
+            .iter()
+            .flat_map(|it| [&it.logits, &it.probabilities]);
+        if !all.flatten().all(|value| value.is_finite()) {
+            return Err(ReportError::AttentionNotFinite);
+        }
         let config = checkpoint.model.config();
         Ok(Self {
             iterations,

@@ -3,6 +3,7 @@
 //! A chart has colours of its own. A page gives it the colours of its theme by naming them in CSS, as `page.css` does:
 //! `[stroke="#4E79A7"] { stroke: var(--curve-1) }`.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use askama::Template;
@@ -79,6 +80,12 @@ const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
 /// Points are marked where there are few of them.
 const FEW: usize = 40;
+
+/// Values further from 0 are not drawn: what measures them would overflow.
+const FARTHEST: f64 = 1e100;
+
+/// The least width of an axis as a share of what is on it. Steps between ticks that are lost beside their sum would never reach the end.
+const NARROWEST: f64 = 1e-9;
 
 /// What plotters draws on.
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -229,6 +236,7 @@ impl Chart {
         }
         for (curve, colour) in self.curves.iter().zip(COLOURS) {
             let line = curve.points.iter().copied();
+            let line = line.filter(|&(x, y)| is_drawable(x) && is_drawable(y));
             chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?;
             if curve.points.len() <= FEW {
                 let marks = line.map(|point| Circle::new(point, 3, colour.filled()));
@@ -256,7 +264,9 @@ impl Chart {
     /// What the points say, place by place: each is as wide as half the way to its neighbours.
     fn over(&self, chart: &Drawn<'_>) -> Hover {
         let (across, up) = chart.plotting_area().get_pixel_range();
-        let mut places: Vec<f64> = self.points().map(|point| point.0).collect();
+        let places = self.points().map(|point| point.0);
+        let mut places: Vec<f64> = places.filter(|&place| is_drawable(place)).collect();
+        let by_place = self.by_place();
         places.sort_by(f64::total_cmp);
         places.dedup();
         let pixel = |place: f64| chart.backend_coord(&(place, 0.0)).0;
@@ -267,12 +277,13 @@ impl Chart {
             let after = places.get(at + 1);
             let right = after.map_or(across.end, |&after| between(place, after));
             Column {
-                says: self.says(place),
+                says: self.says(place, &by_place),
                 x: pixel(place),
                 left,
                 width: right - left,
                 marks: self
-                    .at(place)
+                    .at(place, &by_place)
+                    .filter(|(_, point, _)| is_drawable(*point))
                     .map(|(curve, point, _)| (curve + 1, chart.backend_coord(&(place, point)).1))
                     .collect(),
             }
@@ -284,21 +295,36 @@ impl Chart {
         }
     }
 
+    /// Of each curve, which point is the first at a place, by the place's bits.
+    fn by_place(&self) -> Vec<HashMap<u64, usize>> {
+        let of_curve = |curve: &Curve| {
+            let mut first = HashMap::with_capacity(curve.points.len());
+            for (at, (place, _)) in curve.points.iter().enumerate() {
+                first.entry(place.to_bits()).or_insert(at);
+            }
+            first
+        };
+        self.curves.iter().map(of_curve).collect()
+    }
+
     /// The points at a place: number of the curve, value, and what else there is to say.
-    fn at(&self, place: f64) -> impl Iterator<Item = (usize, f64, &str)> {
-        let curves = self.curves.iter().enumerate();
-        curves.filter_map(move |(number, curve)| {
-            let here = |point: &(f64, f64)| point.0.total_cmp(&place).is_eq();
-            let at = curve.points.iter().position(here)?;
+    fn at(
+        &self,
+        place: f64,
+        by_place: &[HashMap<u64, usize>],
+    ) -> impl Iterator<Item = (usize, f64, &str)> {
+        let curves = self.curves.iter().zip(by_place).enumerate();
+        curves.filter_map(move |(number, (curve, by_place))| {
+            let at = *by_place.get(&place.to_bits())?;
             let note = curve.notes.get(at).map_or("", String::as_str);
             Some((number, curve.points[at].1, note))
         })
     }
 
-    fn says(&self, place: f64) -> String {
+    fn says(&self, place: f64, by_place: &[HashMap<u64, usize>]) -> String {
         let digits = self.across.digits;
         let mut parts = vec![format!("{} {place:.digits$}", self.across.label)];
-        for (curve, value, note) in self.at(place) {
+        for (curve, value, note) in self.at(place, by_place) {
             let (name, value) = (&self.curves[curve].name, number(value, self.up.digits));
             parts.push(match note {
                 "" => format!("{name} {value}"),
@@ -309,22 +335,27 @@ impl Chart {
     }
 }
 
-/// A value with so many digits, or with an exponent where these would say nothing of it.
+fn is_drawable(value: f64) -> bool {
+    value.abs() <= FARTHEST // NaN is not
+}
+
+/// A value with so many digits, or with an exponent where these would say nothing of it, or too much.
 fn number(value: f64, digits: usize) -> String {
-    if value != 0.0 && value.abs() < 0.1_f64.powf(digits as f64) {
+    let is_small = value != 0.0 && value.abs() < 0.1_f64.powf(digits as f64);
+    if is_small || value.abs() >= 1e9 {
         return format!("{value:.2e}");
     }
     format!("{value:.digits$}")
 }
 
-/// From the least to the greatest value, with this share of room on both sides; never empty.
+/// From the least to the greatest value that can be drawn, with this share of room on both sides; never empty, nor narrower than ticks need.
 fn range(values: impl Iterator<Item = f64>, room: f64) -> Range<f64> {
-    let (least, most) = values.filter(|value| value.is_finite()).fold(
+    let (least, most) = values.filter(|&value| is_drawable(value)).fold(
         (f64::INFINITY, f64::NEG_INFINITY),
         |(least, most), value| (least.min(value), most.max(value)),
     );
     let width = most - least;
-    if width > 0.0 {
+    if width > NARROWEST * least.abs().max(most.abs()) {
         return least - room * width..most + room * width;
     }
     let only = if least.is_finite() { least } else { 0.0 };
@@ -343,6 +374,9 @@ fn tick(value: f64, range: &Range<f64>) -> String {
         // The axis has no room for many zeros.
         let rounded: f64 = format!("{value:.2e}").parse().unwrap_or(value);
         return format!("{rounded:e}");
+    }
+    if span >= 1e9 {
+        return format!("{value:.1e}");
     }
     let digits = (1.0 - span.log10()).ceil().max(0.0) as usize;
     format!("{value:.digits$}")
@@ -404,6 +438,30 @@ mod tests {
             error,
             "cannot draw 1 < 2: expected at least one point, found none"
         );
+    }
+
+    /// `plotters` steps from tick to tick, for ever where a step is lost beside its place.
+    #[test]
+    fn values_that_no_axis_can_have_are_left_out() {
+        for values in [
+            [1e308, -1e308],
+            [f64::MAX, f64::MIN],
+            [f64::INFINITY, f64::NEG_INFINITY],
+            [1e100, -1e100],
+            [1e16, 1e16 + 2.0],
+            [1.0, 1.0 + f64::EPSILON],
+            [5e-324, 0.0],
+        ] {
+            let points = |[a, b]: [f64; 2]| [(1.0, a), (2.0, b), (3.0, 0.5 * a)];
+            let svg = chart(&points(values)).svg().unwrap();
+            assert!(svg.len() < 100_000, "{values:?}");
+            let across = points(values).map(|(x, y)| (y, x));
+            let svg = chart(&across).svg().unwrap();
+            assert!(svg.len() < 100_000, "{values:?}");
+        }
+        let svg = chart(&[(1.0, 1e308), (2.0, 0.5)]).svg().unwrap();
+        assert!(svg.contains("a&#60;b 1.00e308"), "{svg}");
+        assert_eq!(svg.matches("class=\"curve-1\"").count(), 1);
     }
 
     #[test]

@@ -65,6 +65,12 @@ pub enum ReportError {
         found: usize,
     },
 
+    /// The model's attention is NaN or infinite.
+    #[error(
+        "attention: expected finite numbers: the model's weights are too large for the numbers it computes in"
+    )]
+    AttentionNotFinite,
+
     /// Too few runs to compare, or more than there are colours.
     #[error("runs: expected 2 to {most}, found {found}")]
     RunCount {

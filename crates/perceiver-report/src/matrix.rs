@@ -1,4 +1,5 @@
-//! A confusion matrix as a page shows it: a table of few classes, a map of many.
+//! A confusion matrix as a page shows it: a table of few classes, a map of many, and of very many none, since it grows with their square
+//! while what was said of images does not.
 
 use image::ExtendedColorType;
 use perceiver_data::Groups;
@@ -7,10 +8,13 @@ use serde::Serialize;
 use crate::confusion::Confusion;
 use crate::error::Result;
 use crate::pictures::png_address;
-use crate::text::{json_in_page, percent, share};
+use crate::text::{grouped, json_in_page, percent, share};
 
 /// So many classes still have room for their numbers.
 const MOST_IN_TABLE: usize = 24;
+
+/// So many still have a pixel each in a map that a page can hold: 4 MB of them.
+const MOST_IN_MAP: usize = 1000;
 
 /// The colours of right and of wrong, in light and in dark.
 const RIGHT: [u8; 3] = [0x3d, 0x7e, 0xbf];
@@ -20,6 +24,8 @@ const WRONG: [u8; 3] = [0xd6, 0x4f, 0x45];
 pub(crate) enum Matrix {
     Table(Table),
     Map(Map),
+    /// Nothing but how many classes there are: the pairs that come up most have to do.
+    LeftOut(String),
 }
 
 /// Every number in its cell.
@@ -77,6 +83,9 @@ impl Matrix {
     ) -> Result<Self> {
         if classes.len() <= MOST_IN_TABLE {
             return Ok(Self::Table(Table::new(confusion, classes)));
+        }
+        if classes.len() > MOST_IN_MAP {
+            return Ok(Self::LeftOut(grouped(classes.len())));
         }
         Ok(Self::Map(Map::new(confusion, classes, groups)?))
     }
@@ -182,6 +191,20 @@ mod tests {
         assert_eq!(counts(0).collect::<Vec<_>>(), [1, 1]);
         assert_eq!(counts(1).collect::<Vec<_>>(), [0, 1]);
         assert!(table.rows[0].cells[0].right && !table.rows[0].cells[1].right);
+    }
+
+    /// A pixel a pair would be 40 GB.
+    #[test]
+    fn of_very_many_classes_there_is_no_matrix() {
+        let confusion = Confusion::of(&[(99_999, 1), (0, 99_999)].map(said));
+        let matrix = Matrix::new(&confusion, &classes(100_000), None).unwrap();
+        assert!(matches!(matrix, Matrix::LeftOut(count) if count == "100,000"));
+        let most = Matrix::new(&confusion_of_few(), &classes(MOST_IN_MAP), None).unwrap();
+        assert!(matches!(most, Matrix::Map(_)));
+    }
+
+    fn confusion_of_few() -> Confusion {
+        Confusion::of(&[(0, 1), (999, 0)].map(said))
     }
 
     #[test]
