@@ -286,6 +286,102 @@ fn a_dry_run_needs_neither_network_nor_token() {
     assert_eq!(with_token.out, output.out);
 }
 
+/// Whoever trains on `/home/NAME/...` publishes a model, and nothing of that path.
+#[test]
+fn nothing_of_the_authors_disk_is_published() {
+    let place = Place::trained();
+    let photos = place.work.path("home/nadezhda/clinic/scans");
+    for class in ["healthy", "ill"] {
+        let folder = photos.join(class);
+        fs::create_dir_all(&folder).unwrap();
+        for index in 0..20 {
+            let from = place.work.path(format!("{}.png", index % 3));
+            fs::copy(from, folder.join(format!("{index}.png"))).unwrap();
+        }
+    }
+    fs::rename(
+        place.work.path("run"),
+        place.work.path("home/nadezhda/parent"),
+    )
+    .unwrap();
+    let here = place.work.path("");
+    let absolute = |path: &str| place.work.path(path).display().to_string();
+    let dataset = format!("folder:{}", photos.display());
+    let parent = absolute("home/nadezhda/parent");
+    for (number, dataset, parent, data_dir) in [
+        (
+            1,
+            dataset.as_str(),
+            parent.as_str(),
+            absolute("home/nadezhda/data").as_str(),
+        ),
+        (
+            2,
+            "folder:home/nadezhda/clinic/scans",
+            "home/nadezhda/parent",
+            "home/nadezhda/data",
+        ),
+    ] {
+        let run = absolute(&format!("home/nadezhda/own-{number}"));
+        place.succeed(&format!(
+            "train --preset quickstart --config tiny.toml --dataset {dataset} --init-from {parent} --data-dir {data_dir} --output {run}"
+        ));
+        let recipe = fs::read_to_string(Path::new(&run).join("training/recipe.toml")).unwrap();
+        assert!(recipe.contains("nadezhda"), "{recipe}");
+        let repo = format!("me/own-{number}");
+        let dry = place.succeed(&format!("push --checkpoint {run} --repo {repo} --dry-run"));
+        place.succeed(&format!("push --checkpoint {run} --repo {repo}"));
+        let storage = place.hub.storage();
+        let files = storage[repo.as_str()].files("main").unwrap();
+        assert!(files.len() >= 9, "{:?}", files.keys());
+        let shown = ("the dry run".to_string(), dry.out.into_bytes());
+        for (name, content) in files.iter().chain([(&shown.0, &shown.1)]) {
+            let text = String::from_utf8_lossy(content);
+            let canonical = here.canonicalize().unwrap();
+            for private in [
+                "nadezhda",
+                "clinic",
+                here.to_str().unwrap(),
+                canonical.to_str().unwrap(),
+            ] {
+                assert!(
+                    !text.contains(private.trim_end_matches('/')),
+                    "{name} tells {private}: {text}"
+                );
+            }
+        }
+        let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
+        assert!(
+            text("config.json").contains("\"folder:scans\""),
+            "{}",
+            text("config.json")
+        );
+        assert!(text("recipe.toml").contains("dataset = \"folder:scans\""));
+        assert!(text("recipe.toml").contains("checkpoint = \"parent\""));
+        assert!(text("results.json").contains("\"folder:scans\""));
+        drop(storage);
+        // It is the same model all the same, and can be verified by whoever has the images.
+        place.succeed(&format!("verify {repo} --dataset {dataset}"));
+    }
+    // Words of one's own are for oneself to change.
+    let run = place.work.path("home/nadezhda/own-1");
+    fs::write(
+        run.join("README.md"),
+        format!("Trained in {}.\n", run.display()),
+    )
+    .unwrap();
+    let before = place.hub.storage()["me/own-1"].commits.len();
+    let error = place.fail(&format!(
+        "push --checkpoint {} --repo me/own-1 --no-verify",
+        run.display()
+    ));
+    assert!(
+        error.contains("README.md: expected nothing of this machine's directories"),
+        "{error}"
+    );
+    assert_eq!(place.hub.storage()["me/own-1"].commits.len(), before);
+}
+
 #[test]
 fn tokens_stay_out_of_everything() {
     let place = Place::trained();

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use perceiver_hub::{RepoKind, RepoName, Repository, Upload};
 use perceiver_model::Summary;
-use perceiver_report::{Card, grouped, shared_recipe};
+use perceiver_report::{Card, Public, grouped};
 use perceiver_train::{
-    Checkpoint, DeviceChoice, MetricsFile, PreprocessorConfig, Recipe, RunDirectory, TestResults,
+    Checkpoint, CheckpointConfig, DeviceChoice, MetricsFile, PreprocessorConfig, Recipe,
+    RunDirectory, TestResults,
 };
 use tracing::info;
 
@@ -17,20 +18,15 @@ use crate::hub_access;
 use crate::terminal;
 use crate::verify;
 
-/// Files of a run that go along as they are, where they are there.
-const AS_THEY_ARE: [&str; 4] = [
-    "config.json",
-    "model.safetensors",
-    "metrics.jsonl",
-    "predictions.csv",
-];
+/// The one file that holds no text, and numbers alone.
+const WEIGHTS: &str = "model.safetensors";
 
 /// Upload a checkpoint to the Hugging Face Hub, with a model card.
 ///
 /// The repository is created if need be, and all files come in one commit: config.json, model.safetensors,
 /// `preprocessor_config.json`, README.md (the model card; one of your own in DIR goes in its place), and, where they are there,
-/// results.json, metrics.jsonl, predictions.csv and recipe.toml. The checkpoint is measured first, and refused if it does not do
-/// as well as it says.
+/// results.json, metrics.jsonl, predictions.csv and recipe.toml. In all of them paths of this machine become names. The checkpoint is
+/// measured first, and refused if it does not do as well as it says.
 ///
 /// The access token comes from `HF_TOKEN` or from `hf auth login`, and is never shown.
 #[derive(Debug, clap::Args)]
@@ -134,7 +130,7 @@ fn verified(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<TestResult
     Ok(results)
 }
 
-/// The files of the commit.
+/// The files of the commit, all of them as [`Public`] lets them go.
 fn files(
     arguments: &Arguments,
     checkpoint: &Checkpoint,
@@ -142,31 +138,84 @@ fn files(
 ) -> Result<Vec<Upload>> {
     let directory = &arguments.checkpoint;
     let there = |name: &str| Some(directory.join(name)).filter(|path| path.is_file());
-    let mut files: Vec<Upload> = AS_THEY_ARE
-        .iter()
-        .filter_map(|name| Some(Upload::file(*name, there(name)?)))
-        .collect();
-    let preprocessing = PreprocessorConfig::new(&checkpoint.config.preprocessing);
-    let preprocessing = serde_json::to_string_pretty(&preprocessing)? + "\n";
-    files.push(Upload::bytes("preprocessor_config.json", preprocessing));
-
+    let recipe = recipe(directory)?;
+    let public = Public::of(directory, &checkpoint.config, recipe.as_ref());
+    let config = public.config(&checkpoint.config);
+    let recipe = recipe.map(|recipe| public.recipe(&recipe));
     let told = there("results.json").map(|path| TestResults::read(&path));
     let results = told.transpose()?.or(measured);
+    let results = results.map(|results| public.results(&results));
+
+    let mut files = vec![
+        if config == checkpoint.config {
+            text_file(directory, "config.json", |text| Ok(public.text(text)))?
+        } else {
+            json("config.json", &config)?
+        },
+        Upload::file(WEIGHTS, directory.join(WEIGHTS)),
+    ];
+    if there("metrics.jsonl").is_some() {
+        let public = |text: &str| Ok(public.text(text));
+        files.push(text_file(directory, "metrics.jsonl", public)?);
+    }
+    if there("predictions.csv").is_some() {
+        let public = |text: &str| Ok(public.predictions(text)?);
+        files.push(text_file(directory, "predictions.csv", public)?);
+    }
+    let preprocessing = PreprocessorConfig::new(&config.preprocessing);
+    files.push(json("preprocessor_config.json", &preprocessing)?);
     if let Some(results) = &results {
-        let json = serde_json::to_string_pretty(results)? + "\n";
-        files.push(Upload::bytes("results.json", json));
+        files.push(json("results.json", results)?);
     }
-    let recipe = recipe(directory)?;
     if let Some(recipe) = &recipe {
-        files.push(Upload::bytes("recipe.toml", shared_recipe(recipe)?));
+        files.push(Upload::bytes("recipe.toml", recipe.to_toml()?));
     }
-    files.push(if let Some(own) = there("README.md") {
-        Upload::file("README.md", own)
+    files.push(if there("README.md").is_some() {
+        text_file(directory, "README.md", |text| Ok(text.to_string()))?
     } else {
-        let card = card(arguments, checkpoint, results.as_ref(), recipe.as_ref())?;
+        let card = card(arguments, &config, results.as_ref(), recipe.as_ref())?;
         Upload::bytes("README.md", card)
     });
+    require_public(&public, directory, &files)?;
     Ok(files)
+}
+
+/// A value as an indented JSON file.
+fn json(name: &str, value: &impl serde::Serialize) -> Result<Upload> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    Ok(Upload::bytes(name, text))
+}
+
+/// A text file of the checkpoint, as it is where `public` changes nothing.
+fn text_file(
+    directory: &Path,
+    name: &str,
+    public: impl Fn(&str) -> Result<String>,
+) -> Result<Upload> {
+    let path = directory.join(name);
+    let expected = || format!("{}: expected a text file", path.display());
+    let text = std::fs::read_to_string(&path).with_context(expected)?;
+    let changed = public(&text)?;
+    Ok(if changed == text {
+        Upload::file(name, path)
+    } else {
+        Upload::bytes(name, changed)
+    })
+}
+
+/// Makes sure that no file tells of this machine's paths, whatever fields it has; words of people are theirs to change.
+fn require_public(public: &Public, directory: &Path, files: &[Upload]) -> Result<()> {
+    for file in files.iter().filter(|file| file.path() != WEIGHTS) {
+        let content = file.content()?;
+        if let Some(path) = public.private_in(&String::from_utf8_lossy(&content)) {
+            bail!(
+                "{}: expected nothing of this machine's directories in what is published, found {path}; take it out, or remove \
+                 the file, and push again",
+                directory.join(file.path()).display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The recipe of a run; a checkpoint that is none has none.
@@ -179,7 +228,7 @@ fn recipe(directory: &Path) -> Result<Option<Recipe>> {
 
 fn card(
     arguments: &Arguments,
-    checkpoint: &Checkpoint,
+    config: &CheckpointConfig,
     results: Option<&TestResults>,
     recipe: Option<&Recipe>,
 ) -> Result<String> {
@@ -192,8 +241,8 @@ fn card(
     let card = Card {
         repo: &named(arguments),
         license: &arguments.license,
-        config: &checkpoint.config,
-        parameters: Summary::new(&checkpoint.config.model)?.parameters(),
+        config,
+        parameters: Summary::new(&config.model)?.parameters(),
         results,
         history: &history,
         recipe,

@@ -17,7 +17,7 @@ const ROWS: usize = 12;
 /// The most classes that are listed.
 const NAMED_CLASSES: usize = 200;
 
-/// What a model card is made of.
+/// What a model card is made of, as it is handed on: [`Public`](crate::Public) has made it so.
 #[derive(Clone, Copy, Debug)]
 pub struct Card<'a> {
     /// The repository, `USER/NAME`.
@@ -165,21 +165,10 @@ fn class_names(classes: &[String]) -> String {
     names
 }
 
-/// The recipe without the place of the data on its author's disk.
 fn recipe_block(recipe: &Recipe) -> Result<String, CardError> {
-    shared_recipe(recipe).map(|text| fenced("toml", &text))
-}
-
-/// A recipe as it is handed on: what concerns the machine it ran on is left at its default.
-///
-/// # Errors
-/// When it cannot be written as TOML.
-pub fn shared_recipe(recipe: &Recipe) -> Result<String, CardError> {
-    let mut recipe = recipe.clone();
-    recipe.data.data_dir = "data".into();
-    recipe
-        .to_toml()
-        .map_err(|error| CardError::Text(error.to_string()))
+    let text = recipe.to_toml();
+    let text = text.map_err(|error| CardError::Text(error.to_string()))?;
+    Ok(fenced("toml", &text))
 }
 
 impl Verdict {
@@ -212,7 +201,7 @@ fn shown_epochs(history: &[EpochMetrics]) -> Vec<Epoch> {
             acc: percent(metrics.acc),
             val_loss: format!("{:.4}", metrics.val_loss),
             val_acc: percent(metrics.val_acc),
-            bar: "█".repeat((20.0 * metrics.val_acc).round() as usize),
+            bar: "█".repeat((20.0 * metrics.val_acc.clamp(0.0, 1.0)).round() as usize),
         })
         .collect()
 }

@@ -31,6 +31,7 @@ mod overlay;
 mod page;
 mod per_class;
 mod pictures;
+mod public;
 mod run;
 mod sheet;
 #[cfg(test)]
@@ -39,7 +40,7 @@ mod text;
 
 pub use attention::{Attention, Latents, Map, Show};
 pub use calibration::{Bin, Calibration};
-pub use card::{Card, CardError, shared_recipe};
+pub use card::{Card, CardError};
 pub use card_results::claimed_accuracies;
 pub use charts::{Axis, Chart, Curve};
 pub use comparison::{Comparison, FieldValues, PairTest, RunFigures};
@@ -50,6 +51,7 @@ pub use names::names;
 pub use overlay::{overlay, stretched};
 pub use page::{Shows, report};
 pub use per_class::{ClassFigures, GroupFigures, per_class, per_group};
+pub use public::Public;
 pub use run::Run;
 pub use sheet::Sheet;
 pub use text::grouped;
