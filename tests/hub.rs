@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use perceiver_data::{
     Cifar, DataError, Dataset, Groups, HubAccess, HubDataset, Image, Labels, LoadOptions, Source,
-    Split, write_parquet,
+    Split, TestSplit, write_parquet,
 };
 use perceiver_tests::http::{Request, Response, Server};
 use perceiver_tests::hub::{large_entry, sha256};
@@ -200,7 +200,32 @@ fn the_branch_that_the_hub_converts_is_read_where_main_has_no_parquet() {
     let cache = tempfile::tempdir().unwrap();
     let toy = dataset("me/toy", &server, cache.path());
     assert_eq!(toy.load(Split::Train, 32).unwrap().len(), 4);
-    assert_eq!(toy.load(Split::Test, 32).unwrap().len(), 2);
+    let judged = toy.load(Split::Test, 32).unwrap();
+    assert_eq!(
+        (judged.len(), judged.test_split().0),
+        (2, TestSplit::Validation)
+    );
+    assert!(toy.load(Split::Validation, 32).unwrap().is_empty());
+}
+
+#[test]
+fn a_validation_split_beside_a_test_split_is_one_of_its_own() {
+    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+    let mut files = two_splits(&train, &test);
+    files.insert(
+        "data/validation-0.parquet".into(),
+        parquet(&pictures(3, (3, 2))),
+    );
+    let server = hub("me/toy", "main", files, honest);
+    let cache = tempfile::tempdir().unwrap();
+    let toy = dataset("me/toy", &server, cache.path());
+    let validation = toy.load(Split::Validation, 32).unwrap();
+    assert_eq!(
+        (validation.len(), validation.classes()),
+        (3, train.classes())
+    );
+    let judged = toy.load(Split::Test, 32).unwrap();
+    assert_eq!((judged.len(), judged.test_split().0), (2, TestSplit::Own));
 }
 
 #[test]

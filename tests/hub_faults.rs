@@ -44,6 +44,8 @@ fn checkpoint(seed: u64) -> Files {
         train_images: seed as usize,
         train_sha256: String::new(),
         seed,
+        split_seed: Some(0),
+        init_overlap: None,
         limit_test: None,
         flip_average: false,
     };

@@ -271,6 +271,8 @@ mod tests {
             dataset: "cifar100".to_string(),
             sha256: String::new(),
             images: 10_000,
+            split: perceiver_data::TestSplit::Own,
+            of: None,
             loss: 1.25,
             acc: 0.62,
             acc_interval_95: [0.61, 0.63],

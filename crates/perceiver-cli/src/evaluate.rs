@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use perceiver_data::{LoadOptions, Pictures, Preprocessing, Source};
+use perceiver_data::{LoadOptions, Pictures, Preprocessing, Source, TestSplit};
 use perceiver_model::Perceiver;
 use perceiver_train::{
     Alone, Checkpoint, DeviceChoice, Evaluation, Precision, TestResults, Views, Workplace,
-    test_pictures,
+    test_pictures, whole_pictures,
 };
 
 use crate::checkpoint::CheckpointFlags;
@@ -25,7 +25,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     checkpoint: CheckpointFlags,
 
-    /// Data set, of the same classes [default: the one the checkpoint was trained on].
+    /// Data set, of the same classes [default: the one the checkpoint was trained on]. One without splits is judged whole, unless
+    /// the checkpoint was trained on it: then only by the images that were kept from training.
     #[arg(long, value_name = "DATASET")]
     dataset: Option<Source>,
 
@@ -65,6 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         dataset: arguments.dataset.as_ref(),
         data_dir: &arguments.data_dir,
         limit: arguments.limit_test.or(as_in_training),
+        may_be_whole: true,
     };
     let results = measured(&checkpoint, views, &data)?;
     if arguments.json {
@@ -82,6 +84,8 @@ pub(crate) struct TestData<'a> {
     pub(crate) data_dir: &'a Path,
     /// The first so many pictures only.
     pub(crate) limit: Option<usize>,
+    /// Whether `dataset` may be another than the one in training, to be judged by all its images if it has no splits.
+    pub(crate) may_be_whole: bool,
 }
 
 /// What a checkpoint comes to on a test split, measured under a progress bar.
@@ -104,20 +108,32 @@ pub(crate) fn measured(
 
 fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Pictures> {
     let card = &checkpoint.config.data;
-    let options = LoadOptions {
+    let mut options = LoadOptions {
         data_dir: data.data_dir.to_owned(),
         labels: card.labels,
         shorter_side: checkpoint.config.shorter_side(),
-        seed: card.seed,
+        seed: card.split_seed(),
         watcher: reading_bars::watcher(),
         ..LoadOptions::default()
     };
     let Some(dataset) = data.dataset.or(card.dataset.as_ref()) else {
         bail!("--dataset: expected one, since the checkpoint does not say what it was trained on");
     };
-    let test = test_pictures(dataset, &options, data.limit, &Alone).with_context(|| {
-        format!("cannot evaluate on {dataset}; --dataset and --data-dir say where it is")
-    })?;
+    let context =
+        || format!("cannot evaluate on {dataset}; --dataset and --data-dir say where it is");
+    options.listing = dataset.listing(&options).with_context(context)?;
+    if let (Some(listing), true) = (&options.listing, data.may_be_whole) {
+        listing.say();
+    }
+    let whole = if data.may_be_whole && data.dataset.is_some() {
+        whole_pictures(dataset, &options, data.limit, card).with_context(context)?
+    } else {
+        None
+    };
+    let test = match whole {
+        Some(whole) => whole,
+        None => test_pictures(dataset, &options, data.limit, &Alone).with_context(context)?,
+    };
     require_same_classes(&test, &checkpoint.config.classes)?;
     Ok(test)
 }
@@ -163,6 +179,25 @@ pub(crate) fn with_bar(
     Ok(evaluation)
 }
 
+/// Which pictures, and how many, results are about.
+fn judged_by(results: &TestResults) -> String {
+    let images = results.images;
+    match (results.split, results.of) {
+        (TestSplit::Own, _) => format!("{images} pictures"),
+        (TestSplit::Validation, _) => {
+            format!("{images} pictures of its validation split, as it has no test split")
+        }
+        (TestSplit::HeldOut, Some(of)) => {
+            format!("{images} of {of} pictures, those kept from training")
+        }
+        (TestSplit::HeldOut, None) => format!("{images} pictures that were kept from training"),
+        (TestSplit::Whole, Some(of)) if of > images => {
+            format!("{images} of {of} pictures, as it has no test split")
+        }
+        (TestSplit::Whole, _) => format!("all {images} pictures, as it has no test split"),
+    }
+}
+
 /// Prints results for people.
 pub(crate) fn print(results: &TestResults) -> Result<()> {
     let percent = |share: f64, [low, high]: [f64; 2]| {
@@ -174,7 +209,7 @@ pub(crate) fn print(results: &TestResults) -> Result<()> {
         )
     };
     let lines = [
-        format!("test of {} on {} pictures", results.dataset, results.images),
+        format!("test of {} on {}", results.dataset, judged_by(results)),
         format!(
             "  accuracy        {}",
             percent(results.acc, results.acc_interval_95)

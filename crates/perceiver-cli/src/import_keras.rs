@@ -124,6 +124,8 @@ fn from_dataset(
         train_images: data.len(),
         train_sha256: data.sha256.clone(),
         seed: recipe.training.seed,
+        split_seed: recipe.data.split_seed,
+        init_overlap: None,
         limit_test: None,
         flip_average: false,
     };
@@ -163,6 +165,8 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
         train_images: 0,
         train_sha256: String::new(),
         seed: 0,
+        split_seed: Some(0),
+        init_overlap: None,
         limit_test: None,
         flip_average: false,
     };

@@ -2,7 +2,9 @@
 
 use anyhow::{Result, anyhow};
 use perceiver_model::Transfer;
-use perceiver_train::{Checkpoint, DeviceChoice, Preset, Recipe, TrainError, Trainer};
+use perceiver_train::{
+    Checkpoint, DeviceChoice, Preset, Recipe, SharedImages, TrainError, Trainer, TrainingData,
+};
 
 use crate::checkpoint::CheckpointFlags;
 use crate::recipe_flags::Layers;
@@ -47,6 +49,35 @@ fn refused(name: &str, error: &TrainError) -> anyhow::Error {
         _ => "",
     };
     anyhow!("--init-from {name}: {error}{remedy}")
+}
+
+/// Looks whether a run learns from test images of the checkpoint it begins with, notes it, and says so.
+pub(crate) fn compare_images(checkpoint: &Checkpoint, recipe: &Recipe, data: &mut TrainingData) {
+    let name = recipe.training.init_from.as_ref();
+    let name = name.map_or("the checkpoint", |initial| initial.checkpoint.as_str());
+    let unknown = "whether its test images are among the training images is not known";
+    match data.shared_with_test_of(checkpoint, recipe) {
+        Err(error) => tracing::warn!("--init-from {name}: {unknown}: {error}"),
+        Ok(None) => tracing::debug!("--init-from {name}: {unknown}: they are not here"),
+        Ok(Some(SharedImages {
+            shared,
+            test,
+            split_seed,
+        })) => {
+            data.init_overlap = Some(shared);
+            if shared > 0 {
+                let remedy = split_seed.map_or_else(String::new, |seed| {
+                    format!(
+                        "; --set data.split_seed={seed} divides the folder as it was divided then"
+                    )
+                });
+                tracing::warn!(
+                    "--init-from {name}: {shared} of its {test} test images are training or validation images of this run: \
+                     neither test result is of unseen images any more{remedy}"
+                );
+            }
+        }
+    }
 }
 
 /// Says what became of a checkpoint's weights.

@@ -3,9 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use perceiver_data::Pictures;
+use perceiver_data::{FolderListing, Pictures};
 use perceiver_report::{Run, Shows, report};
 use perceiver_train::{
     Alone, Checkpoint, DeviceChoice, Ranks, Recipe, RunDirectory, TestResults, Views,
@@ -124,9 +125,14 @@ fn write(
     Ok(write_file(output, report(&run, &shows)?.as_bytes())?)
 }
 
-/// The test split of a recipe.
-pub(crate) fn test_split(recipe: &Recipe, ranks: &dyn Ranks) -> Result<Pictures> {
+/// The test split of a recipe, of the files that were listed before, where they were.
+pub(crate) fn test_split(
+    recipe: &Recipe,
+    listing: Option<Arc<FolderListing>>,
+    ranks: &dyn Ranks,
+) -> Result<Pictures> {
     let mut options = recipe.load_options();
+    options.listing = listing;
     options.watcher = reading_bars::watcher();
     let data = &recipe.data;
     let test = test_pictures(&data.dataset, &options, data.limit_test, ranks);
@@ -143,7 +149,7 @@ fn pictures(run: &Run, judged_by: JudgedBy<'_>) -> Result<Pictures> {
     if let Some(data_dir) = data_dir {
         recipe.data.data_dir = data_dir.to_path_buf();
     }
-    let test = test_split(&recipe, &Alone)?;
+    let test = test_split(&recipe, None, &Alone)?;
     let results = run.results.as_ref().context("the run has not ended")?;
     let known = |results: &&TestResults| !results.sha256.is_empty();
     if test.len() as u64 != results.images {

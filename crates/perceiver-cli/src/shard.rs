@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             output.display()
         );
     }
-    let options = LoadOptions {
+    let mut options = LoadOptions {
         data_dir: arguments.data_dir.clone(),
         labels: arguments.labels,
         shorter_side: usize::MAX,
@@ -64,7 +64,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         watcher: reading_bars::watcher(),
         ..LoadOptions::default()
     };
+    options.listing = dataset.listing(&options)?;
     dataset.check(&options)?;
+    if let Some(listing) = &options.listing {
+        listing.say();
+    }
     // What is there under the name asked for is whole.
     let mut partial = output.clone().into_os_string();
     partial.push(".partial");
@@ -84,11 +88,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         fs::rename(&partial, output).with_context(context)?;
         Ok(counts)
     });
-    let [train, test] = written.inspect_err(|_| {
+    let [train, test, validation] = written.inspect_err(|_| {
         let _ = fs::remove_dir_all(&partial); // the error says what matters
     })?;
     tracing::info!(
-        "{train} training and {test} test pictures are in {}",
+        "{train} training, {test} test and {validation} validation pictures are in {}",
         output.display()
     );
     tracing::info!("try: perceiver train --dataset shards:{}", output.display());
@@ -96,10 +100,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes both splits and the names of the classes, and counts the pictures of each.
-fn write(arguments: &Arguments, options: &LoadOptions, folder: &Path) -> Result<[usize; 2]> {
-    let mut counts = [0; 2];
-    for (split, count) in [Split::Train, Split::Test].into_iter().zip(&mut counts) {
+/// Writes the splits and the names of the classes, and counts the pictures of each.
+fn write(arguments: &Arguments, options: &LoadOptions, folder: &Path) -> Result<[usize; 3]> {
+    let mut counts = [0; 3];
+    let splits = [Split::Train, Split::Test, Split::Validation];
+    for (split, count) in splits.into_iter().zip(&mut counts) {
         let mut writer = ShardWriter::new(folder, split, arguments.shard_size.get());
         let classes = match &arguments.dataset {
             Source::Folder(root) => copy_files(root, split, options, &mut writer)?,
@@ -122,6 +127,7 @@ fn copy_files(
 ) -> Result<Vec<String>> {
     let folder = ImageFolder {
         seed: options.seed,
+        listing: options.listing.clone(),
         ..ImageFolder::new(root)
     };
     let FolderFiles { files, classes } = folder.files(split)?;

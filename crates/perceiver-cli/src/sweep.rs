@@ -118,6 +118,13 @@ fn stage(root: &Path, recipe: &mut Recipe) -> Result<Stage> {
         return Ok(Stage::New);
     };
     let mut found = train::recipe_in(&run)?;
+    // A run that an earlier version began goes on with the splits it has.
+    if found.data.split_seed.is_none() {
+        recipe.data.split_seed = None;
+    }
+    if found.data.use_validation_split.is_none() {
+        recipe.data.use_validation_split = None;
+    }
     // What --resume may change too: where the data lie, and the device.
     found.data.data_dir.clone_from(&recipe.data.data_dir);
     found.training.device = recipe.training.device;

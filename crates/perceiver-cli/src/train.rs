@@ -12,10 +12,10 @@ use perceiver_data::{Pictures, Source, Split, Streamed};
 use perceiver_model::Summary;
 use perceiver_report::grouped;
 use perceiver_train::{
-    Checkpoint, DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile, Observers, Outcome,
-    Prediction, Preset, Ranks, Recipe, RunDirectory, Standing, Surveys, TestAhead, TestResults,
-    TrainError, Trainer, TrainingData, Views, Workplace, require_agreement, require_memory,
-    write_predictions,
+    Checkpoint, CheckpointConfig, DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile,
+    Observers, Outcome, Prediction, Preset, Ranks, Recipe, RunDirectory, Standing, Surveys,
+    TestAhead, TestResults, TrainError, Trainer, TrainingData, Views, Workplace, require_agreement,
+    require_memory, write_predictions,
 };
 
 use crate::evaluate;
@@ -410,9 +410,7 @@ fn new_directory(
 
 /// What a run is called where nobody says.
 fn name(recipe: &Recipe, preset: Preset) -> String {
-    let dataset = recipe.data.dataset.to_string();
-    let name = dataset.rsplit([':', '/']).find(|part| !part.is_empty());
-    format!("{}-{preset}", name.unwrap_or("run"))
+    format!("{}-{preset}", recipe.data.dataset.short_name())
 }
 
 /// The data set and the preset: those named, else the best of what is there. Says what and why.
@@ -499,7 +497,8 @@ fn say_memory(train: &Streamed, shuffle_buffer: usize) {
 /// What the test will be, told from how long the training split took to read. Where a split is not counted before it is read,
 /// the test is taken for a quarter of the training split.
 fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestAhead> {
-    let options = recipe.load_options();
+    let mut options = recipe.load_options();
+    options.listing.clone_from(&data.listing);
     let count = |split| recipe.data.dataset.count(split, &options);
     let (images, share) = match (count(Split::Test)?, count(Split::Train)?) {
         (Some(test), Some(train)) => (test, test as f64 / train as f64),
@@ -548,15 +547,22 @@ fn verdict(trainer: &Trainer) -> Result<Option<Judged>> {
 fn begin(
     from: Beginning,
     epochs: Option<usize>,
-    (recipe, data, run, place): (Recipe, TrainingData, RunDirectory, Workplace),
+    (recipe, mut data, run, place): (Recipe, TrainingData, RunDirectory, Workplace),
 ) -> Result<Trainer> {
     let (asked, directory) = (recipe.clone(), run.clone());
     let shown = |error| way_out::shown(error, &directory, &asked);
+    if !matches!(from, Beginning::Anew) {
+        let before = CheckpointConfig::read(&run.config()).ok();
+        data.init_overlap = before.and_then(|config| config.data.init_overlap);
+    }
     let mut trainer = match from {
         Beginning::Anew => {
             let started = match init_from::checkpoint(&recipe)? {
                 None => Trainer::start(recipe, data, run, place),
                 Some(checkpoint) => {
+                    if place.ranks.is_first() {
+                        init_from::compare_images(&checkpoint, &recipe, &mut data);
+                    }
                     let started = Trainer::start_from(&checkpoint, recipe, data, run, place);
                     started.inspect(init_from::say).map(|(trainer, _)| trainer)
                 }
@@ -600,7 +606,8 @@ fn not_started(error: TrainError) -> anyhow::Error {
 fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
     let recipe = trainer.recipe();
     let ranks = &*trainer.place().ranks;
-    let test = report::test_split(recipe, ranks)?;
+    let listing = trainer.data().listing.clone();
+    let test = report::test_split(recipe, listing, ranks)?;
     if ranks.size() > 1 {
         let facts = [("the test split".to_string(), test.sha256().into())];
         require_agreement(ranks, &facts.into_iter().collect())?;

@@ -68,6 +68,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let dataset = arguments.dataset.as_ref();
     let results = measure(&checkpoint, dataset, &arguments.data_dir)?;
     compare(&claims, &results)?;
+    if let Some(shared @ 1..) = checkpoint.config.data.init_overlap {
+        tracing::warn!(
+            "{}: {shared} test images of the checkpoint that its training began with were trained or validated on: \
+             neither test result is of unseen images",
+            flags.shown()
+        );
+    }
     let names: Vec<&str> = claims.iter().map(|claim| claim.file).collect();
     let (accuracy, images) = (percent(results.acc), results.images);
     let files = names.join(" and ");
@@ -88,6 +95,7 @@ pub(crate) fn measure(
         dataset,
         data_dir,
         limit: card.limit_test,
+        may_be_whole: false,
     };
     measured(checkpoint, Views::new(card.flip_average), &data)
 }

@@ -4,12 +4,11 @@
 //! changes nothing for the others. Whoever goes on with a run reads the same data again, since what is broken stays broken;
 //! where it was mended meanwhile, the data's hash says so.
 
-use std::io::ErrorKind;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
 use crate::image::Image;
+use crate::picture_files::{concerns_one_file, is_broken_link};
 
 /// What becomes of a data set with pictures that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,9 +35,8 @@ impl BrokenPictures {
 fn concerns_one_picture(error: &DataError) -> bool {
     match error {
         DataError::NotAnImage { .. } | DataError::TooManyPixels { .. } => true,
-        DataError::Io { source, .. } => {
-            let kind = source.kind();
-            matches!(kind, ErrorKind::NotFound | ErrorKind::PermissionDenied)
+        DataError::Io { source, path, .. } => {
+            concerns_one_file(source.kind()) || is_broken_link(path)
         }
         _ => false,
     }
@@ -119,7 +117,7 @@ pub(crate) fn require_every_class(
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::io::{self, ErrorKind};
     use std::path::PathBuf;
 
     use super::*;

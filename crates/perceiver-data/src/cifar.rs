@@ -105,6 +105,7 @@ impl Cifar {
             (Self::Ten, Split::Test) => &["test_batch.bin"],
             (Self::Hundred, Split::Train) => &["train.bin"],
             (Self::Hundred, Split::Test) => &["test.bin"],
+            (_, Split::Validation) => &[],
         }
     }
 

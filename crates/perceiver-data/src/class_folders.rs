@@ -1,55 +1,84 @@
-//! Finding class folders and the picture files in them, without opening any.
+//! Class folders and the images in them, found without opening any.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Result};
-use crate::picture_files::{picture_files, subfolders};
+use crate::passed_over::PassedOver;
+use crate::picture_files::Walked;
+
+/// What the program calls the directory of its runs.
+const RUNS: &str = "runs";
 
 /// A class folder and the pictures in it, sorted by path.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Class {
     pub(crate) name: String,
     pub(crate) pictures: Vec<PathBuf>,
 }
 
-/// Whether `folder` can be listed and has a visible folder in it.
-pub(crate) fn has_subfolder(folder: &Path) -> bool {
-    subfolders(folder).is_ok_and(|folders| !folders.is_empty())
-}
-
-/// The names of the class folders in `root`, sorted; at least one.
-pub(crate) fn class_names(root: &Path) -> Result<Vec<String>> {
-    Ok(class_folders(root)?.iter().map(|path| name(path)).collect())
-}
-
-/// The classes in `root`, sorted by name; each has a picture.
-pub(crate) fn read_classes(root: &Path) -> Result<Vec<Class>> {
-    class_folders(root)?
-        .into_iter()
-        .map(|folder| {
-            let pictures = picture_files(&folder)?;
-            if pictures.is_empty() {
-                return Err(DataError::EmptyClass { path: folder });
+/// The classes in folders, sorted by path; each has a picture. Directories of training runs are passed over.
+///
+/// # Errors
+/// [`DataError::EmptyClass`]; [`DataError::Inconsistent`] when two folders have names that are not text and look alike.
+pub(crate) fn read_classes(
+    folders: Vec<PathBuf>,
+    passed_over: &mut PassedOver,
+) -> Result<Vec<Class>> {
+    let mut classes = Vec::new();
+    for folder in folders {
+        let walked = Walked::all(&folder)?;
+        let name = name_of(&folder);
+        if walked.pictures.is_empty() {
+            if walked.passed_over.has_runs() || name == RUNS {
+                passed_over.add_run(folder);
+                continue;
             }
-            Ok(Class {
-                name: name(&folder),
-                pictures,
-            })
-        })
-        .collect()
-}
-
-fn class_folders(root: &Path) -> Result<Vec<PathBuf>> {
-    let folders = subfolders(root)?;
-    if folders.is_empty() {
-        return Err(DataError::Missing {
-            path: root.join("<class>"),
-            expected: "a folder of pictures for every class".into(),
-        });
+            return Err(DataError::EmptyClass {
+                path: folder,
+                found: walked.passed_over.files_in_words(),
+            });
+        }
+        passed_over.join(walked.passed_over);
+        classes.push((folder, walked.pictures));
     }
-    Ok(folders)
+    require_other_names(classes.iter().map(|(folder, _)| folder.as_path()))?;
+    let class = |(folder, pictures): (PathBuf, _)| Class {
+        name: name_of(&folder),
+        pictures,
+    };
+    Ok(classes.into_iter().map(class).collect())
 }
 
-fn name(folder: &Path) -> String {
+/// A folder's name as text; what is no UTF-8 in it becomes replacement characters.
+pub(crate) fn name_of(folder: &Path) -> String {
     let name = folder.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
+}
+
+/// No two classes have one name.
+fn require_other_names<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let mut names: BTreeMap<String, &Path> = BTreeMap::new();
+    for folder in folders {
+        let Some(before) = names.insert(name_of(folder), folder) else {
+            continue;
+        };
+        let bytes = |folder: &Path| {
+            let name = folder.file_name().unwrap_or_default().as_encoded_bytes();
+            format!("\"{}\"", name.escape_ascii())
+        };
+        let parent = folder.parent().unwrap_or(folder);
+        return Err(DataError::Inconsistent {
+            name: parent.display().to_string(),
+            expected:
+                "class folders with names in UTF-8, or at least with different ones; rename them"
+                    .into(),
+            found: format!(
+                "{} and {}, which are the same text",
+                bytes(before),
+                bytes(folder)
+            ),
+        });
+    }
+    Ok(())
 }

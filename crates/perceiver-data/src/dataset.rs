@@ -16,6 +16,24 @@ pub enum Split {
     Train,
     /// The test part.
     Test,
+    /// The part to choose by, where the data set has one of its own; empty where it has none, and where it is judged by that for
+    /// want of a test part.
+    Validation,
+}
+
+/// What images a model is judged by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TestSplit {
+    /// The data set's own test split.
+    #[default]
+    Own,
+    /// Its validation split, as it has no test split.
+    Validation,
+    /// A part that was drawn by a seed and kept from training, as it has no splits.
+    HeldOut,
+    /// All images of a data set without splits.
+    Whole,
 }
 
 /// Coarse groups of classes, such as CIFAR-100's 20 superclasses.
@@ -35,6 +53,9 @@ pub struct Dataset {
     labels: Vec<u32>,
     classes: Vec<String>,
     groups: Option<Groups>,
+    test_split: TestSplit,
+    /// The images that those of a held-out part were drawn from; 0 where that is not told.
+    of: usize,
 }
 
 impl Dataset {
@@ -70,7 +91,22 @@ impl Dataset {
             labels,
             classes,
             groups: None,
+            test_split: TestSplit::Own,
+            of: 0,
         })
+    }
+
+    /// The same data set, whose images are `kind` of a test split, of `of` images in all.
+    #[must_use]
+    pub(crate) fn with_test_split(mut self, kind: TestSplit, of: usize) -> Self {
+        (self.test_split, self.of) = (kind, of);
+        self
+    }
+
+    /// What kind of a test split these are, and, where a seed has drawn it, of how many images; [`TestSplit::Own`] of those that
+    /// are none.
+    pub fn test_split(&self) -> (TestSplit, Option<usize>) {
+        (self.test_split, Some(self.of).filter(|&of| of > 0))
     }
 
     /// The same data set with coarse groups of its classes.
@@ -95,6 +131,15 @@ impl Dataset {
         }
         self.groups = Some(groups);
         Ok(self)
+    }
+
+    /// All images of a data set without splits, whose parts these are.
+    #[must_use]
+    pub fn whole(mut self, other: Self) -> Self {
+        self.images.extend(other.images);
+        self.labels.extend(other.labels);
+        let of = self.len();
+        self.with_test_split(TestSplit::Whole, of)
     }
 
     /// What the data set is called, for people.
@@ -148,6 +193,8 @@ impl Dataset {
             labels: self.labels.split_off(keep),
             classes: self.classes.clone(),
             groups: self.groups.clone(),
+            test_split: self.test_split,
+            of: self.of,
         };
         (self, tail)
     }
@@ -171,6 +218,11 @@ impl Dataset {
     /// SHA-256, in hexadecimal, of class names, sizes, pixels and labels in order: equal for equal data, and
     /// for nothing else.
     pub fn sha256(&self) -> String {
+        self.sha256_of_first(self.len())
+    }
+
+    /// [`Dataset::sha256`] of the first `len` pictures.
+    pub fn sha256_of_first(&self, len: usize) -> String {
         let mut hash = Sha256::new();
         let length = |n: usize| (n as u64).to_le_bytes();
         hash.update(length(self.classes.len()));
@@ -178,7 +230,7 @@ impl Dataset {
             hash.update(length(class.len()));
             hash.update(class);
         }
-        for (image, label) in self.images.iter().zip(&self.labels) {
+        for (image, label) in self.images.iter().zip(&self.labels).take(len) {
             hash.update(length(image.height()));
             hash.update(length(image.width()));
             hash.update(image.pixels());

@@ -75,10 +75,16 @@ pub enum DataError {
     },
 
     /// A class directory holds no picture.
-    #[error("class folder {} is empty: expected at least one .png, .jpg, .jpeg, .webp or .bmp file", path.display())]
+    #[error(
+        "class folder {} is empty: expected at least one .png, .jpg, .jpeg, .webp or .bmp file{}",
+        path.display(),
+        found.as_ref().map(|found| format!(", found {found}")).unwrap_or_default()
+    )]
     EmptyClass {
         /// The class directory.
         path: PathBuf,
+        /// The files that are there instead, in words, if there are some.
+        found: Option<String>,
     },
 
     /// No picture of a class can be read.

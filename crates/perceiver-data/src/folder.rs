@@ -3,16 +3,19 @@
 //! Two layouts are read:
 //!
 //! ```text
-//! root/train/<class>/picture.jpg      the split is the folders' own
-//! root/test/<class>/picture.png
+//! root/train/<class>/picture.jpg      the split is the folders' own; also training
+//! root/test/<class>/picture.png       also testing
+//! root/val/<class>/picture.png        also valid, validation, dev; may be left out
 //!
 //! root/<class>/picture.jpg            the split is drawn from a seed, class by class
 //! ```
 //!
-//! The first is meant when `root/train` or `root/test` has a subfolder. Classes are the folder names, sorted. Pictures
+//! The first is meant when `root/train` or `root/test`, in upper or lower case, has a subfolder. Without a test folder the
+//! validation folder is the test split. Classes are the folder names, sorted; there are at least two. Pictures
 //! are `.png`, `.jpg`, `.jpeg`, `.webp` and `.bmp` files in a class folder at any depth, symbolic links followed unless they
-//! lead back; hidden files and other files are passed over. A picture that cannot be read is reported and skipped, or all are
-//! refused for it. Pictures of any size are read, and shrunk on the way in, so that a folder of photographs fits into memory.
+//! lead back; hidden files, other files, what systems leave beside images and training runs are passed over. A picture that
+//! cannot be read is reported and skipped, or all are refused for it. Pictures of any size are read, and shrunk on the way in,
+//! so that a folder of photographs fits into memory.
 //!
 //! The order of the pictures is shuffled by the seed: files come sorted by class, and a validation set cut from the
 //! tail would consist of the last classes alone. Order and split are functions of the seed and of the names of class
@@ -38,14 +41,16 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use perceiver_ops::Key;
 use rayon::prelude::*;
 
 use crate::broken_pictures::{BrokenPictures, readable, require_every_class};
-use crate::class_folders::{Class, class_names, has_subfolder, read_classes};
-use crate::dataset::{Dataset, Split};
+use crate::class_folders::{Class, name_of};
+use crate::dataset::{Dataset, Split, TestSplit};
 use crate::error::{DataError, Result};
+use crate::folder_listing::{FolderListing, Layout, SplitFolder, folder_below};
 use crate::image::Image;
 use crate::watcher::{Watcher, Work};
 
@@ -65,6 +70,8 @@ pub struct ImageFolder {
     pub watcher: Watcher,
     /// What becomes of pictures that cannot be read.
     pub broken: BrokenPictures,
+    /// The files, where they are listed already; listed anew, else.
+    pub listing: Option<Arc<FolderListing>>,
 }
 
 /// The files of a split.
@@ -87,20 +94,78 @@ impl ImageFolder {
             seed: 0,
             watcher: Watcher::default(),
             broken: BrokenPictures::Skip,
+            listing: None,
         }
     }
 
-    /// Reads, decodes and shrinks a split's pictures, in parallel.
+    /// The files, listed now if they are not yet.
     ///
     /// # Errors
-    /// When there are no class folders, when one has no picture, when `train` and `test` have different classes, when
-    /// the split is empty, or when no picture of it can be read, or none of a class to be learned. Where broken pictures are
+    /// Those of [`FolderListing::read`]; where broken pictures are refused, also the first folder that cannot be listed.
+    pub fn listing(&self) -> Result<Arc<FolderListing>> {
+        let listing = match &self.listing {
+            Some(listing) => Arc::clone(listing),
+            None => Arc::new(FolderListing::read(&self.root)?),
+        };
+        let unlisted = listing.passed_over().first_unlisted();
+        if let (BrokenPictures::Refuse, Some((folder, why))) = (self.broken, unlisted) {
+            return Err(DataError::Inconsistent {
+                name: self.name(),
+                expected: "folders that can be listed".into(),
+                found: format!("{}: {why}", folder.display()),
+            });
+        }
+        Ok(listing)
+    }
+
+    /// Reads, decodes and shrinks a split's pictures, in parallel. Without a validation folder beside a test folder, the validation
+    /// split is empty.
+    ///
+    /// # Errors
+    /// When there are no class folders or fewer than two, when one has no picture, when the splits' folders have different classes,
+    /// when the split is empty, or when no picture of it can be read, or none of a class to be learned. Where broken pictures are
     /// refused, the first of them.
     pub fn load(&self, split: Split) -> Result<Dataset> {
+        let listing = self.listing()?;
+        let classes = self.classes(&listing, split)?;
+        let (kind, of) = match (&listing.layout, split) {
+            (Layout::Splits { .. }, Split::Test) if listing.tested_by().is_some() => {
+                (TestSplit::Validation, 0)
+            }
+            (Layout::Classes(all), Split::Test) => (TestSplit::HeldOut, count(all)),
+            _ => (TestSplit::Own, 0),
+        };
+        let data = self.read(self.in_order(classes), split == Split::Train)?;
+        Ok(data.with_test_split(kind, of))
+    }
+
+    /// Reads all pictures of a folder without splits: the training part and the test part that would be drawn. None where the folder
+    /// has splits of its own.
+    ///
+    /// # Errors
+    /// As for [`ImageFolder::load`], but for classes with too few pictures or none that can be read.
+    pub fn load_parts(&self) -> Result<Option<[Dataset; 2]>> {
+        let listing = self.listing()?;
+        let Layout::Classes(all) = &listing.layout else {
+            return Ok(None);
+        };
+        let part = |split: Split| {
+            let mut classes = all.clone();
+            for class in &mut classes {
+                self.keep_split(class, split);
+            }
+            self.read(self.in_order(classes), false)
+        };
+        let test = part(Split::Test)?.with_test_split(TestSplit::HeldOut, count(all));
+        Ok(Some([part(Split::Train)?, test]))
+    }
+
+    /// Reads files. The rest of a test split is judged where a class of it is lost: it is read when all has been learned.
+    fn read(&self, files: FolderFiles, needs_every_class: bool) -> Result<Dataset> {
         let FolderFiles {
             files,
             classes: names,
-        } = self.files(split)?;
+        } = files;
         let decoded = self.watcher.counter(Work::Decode, files.len());
         let read =
             |path: &Path| -> Result<Image> { Ok(Image::open(path)?.shrunk_to(self.shorter_side)) };
@@ -112,8 +177,7 @@ impl ImageFolder {
         let all_labels: Vec<u32> = files.iter().map(|&(_, label)| label).collect();
         let labelled = pictures.into_iter().zip(all_labels.iter().copied());
         let (images, labels) = readable(&self.name(), labelled)?;
-        if split == Split::Train {
-            // Of the test split the rest is judged: it is read when all has been learned.
+        if needs_every_class {
             require_every_class(&self.name(), &all_labels, &labels, &names)?;
         }
         Dataset::new(self.name(), images, labels, names)
@@ -124,8 +188,13 @@ impl ImageFolder {
     /// # Errors
     /// The ones of [`ImageFolder::check`].
     pub fn files(&self, split: Split) -> Result<FolderFiles> {
+        let listing = self.listing()?;
+        let classes = self.classes(&listing, split)?;
+        Ok(self.in_order(classes))
+    }
+
+    fn in_order(&self, classes: Vec<Class>) -> FolderFiles {
         let mut files: Vec<(u64, u32, PathBuf)> = Vec::new();
-        let classes = self.classes(split)?;
         for (label, class) in classes.iter().enumerate() {
             for picture in &class.pictures {
                 let place = self.draw("order", class, picture);
@@ -135,26 +204,29 @@ impl ImageFolder {
         files.sort_unstable();
         let files = files.into_iter().map(|(_, label, path)| (path, label));
         let names = classes.into_iter().map(|class| class.name);
-        Ok(FolderFiles {
+        FolderFiles {
             files: files.collect(),
             classes: names.collect(),
-        })
+        }
     }
 
-    /// Whether both splits are there with the same classes and pictures in each, without decoding any.
+    /// Whether a training and a test split are there with the same classes, two at least, and pictures in each, without decoding
+    /// any; also, whether the classes of a validation split are among them.
     ///
     /// # Errors
     /// The ones of [`ImageFolder::load`], except for files that are not the pictures they are called.
     pub fn check(&self) -> Result<()> {
-        self.classes(Split::Train)?;
-        self.classes(Split::Test)?;
+        let listing = self.listing()?;
+        for split in [Split::Train, Split::Test, Split::Validation] {
+            self.classes(&listing, split)?;
+        }
         Ok(())
     }
 
     /// The number of pictures in a split, without decoding any, so that broken ones are counted too.
     pub(crate) fn count(&self, split: Split) -> Result<usize> {
-        let classes = self.classes(split)?;
-        Ok(classes.iter().map(|class| class.pictures.len()).sum())
+        let listing = self.listing()?;
+        Ok(count(&self.classes(&listing, split)?))
     }
 
     fn name(&self) -> String {
@@ -162,7 +234,7 @@ impl ImageFolder {
     }
 
     /// The classes of both splits in order, with a split's pictures.
-    fn classes(&self, split: Split) -> Result<Vec<Class>> {
+    fn classes(&self, listing: &FolderListing, split: Split) -> Result<Vec<Class>> {
         if !(self.test_fraction > 0.0 && self.test_fraction < 1.0) {
             return Err(DataError::InvalidOption {
                 option: "test_fraction",
@@ -170,21 +242,18 @@ impl ImageFolder {
                 found: self.test_fraction.to_string(),
             });
         }
-        let (train, test) = (self.root.join("train"), self.root.join("test"));
-        let classes = if has_subfolder(&train) || has_subfolder(&test) {
-            self.require_same_classes(&train, &test)?;
-            read_classes(match split {
-                Split::Train => &train,
-                Split::Test => &test,
-            })?
-        } else {
-            let mut classes = read_classes(&self.root)?;
-            for class in &mut classes {
-                self.keep_split(class, split);
+        let classes = match &listing.layout {
+            Layout::Splits { .. } => self.classes_of_splits(listing, split)?,
+            Layout::Classes(classes) => {
+                let mut classes = classes.clone();
+                for class in &mut classes {
+                    self.keep_split(class, split);
+                }
+                classes
             }
-            classes
         };
-        if classes.iter().all(|class| class.pictures.is_empty()) {
+        self.require_two(&classes)?;
+        if split != Split::Validation && count(&classes) == 0 {
             return Err(DataError::Inconsistent {
                 name: self.name(),
                 expected: "a class with two pictures or more, to have one for testing".into(),
@@ -194,19 +263,68 @@ impl ImageFolder {
         Ok(classes)
     }
 
-    fn require_same_classes(&self, train: &Path, test: &Path) -> Result<()> {
-        let (train_names, test_names) = (class_names(train)?, class_names(test)?);
-        let lacks = |names: &[String], others: &[String], folder: &Path| {
-            let missing = others.iter().find(|name| !names.contains(name));
-            missing.map(|name| DataError::Inconsistent {
-                name: self.name(),
-                expected: "the same class folders in train and test".into(),
-                found: format!("no {name:?} in {}", folder.display()),
-            })
+    /// The classes in the folder of a split. Those of training and test are the same; of validation some may be missing.
+    fn classes_of_splits(&self, listing: &FolderListing, split: Split) -> Result<Vec<Class>> {
+        let of = |split: Split| {
+            listing
+                .split_folder(split)
+                .ok_or_else(|| listing.missing(split))
         };
-        let difference = lacks(&train_names, &test_names, train)
-            .or_else(|| lacks(&test_names, &train_names, test));
-        difference.map_or(Ok(()), Err)
+        let (train, test) = (of(Split::Train)?, of(Split::Test)?);
+        self.require_among(train, test)?;
+        self.require_among(test, train)?;
+        match split {
+            Split::Train => Ok(train.classes.clone()),
+            Split::Test => Ok(test.classes.clone()),
+            Split::Validation => {
+                let validation = listing.split_folder(split);
+                validation.map_or(Ok(()), |folder| self.require_among(folder, train))?;
+                let own = |class: &Class| {
+                    let mut own = validation.iter().flat_map(|folder| &folder.classes);
+                    own.find(|own| own.name == class.name)
+                        .map_or_else(Vec::new, |own| own.pictures.clone())
+                };
+                let class = |class: &Class| Class {
+                    name: class.name.clone(),
+                    pictures: own(class),
+                };
+                Ok(train.classes.iter().map(class).collect())
+            }
+        }
+    }
+
+    /// The classes of one split are among those of another.
+    fn require_among(&self, split: &SplitFolder, other: &SplitFolder) -> Result<()> {
+        let known = other.class_names();
+        let mut missing = split.classes.iter();
+        match missing.find(|class| !known.contains(&class.name.as_str())) {
+            None => Ok(()),
+            Some(class) => Err(DataError::Inconsistent {
+                name: self.name(),
+                expected: format!(
+                    "the same class folders in {} and {}",
+                    name_of(&split.path),
+                    name_of(&other.path)
+                ),
+                found: format!("no {:?} in {}", class.name, other.path.display()),
+            }),
+        }
+    }
+
+    /// There is something to tell apart.
+    fn require_two(&self, classes: &[Class]) -> Result<()> {
+        let [only] = classes else {
+            return Ok(());
+        };
+        let below = folder_below(&self.root).map_or_else(String::new, |(folder, folders)| {
+            let folder = folder.display();
+            format!("; {folder} has {folders} folders in it: if these are the classes or splits, name folder:{folder}")
+        });
+        Err(DataError::Inconsistent {
+            name: self.name(),
+            expected: "at least two classes".into(),
+            found: format!("one, {:?}{below}", only.name),
+        })
     }
 
     /// Keeps the pictures of a class that fall to `split`: the ones with the smallest draws are for testing.
@@ -223,6 +341,7 @@ impl ImageFolder {
         let kept = match split {
             Split::Train => train,
             Split::Test => drawn,
+            Split::Validation => Vec::new(),
         };
         class.pictures = kept.into_iter().map(|(_, picture)| picture).collect();
     }
@@ -237,6 +356,10 @@ impl ImageFolder {
             .fold(key, |key, part| key.fold_in_name(&part.to_string_lossy()))
             .bits(0)
     }
+}
+
+fn count(classes: &[Class]) -> usize {
+    classes.iter().map(|class| class.pictures.len()).sum()
 }
 
 #[cfg(test)]

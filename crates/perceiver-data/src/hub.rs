@@ -21,7 +21,7 @@ use perceiver_hub::{HubAccess, HubProgress};
 use perceiver_ops::Key;
 
 use crate::broken_pictures::BrokenPictures;
-use crate::dataset::{Dataset, Split};
+use crate::dataset::{Dataset, Split, TestSplit};
 use crate::error::Result;
 use crate::hub_repo::HubRepo;
 use crate::labels::Labels;
@@ -86,7 +86,7 @@ impl HubDataset {
     }
 
     /// Reads one split, pictures shrunk until their shorter side has `shorter_side` pixels. A repository without a
-    /// test split is judged by its validation split.
+    /// test split is judged by its validation split; a repository without a validation split, or judged by it, has an empty one.
     ///
     /// Files on the Hub are often sorted by class, and validation is cut from the tail of the training set. So the
     /// pictures are put in an order drawn by `seed`, except those of CIFAR-10 and CIFAR-100, which are mixed already
@@ -98,7 +98,17 @@ impl HubDataset {
     /// [`read_parquet`]'s.
     pub fn load(&self, split: Split, shorter_side: usize) -> Result<Dataset> {
         let repo = HubRepo::open(self)?;
+        let is_tested_by_validation = repo.is_tested_by_validation();
+        if split == Split::Train && is_tested_by_validation {
+            tracing::info!(
+                "{}: no test split: its validation split is kept for the test, and a part of the training images validates",
+                self.repo
+            );
+        }
         let files = repo.fetch_split(split)?;
+        if files.is_empty() {
+            return Dataset::new(self.repo.clone(), Vec::new(), Vec::new(), Vec::new());
+        }
         let mut options = ParquetOptions {
             image_column: self.image_column.clone(),
             label_column: self.label_column.clone(),
@@ -109,13 +119,16 @@ impl HubDataset {
             broken: self.broken,
         };
         // Classes without names are those of the training split, however few of them are tested.
-        if split == Split::Test && named_classes(&files, &options)?.is_none() {
+        if split != Split::Train && named_classes(&files, &options)?.is_none() {
             options.classes = Some(numbered_classes(
                 &repo.fetch_split(Split::Train)?,
                 &options,
             )?);
         }
-        let dataset = read_parquet(&self.repo, &files, &options)?;
+        let mut dataset = read_parquet(&self.repo, &files, &options)?;
+        if split == Split::Test && is_tested_by_validation {
+            dataset = dataset.with_test_split(TestSplit::Validation, 0);
+        }
         if self.is_cifar() {
             return Ok(dataset);
         }
@@ -142,6 +155,7 @@ impl HubDataset {
         Key::new(self.seed).fold_in_name(match split {
             Split::Train => "hub train",
             Split::Test => "hub test",
+            Split::Validation => "hub validation",
         })
     }
 }

@@ -18,7 +18,8 @@ struct Parts<'a> {
     path: &'a str,
 }
 
-/// The files of `split` in `paths`, in order. Without test files the validation files are the test split.
+/// The files of `split` in `paths`, in order. Without test files the validation files are the test split, and there is no validation
+/// split.
 ///
 /// # Errors
 /// What was found instead, in words, when there is no such file, a shard is missing, or several configurations exist
@@ -48,11 +49,14 @@ pub(crate) fn files_of_split(
         Split::Train => part(TRAIN),
         Split::Test if part(TEST).is_empty() => part(VALIDATION),
         Split::Test => part(TEST),
+        Split::Validation if part(TEST).is_empty() => Vec::new(),
+        Split::Validation => part(VALIDATION),
     };
     let Some(first) = chosen.first() else {
         let wanted = match split {
             Split::Train => "train",
             Split::Test => "test or validation",
+            Split::Validation => return Ok(Vec::new()),
         };
         return Err(format!(
             "no Parquet file of a {wanted} split, only {}",
@@ -71,6 +75,11 @@ pub(crate) fn files_of_split(
         .into_iter()
         .map(|file| file.path.to_owned())
         .collect())
+}
+
+/// The part that a file belongs to, if it is one of those that make up splits.
+pub(crate) fn part_of_path(path: &str) -> Option<&'static [&'static str]> {
+    Some(Parts::of(path)?.part)
 }
 
 impl<'a> Parts<'a> {
@@ -173,6 +182,12 @@ mod tests {
             "data/train-0.parquet",
         ];
         assert_eq!(files(&all, Split::Test, None).unwrap(), [all[1]]);
+        let validation = |all: &[&str]| files(all, Split::Validation, None).unwrap();
+        assert_eq!(validation(&all), [all[0]]);
+        assert!(validation(&all[1..]).is_empty());
+        // It is the test split then.
+        let untested = ["train.parquet", "valid.parquet"];
+        assert!(validation(&untested).is_empty());
         let error = files(&all[2..], Split::Test, None).unwrap_err();
         assert!(
             error.starts_with("no Parquet file of a test or validation split"),

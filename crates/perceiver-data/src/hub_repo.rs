@@ -10,7 +10,8 @@ use tracing::warn;
 use crate::dataset::Split;
 use crate::error::{DataError, Result};
 use crate::hub::HubDataset;
-use crate::hub_files::files_of_split;
+use crate::hub_files::{files_of_split, part_of_path};
+use crate::split_names::VALIDATION;
 
 /// Where a repository's data can be, in the order of preference.
 const REVISIONS: [&str; 2] = ["main", "refs/convert/parquet"];
@@ -100,6 +101,13 @@ impl<'a> HubRepo<'a> {
                 hint: "choose another repository, revision or configuration".into(),
             }
         })
+    }
+
+    /// Whether the validation split is the test split, for want of another.
+    pub(crate) fn is_tested_by_validation(&self) -> bool {
+        let is_validation = |path: &String| part_of_path(path) == Some(VALIDATION);
+        let test = self.split_files(Split::Test);
+        test.is_ok_and(|files| files.first().is_some_and(is_validation))
     }
 
     /// A split's files on this machine, downloaded where they are not yet.

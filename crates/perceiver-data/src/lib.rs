@@ -47,6 +47,7 @@ mod epoch;
 mod erase;
 mod error;
 mod folder;
+mod folder_listing;
 mod hex;
 #[cfg(feature = "hub")]
 mod hub;
@@ -69,6 +70,7 @@ mod parquet_columns;
 mod parquet_file;
 #[cfg(feature = "parquet")]
 mod parquet_writer;
+mod passed_over;
 mod picture_files;
 mod pictures;
 mod preprocess;
@@ -90,12 +92,13 @@ pub use augment::{Augmentation, Draw};
 pub use batches::{Batch, Mixed};
 pub use broken_pictures::BrokenPictures;
 pub use cifar::{Cifar, CifarRecord};
-pub use dataset::{Dataset, Groups, Split};
+pub use dataset::{Dataset, Groups, Split, TestSplit};
 pub use decode::MAX_DECODED_BYTES;
 pub use epoch::Epoch;
 pub use erase::Erasing;
 pub use error::{DataError, Result};
 pub use folder::{FolderFiles, ImageFolder};
+pub use folder_listing::FolderListing;
 pub use hex::hex;
 #[cfg(feature = "hub")]
 pub use hub::HubDataset;
@@ -108,6 +111,7 @@ pub use normalization::{ChannelSums, Normalization};
 pub use parquet::{ParquetOptions, read_parquet};
 #[cfg(feature = "parquet")]
 pub use parquet_writer::write_parquet;
+pub use passed_over::PassedOver;
 #[cfg(feature = "hub")]
 pub use perceiver_hub::{HubAccess, HubProgress, OnProgress};
 pub use picture_files::{open_all, picture_files};

@@ -1,7 +1,7 @@
 //! The picture files in a folder, and many of them read at once.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -9,27 +9,31 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{DataError, Result};
 use crate::image::Image;
+use crate::passed_over::{PassedOver, junk_called};
 
 /// What picture files are called, in any mixture of upper and lower case.
 const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 
+/// Where Linux shows processes and devices as if they were files. Links lead from there to everywhere.
+const PSEUDO_FILE_SYSTEMS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
 /// The files in `folder`, at any depth, that are called pictures: `.png`, `.jpg`, `.jpeg`, `.webp` and `.bmp`, sorted by path.
 ///
-/// Hidden files and folders are passed over. Symbolic links are followed, except those that lead back to a folder they
-/// are in. A link to nothing that is called a picture is one of the files: whoever opens it learns that it is broken.
+/// Hidden files and folders, and those that systems are known to leave beside images, are passed over. Symbolic links are
+/// followed, except those that lead back to a folder they are in. A link to nothing that is called a picture is one of the
+/// files: whoever opens it learns that it is broken. Folders in it that cannot be listed are passed over.
 ///
 /// # Errors
-/// [`DataError::Missing`] when there is no such folder, [`DataError::Io`] when it or a folder in it cannot be listed.
+/// [`DataError::Missing`] when there is no such folder, [`DataError::Io`] when it cannot be listed or a disk fails.
 pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let files = visible_entries(WalkDir::new(folder), folder)?;
-    let (pictures, others): (Vec<_>, Vec<_>) = files
-        .into_iter()
-        .filter(|path| path.is_file() || !path.exists())
-        .partition(|path| is_called_picture(path));
-    for other in others {
-        tracing::debug!("{} is not called a picture: passed over", other.display());
+    let walked = Walked::all(folder)?;
+    for line in walked.passed_over.warnings() {
+        tracing::warn!("{}: {line}", folder.display());
     }
-    Ok(pictures)
+    for line in walked.passed_over.notes() {
+        tracing::debug!("{}: {line}", folder.display());
+    }
+    Ok(walked.pictures)
 }
 
 /// Reads, decodes and shrinks pictures, in parallel and each for itself, in the order of `paths`. At no time are more of them
@@ -41,59 +45,149 @@ pub fn open_all<P: AsRef<Path> + Sync>(paths: &[P], shorter_side: usize) -> Vec<
         .collect()
 }
 
-/// The visible folders directly in `folder`, sorted by name.
-pub(crate) fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
-    let walk = WalkDir::new(folder).min_depth(1).max_depth(1);
-    let mut folders = visible_entries(walk, folder)?;
-    folders.retain(|path| path.is_dir());
-    Ok(folders)
+/// What was found in a folder, sorted by path.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// Files that are called images.
+    pub(crate) pictures: Vec<PathBuf>,
+    /// Visible folders, except training runs.
+    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) passed_over: PassedOver,
 }
 
-fn visible_entries(walk: WalkDir, root: &Path) -> Result<Vec<PathBuf>> {
-    let is_visible = |entry: &DirEntry| {
-        entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".")
-    };
-    walk.follow_links(true)
-        .sort_by_file_name()
-        .into_iter()
-        .filter_entry(|entry| is_visible(entry) && !leads_out_of(root, entry))
-        .filter_map(|entry| match entry {
-            Ok(entry) => Some(Ok(entry.into_path())),
-            Err(error) => passed_over_or_refused(root, error),
-        })
-        .collect()
-}
-
-/// Whether an entry is a link to a folder that `root` is in: what lies there does not belong to `root` alone.
-fn leads_out_of(root: &Path, entry: &DirEntry) -> bool {
-    let links = entry.depth() > 0 && entry.path_is_symlink() && entry.file_type().is_dir();
-    if !links {
-        return false;
+impl Walked {
+    /// Everything in `root`, at any depth.
+    pub(crate) fn all(root: &Path) -> Result<Self> {
+        Self::of(WalkDir::new(root), root)
     }
-    let leads_out = match (fs::canonicalize(root), fs::canonicalize(entry.path())) {
-        (Ok(root), Ok(target)) => root.starts_with(target),
-        _ => false,
-    };
-    if leads_out {
-        tracing::debug!("{} leads back: passed over", entry.path().display());
-    }
-    leads_out
-}
 
-/// What becomes of an entry that cannot be followed: links in circles are passed over, links to nothing are what they
-/// are called.
-fn passed_over_or_refused(root: &Path, error: walkdir::Error) -> Option<Result<PathBuf>> {
-    if error.depth() > 0 {
+    /// What lies directly in `root`.
+    pub(crate) fn directly_in(root: &Path) -> Result<Self> {
+        Self::of(WalkDir::new(root).max_depth(1), root)
+    }
+
+    fn of(walk: WalkDir, root: &Path) -> Result<Self> {
+        let mut found = Self::default();
+        let mut walk = walk.follow_links(true).sort_by_file_name().into_iter();
+        while let Some(entry) = walk.next() {
+            match entry {
+                Ok(entry) => {
+                    let is_folder = entry.file_type().is_dir();
+                    let is_kept = found.add(root, entry);
+                    if is_folder && !is_kept {
+                        walk.skip_current_dir();
+                    }
+                }
+                Err(error) => found.add_unreadable(root, error)?,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes an entry; whether it is not passed over.
+    fn add(&mut self, root: &Path, entry: DirEntry) -> bool {
+        if entry.depth() > 0 && self.is_passed_over(root, &entry) {
+            return false;
+        }
+        let (is_folder, is_file) = (entry.file_type().is_dir(), entry.file_type().is_file());
+        let depth = entry.depth();
+        let path = entry.into_path();
+        match (is_folder, is_called_picture(&path)) {
+            (true, _) if depth > 0 => self.folders.push(path),
+            (true, _) => {}
+            (false, true) if is_file => self.pictures.push(path),
+            (false, true) => self.passed_over.add_special(path),
+            (false, false) => self.passed_over.add_file(&path),
+        }
+        true
+    }
+
+    fn is_passed_over(&mut self, root: &Path, entry: &DirEntry) -> bool {
+        let path = entry.path();
+        if let Some(junk) = junk_called(entry.file_name()) {
+            self.passed_over.add_junk(junk);
+            return true;
+        }
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            return true;
+        }
+        if !entry.file_type().is_dir() {
+            return false;
+        }
+        if is_run(path) {
+            self.passed_over.add_run(path.to_owned());
+            return true;
+        }
+        if !entry.path_is_symlink() {
+            return false;
+        }
+        let (Ok(root), Ok(target)) = (fs::canonicalize(root), fs::canonicalize(path)) else {
+            return false;
+        };
+        if PSEUDO_FILE_SYSTEMS
+            .iter()
+            .any(|place| target.starts_with(place))
+        {
+            let why = format!("a link to {}, which holds no images", target.display());
+            self.passed_over.add_unlisted(path.to_owned(), why);
+            return true;
+        }
+        // What lies in a folder that `root` is in does not belong to `root` alone.
+        let leads_out = root.starts_with(target);
+        if leads_out {
+            tracing::debug!("{} leads back: passed over", path.display());
+        }
+        leads_out
+    }
+
+    /// What becomes of an entry that cannot be followed: links in circles are passed over, links to nothing are what they
+    /// are called, folders that cannot be listed are noted; a failing disk ends the listing.
+    fn add_unreadable(&mut self, root: &Path, error: walkdir::Error) -> Result<()> {
         let path = error.path().map(Path::to_owned);
+        let Some(path) = path.filter(|_| error.depth() > 0) else {
+            return Err(unreadable(root, error));
+        };
         if error.loop_ancestor().is_some() {
             tracing::debug!("{error}: passed over");
-            return None;
+        } else if is_broken_link(&path) {
+            if is_called_picture(&path) {
+                self.pictures.push(path);
+            } else {
+                self.passed_over.add_file(&path);
+            }
+        } else if let Some(why) = error.io_error().filter(|why| concerns_one_file(why.kind())) {
+            let why = format!("cannot be listed: {why}");
+            self.passed_over.add_unlisted(path, why);
+        } else {
+            return Err(unreadable(root, error));
         }
-        if let Some(path) = path.filter(|path| path.is_symlink() && !path.exists()) {
-            return Some(Ok(path));
-        }
+        Ok(())
     }
-    Some(Err(unreadable(root, error)))
+}
+
+/// Whether a link leads to nothing, or round in a circle.
+pub(crate) fn is_broken_link(path: &Path) -> bool {
+    path.is_symlink() && !path.exists()
+}
+
+/// Whether an error of this kind is a single file's or folder's, and not the disk's, with which the next may fail as well.
+pub(crate) fn concerns_one_file(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidFilename
+    )
+}
+
+/// Whether a directory is that of a training run or a checkpoint, known by its files.
+fn is_run(directory: &Path) -> bool {
+    let has = |file: &str| directory.join(file).is_file();
+    has("training/recipe.toml")
+        || has("training/lock.json")
+        || (has("config.json") && has("model.safetensors"))
 }
 
 fn is_called_picture(path: &Path) -> bool {
@@ -171,7 +265,76 @@ mod tests {
         symlink(path("nothing"), path("a/gone")).unwrap();
         let expected = ["a/1.png", "a/elsewhere/3.png", "a/gone.png"].map(path);
         assert_eq!(picture_files(&path("a")).unwrap(), expected);
-        assert_eq!(subfolders(root.path()).unwrap(), ["a", "other"].map(path));
+        let walked = Walked::directly_in(root.path()).unwrap();
+        assert_eq!(walked.folders, ["a", "other"].map(path));
+    }
+
+    #[test]
+    fn junk_and_training_runs_are_passed_over_and_counted() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for file in [
+            "a/1.png",
+            "a/@eaDir/1.png",
+            "a/.ipynb_checkpoints/1-checkpoint.png",
+            "a/Thumbs.db",
+            "a/2.heic",
+            "a/notes",
+            "__MACOSX/a/1.png",
+            "runs/photos-1/training/recipe.toml",
+            "runs/photos-1/1.png",
+            "model/config.json",
+            "model/model.safetensors",
+        ] {
+            fs::create_dir_all(path(file).parent().unwrap()).unwrap();
+            fs::write(path(file), "").unwrap();
+        }
+        let walked = Walked::all(root.path()).unwrap();
+        assert_eq!(walked.pictures, [path("a/1.png")]);
+        let warnings = walked.passed_over.warnings();
+        assert!(
+            warnings[0].starts_with("1 .heic file passed over"),
+            "{warnings:?}"
+        );
+        let notes = walked.passed_over.notes();
+        assert!(
+            notes[0].starts_with("1 other file passed over"),
+            "{notes:?}"
+        );
+        assert_eq!(
+            notes[1],
+            ".ipynb_checkpoints, @eaDir, Thumbs.db and __MACOSX passed over"
+        );
+        let [model, run] = ["model", "runs/photos-1"].map(|name| path(name).display().to_string());
+        assert_eq!(
+            notes[2],
+            format!("{model} and {run} passed over: training runs")
+        );
+        assert_eq!((warnings.len(), notes.len()), (1, 3));
+    }
+
+    /// As other broken images, links in a circle are left to whoever opens them. `/proc` leads everywhere.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn links_to_themselves_are_kept_and_pseudo_file_systems_passed_over() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::create_dir(path("a")).unwrap();
+        symlink(path("a/x.png"), path("a/x.png")).unwrap();
+        symlink("/proc", path("a/deep")).unwrap();
+        symlink("/dev/zero", path("a/zero.png")).unwrap();
+        let walked = Walked::all(&path("a")).unwrap();
+        assert_eq!(walked.pictures, [path("a/x.png")]);
+        let warnings = walked.passed_over.warnings();
+        assert!(
+            warnings[0].ends_with("deep: a link to /proc, which holds no images; skipped"),
+            "{warnings:?}"
+        );
+        assert!(
+            warnings[1].ends_with("zero.png is no regular file; skipped"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

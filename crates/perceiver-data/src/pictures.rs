@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::dataset::{Dataset, Groups};
+use crate::dataset::{Dataset, Groups, TestSplit};
 use crate::error::Result;
 use crate::image::Image;
 use crate::shards::Streamed;
@@ -59,6 +59,14 @@ impl Pictures {
         match self {
             Self::InMemory(data) => data.sha256(),
             Self::Streamed(data) => data.sha256().to_owned(),
+        }
+    }
+
+    /// What kind of a test split these are, and, where a seed has drawn it, of how many images; see [`Dataset::test_split`].
+    pub fn test_split(&self) -> (TestSplit, Option<usize>) {
+        match self {
+            Self::InMemory(data) => data.test_split(),
+            Self::Streamed(data) => (data.test_split(), None),
         }
     }
 

@@ -78,6 +78,7 @@ pub(crate) const fn count(split: Split) -> usize {
     match split {
         Split::Train => TRAIN_LEN,
         Split::Test => TEST_LEN,
+        Split::Validation => 0,
     }
 }
 
@@ -90,6 +91,7 @@ pub fn shapes(split: Split, labels: Labels) -> Result<Dataset> {
     let name = match split {
         Split::Train => "train",
         Split::Test => "test",
+        Split::Validation => "validation",
     };
     let figures: Vec<Figure> = each_class().map(|(_, _, figure)| figure).collect();
     let of_class: Vec<u32> = each_class().map(|(group, _, _)| group).collect();

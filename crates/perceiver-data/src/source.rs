@@ -1,6 +1,7 @@
 //! Where a data set comes from, as people write it: `cifar100`, `folder:photos`, `hf:uoft-cs/cifar10`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use crate::cifar::Cifar;
 use crate::dataset::{Dataset, Split};
 use crate::error::{DataError, Result};
 use crate::folder::ImageFolder;
+use crate::folder_listing::FolderListing;
 #[cfg(feature = "hub")]
 use crate::hub::HubDataset;
 use crate::labels::Labels;
@@ -71,6 +73,8 @@ pub struct LoadOptions {
     pub watcher: Watcher,
     /// What becomes of pictures of folders and of the Hub that cannot be read; skipped by default.
     pub broken: BrokenPictures,
+    /// The files of a folder, where they are listed already; see [`Source::listing`].
+    pub listing: Option<Arc<FolderListing>>,
 }
 
 impl Default for LoadOptions {
@@ -83,12 +87,65 @@ impl Default for LoadOptions {
             seed: 0,
             watcher: Watcher::default(),
             broken: BrokenPictures::Skip,
+            listing: None,
         }
     }
 }
 
 impl Source {
-    /// Reads a split.
+    /// The files of a folder as they are now, for [`LoadOptions::listing`]: whoever trains for hours judges by the files that
+    /// were there at the start. None of other sources.
+    ///
+    /// # Errors
+    /// Those of [`FolderListing::read`].
+    pub fn listing(&self, options: &LoadOptions) -> Result<Option<Arc<FolderListing>>> {
+        match self {
+            Self::Folder(root) => self.image_folder(root, options)?.listing().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads all images of a source without splits: the training part and the test part that would be drawn. None of a source that
+    /// has splits.
+    ///
+    /// # Errors
+    /// As for [`Source::load`], but for classes with too few images or none that can be read.
+    pub fn load_parts(&self, options: &LoadOptions) -> Result<Option<[Dataset; 2]>> {
+        match self {
+            Self::Folder(root) => self.image_folder(root, options)?.load_parts(),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether another source is this one: the same, or the same directory by another path.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let real = |path: &Path| path.canonicalize().ok();
+        let same = |a: &Path, b: &Path| real(a).is_some_and(|a| Some(a) == real(b));
+        match (self, other) {
+            (Self::Folder(a), Self::Folder(b)) | (Self::Shards(a), Self::Shards(b)) => {
+                a == b || same(a, b)
+            }
+            _ => self == other,
+        }
+    }
+
+    /// A short name for people and for directories of runs: of a directory its real name, also of `.`.
+    pub fn short_name(&self) -> String {
+        let text = self.to_string();
+        let last = text.rsplit([':', '/']).find(|part| !part.is_empty());
+        let name = match self {
+            Self::Folder(path) | Self::Shards(path) => {
+                let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+                real.file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+            }
+            Self::Hub { repo, .. } => repo.rsplit('/').next().map(ToOwned::to_owned),
+            _ => last.map(ToOwned::to_owned),
+        };
+        name.unwrap_or_else(|| "run".to_owned())
+    }
+
+    /// Reads a split. A validation split that is not there is empty.
     ///
     /// # Errors
     /// Whatever is wrong with the data, or with the options for this source.
@@ -187,6 +244,7 @@ impl Source {
             seed: options.seed,
             watcher: options.watcher.clone(),
             broken: options.broken,
+            listing: options.listing.clone(),
         })
     }
 
@@ -253,6 +311,27 @@ mod tests {
         Source::Shapes
             .check(&options(nowhere, Labels::Coarse))
             .unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_called_by_its_real_name() {
+        let root = tempfile::tempdir().unwrap();
+        let photos = root.path().join("photos");
+        std::fs::create_dir_all(photos.join("cat")).unwrap();
+        let name = |path: PathBuf| Source::Folder(path).short_name();
+        assert_eq!(name(photos.clone()), "photos");
+        assert_eq!(name(photos.join(".")), "photos");
+        assert_eq!(name(photos.join("cat/..")), "photos");
+        assert_eq!(name(PathBuf::from("nowhere/pets/")), "pets");
+        assert_eq!(Source::Cifar100.short_name(), "cifar100");
+        let hub: Source = "hf:me/pets".parse().unwrap();
+        assert_eq!(hub.short_name(), "pets");
+        let (one, other) = (
+            Source::Folder(photos.clone()),
+            Source::Folder(photos.join(".")),
+        );
+        assert!(one.is_same_place(&other));
+        assert!(!one.is_same_place(&Source::Shards(photos)));
     }
 
     #[test]

@@ -78,6 +78,7 @@ struct Page {
 
 struct Verdict {
     images: u64,
+    split: &'static str,
     loss: String,
     acc: String,
     acc_interval: String,
@@ -176,6 +177,7 @@ impl Verdict {
         let interval = |[low, high]: [f64; 2]| format!("{:.2} to {:.2}", 100.0 * low, 100.0 * high);
         Self {
             images: results.images,
+            split: results.split_in_words(),
             loss: format!("{:.4}", results.loss),
             acc: percent(results.acc),
             acc_interval: interval(results.acc_interval_95),

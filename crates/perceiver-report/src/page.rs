@@ -65,6 +65,7 @@ struct Verdict {
     loss: String,
     pictures: String,
     dataset: String,
+    split: &'static str,
 }
 
 /// A row of the table of coarse classes.
@@ -308,6 +309,7 @@ impl Verdict {
             top5_interval: interval(results.top5_acc_interval_95, 1),
             loss: format!("{:.3}", results.loss),
             pictures: grouped(results.images as usize),
+            split: results.split_in_words(),
             dataset: results.dataset.clone(),
         }
     }

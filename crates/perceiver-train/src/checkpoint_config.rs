@@ -59,15 +59,29 @@ pub struct DataCard {
     pub train_images: usize,
     /// The training pictures' and labels' hash, by [`perceiver_data::Dataset::sha256`]; empty where unknown.
     pub train_sha256: String,
-    /// The seed of the run, which also decides how a folder without a test part is divided.
+    /// The seed of the run.
     #[serde(default)]
     pub seed: u64,
+    /// The seed that draws the test split of a folder without splits; none in those of earlier versions, where the seed of the run did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_seed: Option<u64>,
+    /// The test images of the checkpoint that the run began with, which it trained or validated on: neither test result is of unseen
+    /// images then. None where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_overlap: Option<u64>,
     /// Only the first so many test pictures are evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_test: Option<usize>,
     /// Whether its verdict is the mean of pictures and their mirror images.
     #[serde(default)]
     pub flip_average: bool,
+}
+
+impl DataCard {
+    /// The seed that the data set is divided by.
+    pub fn split_seed(&self) -> u64 {
+        self.split_seed.unwrap_or(self.seed)
+    }
 }
 
 impl CheckpointConfig {
@@ -274,6 +288,8 @@ mod tests {
             train_images: 7,
             train_sha256: String::new(),
             seed: 0,
+            split_seed: Some(0),
+            init_overlap: None,
             limit_test: None,
             flip_average: false,
         };

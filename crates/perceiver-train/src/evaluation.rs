@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use perceiver_data::{Loader, LoaderConfig, Pictures, Preprocessing};
+use perceiver_data::{Loader, LoaderConfig, Pictures, Preprocessing, TestSplit};
 use perceiver_model::Perceiver;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,12 @@ pub struct TestResults {
     pub sha256: String,
     /// The number of test pictures.
     pub images: u64,
+    /// What they are, if not the data set's own test split.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub split: TestSplit,
+    /// The number of images that they were drawn from, where a seed has drawn them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u64>,
     /// Mean cross-entropy in nats.
     pub loss: f64,
     /// Top-1 accuracy.
@@ -45,15 +51,28 @@ impl TestResults {
     /// The results that sums over a test split come to.
     pub fn new(test: &Pictures, sums: &MetricSums) -> Self {
         let (means, images) = (sums.means(), sums.samples());
+        let (split, of) = test.test_split();
         Self {
             dataset: test.name().to_string(),
             sha256: test.sha256(),
             images,
+            split,
+            of: of.map(|of| of as u64),
             loss: means.loss,
             acc: means.acc,
             acc_interval_95: wilson_interval(means.acc, images),
             top5_acc: means.top5_acc,
             top5_acc_interval_95: wilson_interval(means.top5_acc, images),
+        }
+    }
+
+    /// What the images are, in words.
+    pub fn split_in_words(&self) -> &'static str {
+        match self.split {
+            TestSplit::Own => "the test split",
+            TestSplit::Validation => "the validation split, as there is no test split",
+            TestSplit::HeldOut => "the test split, drawn and kept from training",
+            TestSplit::Whole => "the whole data set, as it has no splits",
         }
     }
 
@@ -72,6 +91,10 @@ impl TestResults {
     pub fn write(&self, path: &Path) -> Result<()> {
         json_file::write(path, self)
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How a model does on a data set.

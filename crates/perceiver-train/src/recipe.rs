@@ -55,9 +55,19 @@ pub struct DataRecipe {
     pub data_dir: PathBuf,
     /// Classes or coarse groups.
     pub labels: Labels,
-    /// The share at the tail of the training pictures that validation is done on: Keras's `validation_split`.
+    /// The seed that draws the test split of a folder without splits, the order of folders and of the Hub's data sets, and the
+    /// validation part of shards: the same for all seeds of the training. None in the recipes of runs of earlier versions, where
+    /// the seed of the training did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_seed: Option<u64>,
+    /// Whether the data set's own validation split is validated on, where it has one. None in the recipes of runs of earlier
+    /// versions, which did so with shards alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_validation_split: Option<bool>,
+    /// Without a validation split, the share at the tail of the training pictures that validation is done on: Keras's
+    /// `validation_split`.
     pub validation_fraction: f64,
-    /// Only the first so many training pictures, validation included.
+    /// Only the first so many training pictures, a validation part cut from them included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_train: Option<usize>,
     /// Only the first so many test pictures.
@@ -85,6 +95,8 @@ impl Default for DataRecipe {
             dataset: Source::Cifar100,
             data_dir: PathBuf::from("data"),
             labels: Labels::Fine,
+            split_seed: Some(0),
+            use_validation_split: Some(true),
             validation_fraction: 0.1,
             limit_train: None,
             limit_test: None,
@@ -202,7 +214,7 @@ impl Recipe {
     /// # Errors
     /// [`TrainError::Recipe`] with the name of the first layer that brings an unknown field or an impossible value.
     pub fn from_layers(layers: &[(&str, toml::Table)]) -> Result<Self> {
-        let mut merged = toml::Table::new();
+        let mut merged = new_since_earlier_versions();
         let mut recipe = Self::default();
         let mut verdict = Ok(());
         for (name, layer) in layers {
@@ -225,7 +237,10 @@ impl Recipe {
 
     /// A recipe from TOML, its values unchecked; an error says in words what is wrong.
     pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
-        let table: toml::Table = toml::from_str(text).map_err(|error| one_line(&error))?;
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| one_line(&error))?;
+        // What a table without a field means, no table means too.
+        let none = || toml::Table::new().into();
+        table.entry("data").or_insert_with(none);
         toml::Value::Table(table)
             .try_into()
             .map_err(|error: toml::de::Error| one_line(&error))
@@ -298,7 +313,7 @@ impl Recipe {
             data_dir: self.data.data_dir.clone(),
             labels: self.data.labels,
             shorter_side: 2 * self.model.image_size,
-            seed: self.training.seed,
+            seed: self.data.split_seed.unwrap_or(self.training.seed),
             broken: self.data.broken_pictures,
             ..LoadOptions::default()
         }
@@ -306,6 +321,12 @@ impl Recipe {
 }
 
 impl DataRecipe {
+    /// Whether choices are made by the data set's own validation split, where it has one.
+    pub fn uses_validation_split(&self) -> bool {
+        let in_earlier_versions = matches!(self.dataset, Source::Shards(_));
+        self.use_validation_split.unwrap_or(in_earlier_versions)
+    }
+
     /// What is wrong with the values, field first.
     fn finding(&self) -> Option<String> {
         let fraction_leaves_some =
@@ -328,6 +349,15 @@ impl DataRecipe {
             (
                 self.limit_test != Some(0),
                 "data.limit_test: expected at least 1, found 0".to_string(),
+            ),
+            (
+                self.split_seed
+                    .is_none_or(|seed| i64::try_from(seed).is_ok()), // TOML's integers are signed
+                format!(
+                    "data.split_seed: expected at most {}, found {}",
+                    i64::MAX,
+                    self.split_seed.unwrap_or_default()
+                ),
             ),
         ])
     }
@@ -405,6 +435,24 @@ impl TrainingRecipe {
         .or_else(|| self.optimizer.finding())
         .or_else(|| self.schedule.finding())
     }
+}
+
+/// Fields whose absence has a meaning of its own, in recipes of runs that earlier versions began: what they are in a new recipe.
+fn new_since_earlier_versions() -> toml::Table {
+    let default = DataRecipe::default();
+    let split_seed = default.split_seed.and_then(|seed| i64::try_from(seed).ok());
+    let fields = [
+        ("split_seed", split_seed.map(toml::Value::from)),
+        (
+            "use_validation_split",
+            default.use_validation_split.map(toml::Value::from),
+        ),
+    ];
+    let fields = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_string(), value?)));
+    let data: toml::Table = fields.collect();
+    toml::Table::from_iter([("data".to_string(), data.into())])
 }
 
 /// The finding of the first check that is not fine.
@@ -569,6 +617,22 @@ mod tests {
             disagreeing.starts_with("recipe my.toml: model configuration: image_size"),
             "{disagreeing}"
         );
+    }
+
+    /// Of a run that an earlier version began, whose test split the seed of the training has drawn.
+    #[test]
+    fn a_recipe_without_a_split_seed_divides_as_it_did() {
+        let old = Recipe::parse("[data]\ndataset = 'folder:a'\n[training]\nseed = 7").unwrap();
+        assert_eq!(old.load_options().seed, 7);
+        assert!(!old.data.uses_validation_split());
+        assert_eq!(Recipe::parse(&old.to_toml().unwrap()).unwrap(), old);
+        let shards = Recipe::parse("[data]\ndataset = 'shards:a'").unwrap();
+        assert!(shards.data.uses_validation_split());
+        let new = layer("data.dataset = 'folder:a'\ntraining.seed = 7");
+        let new = Recipe::from_layers(&[("new", new)]).unwrap();
+        assert_eq!(new.load_options().seed, 0);
+        assert!(new.data.uses_validation_split());
+        assert_eq!(Recipe::parse(&new.to_toml().unwrap()).unwrap(), new);
     }
 
     #[test]

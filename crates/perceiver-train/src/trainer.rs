@@ -128,6 +128,11 @@ impl Trainer {
         &self.data.preprocessing
     }
 
+    /// What the run learns from.
+    pub fn data(&self) -> &TrainingData {
+        &self.data
+    }
+
     /// The device the model is on.
     pub fn device(&self) -> &Device {
         &self.place.device

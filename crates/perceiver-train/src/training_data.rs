@@ -1,11 +1,12 @@
 //! From a data set to what a run needs of it: training and validation parts, normalization, class names, a hash.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use perceiver_data::{
-    ChannelSums, DataError, Dataset, LoadOptions, Normalization, Pictures, Preprocessing,
-    ShardFolder, Source, Split, Watcher,
+    ChannelSums, DataError, Dataset, FolderListing, LoadOptions, Normalization, Pictures,
+    Preprocessing, ShardFolder, Source, Split, Watcher,
 };
 
 use crate::error::Result;
@@ -18,10 +19,10 @@ use crate::survey::Surveys;
 pub struct TrainingData {
     /// What to learn from.
     pub train: Pictures,
-    /// What choices are made by: the tail, or of shards a share drawn by the seed, or shards of their own.
+    /// What choices are made by: the data set's own validation split; without one the tail, or of shards a share drawn by the seed.
     pub validation: Pictures,
-    /// How pictures become input; normalized by all training pictures, validation included, as the example does, where the
-    /// recipe has no other normalization.
+    /// How pictures become input; normalized by all training pictures, a validation part cut from them included, as the example does,
+    /// where the recipe has no other normalization.
     pub preprocessing: Preprocessing,
     /// The hash of both parts together.
     pub sha256: String,
@@ -29,6 +30,10 @@ pub struct TrainingData {
     pub source: Source,
     /// What was found in shards, for the run to keep.
     pub surveys: Surveys,
+    /// The files of a folder as they were when it was read: the run is judged by those of the test split.
+    pub listing: Option<Arc<FolderListing>>,
+    /// The test images of the checkpoint that the run begins with, which are among these; none where that is not known.
+    pub init_overlap: Option<u64>,
     /// How long it took to read; nothing where it was made of what was there.
     pub loading: Duration,
 }
@@ -56,15 +61,23 @@ impl TrainingData {
         let start = Instant::now();
         let mut options = recipe.load_options();
         options.watcher = watcher.clone();
-        recipe.data.dataset.check(&options)?;
-        let data = match &recipe.data.dataset {
-            Source::Shards(root) => Self::in_shards(root, recipe, &options, ranks, surveys)?,
-            source => {
-                let dataset = source.load(Split::Train, &options)?;
-                Self::divide(dataset, recipe, ranks, watcher)?
-            }
+        let source = &recipe.data.dataset;
+        options.listing = source.listing(&options)?;
+        source.check(&options)?;
+        if let Some(listing) = options.listing.as_ref().filter(|_| ranks.is_first()) {
+            listing.say();
+        }
+        let data = if let Source::Shards(root) = source {
+            Self::in_shards(root, recipe, &options, ranks, surveys)?
+        } else {
+            let dataset = source.load(Split::Train, &options)?;
+            let own = recipe.data.uses_validation_split();
+            let own = own.then(|| source.load(Split::Validation, &options));
+            let own = own.transpose()?.filter(|own| !own.is_empty());
+            Self::divide(dataset, own, recipe, ranks, watcher)?
         };
         Ok(Self {
+            listing: options.listing,
             loading: start.elapsed(),
             source: recipe.data.dataset.clone(),
             ..data
@@ -77,15 +90,22 @@ impl TrainingData {
     /// # Errors
     /// When one part would be empty.
     pub fn new(dataset: Dataset, recipe: &Recipe) -> Result<Self> {
-        Self::divide(dataset, recipe, &Alone, &Watcher::default())
+        Self::divide(dataset, None, recipe, &Alone, &Watcher::default())
     }
 
+    /// Cuts the validation part off, where there is no validation split of the data set's `own`.
     fn divide(
         mut dataset: Dataset,
+        own: Option<Dataset>,
         recipe: &Recipe,
         ranks: &dyn Ranks,
         watcher: &Watcher,
     ) -> Result<Self> {
+        require_two_classes(
+            dataset.name(),
+            dataset.classes(),
+            dataset.labels().iter().copied(),
+        )?;
         if let Some(limit) = recipe.data.limit_train {
             dataset.truncate(limit);
         }
@@ -93,12 +113,20 @@ impl TrainingData {
             Some(given) => given.clone(),
             None => normalization(&dataset, ranks, watcher)?,
         };
-        let sha256 = dataset.sha256();
+        let mut sha256 = dataset.sha256();
         let source = Source::Memory(match dataset.name() {
             "" => "unnamed".to_string(),
             name => name.to_string(),
         });
-        let (train, validation) = dataset.split_tail(recipe.data.validation_fraction);
+        let (train, validation) = match own {
+            None => dataset.split_tail(recipe.data.validation_fraction),
+            Some(own) => {
+                require_same_classes(&dataset, &own)?;
+                say_own_validation(own.name(), own.len(), ranks);
+                sha256 = format!("{sha256}+{}", own.sha256());
+                (dataset, own)
+            }
+        };
         let data = Self {
             train: train.into(),
             validation: validation.into(),
@@ -106,6 +134,8 @@ impl TrainingData {
             sha256,
             source,
             surveys: Surveys::default(),
+            listing: None,
+            init_overlap: None,
             loading: Duration::ZERO,
         };
         data.with_both_parts()
@@ -120,7 +150,14 @@ impl TrainingData {
         mut surveys: Surveys,
     ) -> Result<Self> {
         let folder = ShardFolder::open(root)?;
+        if ranks.is_first() && folder.is_tested_by_validation() {
+            tracing::info!(
+                "{}: no test split: its validation split is kept for the test, and a part of the training images validates",
+                folder.name()
+            );
+        }
         let mut train = folder.split(Split::Train, options.shorter_side)?;
+        require_two_classes(train.name(), train.classes(), train.labels())?;
         train.truncate(recipe.data.limit_train.unwrap_or(usize::MAX));
         let (train, survey) = surveys.surveyed(train, options, ranks)?;
         let normalization = match &recipe.data.normalization {
@@ -128,9 +165,11 @@ impl TrainingData {
             None => Normalization::of_sums(survey.sums(), train.name())?,
         };
         let mut sha256 = train.sha256().to_string();
-        let (train, validation) = if folder.has_validation() {
-            let validation = folder.validation(options.shorter_side)?;
+        let own = folder.has_validation() && recipe.data.uses_validation_split();
+        let (train, validation) = if own {
+            let validation = folder.split(Split::Validation, options.shorter_side)?;
             let (validation, _) = surveys.surveyed(validation, options, ranks)?;
+            say_own_validation(validation.name(), validation.len(), ranks);
             sha256 = format!("{sha256}+{}", validation.sha256());
             (train, validation)
         } else {
@@ -143,6 +182,8 @@ impl TrainingData {
             sha256,
             source: recipe.data.dataset.clone(),
             surveys,
+            listing: None,
+            init_overlap: None,
             loading: Duration::ZERO,
         };
         data.with_both_parts()
@@ -179,6 +220,7 @@ impl TrainingData {
         a.dataset == b.dataset
             && a.limit_train == b.limit_train
             && a.validation_fraction.to_bits() == b.validation_fraction.to_bits()
+            && a.uses_validation_split() == b.uses_validation_split()
             && a.antialias == b.antialias
             && a.normalization == b.normalization
             && one.model.image_size == other.model.image_size
@@ -201,6 +243,52 @@ fn preprocessing(recipe: &Recipe, normalization: Normalization) -> Preprocessing
         image_size: recipe.model.image_size,
         antialias: recipe.data.antialias,
         normalization,
+    }
+}
+
+/// There is something to tell apart.
+fn require_two_classes(
+    name: &str,
+    classes: &[String],
+    mut labels: impl Iterator<Item = u32>,
+) -> Result<()> {
+    let first = labels.next();
+    if first.is_none() || labels.any(|label| Some(label) != first) {
+        return Ok(());
+    }
+    let only = first.and_then(|label| classes.get(label as usize));
+    Err(DataError::Inconsistent {
+        name: name.to_string(),
+        expected: "training images of at least two classes".to_string(),
+        found: format!("one class, {:?}", only.map_or("", String::as_str)),
+    }
+    .into())
+}
+
+/// A label means the same class in a validation split of its own.
+fn require_same_classes(train: &Dataset, validation: &Dataset) -> Result<()> {
+    let (expected, found) = (train.classes(), validation.classes());
+    if expected == found {
+        return Ok(());
+    }
+    let differing = expected.iter().zip(found).find(|(a, b)| a != b);
+    let found = match differing {
+        Some((expected, found)) => format!("{found:?} in the place of {expected:?}"),
+        None => format!("{} in the place of {}", found.len(), expected.len()),
+    };
+    Err(DataError::Inconsistent {
+        name: validation.name().to_string(),
+        expected: "the classes of the training split in the validation split, in the same order; \
+            data.use_validation_split=false leaves it out"
+            .to_string(),
+        found,
+    }
+    .into())
+}
+
+fn say_own_validation(name: &str, images: usize, ranks: &dyn Ranks) {
+    if ranks.is_first() {
+        tracing::info!("{name}: {images} images of its own validation split are validated on");
     }
 }
 
@@ -240,16 +328,16 @@ mod tests {
             "data.broken_pictures = 'refuse'",
             "data.normalization = { mean = [0.0, 0.0, 0.0], variance = [1.0, 1.0, 1.0] }",
             "data.validation_fraction = 0.2",
+            "data.use_validation_split = false",
             "model.image_size = 32",
         ] {
             let other = recipe(&format!("data.dataset = 'shapes'\n{different}"));
             assert!(!TrainingData::is_shared(&shapes, &other), "{different}");
         }
-        let folder = |seed| {
-            recipe(&format!(
-                "data.dataset = 'folder:a'\ntraining.seed = {seed}"
-            ))
-        };
-        assert!(!TrainingData::is_shared(&folder(0), &folder(1)));
+        let folder = |seed: &str| recipe(&format!("data.dataset = 'folder:a'\n{seed}"));
+        let seed = folder("training.seed = 1");
+        assert!(TrainingData::is_shared(&folder(""), &seed));
+        let split_seed = folder("data.split_seed = 1");
+        assert!(!TrainingData::is_shared(&folder(""), &split_seed));
     }
 }

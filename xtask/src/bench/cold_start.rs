@@ -102,6 +102,8 @@ fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
             train_images: 0,
             train_sha256: String::new(),
             seed: 0,
+            split_seed: Some(0),
+            init_overlap: None,
             limit_test: None,
             flip_average: false,
         },

@@ -157,9 +157,9 @@ fn one_picture_more_leaves_the_order_of_the_others() {
 #[test]
 fn pictures_are_shrunk() {
     let root = tempfile::tempdir().unwrap();
-    fs::create_dir(root.path().join("wide")).unwrap();
-    for name in ["a.png", "b.png"] {
-        let path = root.path().join("wide").join(name);
+    for name in ["wide/a.png", "wide/b.png", "other/c.png"] {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
         Image::new(10, 20, vec![7; 600])
             .unwrap()
             .write_png(&path)
@@ -207,6 +207,223 @@ fn a_missing_test_folder_is_missing() {
     );
 }
 
+/// Why `train` was taken for a split, and what to do if it is a class.
+#[test]
+fn a_class_called_train_with_folders_in_it_is_explained() {
+    let root = tree(&["bus/a.png", "train/steam/b.png", "train/diesel/c.png"]);
+    let message = error(&root).to_string();
+    let train = root.path().join("train").display().to_string();
+    assert!(
+        message.contains(&format!(
+            "{train} was taken for a split, by its name and because it has folders in it, such as \"diesel\": if it is a class, \
+             rename it or put its images directly into it"
+        )),
+        "{message}"
+    );
+    assert!(
+        message.contains(&format!("name folder:{train}")),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_test_folder_without_class_folders_is_named() {
+    let root = tree(&["train/cat/a.png", "train/dog/b.png", "Test/c.png"]);
+    let message = error(&root).to_string();
+    assert!(
+        message.ends_with("Test has no class folders in it"),
+        "{message}"
+    );
+}
+
+#[test]
+fn splits_are_known_by_any_of_their_names_in_any_case() {
+    for (train, test) in [
+        ("Train", "Test"),
+        ("TRAINING", "testing"),
+        ("training", "TEST"),
+    ] {
+        let root = tree(&[
+            &format!("{train}/cat/a.png"),
+            &format!("{train}/dog/b.png"),
+            &format!("{test}/cat/c.png"),
+            &format!("{test}/dog/d.png"),
+            "extra/e/f.png",
+        ]);
+        let data = load(&root, Split::Train).unwrap();
+        assert_eq!(
+            (data.classes(), data.len()),
+            (&["cat".into(), "dog".into()][..], 2)
+        );
+        let test = load(&root, Split::Test).unwrap();
+        assert_eq!((test.len(), test.test_split()), (2, (TestSplit::Own, None)));
+        let listing = ImageFolder::new(root.path()).listing().unwrap();
+        let notes = listing.passed_over().notes();
+        assert!(
+            notes[0].ends_with("extra passed over: beside the folders of the splits"),
+            "{notes:?}"
+        );
+    }
+}
+
+#[test]
+fn two_folders_of_one_split_are_refused() {
+    let root = tree(&["train/cat/a.png", "training/cat/b.png", "test/cat/c.png"]);
+    let message = error(&root).to_string();
+    assert!(message.contains("one folder for each split"), "{message}");
+    assert!(
+        message.ends_with("found \"train\" and \"training\""),
+        "{message}"
+    );
+}
+
+#[test]
+fn split_folders_without_class_folders_are_no_classes() {
+    let root = flat(&["Train", "Val", "other"], 3);
+    let message = error(&root).to_string();
+    assert!(
+        message.contains("the splits' names \"Train\", \"Val\" without class folders"),
+        "{message}"
+    );
+    let example = Path::new("Train").join("CLASS").join("image.jpg");
+    assert!(
+        message.contains(&example.display().to_string()),
+        "{message}"
+    );
+}
+
+const WITH_VALIDATION: [&str; 8] = [
+    "train/cat/a.png",
+    "train/dog/b.png",
+    "train/dog/c.png",
+    "valid/cat/d.png",
+    "valid/dog/e.png",
+    "valid/dog/f.png",
+    "test/cat/g.png",
+    "test/dog/h.png",
+];
+
+#[test]
+fn a_validation_folder_is_a_split_of_its_own() {
+    let root = tree(&WITH_VALIDATION);
+    let mut validation = reds(&load(&root, Split::Validation).unwrap());
+    validation.sort_unstable();
+    assert_eq!(validation, [3, 4, 5]);
+    assert_eq!(load(&root, Split::Train).unwrap().len(), 3);
+    assert_eq!(load(&root, Split::Test).unwrap().len(), 2);
+    let flat = flat(&["cat", "dog"], 3);
+    assert!(load(&flat, Split::Validation).unwrap().is_empty());
+}
+
+#[test]
+fn without_a_test_folder_the_validation_folder_is_the_test_split() {
+    let root = tree(&WITH_VALIDATION[..6]);
+    let test = load(&root, Split::Test).unwrap();
+    assert_eq!(
+        (test.len(), test.test_split()),
+        (3, (TestSplit::Validation, None))
+    );
+    assert!(load(&root, Split::Validation).unwrap().is_empty());
+}
+
+#[test]
+fn a_validation_folder_may_lack_classes_but_have_no_others() {
+    let root = tree(&WITH_VALIDATION);
+    fs::remove_dir_all(root.path().join("valid/cat")).unwrap();
+    let validation = load(&root, Split::Validation).unwrap();
+    assert_eq!(validation.classes(), ["cat", "dog"]);
+    assert_eq!(validation.labels(), [1, 1]);
+    fs::rename(
+        root.path().join("valid/dog"),
+        root.path().join("valid/wolf"),
+    )
+    .unwrap();
+    let message = ImageFolder::new(root.path())
+        .check()
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("no \"wolf\" in"), "{message}");
+}
+
+#[test]
+fn one_class_is_refused_and_the_folder_below_named() {
+    let root = tree(&["photos/cat/a.png", "photos/cat/b.png", "photos/dog/c.png"]);
+    let message = error(&root).to_string();
+    let below = root.path().join("photos").display().to_string();
+    assert!(
+        message.ends_with(&format!(
+            "expected at least two classes, found one, \"photos\"; {below} has 2 folders in it: \
+             if these are the classes or splits, name folder:{below}"
+        )),
+        "{message}"
+    );
+    let alone = error(&flat(&["cat"], 3)).to_string();
+    assert!(
+        alone.ends_with("expected at least two classes, found one, \"cat\""),
+        "{alone}"
+    );
+}
+
+#[test]
+fn training_runs_in_the_folder_are_no_classes() {
+    let root = flat(&["cat", "dog"], 3);
+    let before = reds(&load(&root, Split::Train).unwrap());
+    let run = root.path().join("runs/photos-1");
+    fs::create_dir_all(run.join("training")).unwrap();
+    assert_eq!(reds(&load(&root, Split::Train).unwrap()), before);
+    fs::write(run.join("training/recipe.toml"), "").unwrap();
+    fs::rename(root.path().join("runs"), root.path().join("sweep")).unwrap();
+    assert_eq!(reds(&load(&root, Split::Train).unwrap()), before);
+    let listing = ImageFolder::new(root.path()).listing().unwrap();
+    let notes = listing.passed_over().notes();
+    assert!(
+        notes[0].ends_with("sweep passed over: training runs"),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn a_listing_stays_what_it_was() {
+    let root = flat(&["cat", "dog"], 5);
+    let folder = ImageFolder::new(root.path());
+    let listed = ImageFolder {
+        listing: Some(folder.listing().unwrap()),
+        ..folder.clone()
+    };
+    let before = reds(&listed.load(Split::Test).unwrap());
+    for number in 5..30 {
+        fs::copy(
+            root.path().join("cat/0.png"),
+            root.path().join(format!("cat/{number}.png")),
+        )
+        .unwrap();
+    }
+    fs::create_dir(root.path().join("empty")).unwrap();
+    assert_eq!(reds(&listed.load(Split::Test).unwrap()), before);
+    assert!(matches!(folder.check(), Err(DataError::EmptyClass { .. })));
+}
+
+#[test]
+fn the_parts_of_a_folder_without_splits_make_up_all_of_it() {
+    let root = flat(&["cat", "dog"], 5);
+    let [train, test] = ImageFolder::new(root.path()).load_parts().unwrap().unwrap();
+    assert_eq!(train.sha256(), load(&root, Split::Train).unwrap().sha256());
+    assert_eq!(test.sha256(), load(&root, Split::Test).unwrap().sha256());
+    assert_eq!(test.test_split(), (TestSplit::HeldOut, Some(10)));
+    let whole = train.whole(test);
+    assert_eq!(
+        (whole.len(), whole.test_split()),
+        (10, (TestSplit::Whole, Some(10)))
+    );
+    let split = tree(&WITH_VALIDATION);
+    assert!(
+        ImageFolder::new(split.path())
+            .load_parts()
+            .unwrap()
+            .is_none()
+    );
+}
+
 #[test]
 fn a_folder_without_class_folders_is_refused() {
     let root = tempfile::tempdir().unwrap();
@@ -217,9 +434,14 @@ fn a_folder_without_class_folders_is_refused() {
 fn an_empty_class_is_refused() {
     let root = flat(&["cat"], 3);
     fs::create_dir(root.path().join("dog")).unwrap();
+    fs::write(root.path().join("dog/a.heic"), "").unwrap();
     let error = error(&root);
     assert!(
-        matches!(&error, DataError::EmptyClass { path } if path.ends_with("dog")),
+        matches!(&error, DataError::EmptyClass { path, .. } if path.ends_with("dog")),
+        "{error}"
+    );
+    assert!(
+        error.to_string().ends_with("file, found 1 .heic file"),
         "{error}"
     );
 }
@@ -239,7 +461,7 @@ fn refusing(root: &TempDir) -> ImageFolder {
 
 #[test]
 fn a_broken_picture_is_named_where_it_is_refused() {
-    let root = flat(&["cat"], 3);
+    let root = flat(&["cat", "dog"], 3);
     let path = root.path().join("cat/x.jpg");
     fs::write(&path, "no picture").unwrap();
     let results = [Split::Train, Split::Test].map(|split| refusing(&root).load(split));
@@ -321,4 +543,43 @@ fn links_are_followed_but_not_in_circles() {
     symlink(root.path(), root.path().join("loop")).unwrap();
     let train = load(&root, Split::Train).unwrap();
     assert_eq!((train.classes().len(), train.len()), (2, 2));
+}
+
+/// As any other broken image: skipped by name, or refused.
+#[cfg(unix)]
+#[test]
+fn links_to_themselves_and_class_folders_in_proc_are_skipped() {
+    use std::os::unix::fs::symlink;
+    let root = flat(&["cat", "dog"], 3);
+    let path = |name: &str| root.path().join(name);
+    symlink(path("cat/x.png"), path("cat/x.png")).unwrap();
+    symlink(path("cat/0.png/x.png"), path("cat/y.png")).unwrap();
+    if cfg!(target_os = "linux") {
+        symlink("/proc", path("proc")).unwrap();
+    }
+    let all = [Split::Train, Split::Test].map(|split| load(&root, split).unwrap().len());
+    assert_eq!(all.iter().sum::<usize>(), 6);
+    let results = [Split::Train, Split::Test].map(|split| refusing(&root).load(split));
+    assert!(results.iter().any(Result::is_err));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn class_folders_whose_names_are_one_text_are_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let root = flat(&["cat"], 2);
+    let class = |bytes: &[u8]| {
+        let folder = root.path().join(OsStr::from_bytes(bytes));
+        fs::create_dir(&folder).unwrap();
+        fs::copy(root.path().join("cat/0.png"), folder.join("0.png")).unwrap();
+    };
+    class(b"\xff\xfe");
+    assert_eq!(load(&root, Split::Train).unwrap().classes().len(), 2);
+    class(b"\xff\xfd");
+    let message = error(&root).to_string();
+    assert!(
+        message.contains(r#""\xff\xfd" and "\xff\xfe", which are the same text"#),
+        "{message}"
+    );
 }

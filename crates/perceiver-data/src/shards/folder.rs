@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::dataset::{Dataset, Split};
+use crate::dataset::{Dataset, Split, TestSplit};
 use crate::error::{DataError, Result};
 use crate::labels::numbered;
 use crate::loader::Part;
@@ -91,16 +91,21 @@ impl ShardFolder {
         let files = match split {
             Split::Train => &self.train,
             Split::Test => &self.test,
+            Split::Validation => &self.validation,
         };
-        self.pictures(files, shorter_side)
+        let pictures = self.pictures(files, shorter_side)?;
+        Ok(match split {
+            Split::Test if self.is_tested_by_validation() => {
+                pictures.with_test_split(TestSplit::Validation)
+            }
+            _ => pictures,
+        })
     }
 
-    /// The pictures of the validation shards.
-    ///
-    /// # Errors
-    /// As for [`ShardFolder::split`].
-    pub fn validation(&self, shorter_side: usize) -> Result<Streamed> {
-        self.pictures(&self.validation, shorter_side)
+    /// Whether the validation shards are the test split, for want of another.
+    pub fn is_tested_by_validation(&self) -> bool {
+        let first = self.test.first();
+        first.is_some_and(|path| part_of(&self.root, path) == Some(VALIDATION))
     }
 
     /// Reads all pictures of a split into memory.
@@ -274,6 +279,7 @@ mod tests {
         let folder = ShardFolder::open(root.path()).unwrap();
         assert_eq!(folder.test, [root.path().join("validation-0.tar")]);
         assert!(!folder.has_validation());
+        assert!(folder.is_tested_by_validation());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use perceiver_ops::Key;
 
 use crate::broken_pictures::require_every_class;
+use crate::dataset::TestSplit;
 use crate::error::{DataError, Result};
 use crate::image::Image;
 use crate::shards::file::ShardFile;
@@ -27,6 +28,7 @@ pub struct Streamed {
     sha256: String,
     /// Of an encoded picture, on average and at most.
     bytes: (u64, u64),
+    test_split: TestSplit,
 }
 
 /// A picture as its file has it.
@@ -58,7 +60,20 @@ impl Streamed {
             shorter_side,
             sha256: String::new(),
             bytes: (0, 0),
+            test_split: TestSplit::Own,
         }
+    }
+
+    /// The same pictures, which are this kind of a test split.
+    #[must_use]
+    pub(super) fn with_test_split(mut self, kind: TestSplit) -> Self {
+        self.test_split = kind;
+        self
+    }
+
+    /// What kind of a test split these are; [`TestSplit::Own`] of those that are none.
+    pub fn test_split(&self) -> TestSplit {
+        self.test_split
     }
 
     /// What the data set is called, for people.
@@ -114,6 +129,11 @@ impl Streamed {
     /// Keeps the first `len` pictures.
     pub fn truncate(&mut self, len: usize) {
         self.kept.truncate(len);
+    }
+
+    /// The class index of every picture, in order.
+    pub fn labels(&self) -> impl Iterator<Item = u32> {
+        (0..self.len()).map(|index| self.label(index))
     }
 
     /// The class index of a picture.

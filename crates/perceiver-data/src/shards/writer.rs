@@ -27,6 +27,7 @@ impl ShardWriter {
             part: match split {
                 Split::Train => "train",
                 Split::Test => "test",
+                Split::Validation => "validation",
             },
             per_shard: per_shard.max(1),
             pictures: 0,

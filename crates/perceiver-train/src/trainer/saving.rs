@@ -96,6 +96,8 @@ impl Trainer {
             train_images: data.len(),
             train_sha256: data.sha256.clone(),
             seed: recipe.training.seed,
+            split_seed: recipe.data.split_seed,
+            init_overlap: data.init_overlap,
             limit_test: recipe.data.limit_test,
             flip_average: recipe.data.flip_average,
         };

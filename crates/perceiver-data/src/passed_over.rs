@@ -1,0 +1,248 @@
+//! What a listing of a folder passes over: counted, so that it can be said once.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Files and folders that programs and systems leave beside images. Thumbnails in them would double the data.
+const JUNK: [&str; 18] = [
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+    "__MACOSX",
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".thumbnails",
+    ".Trashes",
+    ".DS_Store",
+    "Thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "Icon\r",
+];
+
+/// Extensions of image files that are not read.
+const UNREAD_IMAGES: [&str; 30] = [
+    "jfif", "jpe", "jif", "gif", "tif", "tiff", "apng", "avif", "avifs", "heic", "heif", "jxl",
+    "jp2", "j2k", "jpf", "svg", "ico", "ppm", "pgm", "pbm", "pnm", "tga", "dds", "exr", "hdr",
+    "psd", "dng", "cr2", "nef", "arw",
+];
+
+/// What a listing passes over: junk, files that are not called images, folders that cannot be listed, runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Files that are not called images, by extension in lower case; an empty one stands for all that are no plain word.
+    extensions: BTreeMap<String, usize>,
+    /// Known junk, by name.
+    junk: BTreeMap<&'static str, usize>,
+    /// What is called an image and is neither file nor folder: pipes, devices, sockets.
+    special: Vec<PathBuf>,
+    /// Folders that cannot be listed, and why.
+    unlisted: Vec<(PathBuf, String)>,
+    /// Directories of training runs.
+    runs: Vec<PathBuf>,
+    /// Folders beside those of the splits.
+    beside_splits: Vec<PathBuf>,
+}
+
+/// The junk that a file or folder of this name is, if it is some.
+pub(crate) fn junk_called(name: &std::ffi::OsStr) -> Option<&'static str> {
+    let name = name.to_str()?;
+    JUNK.into_iter()
+        .find(|junk| name.eq_ignore_ascii_case(junk))
+}
+
+impl PassedOver {
+    pub(crate) fn add_junk(&mut self, name: &'static str) {
+        *self.junk.entry(name).or_default() += 1;
+    }
+
+    pub(crate) fn add_file(&mut self, path: &Path) {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let is_plain = |extension: &&str| {
+            extension.len() <= 8 && extension.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        };
+        let extension = extension.filter(is_plain).unwrap_or_default();
+        let extension = extension.to_ascii_lowercase();
+        *self.extensions.entry(extension).or_default() += 1;
+    }
+
+    pub(crate) fn add_special(&mut self, path: PathBuf) {
+        self.special.push(path);
+    }
+
+    pub(crate) fn add_unlisted(&mut self, folder: PathBuf, why: String) {
+        self.unlisted.push((folder, why));
+    }
+
+    pub(crate) fn add_run(&mut self, directory: PathBuf) {
+        self.runs.push(directory);
+    }
+
+    pub(crate) fn add_beside_splits(&mut self, folder: PathBuf) {
+        self.beside_splits.push(folder);
+    }
+
+    pub(crate) fn join(&mut self, other: Self) {
+        for (extension, count) in other.extensions {
+            *self.extensions.entry(extension).or_default() += count;
+        }
+        for (name, count) in other.junk {
+            *self.junk.entry(name).or_default() += count;
+        }
+        self.special.extend(other.special);
+        self.unlisted.extend(other.unlisted);
+        self.runs.extend(other.runs);
+        self.beside_splits.extend(other.beside_splits);
+    }
+
+    /// Whether there is a training run among it.
+    pub(crate) fn has_runs(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    /// The first folder that cannot be listed, and why.
+    pub(crate) fn first_unlisted(&self) -> Option<(&Path, &str)> {
+        let (folder, why) = self.unlisted.first()?;
+        Some((folder, why))
+    }
+
+    /// What there is in the place of images, in words: "45 .heic files"; none where nothing was passed over.
+    pub(crate) fn files_in_words(&self) -> Option<String> {
+        let (images, others) = self.files();
+        let words = [images, others].concat();
+        (!words.is_empty()).then(|| listed(&words))
+    }
+
+    /// Files by extension, in words: those that other programs take for images, and the rest.
+    fn files(&self) -> (Vec<String>, Vec<String>) {
+        let words = |(extension, count): (&String, &usize)| {
+            let files = if *count == 1 { "file" } else { "files" };
+            match extension.as_str() {
+                "" => format!("{count} other {files}"),
+                extension => format!("{count} .{extension} {files}"),
+            }
+        };
+        let (images, others): (Vec<_>, Vec<_>) = self
+            .extensions
+            .iter()
+            .partition(|(extension, _)| UNREAD_IMAGES.contains(&extension.as_str()));
+        let in_words = |files: Vec<_>| files.into_iter().map(words).collect();
+        (in_words(images), in_words(others))
+    }
+
+    /// What may be missed by whoever owns the data set, a line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let (images, _) = self.files();
+        if !images.is_empty() {
+            let formats = "images are read from PNG, JPEG, WebP and BMP files";
+            lines.push(format!("{} passed over: {formats}", listed(&images)));
+        }
+        let folders = self.unlisted.iter();
+        lines.extend(folders.map(|(folder, why)| format!("{}: {why}; skipped", folder.display())));
+        let special = self.special.iter();
+        lines.extend(special.map(|path| format!("{} is no regular file; skipped", path.display())));
+        lines
+    }
+
+    /// What else was passed over, a line each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let (_, others) = self.files();
+        if !others.is_empty() {
+            lines.push(format!(
+                "{} passed over: not called images",
+                listed(&others)
+            ));
+        }
+        if !self.junk.is_empty() {
+            let junk = self.junk.iter().map(|(name, count)| match count {
+                1 => name.escape_debug().to_string(),
+                _ => format!("{} ({count} times)", name.escape_debug()),
+            });
+            lines.push(format!("{} passed over", listed(&junk.collect::<Vec<_>>())));
+        }
+        let few = |paths: &[PathBuf]| {
+            let mut words: Vec<String> = paths.iter().take(3).map(|path| shown(path)).collect();
+            if paths.len() > words.len() {
+                words.push(format!("{} more", paths.len() - words.len()));
+            }
+            listed(&words)
+        };
+        if self.has_runs() {
+            lines.push(format!("{} passed over: training runs", few(&self.runs)));
+        }
+        if !self.beside_splits.is_empty() {
+            let folders = few(&self.beside_splits);
+            lines.push(format!(
+                "{folders} passed over: beside the folders of the splits"
+            ));
+        }
+        lines
+    }
+
+    /// Tells people what was passed over in data set `name`.
+    pub fn say(&self, name: &str) {
+        for line in self.warnings() {
+            tracing::warn!("{name}: {line}");
+        }
+        for line in self.notes() {
+            tracing::info!("{name}: {line}");
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// "a", "a and b", "a, b and c".
+fn listed(words: &[String]) -> String {
+    match words.split_last() {
+        None => String::new(),
+        Some((last, [])) => last.clone(),
+        Some((last, before)) => format!("{} and {last}", before.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn files_are_counted_by_extension_and_images_of_other_formats_are_a_warning() {
+        let mut passed = PassedOver::default();
+        for name in ["a.HEIC", "b.heic", "c.tif", "d.txt", "e", "f.\u{1b}[2J"] {
+            passed.add_file(Path::new(name));
+        }
+        let expected = "2 .heic files and 1 .tif file passed over: images are read from PNG, JPEG, WebP and BMP files";
+        assert_eq!(passed.warnings(), [expected]);
+        let expected = "2 other files and 1 .txt file passed over: not called images";
+        assert_eq!(passed.notes(), [expected]);
+        assert_eq!(
+            passed.files_in_words().unwrap(),
+            "2 .heic files, 1 .tif file, 2 other files and 1 .txt file"
+        );
+    }
+
+    #[test]
+    fn junk_is_known_by_its_name_in_any_case() {
+        assert_eq!(junk_called(OsStr::new("thumbs.DB")), Some("Thumbs.db"));
+        assert_eq!(junk_called(OsStr::new("eaDir")), None);
+        let mut passed = PassedOver::default();
+        for name in ["@eaDir", "@eaDir", "Thumbs.db"] {
+            passed.add_junk(name);
+        }
+        let mut all = PassedOver::default();
+        all.join(passed);
+        assert_eq!(all.notes(), ["@eaDir (2 times) and Thumbs.db passed over"]);
+        assert!(all.warnings().is_empty());
+    }
+}
