@@ -42,8 +42,7 @@ pub enum XtaskError {
 
     /// No answer, or none to the end, however often it was tried.
     #[error(
-        "cannot download {url}: {finding}\n\
-         On a machine without a network, download that file on another one, copy it here and run\n  \
+        "cannot download {url}: {finding}; on a machine without a network, download that file on another one, copy it here and run: \
          cargo xtask fetch-data --dataset {dataset} --from PATH/TO/{archive}"
     )]
     Unreachable {
@@ -79,16 +78,19 @@ pub enum XtaskError {
         directory: String,
     },
 
+    /// Standard output takes no more.
+    #[error(transparent)]
+    Output(#[from] perceiver_cli::terminal::OutputError),
+
     /// The Hub or the data from it.
     #[error(transparent)]
     Data(#[from] perceiver_data::DataError),
 
     /// Python, or a package for it, is missing.
     #[error(
-        "{python} cannot run the Keras oracle: {finding}\n\
-         Make an environment for it with\n  \
-         python3 -m venv .venv && .venv/bin/pip install {packages}\n\
-         and run\n  cargo xtask goldens --python .venv/bin/python"
+        "{python} cannot run the Keras oracle: {finding}; make an environment for it with: \
+         python3 -m venv .venv && .venv/bin/pip install {packages}; and run: \
+         cargo xtask goldens --python .venv/bin/python"
     )]
     NoOracle {
         /// The interpreter.
@@ -121,10 +123,9 @@ pub enum XtaskError {
 
     /// The Python for the peers cannot run them.
     #[error(
-        "{python} cannot run the peers: {finding}\n\
-         Make an environment for them with\n  \
-         python3 -m venv .venv && .venv/bin/pip install {packages}\n\
-         and run\n  cargo xtask bench --peers .venv/bin/python"
+        "{python} cannot run the peers: {finding}; make an environment for them with: \
+         python3 -m venv .venv && .venv/bin/pip install {packages}; and run: \
+         cargo xtask bench --peers .venv/bin/python"
     )]
     NoPeers {
         /// The interpreter.

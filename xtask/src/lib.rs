@@ -7,6 +7,8 @@
 //! - [`build_cost`]: counts and times what a first build compiles.
 //! - [`mod@bench`]: measures how fast the model trains, predicts and starts, on request beside its peers.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod bench;
 pub mod build_cost;
 pub mod cargo;

@@ -1,10 +1,16 @@
 //! `cargo xtask`: the workspace's chores.
 
+// The one place that writes is `perceiver_cli::terminal`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use perceiver_cli::terminal::{self, OutputError};
 use perceiver_data::{LoadOptions, Split};
 use perceiver_train::{DeviceChoice, Precision, Preset};
 use xtask::bench::workload::Workload;
@@ -238,13 +244,13 @@ struct BuildCostArguments {
 
 fn build_cost(arguments: &BuildCostArguments) -> Result<()> {
     let graph = build_cost::Graph::read(workspace())?;
-    println!("{}", graph.summary());
+    terminal::print(graph.summary())?;
     if arguments.check {
         let budget = build_cost::Budget::read(&workspace().join("xtask/build-budget.toml"))?;
         return Ok(graph.require(&budget)?);
     }
     let costs = build_cost::measure(workspace())?;
-    println!("{}", costs.table(arguments.rows));
+    terminal::print(costs.table(arguments.rows))?;
     Ok(())
 }
 
@@ -263,7 +269,7 @@ fn plot(arguments: PlotArguments) -> Result<()> {
         title,
     };
     plot.write(&output)?;
-    println!("drawn: {}", output.display());
+    terminal::print(format_args!("drawn: {}", output.display()))?;
     Ok(())
 }
 
@@ -289,7 +295,7 @@ fn run_bench(arguments: BenchArguments) -> Result<()> {
         scripts: workspace().join("tests/oracle"),
     };
     let report = bench.run(&Terminal::default())?;
-    println!("{}", report.table());
+    terminal::print(report.table())?;
     if let Some(path) = arguments.json {
         report.write_json(&path)?;
     }
@@ -350,8 +356,7 @@ fn with_feature(feature: &str) -> Result<()> {
 fn bench_worker(workload: &Workload) -> Result<()> {
     // As the program does it: a benchmark of other settings would be one of another program.
     perceiver_cli::process_settings::apply();
-    println!("{}", workload.found()?);
-    Ok(())
+    Ok(terminal::print(workload.found()?)?)
 }
 
 fn save_pictures(arguments: &SavePictures) -> Result<()> {
@@ -368,16 +373,45 @@ fn save_pictures(arguments: &SavePictures) -> Result<()> {
         return with_feature("hub");
     }
     let paths = pictures::save(source, split, arguments.count, &options, output)?;
-    println!("{} pictures written to {}", paths.len(), output.display());
-    Ok(())
+    let (count, output) = (paths.len(), output.display());
+    Ok(terminal::print(format_args!(
+        "{count} pictures written to {output}"
+    ))?)
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     // Started by cargo in place of the compiler, to time it.
     if let Some(log) = std::env::var_os(build_cost::LOG) {
-        std::process::exit(build_cost::time_compiler(log.as_ref())?);
+        match build_cost::time_compiler(log.as_ref()) {
+            Ok(code) => std::process::exit(code),
+            Err(error) => return failed(&error.into()),
+        }
     }
-    match Cli::parse().chore {
+    let chore = match Cli::try_parse() {
+        Ok(cli) => cli.chore,
+        Err(error) => {
+            let has_colours = std::io::stderr().is_terminal();
+            return perceiver_cli::show_arguments_error(error, has_colours);
+        }
+    };
+    match run(chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+/// Says what failed.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let output = error.downcast_ref::<OutputError>();
+    if output.is_some_and(OutputError::is_unheard) {
+        return ExitCode::SUCCESS;
+    }
+    terminal::error(perceiver_cli::in_one_line(error));
+    ExitCode::FAILURE
+}
+
+fn run(chore: Chore) -> Result<()> {
+    match chore {
         Chore::FetchData(arguments) => fetch_data(&arguments),
         Chore::SavePictures(arguments) => save_pictures(&arguments),
         Chore::Goldens(arguments) => {
@@ -423,12 +457,11 @@ fn fetch_data(arguments: &FetchData) -> Result<()> {
         Outcome::AlreadyThere => "is already there",
         Outcome::Installed => "is there now",
     };
-    println!(
+    Ok(terminal::print(format_args!(
         "{} {there}, checked: {}",
         spec.name,
         fetch.target().display()
-    );
-    Ok(())
+    ))?)
 }
 
 #[cfg(feature = "hub")]

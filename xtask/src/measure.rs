@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use perceiver_cli::terminal;
 use perceiver_train::{DeviceChoice, EpochMetrics, MetricsFile, Preset, RunDirectory, TestResults};
 
 use crate::bench::{Bench, Subject, program};
@@ -59,7 +60,7 @@ impl Measure {
         }
         if self.includes(Part::Speed) {
             let report = self.bench.run(observer)?;
-            println!("{}", report.table());
+            terminal::print(report.table())?;
             report.write_json(&output.join("bench.json"))?;
         }
         if self.includes(Part::Learning) {
@@ -85,7 +86,7 @@ impl Measure {
             let path = self.output.join("results.md");
             std::fs::write(&path, &table).map_err(XtaskError::io("write", &path))?;
         }
-        println!("{}", self.table()?);
+        terminal::print(self.table()?)?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use perceiver_cli::terminal;
 
 /// Is told what happens.
 pub trait Observer: Send + Sync {
@@ -38,8 +39,8 @@ impl Observer for Terminal {
     fn say(&self, line: &str) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &state.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| terminal::say(line)),
+            None => terminal::say(line),
         }
     }
 
@@ -58,7 +59,8 @@ impl Observer for Terminal {
         let tenth = done * 10 / total.max(1);
         if state.tenth != Some(tenth) {
             state.tenth = Some(tenth);
-            eprintln!("{:3} % of {:.1} MB", tenth * 10, total as f64 / 1e6);
+            let megabytes = total as f64 / 1e6;
+            terminal::say(format_args!("{:3} % of {megabytes:.1} MB", tenth * 10));
         }
     }
 }

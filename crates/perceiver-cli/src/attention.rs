@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use perceiver_data::Image;
-use perceiver_report::{Attention, Latents, Sheet, Show, overlay, stretched};
+use perceiver_report::{Attention, Latents, ReportError, Sheet, Show, overlay, stretched};
 use perceiver_train::{DeviceChoice, write_file};
 
 use crate::checkpoint::CheckpointFlags;
 use crate::terminal;
+use crate::wrong_arguments::{at_least_one, wrong};
 
 /// Show what a model looks at in a picture.
 ///
@@ -34,7 +35,7 @@ pub(crate) struct Arguments {
     output: PathBuf,
 
     /// Show latent N alone, from 1.
-    #[arg(long, value_name = "N", conflicts_with = "mean")]
+    #[arg(long, value_name = "N", conflicts_with = "mean", value_parser = at_least_one)]
     latent: Option<usize>,
 
     /// Show the mean over all latents alone.
@@ -42,7 +43,7 @@ pub(crate) struct Arguments {
     mean: bool,
 
     /// Show cross attention I alone, from 1 [default: all, side by side].
-    #[arg(long, value_name = "I")]
+    #[arg(long, value_name = "I", value_parser = at_least_one)]
     iteration: Option<usize>,
 
     /// Show what the softmax is over instead of probabilities, as figure 3 of the Perceiver paper does.
@@ -80,17 +81,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(iteration) => vec![iteration],
         None => (1..=attention.iterations()).collect(),
     };
-    let (sheet, says) = match latents {
-        Some(latents) => maps(&attention, &picture, &iterations, latents, show)?,
-        None => rows(&attention, &picture, &iterations, show)?,
+    let made = match latents {
+        Some(latents) => maps(&attention, &picture, &iterations, latents, show),
+        None => rows(&attention, &picture, &iterations, show),
     };
+    let (sheet, says) = made.map_err(|error| match error.downcast_ref() {
+        Some(ReportError::NotThere { .. }) => wrong(error),
+        _ => error,
+    })?;
     write_file(&arguments.output, &sheet.png()?)?;
     tell(&arguments.output, &says)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn tell(output: &Path, says: &[String]) -> Result<()> {
-    terminal::print(output.display())?;
+    terminal::print_path(output)?;
     for line in says {
         terminal::print(format_args!("  {line}"))?;
     }

@@ -4,7 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use perceiver_train::{Checkpoint, CheckpointConfig, DeviceChoice, RunDirectory};
+use perceiver_train::{
+    Checkpoint, CheckpointConfig, DeviceChoice, Precision, RunDirectory, shell_quoted,
+};
+
+use crate::kernels;
+use crate::named_directory;
 
 /// Which model to use.
 #[derive(Clone, Debug, clap::Args)]
@@ -40,6 +45,10 @@ impl CheckpointFlags {
 
     /// The directory with `files`, and with those of `optional` that there are; a model of the Hub is downloaded into its cache.
     pub(crate) fn directory(&self, files: &[&str], optional: &[&str]) -> Result<PathBuf> {
+        let path = Path::new(&self.checkpoint);
+        if !path.is_dir() && named_directory::looks_local(&self.checkpoint) {
+            return Err(named_directory::missing(self.flag, path));
+        }
         hub::directory(self, files, optional)
     }
 
@@ -66,14 +75,18 @@ impl CheckpointFlags {
         device: DeviceChoice,
     ) -> Result<Checkpoint> {
         let device = device.open()?;
-        Checkpoint::open(directory, &device).with_context(|| self.way_out(directory))
+        let checkpoint = Checkpoint::open(directory, &device);
+        let checkpoint = checkpoint.with_context(|| self.way_out(directory))?;
+        kernels::say(&device, Precision::F32, &checkpoint.config.model);
+        Ok(checkpoint)
     }
 
     fn way_out(&self, directory: &Path) -> String {
         let (flag, shown) = (self.flag, &self.checkpoint);
         match RunDirectory::open(directory) {
             Ok(run) if run.state().exists() => format!(
-                "{flag} {shown}: `perceiver train --resume {shown}` writes config.json and model.safetensors again"
+                "{flag} {shown}: `perceiver train --resume {}` writes config.json and model.safetensors again",
+                shell_quoted(shown)
             ),
             _ => format!(
                 "{flag} {shown}: expected a directory with config.json and model.safetensors, as `perceiver train` makes it"
@@ -86,11 +99,13 @@ impl CheckpointFlags {
 mod hub {
     use std::path::PathBuf;
 
-    use anyhow::{Context, Result};
+    use anyhow::{Context, Result, anyhow};
     use perceiver_hub::ModelPlace;
 
     use super::CheckpointFlags;
     use crate::hub_access;
+    use crate::named_directory::hint;
+    use crate::wrong_arguments::wrong;
 
     /// Where the files are, those of the Hub in its cache.
     pub(super) fn directory(
@@ -99,7 +114,8 @@ mod hub {
         optional: &[&str],
     ) -> Result<PathBuf> {
         let (flag, shown) = (flags.flag, &flags.checkpoint);
-        let place = ModelPlace::of(shown).with_context(|| format!("{flag} {shown}"))?;
+        let place = ModelPlace::of(shown)
+            .map_err(|error| wrong(anyhow!("{flag} {shown}: {error}{}", hint(shown.as_ref()))))?;
         let access = hub_access::with_bar(flags.offline);
         let directory = place.directory(&access, files, optional);
         directory.with_context(|| {
@@ -113,10 +129,12 @@ mod hub {
 mod hub {
     use std::path::PathBuf;
 
-    use anyhow::{Result, bail};
+    use anyhow::{Result, anyhow};
 
     use super::CheckpointFlags;
     use crate::build_features;
+    use crate::named_directory::hint;
+    use crate::wrong_arguments::wrong;
 
     pub(super) fn directory(flags: &CheckpointFlags, _: &[&str], _: &[&str]) -> Result<PathBuf> {
         let (flag, checkpoint) = (flags.flag, &flags.checkpoint);
@@ -124,9 +142,16 @@ mod hub {
         if directory.is_dir() {
             return Ok(directory);
         }
-        bail!(
-            "{flag} {checkpoint}: expected a directory, since models of the Hub need the Cargo feature `hub`; {}",
+        let hint = hint(checkpoint.as_ref());
+        let error = anyhow!(
+            "{flag} {checkpoint}: expected a directory, since models of the Hub need the Cargo feature `hub`; {}{hint}",
             build_features::how_to_get("hub")
-        )
+        );
+        // A name without `/` is no model of the Hub either.
+        Err(if checkpoint.contains('/') {
+            error
+        } else {
+            wrong(error)
+        })
     }
 }

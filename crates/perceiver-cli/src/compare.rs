@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use comfy_table::{CellAlignment, Table, presets};
 use perceiver_report::{Comparison, ReportError, Run};
-use perceiver_train::{RunDirectory, write_file};
+use perceiver_train::write_file;
 
+use crate::escape;
+use crate::named_directory;
 use crate::terminal;
 
 /// Compare runs that were judged by the same test pictures.
@@ -20,7 +22,7 @@ use crate::terminal;
   perceiver compare runs/mine runs/other --output comparison.html")]
 pub(crate) struct Arguments {
     /// Directories of runs, 2 to 10.
-    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    #[arg(required = true, num_args = 2..=10, value_name = "RUN")]
     runs: Vec<PathBuf>,
 
     /// Write a page with the curves of all runs, too.
@@ -35,7 +37,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runs = arguments.runs.iter();
     let runs: Vec<Run> = runs
-        .map(|run| Ok(Run::read(&RunDirectory::open(run)?)?))
+        .map(|run| Ok(Run::read(&named_directory::run("RUN", run)?)?))
         .collect::<Result<_>>()?;
     let comparison = Comparison::new(&runs).map_err(|error| match error {
         ReportError::Disagree { .. } => {
@@ -46,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         other => other.into(),
     })?;
     if arguments.json {
-        terminal::print(serde_json::to_string_pretty(&comparison)?)?;
+        terminal::print_json(&comparison, true)?;
     } else {
         print(&comparison)?;
     }
@@ -61,7 +63,8 @@ fn print(comparison: &Comparison) -> Result<()> {
     let results = &comparison.runs[0].results;
     terminal::print(format_args!(
         "test of {} on {} pictures\n",
-        results.dataset, results.images
+        escape::line(&results.dataset),
+        results.images
     ))?;
     let head = [
         "run",
@@ -137,7 +140,7 @@ fn left(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
         .load_preset(presets::ASCII_MARKDOWN)
         .set_header(head.to_vec());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| escape::line(cell)));
     }
     table
 }

@@ -12,9 +12,11 @@ use perceiver_train::{
 };
 
 use crate::checkpoint::CheckpointFlags;
+use crate::escape;
 use crate::progress::picture_bar;
 use crate::reading_bars;
 use crate::terminal;
+use crate::wrong_arguments::at_least_one;
 
 /// Measure a checkpoint on a test split.
 #[derive(Debug, clap::Args)]
@@ -35,7 +37,7 @@ pub(crate) struct Arguments {
     data_dir: PathBuf,
 
     /// Use the first N test pictures only [default: as in training].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit_test: Option<usize>,
 
     /// Judge by the mean probabilities of a picture and its mirror image, or not [default: as in training].
@@ -70,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let results = measured(&checkpoint, views, &data)?;
     if arguments.json {
-        terminal::print(serde_json::to_string_pretty(&results)?)?;
+        terminal::print_json(&results, true)?;
     } else {
         print(&results)?;
     }
@@ -209,7 +211,11 @@ pub(crate) fn print(results: &TestResults) -> Result<()> {
         )
     };
     let lines = [
-        format!("test of {} on {}", results.dataset, judged_by(results)),
+        format!(
+            "test of {} on {}",
+            escape::line(&results.dataset),
+            judged_by(results)
+        ),
         format!(
             "  accuracy        {}",
             percent(results.acc, results.acc_interval_95)

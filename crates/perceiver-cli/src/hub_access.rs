@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indicatif::ProgressBar;
 use perceiver_hub::{HubAccess, HubProgress};
 
+use crate::escape;
 use crate::terminal;
 
 const TRANSFER: &str =
@@ -25,10 +26,9 @@ pub(crate) fn with_bar(offline: bool) -> HubAccess {
 }
 
 fn show(bar: &mut Option<ProgressBar>, progress: &HubProgress) {
-    let same = bar.take().filter(|bar| bar.prefix() == progress.file);
-    let shown = same.unwrap_or_else(|| {
-        terminal::bar(progress.total, TRANSFER).with_prefix(progress.file.to_owned())
-    });
+    let name = escape::line(progress.file);
+    let same = bar.take().filter(|bar| bar.prefix() == name);
+    let shown = same.unwrap_or_else(|| terminal::bar(progress.total, TRANSFER, progress.file));
     shown.set_length(progress.total);
     shown.set_position(progress.done);
     if progress.done < progress.total {

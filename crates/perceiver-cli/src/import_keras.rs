@@ -12,6 +12,7 @@ use perceiver_train::{
     Alone, CheckpointConfig, DataCard, Preset, Recipe, Surveys, TrainingData, write_weights,
 };
 
+use crate::escape;
 use crate::reading_bars;
 use crate::terminal;
 
@@ -82,7 +83,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => from_flags(arguments, model)?,
     };
     write(&arguments.output, &config, &parameters)?;
-    let (count, output) = (grouped(parameters.count()), arguments.output.display());
+    let count = grouped(parameters.count());
+    let output = escape::os(arguments.output.as_os_str());
     terminal::print(format_args!("{count} parameters written to {output}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -93,7 +93,7 @@ impl Job {
         std::panic::set_hook(Box::new(move |panic| {
             before(panic);
             let ranks = perceiver_train::MpiRanks::clone(&ranks);
-            eprintln!("error: {} has panicked", name(&ranks));
+            crate::terminal::say(format_args!("error: {} has panicked", name(&ranks)));
             ranks.abort(1);
         }));
         Ok(Self {
@@ -122,9 +122,11 @@ impl Job {
         } else {
             format!("{}: ", name(&*self.ranks))
         };
-        eprintln!("error: {who}{line}");
+        crate::terminal::say(format_args!("error: {who}{line}"));
         if let Some(resume) = resume.filter(|_| !all_know) {
-            eprintln!("go on from what was saved last with: mpirun ... {resume}");
+            crate::terminal::say(format_args!(
+                "go on from what was saved last with: mpirun ... {resume}"
+            ));
         }
         ranks.abort(1)
     }

@@ -7,12 +7,16 @@
 //! assert_eq!(code, ExitCode::SUCCESS);
 //! ```
 
+// The one place that writes is `terminal`: these macros panic where nothing can be written.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod attention;
 mod build_features;
 mod checkpoint;
 mod colour;
 mod compare;
 mod completions;
+pub mod escape;
 mod evaluate;
 mod forecast;
 #[cfg(feature = "hub")]
@@ -21,9 +25,11 @@ mod import_keras;
 mod init_from;
 mod interrupt;
 mod job;
+mod kernels;
 mod listed_run;
 mod logging;
 mod man;
+mod named_directory;
 mod picture_list;
 mod predict;
 mod prediction_format;
@@ -41,18 +47,21 @@ mod summary;
 mod sweep;
 mod sweep_file;
 mod sweep_table;
-mod terminal;
+pub mod terminal;
 mod train;
 mod verify;
 mod way_out;
+mod wrong_arguments;
 
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::colour::Colour;
+use crate::terminal::OutputError;
+pub use crate::wrong_arguments::show as show_arguments_error;
+use crate::wrong_arguments::{WRONG_ARGUMENTS, WrongArguments};
 
 /// Train, evaluate and use Perceiver image classifiers.
 #[derive(Debug, Parser)]
@@ -86,15 +95,16 @@ struct Arguments {
     #[arg(long, short, global = true, help_heading = "Messages")]
     quiet: bool,
 
-    /// Say more: what each step does.
+    /// Say more: files read, where a recipe has its fields from, what was chosen and skipped; twice for every detail.
     #[arg(
         long,
         short,
+        action = clap::ArgAction::Count,
         global = true,
         conflicts_with = "quiet",
         help_heading = "Messages"
     )]
-    verbose: bool,
+    verbose: u8,
 
     /// When to use colours; auto heeds `NO_COLOR`, `CLICOLOR` and `CLICOLOR_FORCE`.
     #[arg(
@@ -141,18 +151,16 @@ pub(crate) fn command() -> clap::Command {
 /// interrupted and saved.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let command = command().color(Colour::asked_for(&arguments).of_clap());
+    let colour = Colour::asked_for(&arguments);
+    let command = command().color(colour.of_clap());
     let matches = command.try_get_matches_from(arguments);
     let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version come as errors too; printing fails only when nobody listens.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return show_arguments_error(error, colour.of_log()), // help and version too
     };
     let quiet = arguments.quiet || job::is_spoken_for();
     logging::start(quiet, arguments.verbose, arguments.colour);
+    process_settings::warn_of_threads();
     let outcome = match arguments.command {
         Command::Train(arguments) => train::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
@@ -173,25 +181,31 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Man(arguments) => man::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
-        if nobody_listens(&error) {
+        let output = error.downcast_ref::<OutputError>();
+        if output.is_some_and(OutputError::is_unheard) {
             return ExitCode::SUCCESS;
         }
         let error = build_features::with_command(error);
-        eprintln!("error: {}", in_one_line(&error));
-        ExitCode::FAILURE
+        terminal::error(in_one_line(&error));
+        match error.downcast_ref::<WrongArguments>() {
+            Some(_) => ExitCode::from(WRONG_ARGUMENTS),
+            None => ExitCode::FAILURE,
+        }
     })
 }
 
-/// Whether the reader of our output has gone, as `head` does when it has seen enough.
-fn nobody_listens(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
 /// An error with its causes, those left out that the messages before them have told already.
-pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+pub fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    let told = |cause: &(dyn std::error::Error + 'static)| {
+        let text = cause.to_string();
+        // These alone are of several lines of their own: the last says where.
+        match cause.downcast_ref::<toml::de::Error>() {
+            Some(_) => text.trim_end().replace('\n', " "),
+            None => text,
+        }
+    };
+    for cause in error.chain().map(told) {
         if !line.contains(&cause) {
             line.push_str(if line.is_empty() { "" } else { ": " });
             line.push_str(&cause);

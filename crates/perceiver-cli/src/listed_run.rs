@@ -6,15 +6,22 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use perceiver_data::Source;
 use perceiver_model::Summary;
-use perceiver_train::{CheckpointConfig, MetricsFile, Recipe, RunDirectory, Standing, TestResults};
-use serde::Serialize;
+use perceiver_train::{
+    CheckpointConfig, MetricsFile, Recipe, RunDirectory, Standing, TestResults, shell_quoted,
+};
+use serde::{Serialize, Serializer};
 
+use crate::prediction_format::percent_encoded;
 use crate::way_out;
 
 /// A run, as far as its files can be read.
 #[derive(Debug, Serialize)]
 pub(crate) struct ListedRun {
+    #[serde(serialize_with = "as_text")]
     pub(crate) run: PathBuf,
+    /// Only where something of the path is replaced, as it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run_percent_encoded: Option<String>,
     pub(crate) dataset: Option<String>,
     pub(crate) parameters: Option<usize>,
     pub(crate) epochs: usize,
@@ -27,6 +34,11 @@ pub(crate) struct ListedRun {
     pub(crate) seconds: f64,
     #[serde(flatten)]
     pub(crate) state: State,
+}
+
+/// A path as JSON can hold it: what is no UTF-8 in it is replaced.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// The epoch of the highest validation accuracy.
@@ -96,6 +108,7 @@ impl ListedRun {
     pub(crate) fn read(root: &Path) -> Self {
         let mut listed = Self {
             run: root.to_path_buf(),
+            run_percent_encoded: percent_encoded(root.as_os_str()),
             dataset: None,
             parameters: None,
             epochs: 0,
@@ -162,7 +175,7 @@ impl ListedRun {
                 _ => State::Unfinished { resume: None },
             });
         }
-        let resume = format!("perceiver train --resume {}", root.display());
+        let resume = format!("perceiver train --resume {}", shell_quoted(root));
         Ok(State::Unfinished {
             resume: Some(resume),
         })

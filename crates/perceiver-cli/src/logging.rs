@@ -5,8 +5,11 @@ use std::io::{self, Write};
 use std::sync::LazyLock;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format;
 
 use crate::colour::Colour;
+use crate::escape;
 use crate::terminal::AboveBars;
 
 /// Writes log lines in which no access token is left, whatever a library or a server puts into them.
@@ -38,21 +41,59 @@ impl Write for WithoutTokens {
     }
 }
 
-/// Starts logging. `RUST_LOG` overrules the flags. A second call, as in tests, changes nothing.
-pub(crate) fn start(quiet: bool, verbose: bool, colour: Colour) {
-    let default = match (quiet, verbose) {
-        (true, _) => "warn",
-        (_, true) => {
-            "info,perceiver_cli=debug,perceiver_data=debug,perceiver_hub=debug,perceiver_train=debug"
-        }
-        _ => "warn,perceiver_cli=info,perceiver_data=info,perceiver_hub=info,perceiver_train=info",
+/// The crates whose steps `--verbose` tells.
+const OURS: [&str; 6] = ["cli", "data", "hub", "model", "report", "train"];
+
+/// What is logged, in the words of `RUST_LOG`.
+fn filter(quiet: bool, verbose: u8) -> String {
+    let (others, ours) = match (quiet, verbose) {
+        (true, _) => ("warn", "warn"),
+        (_, 0) => ("warn", "info"),
+        (_, 1) => ("warn", "debug"),
+        (_, 2) => ("info", "trace"),
+        _ => ("debug", "trace"),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let mut filter = others.to_string();
+    for name in OURS {
+        filter.push_str(&format!(",perceiver_{name}={ours}"));
+    }
+    filter
+}
+
+/// Starts logging. `RUST_LOG` overrules the flags. A second call, as in tests, changes nothing.
+///
+/// Whatever is in a line, names of files or a server's words, has to be one line that does nothing to a terminal.
+pub(crate) fn start(quiet: bool, verbose: u8, colour: Colour) {
+    let by_flags = |_| EnvFilter::new(filter(quiet, verbose));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(by_flags);
+    let fields = format::debug_fn(|writer, field, value| {
+        let value = format!("{value:?}");
+        let value = escape::line(&value);
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name => write!(writer, "{name}={value}"),
+        }
+    });
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(WithoutTokens::new)
         .with_ansi(colour.of_log())
         .with_target(false)
         .without_time()
+        .fmt_fields(fields.delimited(" "))
         .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_v_says_more() {
+        let of = |quiet, verbose| filter(quiet, verbose);
+        assert!(of(false, 0).contains("perceiver_train=info"));
+        assert!(of(false, 1).starts_with("warn,") && of(false, 1).contains("perceiver_data=debug"));
+        assert!(of(false, 2).starts_with("info,") && of(false, 2).contains("perceiver_hub=trace"));
+        assert!(of(true, 0).contains("perceiver_cli=warn"));
+    }
 }

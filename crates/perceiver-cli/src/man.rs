@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap_mangen::Man;
 use perceiver_train::write_file;
 
+use crate::escape;
 use crate::terminal;
 
 /// Write manual pages.
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 .with_context(|| format!("--output {}", directory.display()))?;
             terminal::print(format_args!(
                 "{pages} pages written to {}",
-                directory.display()
+                escape::os(directory.as_os_str())
             ))?;
         }
     }

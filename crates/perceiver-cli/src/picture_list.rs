@@ -32,7 +32,14 @@ impl PictureList {
                 let mut bytes = Vec::new();
                 let read = io::stdin().lock().read_to_end(&mut bytes);
                 read.context("cannot read the list of pictures from standard input")?;
-                for path in paths_in(&bytes, null) {
+                let paths = paths_in(&bytes, null);
+                if paths.is_empty() {
+                    list.errors.push(anyhow!(
+                        "standard input: expected paths of images, {}, found none",
+                        if null { "NUL after each" } else { "one a line" }
+                    ));
+                }
+                for path in paths {
                     list.add(&path);
                 }
             } else {

@@ -1,7 +1,7 @@
 //! `perceiver predict`: the most probable classes of pictures.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
@@ -13,6 +13,7 @@ use crate::picture_list::PictureList;
 use crate::prediction_format::{Format, Prediction, Printer};
 use crate::progress::picture_bar;
 use crate::terminal;
+use crate::wrong_arguments::at_least_one;
 
 /// Pictures at a time.
 const BATCH_SIZE: usize = 64;
@@ -68,13 +69,6 @@ pub(crate) struct Arguments {
     precision: Precision,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("expected at least 1".to_string()),
-        number => number.map_err(|error: std::num::ParseIntError| error.to_string()),
-    }
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let format = if arguments.json {
         Format::Json
@@ -103,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             .zip(open_all(paths, checkpoint.config.shorter_side()))
         {
             match picture {
-                Ok(image) => read.push((path.display().to_string(), image)),
+                Ok(image) => read.push((path.as_path(), image)),
                 Err(error) => {
                     all_read = false;
                     report(&error.into());
@@ -130,30 +124,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Says what could not be read, whatever else goes on.
 fn report(error: &Error) {
-    terminal::above_bars(format_args!("error: {}", crate::in_one_line(error)));
+    terminal::error(crate::in_one_line(error));
 }
 
-fn predict(
-    checkpoint: &Checkpoint,
+fn predict<'a>(
+    checkpoint: &'a Checkpoint,
     views: Views,
-    pictures: Vec<(String, Image)>,
+    pictures: Vec<(&'a Path, Image)>,
     top_k: usize,
-) -> Result<Vec<Prediction<'_>>> {
+) -> Result<Vec<Prediction<'a>>> {
     if pictures.is_empty() {
         return Ok(Vec::new());
     }
-    let (names, images): (Vec<String>, Vec<Image>) = pictures.into_iter().unzip();
+    let (paths, images): (Vec<&Path>, Vec<Image>) = pictures.into_iter().unzip();
     let probabilities = checkpoint.classify_by(views, &images);
     let probabilities = probabilities.map_err(|error| match error {
         TrainError::ScoreNotFinite { image, .. } => {
-            let name = names.get(image).cloned().unwrap_or_default();
-            Error::new(error).context(name)
+            let name = paths.get(image).map(|path| path.display().to_string());
+            Error::new(error).context(name.unwrap_or_default())
         }
         other => other.into(),
     })?;
     let classes = &checkpoint.config.classes;
-    let named = names.into_iter().zip(probabilities);
+    let named = paths.into_iter().zip(probabilities);
     Ok(named
-        .map(|(image, probabilities)| Prediction::new(image, classes, &probabilities, top_k))
+        .map(|(path, probabilities)| Prediction::new(path, classes, &probabilities, top_k))
         .collect())
 }

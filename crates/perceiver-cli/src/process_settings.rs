@@ -75,9 +75,56 @@ fn start_over() {
         .args(arguments)
         .envs(missing)
         .exec();
-    eprintln!("warning: cannot restart with faster settings: {error}");
+    crate::terminal::say(format_args!(
+        "warning: cannot restart with faster settings: {error}"
+    ));
 }
 
 /// Other systems have no `exec`; set `CANDLE_NUM_THREADS=1` by hand there.
 #[cfg(not(unix))]
 fn start_over() {}
+
+/// Says so where more threads are asked for than there are cores: they would wait for one another, and results are the same with any
+/// number.
+pub(crate) fn warn_of_threads() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok();
+    let cores = std::thread::available_parallelism().ok();
+    let warning = cores.and_then(|cores| threads_warning(asked.as_deref()?, cores.get()));
+    if let Some(warning) = warning.filter(|_| !crate::job::is_spoken_for()) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// What is wrong with a number of threads.
+fn threads_warning(asked: &str, cores: usize) -> Option<String> {
+    match asked.trim().parse::<usize>() {
+        Ok(threads) if threads > cores => Some(format!(
+            "RAYON_NUM_THREADS={threads}: more threads than the {cores} cores here make everything slower, and results are the \
+             same with any number"
+        )),
+        Ok(_) => None,
+        Err(_) if asked.is_empty() => None,
+        Err(_) => Some(format!(
+            "RAYON_NUM_THREADS={asked:?}: expected a number of threads; taking all {cores} cores"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_threads_than_cores_are_warned_of() {
+        for fine in ["", "0", "1", "8"] {
+            assert_eq!(threads_warning(fine, 8), None, "{fine:?}");
+        }
+        let warning = threads_warning("1000", 8).unwrap();
+        assert!(warning.contains("1000: more threads than the 8 cores"));
+        assert!(
+            threads_warning("all", 8)
+                .unwrap()
+                .contains("expected a number")
+        );
+    }
+}

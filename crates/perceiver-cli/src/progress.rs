@@ -13,12 +13,12 @@ const TRANSFER: &str =
 
 /// A bar over pictures.
 pub(crate) fn picture_bar(images: u64, what: &str) -> ProgressBar {
-    terminal::bar(images, PICTURES).with_prefix(what.to_string())
+    terminal::bar(images, PICTURES, what)
 }
 
 /// A bar over the bytes of a file that arrives or leaves.
 pub(crate) fn transfer_bar(bytes: u64, what: &str) -> ProgressBar {
-    terminal::bar(bytes, TRANSFER).with_prefix(what.to_string())
+    terminal::bar(bytes, TRANSFER, what)
 }
 
 /// Shows training.
@@ -87,9 +87,9 @@ impl Observer for TrainingProgress {
                 steps,
             } => {
                 (self.epoch, self.epochs, self.images) = (epoch, epochs, 0);
-                let bar = terminal::bar(steps as u64, EPOCH)
-                    .with_prefix(format!("epoch {}", of(epoch, epochs)))
-                    .with_position(first_step as u64);
+                let name = format!("epoch {}", of(epoch, epochs));
+                let bar =
+                    terminal::bar(steps as u64, EPOCH, &name).with_position(first_step as u64);
                 bar.reset_eta();
                 self.start(bar);
             }

@@ -3,20 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use perceiver_hub::{RepoKind, RepoName, Repository, Upload};
+use anyhow::{Context, Result, anyhow, bail};
+use perceiver_hub::{HubError, RepoKind, RepoName, Repository, Upload};
 use perceiver_model::Summary;
 use perceiver_report::{Card, Public, grouped};
 use perceiver_train::{
     Checkpoint, CheckpointConfig, DeviceChoice, MetricsFile, PreprocessorConfig, Recipe,
-    RunDirectory, TestResults,
+    RunDirectory, TestResults, shell_quoted,
 };
 use tracing::info;
 
 use crate::checkpoint::CheckpointFlags;
+use crate::escape;
 use crate::hub_access;
+use crate::named_directory;
 use crate::terminal;
 use crate::verify;
+use crate::wrong_arguments::wrong;
 
 /// The one file that holds no text, and numbers alone.
 const WEIGHTS: &str = "model.safetensors";
@@ -82,9 +85,17 @@ fn license(text: &str) -> Result<String, String> {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = &arguments.checkpoint;
-    let name: RepoName = arguments.repo.parse()?;
+    if !directory.is_dir() {
+        return Err(named_directory::missing("--checkpoint", directory));
+    }
+    let name: RepoName = arguments
+        .repo
+        .parse()
+        .map_err(|error: HubError| wrong(anyhow!("--repo {}: {error}", arguments.repo)))?;
     if name.revision.is_some() {
-        bail!("--repo {name}: expected USER/NAME; the branch to push to is --revision's");
+        return Err(wrong(anyhow!(
+            "--repo {name}: expected USER/NAME; the branch to push to is --revision's"
+        )));
     }
     let access = hub_access::with_bar(false);
     let repository = Repository::connect(RepoKind::Model, &arguments.repo, &access)
@@ -108,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let message = format!("perceiver {}", env!("CARGO_PKG_VERSION"));
     let commit = repository.upload(&arguments.revision, &message, &files)?;
     terminal::print(format_args!("pushed to {}", commit.address))?;
-    let name = named(arguments);
+    let name = shell_quoted(named(arguments));
     info!("try: perceiver predict --checkpoint {name} IMAGE");
     Ok(ExitCode::SUCCESS)
 }
@@ -266,7 +277,7 @@ fn describe(arguments: &Arguments, repository: &Repository, files: &[Upload]) ->
     ))?;
     terminal::print(format_args!(
         "would commit to branch {}:",
-        arguments.revision
+        escape::line(&arguments.revision)
     ))?;
     for file in files {
         let size = grouped(file.size()? as usize);

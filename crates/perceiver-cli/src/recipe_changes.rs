@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use perceiver_train::{Preset, Recipe};
 use toml::{Table, Value};
+
+use crate::wrong_arguments::wrong;
 
 /// A part of a recipe under the name that errors call it by.
 pub(crate) type Layer = (String, Table);
@@ -43,14 +45,31 @@ pub(crate) fn recipe_over(preset: Preset, layers: &[Layer]) -> Result<Recipe> {
     let mut all = vec![(preset_name.as_str(), preset.table())];
     let own = layers.iter();
     all.extend(own.map(|(name, table)| (name.as_str(), table.clone())));
-    Ok(Recipe::from_layers(&all)?)
+    Recipe::from_layers(&all).map_err(wrong)
 }
 
 /// The TOML file that a flag names.
 pub(crate) fn read(flag: &str, path: &Path) -> Result<Table> {
+    let shown = path.display();
+    tracing::debug!("reading {shown}");
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{flag} {}: expected a TOML file", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("{flag} {} is no valid TOML", path.display()))
+        .map_err(|error| wrong(anyhow!("{flag} {shown}: expected a TOML file: {error}")))?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let place = error.span().map(|span| place(&text, span.start));
+        wrong(anyhow!(
+            "{flag} {shown} is no valid TOML: {}{}",
+            place.unwrap_or_default(),
+            error.message().trim().replace('\n', ", ")
+        ))
+    })
+}
+
+/// Where in a text a byte is, for people.
+fn place(text: &str, byte: usize) -> String {
+    let before = text.get(..byte).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+    format!("line {line}, column {column}: ")
 }
 
 /// `FIELD=VALUE`: a field by its dotted name, and its value in TOML.

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use perceiver_data::{Labels, Source};
-use perceiver_train::{Budget, CheckpointEvery, DeviceChoice, Precision, Preset, Recipe};
+use perceiver_train::{Budget, CheckpointEvery, DeviceChoice, Precision, Preset, Recipe, Seed};
 use toml::Table;
 
 use crate::recipe_changes::{Layer, RecipeChanges, recipe_over};
+use crate::wrong_arguments::{at_least_one, at_least_two, positive, wrong};
 
 /// Flags over the configuration file over the preset.
 #[derive(Debug, Args)]
@@ -33,7 +34,7 @@ pub(crate) struct RecipeFlags {
     labels: Option<Labels>,
 
     /// Passes over the training pictures, at most.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) epochs: Option<usize>,
 
     /// Wall clock for everything, the test included, in the place of --epochs: 90s, 10m, 1h30m.
@@ -41,11 +42,11 @@ pub(crate) struct RecipeFlags {
     budget: Option<Budget>,
 
     /// Pictures a step.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     batch_size: Option<usize>,
 
     /// Learning rate at its height.
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = positive)]
     learning_rate: Option<f64>,
 
     /// Numbers to compute in: f32, tf32 (NVIDIA's matrix units) or bf16 (16 bits between operations; for GPUs).
@@ -77,11 +78,11 @@ pub(crate) struct RecipeFlags {
     pub(crate) device: Option<DeviceChoice>,
 
     /// Use the first N training pictures only, validation included.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_two)]
     limit_train: Option<usize>,
 
     /// Use the first N test pictures only.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit_test: Option<usize>,
 }
 
@@ -124,10 +125,13 @@ impl Layers {
         let device = device.map(str::parse).transpose();
         let source = |name: Option<&str>| format!("recipe {}", name.unwrap_or_default());
         Ok(Named {
-            dataset: dataset.with_context(|| source(dataset_name))?,
+            dataset: dataset
+                .with_context(|| source(dataset_name))
+                .map_err(wrong)?,
             data_dir: text("data", "data_dir").1.unwrap_or("data").into(),
             device: device
-                .with_context(|| source(device_name))?
+                .with_context(|| source(device_name))
+                .map_err(wrong)?
                 .unwrap_or_default(),
         })
     }
@@ -182,7 +186,7 @@ impl RecipeFlags {
         put(&mut training, "recompute", self.recompute.then_some(true))?;
         put(&mut training, "checkpoint_every", self.checkpoint_every)?;
         put(&mut training, "diagnose", self.diagnose.then_some(true))?;
-        put(&mut training, "seed", self.seed)?;
+        put(&mut training, "seed", self.seed.map(Seed))?;
         // An empty hash, so that no file's stands beside another checkpoint.
         let initial = self.init_from.clone().map(|checkpoint| {
             let fields = [("checkpoint", checkpoint), ("sha256", String::new())];

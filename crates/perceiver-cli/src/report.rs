@@ -9,11 +9,12 @@ use anyhow::{Context, Result, anyhow};
 use perceiver_data::{FolderListing, Pictures};
 use perceiver_report::{Run, Shows, report};
 use perceiver_train::{
-    Alone, Checkpoint, DeviceChoice, Ranks, Recipe, RunDirectory, TestResults, Views,
+    Alone, Checkpoint, DeviceChoice, Ranks, Recipe, RunDirectory, TestResults, Views, shell_quoted,
     test_pictures, write_file, write_predictions,
 };
 
 use crate::evaluate;
+use crate::named_directory;
 use crate::reading_bars;
 use crate::terminal;
 
@@ -44,12 +45,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let directory = RunDirectory::open(&arguments.run)?;
+    let directory = named_directory::run("RUN", &arguments.run)?;
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| directory.report());
     let judged_by = JudgedBy::In(arguments.data_dir.as_deref());
     write(&directory, judged_by, arguments.device, &output)?;
-    terminal::print(output.display())?;
+    terminal::print_path(&output)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,7 +74,7 @@ pub(crate) fn at_the_end_of(
         Ok(()) => tracing::info!("what it learned, to look at: {}", output.display()),
         Err(error) => tracing::warn!(
             "no report: {error:#}; once that is put right, make it with: perceiver report {}",
-            directory.root().display()
+            shell_quoted(directory.root())
         ),
     }
 }

@@ -4,14 +4,16 @@ use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use perceiver_report::grouped;
 
+use crate::escape;
 use crate::forecast;
 use crate::listed_run::{ListedRun, State, runs_below};
 use crate::terminal;
+use crate::wrong_arguments::wrong;
 
 /// List runs with their best results.
 #[derive(Debug, clap::Args)]
@@ -51,16 +53,16 @@ enum Sort {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = &arguments.directory;
     if !directory.is_dir() {
-        bail!(
+        return Err(wrong(anyhow!(
             "{}: expected a directory with runs, as `perceiver train` makes them",
             directory.display()
-        );
+        )));
     }
     let paths = runs_below(directory);
     let mut runs: Vec<ListedRun> = paths.iter().map(|path| ListedRun::read(path)).collect();
     sort(&mut runs, arguments.sort);
     if arguments.json {
-        terminal::print(serde_json::to_string_pretty(&runs)?)?;
+        terminal::print_json(&runs, true)?;
     } else if runs.is_empty() {
         tracing::warn!(
             "no runs in {}: `perceiver train` makes one",
@@ -69,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         terminal::print(table(&runs))?;
         for line in runs.iter().filter_map(what_to_do) {
-            terminal::print(line)?;
+            terminal::print(escape::line(&line))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -134,8 +136,12 @@ fn row(run: &ListedRun) -> [String; 8] {
         State::Damaged { .. } => "damaged",
     };
     [
-        run.run.display().to_string(),
-        or_nothing(run.dataset.clone()),
+        escape::os(run.run.as_os_str()),
+        or_nothing(
+            run.dataset
+                .as_deref()
+                .map(|name| escape::line(name).into_owned()),
+        ),
         or_nothing(run.parameters.map(grouped)),
         planned.map_or(run.epochs.to_string(), |planned| {
             format!("{} of {planned}", run.epochs)

@@ -1,5 +1,6 @@
 //! `perceiver shard`: a data set as shards, from which training reads piece by piece what does not fit into memory.
 
+use std::ffi::OsString;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use perceiver_data::{FolderFiles, ImageFolder, Labels, LoadOptions, ShardWriter, Source, Split};
+use perceiver_train::shell_quoted;
 
 use crate::progress::picture_bar;
 use crate::reading_bars;
@@ -95,8 +97,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         "{train} training, {test} test and {validation} validation pictures are in {}",
         output.display()
     );
-    tracing::info!("try: perceiver train --dataset shards:{}", output.display());
-    terminal::print(output.display())?;
+    let mut shards = OsString::from("shards:");
+    shards.push(output);
+    let shards = shell_quoted(shards);
+    tracing::info!("try: perceiver train --dataset {shards}");
+    terminal::print_path(output)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,6 +9,7 @@ use perceiver_report::grouped;
 use perceiver_train::Preset;
 
 use crate::checkpoint::CheckpointFlags;
+use crate::escape;
 use crate::recipe_changes::{RecipeChanges, recipe_over};
 use crate::terminal;
 
@@ -39,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => of_recipe(arguments.preset, &arguments.changes)?,
     };
     let table = table(&Summary::new(&config)?);
-    terminal::print(format_args!("Perceiver, {name}\n{table}"))?;
+    terminal::print(format_args!("Perceiver, {}\n{table}", escape::line(&name)))?;
     Ok(ExitCode::SUCCESS)
 }
 

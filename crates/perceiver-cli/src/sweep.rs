@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use perceiver_train::{
     Alone, Difference, DirectoryLock, Recipe, RunDirectory, Surveys, TrainError, TrainingData,
+    shell_quoted,
 };
 use toml::Table;
 
@@ -56,7 +57,7 @@ pub(crate) fn run(
     let Some(diverged) = run_all(&members, &sweep, &root, stop)? else {
         tracing::warn!(
             "saved; go on with the same command and --output {}",
-            root.display()
+            shell_quoted(&root)
         );
         return Ok(ExitCode::from(INTERRUPTED));
     };
@@ -83,13 +84,13 @@ fn members(sweep: &SweepFile, flags: &RecipeFlags, root: &Path) -> Result<Vec<Me
     let device = named.device.open()?;
     let (dataset, preset) = train::choose(flags.preset, named, &device);
     let seeds = match &sweep.seeds {
-        Some(seeds) => seeds.clone(),
+        Some(seeds) => seeds.iter().map(|seed| seed.0).collect(),
         None => vec![base.over(preset)?.training.seed],
     };
     let mut members: Vec<Member> = Vec::new();
     for seed in seeds {
         for variant in &sweep.variants {
-            let layers = base.with(variant.layers(seed)?);
+            let layers = base.with(variant.layers(seed));
             let mut recipe = init_from::recipe(&layers, preset)?;
             recipe.data.dataset = layers.named()?.dataset.unwrap_or_else(|| dataset.clone());
             recipe.training.device.open()?;

@@ -15,17 +15,19 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use perceiver_train::Seed;
 use serde::Deserialize;
 use toml::Table;
 
 use crate::recipe_changes::{Layer, read};
+use crate::wrong_arguments::wrong;
 
 /// The variants and seeds of a file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SweepFile {
     /// The recipe's own where none are given.
-    pub(crate) seeds: Option<Vec<u64>>,
+    pub(crate) seeds: Option<Vec<Seed>>,
     #[serde(rename = "variant", default)]
     pub(crate) variants: Vec<Variant>,
 }
@@ -40,10 +42,9 @@ pub(crate) struct Variant {
 
 impl Variant {
     /// What is other, with a name for errors, and the seed.
-    pub(crate) fn layers(&self, seed: u64) -> Result<[Layer; 2]> {
-        let seed = i64::try_from(seed).context("seeds: expected numbers that TOML can hold")?;
-        let training = Table::from_iter([("seed".to_string(), seed.into())]);
-        Ok([
+    pub(crate) fn layers(&self, seed: u64) -> [Layer; 2] {
+        let training = Table::from_iter([("seed".to_string(), Seed(seed).to_toml())]);
+        [
             (
                 format!("of --sweep, variant {}", self.name),
                 self.changes.clone(),
@@ -52,7 +53,7 @@ impl Variant {
                 "of --sweep, seeds".to_string(),
                 Table::from_iter([("training".to_string(), training.into())]),
             ),
-        ])
+        ]
     }
 }
 
@@ -63,7 +64,9 @@ impl SweepFile {
     /// When it is not there, no TOML, or its variants or seeds cannot be told apart.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let table = read("--sweep", path)?;
-        Self::from_table(table).with_context(|| format!("--sweep {}", path.display()))
+        Self::from_table(table)
+            .with_context(|| format!("--sweep {}", path.display()))
+            .map_err(wrong)
     }
 
     fn from_table(table: Table) -> Result<Self> {
@@ -84,6 +87,7 @@ impl SweepFile {
             }
         }
         if let Some(seeds) = &sweep.seeds {
+            let seeds: Vec<u64> = seeds.iter().map(|seed| seed.0).collect();
             let different: HashSet<_> = seeds.iter().collect();
             ensure!(
                 !seeds.is_empty() && different.len() == seeds.len(),
@@ -128,7 +132,7 @@ mod tests {
         let sweep = parse(text).unwrap();
         assert_eq!(sweep.seeds, None);
         assert!(sweep.variants[0].changes.is_empty());
-        let [(name, changes), (_, seed)] = sweep.variants[1].layers(7).unwrap();
+        let [(name, changes), (_, seed)] = sweep.variants[1].layers(7);
         assert_eq!(name, "of --sweep, variant b.1");
         assert_eq!(
             changes,
@@ -144,7 +148,7 @@ mod tests {
         let sweep = parse(text[start..].split("```").next().unwrap()).unwrap();
         assert_eq!(sweep.variants.len(), 3);
         for variant in &sweep.variants {
-            let layers = variant.layers(0).unwrap();
+            let layers = variant.layers(0);
             crate::recipe_changes::recipe_over(Preset::Quickstart, &layers).unwrap();
         }
     }

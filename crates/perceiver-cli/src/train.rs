@@ -15,7 +15,7 @@ use perceiver_train::{
     Checkpoint, CheckpointConfig, DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile,
     Observers, Outcome, Prediction, Preset, Ranks, Recipe, RunDirectory, Standing, Surveys,
     TestAhead, TestResults, TrainError, Trainer, TrainingData, Views, Workplace, require_agreement,
-    require_memory, write_predictions,
+    require_memory, shell_quoted, write_predictions,
 };
 
 use crate::evaluate;
@@ -23,6 +23,8 @@ use crate::forecast::Told;
 use crate::init_from;
 use crate::interrupt::{self, INTERRUPTED};
 use crate::job::{self, Job};
+use crate::kernels;
+use crate::named_directory;
 use crate::progress::TrainingProgress;
 use crate::reading_bars;
 use crate::recipe_flags::{Named, RecipeFlags};
@@ -81,7 +83,7 @@ impl Arguments {
         let given = given.map(|(flag, path)| (flag.to_string(), path.display().to_string().into()));
         let mut facts: toml::Table = given.collect();
         facts.insert("--from-previous".to_string(), self.from_previous.into());
-        let epochs = self.recipe.epochs.map_or(Ok(0), i64::try_from)?;
+        let epochs = i64::try_from(self.recipe.epochs.unwrap_or(0)).unwrap_or(i64::MAX);
         facts.insert("--epochs".to_string(), epochs.into());
         if let Some(dataset) = &self.recipe.dataset {
             facts.insert("--dataset".to_string(), dataset.to_string().into());
@@ -144,7 +146,7 @@ fn train(
         },
         None => chosen(arguments, ranks, since)?,
     };
-    let root = plan.run.root().display().to_string();
+    let root = shell_quoted(plan.run.root());
     let command = format!("perceiver train --resume {root}");
     *resume = Some(command.clone());
     if ranks.size() > 1 {
@@ -240,7 +242,7 @@ fn resumed(
     since: Instant,
 ) -> Result<Option<Plan>> {
     let flags = &arguments.recipe;
-    let run = RunDirectory::open(run)?;
+    let run = named_directory::run("--resume", run)?;
     let mut recipe = recipe_in(&run)?;
     let run = if ranks.is_first() {
         locked(&run, &recipe)?
@@ -463,6 +465,7 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     }
     let trainer = begin(from, epochs, (recipe, data, run, place))?.timed(since, test);
     let recipe = trainer.recipe();
+    kernels::say(trainer.device(), recipe.training.precision, &recipe.model);
     let summary = Summary::new(&recipe.model)?;
     let steps = trainer.steps_per_epoch();
     let length = match recipe.training.budget {

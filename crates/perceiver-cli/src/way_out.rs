@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Error;
-use perceiver_train::{Recipe, RunDirectory, Standing, TrainError};
+use perceiver_train::{Recipe, RunDirectory, Standing, TrainError, shell_quoted};
 
 /// An error of a run by `recipe`, with a way out where there is one.
 pub(crate) fn shown(error: TrainError, run: &RunDirectory, recipe: &Recipe) -> Error {
@@ -18,11 +18,11 @@ pub(crate) fn shown(error: TrainError, run: &RunDirectory, recipe: &Recipe) -> E
 }
 
 fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<String> {
-    let root = run.root().display();
+    let root = shell_quoted(run.root());
     let resume = format!("perceiver train --resume {root}");
     let anew = format!(
         "begin a new run with: perceiver train --preset keras --config {} --output DIR",
-        run.recipe().display()
+        shell_quoted(run.recipe())
     );
     let of_state = |path: &Path| path == run.state() || path == run.previous_state();
     Some(match error {

@@ -72,6 +72,7 @@ impl Cifar {
         records: &mut Vec<CifarRecord>,
     ) -> Result<()> {
         let count = self.count_records(path, split)?;
+        tracing::debug!("reading {}: {count} records", path.display());
         let official = self.records_per_file(split);
         if count < official {
             tracing::warn!("{} has {count} records of {official}", path.display());

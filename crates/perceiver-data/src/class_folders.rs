@@ -39,6 +39,8 @@ pub(crate) fn read_classes(
                 found: walked.passed_over.files_in_words(),
             });
         }
+        let (count, shown) = (walked.pictures.len(), folder.display());
+        tracing::debug!("{shown}: {count} files called images");
         passed_over.join(walked.passed_over);
         classes.push((folder, walked.pictures));
     }

@@ -42,6 +42,7 @@ impl Image {
     /// # Errors
     /// [`DataError::Io`] when the file cannot be read, else as [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
+        tracing::trace!("reading {}", path.display());
         let bytes = fs::read(path).map_err(|source| DataError::Io {
             action: "read",
             path: path.to_owned(),

@@ -91,6 +91,7 @@ pub(crate) fn numbered_classes(files: &[PathBuf], options: &ParquetOptions) -> R
     let mut count = 0;
     for path in files {
         let labels = contain_panics(path, || {
+            tracing::debug!("reading {}", path.display());
             let file = ParquetFile::open(path, options)?;
             class_indices(
                 path,

@@ -40,6 +40,7 @@ pub(crate) struct ParquetFile<'a> {
 
 impl<'a> ParquetFile<'a> {
     pub(crate) fn open(path: &'a Path, options: &ParquetOptions) -> Result<Self> {
+        tracing::trace!("opening {}", path.display());
         let file = File::open(path).map_err(|source| DataError::Io {
             action: "read",
             path: path.to_owned(),

@@ -1,6 +1,8 @@
 //! The text form of a [`Source`]: what flags and configuration files hold.
 
 use std::fmt;
+use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::cifar::Cifar;
@@ -57,9 +59,43 @@ impl FromStr for Source {
         parsed.ok_or_else(|| DataError::InvalidOption {
             option: "dataset",
             expected: FORMS.into(),
-            found: format!("{text:?}"),
+            found: format!("{text:?}{}", meant(text)),
         })
     }
+}
+
+/// What was probably meant by text that is no source: the folder of that name, or a name written otherwise.
+fn meant(text: &str) -> String {
+    let name = text.to_lowercase().replace(['-', '_'], "");
+    let known = ["cifar100", "cifar10", "shapes"];
+    let meant = if Path::new(text).is_dir() {
+        let kind = if holds_shards(Path::new(text)) {
+            "shards"
+        } else {
+            "folder"
+        };
+        format!("{kind}:{text}")
+    } else if let Some(known) = known.into_iter().find(|known| *known == name) {
+        known.to_string()
+    } else if parse_hub(text).is_some() {
+        format!("hf:{text}")
+    } else {
+        return String::new();
+    };
+    format!("; did you mean {meant}?")
+}
+
+/// Whether a folder, or one directly in it, has files of many images.
+fn holds_shards(folder: &Path) -> bool {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_shard = |path: &Path| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        extension.is_some_and(|extension| ["tar", "parquet"].contains(&extension))
+    };
+    entries(folder).any(|entry| {
+        let path = entry.path();
+        is_shard(&path) || entries(&path).any(|inner| is_shard(&inner.path()))
+    })
 }
 
 /// `USER/NAME`, or that with two columns; a column left empty is guessed.
@@ -156,9 +192,31 @@ mod tests {
         ];
         for text in wrong {
             let error = text.parse::<Source>().unwrap_err().to_string();
-            assert_eq!(error, format!("dataset: expected {FORMS}, found {text:?}"));
+            let told = format!("dataset: expected {FORMS}, found {text:?}");
+            assert!(error.starts_with(&told), "{error}");
         }
         assert!(serde_json::from_str::<Source>("\"mnist\"").is_err());
+    }
+
+    #[test]
+    fn what_was_meant_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        for file in [
+            "photos/cat/1.png",
+            "shards/train-0.tar",
+            "pq/data/train.parquet",
+        ] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let of = |name: &str| meant(&root.path().join(name).display().to_string());
+        assert!(of("photos").starts_with("; did you mean folder:/"));
+        assert!(of("shards").starts_with("; did you mean shards:/"));
+        assert!(of("pq").ends_with("/pq?") && of("pq").contains("shards:"));
+        assert_eq!(meant("CIFAR-100"), "; did you mean cifar100?");
+        assert_eq!(meant("someone/pets"), "; did you mean hf:someone/pets?");
+        assert_eq!(meant("mnist"), "");
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hf_hub::HFError;
 use hf_hub::progress::Progress;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::access::HubAccess;
 use crate::check::{RemoteFile, check_file, remove_cached};
@@ -37,6 +37,7 @@ impl Repository {
                 Err(error) => return Err(self.refused(&error, Purpose::Read)),
             };
             let Err(error) = check_file(&path, file) else {
+                debug!("{} at {revision}: checked, {}", file.path, path.display());
                 return Ok(path);
             };
             remove_cached(&path)?;

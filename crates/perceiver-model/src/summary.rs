@@ -1,6 +1,6 @@
 //! What the model consists of and what a forward pass costs, layer by layer, as Keras's `summary` shows it.
 
-use crate::attention_form::AttentionCost;
+use crate::attention_form::{AttentionCost, AttentionForm};
 use crate::config::PerceiverConfig;
 use crate::cross_attention::CrossAttention;
 use crate::error::Result;
@@ -62,6 +62,17 @@ impl Summary {
             })
             .collect();
         Ok(Self { rows })
+    }
+
+    /// Every attention by its layer, with the form that takes the fewest products, in which it is computed.
+    pub fn attention_forms(config: &PerceiverConfig) -> Vec<(String, AttentionForm)> {
+        let cross = WeightSet::of_cross_attention(config);
+        let cross = cross.into_iter().map(|set| {
+            let cost = CrossAttention::cost(config, set.iterations);
+            (set.name("cross_attention"), cost.cheaper_form())
+        });
+        let own = SelfAttention::cost(config).cheaper_form();
+        cross.chain([("transformer".to_string(), own)]).collect()
     }
 
     /// Trainable values in all.
@@ -153,7 +164,6 @@ fn feed_forward_cost(inputs: usize, units: &[usize]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention_form::AttentionForm;
 
     #[test]
     fn the_example_has_the_parameters_keras_counts() {

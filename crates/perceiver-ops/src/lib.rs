@@ -102,6 +102,7 @@ pub use onto::linear_onto;
 pub use open_cuda::open_cuda;
 pub use recompute::recompute;
 pub use sgd::{SgdStep, sgd_step, sgd_step_composed};
+pub use simd::vector_instructions;
 pub use softmax::{softmax, softmax_composed};
 pub use steps::{
     ParameterStep, adam_steps, copy_all, lamb_steps, move_means, one_by_one, sum_of_all_squares,

@@ -19,6 +19,28 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
+vectorised! {
+    /// Bits of the vectors that this machine's loops were compiled for; none where they are those of every machine of its kind.
+    fn compiled_bits() -> Option<usize> {
+        if multiversion::target::target_cfg_f!(target_feature = "avx512f") {
+            Some(512)
+        } else if multiversion::target::target_cfg_f!(target_feature = "avx2") {
+            Some(256)
+        } else {
+            None
+        }
+    }
+}
+
+/// The vectors that loops over values run on here, of those that they are compiled for: for people.
+pub fn vector_instructions() -> &'static str {
+    match compiled_bits() {
+        Some(512) => "AVX-512",
+        Some(_) => "AVX2",
+        None => "that every machine of this kind has",
+    }
+}
+
 /// Folds `row` into `LANES` accumulators, then those into one, in a fixed order.
 #[inline(always)]
 fn fold(

@@ -35,6 +35,7 @@ pub(crate) fn remove_leftovers(directory: &Path) -> Result<()> {
 /// # Errors
 /// When the operating system refuses.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    tracing::debug!("reading {}", path.display());
     fs::read(path).map_err(|source| TrainError::Io {
         action: "read",
         path: path.to_path_buf(),
@@ -48,6 +49,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// When the directory cannot be written or the disk is full; the old file stays.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    tracing::debug!("writing {}: {} bytes", path.display(), bytes.len());
     let attempt = || {
         let directory = directory_of(path);
         let mut file = with_mode_by_umask(Builder::new().prefix(PREFIX)).tempfile_in(directory)?;

@@ -31,7 +31,9 @@ use crate::optimizer_recipe::OptimizerRecipe;
 use crate::plateau::PlateauConfig;
 use crate::precision::Precision;
 use crate::recipe_bounds;
+use crate::recipe_fields;
 use crate::schedule::ScheduleRecipe;
+use crate::seed::Seed;
 
 /// A whole recipe.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,7 +60,11 @@ pub struct DataRecipe {
     /// The seed that draws the test split of a folder without splits, the order of folders and of the Hub's data sets, and the
     /// validation part of shards: the same for all seeds of the training. None in the recipes of runs of earlier versions, where
     /// the seed of the training did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::seed::optional"
+    )]
     pub split_seed: Option<u64>,
     /// Whether the data set's own validation split is validated on, where it has one. None in the recipes of runs of earlier
     /// versions, which did so with shards alone.
@@ -151,6 +157,7 @@ pub struct TrainingRecipe {
     /// Whether `metrics.jsonl` has norms of gradients, entropies of attention and the spread of latents.
     pub diagnose: bool,
     /// The root of all randomness.
+    #[serde(with = "crate::seed")]
     pub seed: u64,
     /// Where to compute.
     pub device: DeviceChoice,
@@ -218,8 +225,9 @@ impl Recipe {
         let mut recipe = Self::default();
         let mut verdict = Ok(());
         for (name, layer) in layers {
+            tracing::debug!("recipe {name}: {}", recipe_fields::given(layer));
             overlay(&mut merged, layer);
-            recipe = Self::from_table(name, &merged)?;
+            recipe = Self::from_table(name, layer, &merged)?;
             // A later layer may put right what an earlier one made impossible; else the earlier one is to blame.
             let so_far = recipe.validate(name);
             if verdict.is_ok() || so_far.is_ok() {
@@ -229,10 +237,10 @@ impl Recipe {
         verdict.map(|()| recipe)
     }
 
-    fn from_table(name: &str, table: &toml::Table) -> Result<Self> {
-        toml::Value::Table(table.clone())
-            .try_into()
-            .map_err(|error: toml::de::Error| recipe_error(name, error))
+    /// The recipe of layers of which `layer` is the last.
+    fn from_table(name: &str, layer: &toml::Table, merged: &toml::Table) -> Result<Self> {
+        let recipe = toml::Value::Table(merged.clone()).try_into();
+        recipe.map_err(|error: toml::de::Error| recipe_error(name, finding(&error, layer)))
     }
 
     /// A recipe from TOML, its values unchecked; an error says in words what is wrong.
@@ -241,9 +249,8 @@ impl Recipe {
         // What a table without a field means, no table means too.
         let none = || toml::Table::new().into();
         table.entry("data").or_insert_with(none);
-        toml::Value::Table(table)
-            .try_into()
-            .map_err(|error: toml::de::Error| one_line(&error))
+        let recipe = toml::Value::Table(table.clone()).try_into();
+        recipe.map_err(|error| finding(&error, &table))
     }
 
     /// Reads the `recipe.toml` of a run.
@@ -274,7 +281,7 @@ impl Recipe {
     /// The recipe as TOML.
     ///
     /// # Errors
-    /// [`TrainError::Recipe`] when a number has no place in TOML, such as a seed of 2^63 or more.
+    /// [`TrainError::Recipe`] when a number has no place in TOML.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self).map_err(|error| recipe_error("of this run", error))
     }
@@ -350,15 +357,6 @@ impl DataRecipe {
                 self.limit_test != Some(0),
                 "data.limit_test: expected at least 1, found 0".to_string(),
             ),
-            (
-                self.split_seed
-                    .is_none_or(|seed| i64::try_from(seed).is_ok()), // TOML's integers are signed
-                format!(
-                    "data.split_seed: expected at most {}, found {}",
-                    i64::MAX,
-                    self.split_seed.unwrap_or_default()
-                ),
-            ),
         ])
     }
 }
@@ -369,7 +367,6 @@ impl TrainingRecipe {
         let positive_rate = self.learning_rate.is_finite() && self.learning_rate > 0.0;
         let positive_norm = self.clip_norm.is_none_or(|norm| norm > 0.0);
         let factor_shrinks = (0.0..1.0).contains(&self.plateau.factor);
-        let seed_fits = i64::try_from(self.seed).is_ok(); // TOML's integers are signed
         first_finding([
             (
                 self.epochs > 0,
@@ -423,14 +420,6 @@ impl TrainingRecipe {
                     self.plateau.factor
                 ),
             ),
-            (
-                seed_fits,
-                format!(
-                    "training.seed: expected at most {}, found {}",
-                    i64::MAX,
-                    self.seed
-                ),
-            ),
         ])
         .or_else(|| self.optimizer.finding())
         .or_else(|| self.schedule.finding())
@@ -440,9 +429,9 @@ impl TrainingRecipe {
 /// Fields whose absence has a meaning of its own, in recipes of runs that earlier versions began: what they are in a new recipe.
 fn new_since_earlier_versions() -> toml::Table {
     let default = DataRecipe::default();
-    let split_seed = default.split_seed.and_then(|seed| i64::try_from(seed).ok());
+    let split_seed = default.split_seed.map(|seed| Seed(seed).to_toml());
     let fields = [
-        ("split_seed", split_seed.map(toml::Value::from)),
+        ("split_seed", split_seed),
         (
             "use_validation_split",
             default.use_validation_split.map(toml::Value::from),
@@ -466,6 +455,13 @@ fn recipe_error(name: &str, finding: impl std::fmt::Display) -> TrainError {
         name: name.to_string(),
         finding: one_line(&finding),
     }
+}
+
+/// What is wrong with TOML that is no recipe: the field that was meant where there is one, else in serde's words.
+fn finding(error: &toml::de::Error, layer: &toml::Table) -> String {
+    let is_unknown = error.message().starts_with("unknown field");
+    let meant = is_unknown.then(|| recipe_fields::unknown(layer)).flatten();
+    meant.unwrap_or_else(|| one_line(error))
 }
 
 fn one_line(error: &impl std::fmt::Display) -> String {
@@ -592,8 +588,14 @@ mod tests {
         };
         let unknown = refused("[training]\nlearning_rat = 1");
         assert!(
-            unknown.starts_with("recipe my.toml: unknown field `learning_rat`"),
+            unknown
+                .starts_with("recipe my.toml: unknown field training.learning_rat; did you mean"),
             "{unknown}"
+        );
+        let nothing_like_it = refused("[training]\nzebra = 1");
+        assert!(
+            nothing_like_it.starts_with("recipe my.toml: unknown field `zebra`, expected one of `"),
+            "{nothing_like_it}"
         );
         let negative = refused("[training]\nlearning_rate = -1.0");
         assert!(

@@ -29,6 +29,7 @@ enum Places {
 impl Shard {
     /// Indexes the file at `path`; and the classes' names, if it has them.
     pub(crate) fn open(path: &Path) -> Result<(Self, Option<Vec<String>>)> {
+        tracing::debug!("reading {}", path.display());
         let (places, labels, names) = if is_tar(path) {
             let (spans, labels) = tar_shard::index(path)?;
             (Places::Tar(spans), labels, None)

@@ -1,0 +1,98 @@
+//! Paths in commands that people copy into a shell.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+
+/// A path or name as one word for a shell: as it is where that is safe, else in quotes. What would not survive being shown and
+/// copied, such as control characters and bytes that are no text, is written as in `$'\x1b'`, which bash, zsh and ksh read.
+///
+/// ```
+/// use perceiver_train::shell_quoted;
+///
+/// assert_eq!(shell_quoted("runs/photos-1"), "runs/photos-1");
+/// assert_eq!(shell_quoted("my runs/it's; rm -r"), r"'my runs/it'\''s; rm -r'");
+/// assert_eq!(shell_quoted("a\nb"), r"$'a\x0ab'");
+/// ```
+pub fn shell_quoted(name: impl AsRef<OsStr>) -> String {
+    let name = name.as_ref();
+    match name.to_str() {
+        Some(text) if is_plain(text) => text.to_string(),
+        Some(text) if text.chars().all(is_shown) => format!("'{}'", text.replace('\'', r"'\''")),
+        _ => in_bytes(name.as_encoded_bytes()),
+    }
+}
+
+/// Whether a shell takes text for one word, and that for itself.
+fn is_plain(text: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || "/._-:@%+=,".contains(c);
+    !text.is_empty() && text.chars().all(plain)
+}
+
+/// Whether a character is shown as it is wherever the command is printed.
+fn is_shown(c: char) -> bool {
+    c.is_alphanumeric() || c.is_ascii_punctuation() || c == ' '
+}
+
+fn in_bytes(bytes: &[u8]) -> String {
+    let mut quoted = "$'".to_string();
+    for &byte in bytes {
+        match byte {
+            b'\'' | b'\\' => quoted.extend(['\\', byte as char]),
+            b' '..=b'~' => quoted.push(byte as char),
+            _ => {
+                let _ = write!(quoted, "\\x{byte:02x}"); // to a string, which takes all
+            }
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a shell makes of words.
+    fn words(shell: &str, line: &str) -> Option<Vec<u8>> {
+        let script = format!("printf '%s\\0' {line}");
+        let output = Command::new(shell).arg("-c").arg(script).output().ok()?;
+        output.status.success().then_some(output.stdout)
+    }
+
+    #[test]
+    fn a_shell_reads_back_one_word() {
+        for name in [
+            "",
+            "a b",
+            "it's",
+            "$(touch x)`touch y`",
+            "; rm -rf ~ & #",
+            "~/a",
+            "*?[a]{b,c}!",
+            "\\\"",
+            "schönes Bild",
+        ] {
+            let found = words("sh", &shell_quoted(name)).unwrap();
+            assert_eq!(found, format!("{name}\0").into_bytes(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn bash_reads_back_any_name(name in proptest::collection::vec(1_u8.., 0..24)) {
+            let quoted = shell_quoted(OsStr::from_bytes(&name));
+            prop_assert!(!quoted.contains(char::is_control));
+            // There are machines without bash.
+            if let Some(mut found) = words("bash", &quoted) {
+                prop_assert_eq!(found.pop(), Some(0));
+                prop_assert_eq!(&found[..], &name[..], "{}", quoted);
+            }
+        }
+    }
+}
