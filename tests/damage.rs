@@ -547,7 +547,14 @@ fn a_changed_recipe_is_refused_by_field() {
     let back = "set training.seed back to 0 in run/training/recipe.toml";
     for (from, to, says) in [
         ("[training]", "[training", ["TOML parse error", "mend it"]),
-        ("seed = 0", "sed = 0", ["unknown field `sed`", "mend it"]),
+        (
+            "seed = 0",
+            "sed = 0",
+            [
+                "unknown field training.sed; did you mean training.seed?",
+                "mend it",
+            ],
+        ),
         ("seed = 0", "seed = 'x'", ["training.seed", "mend it"]),
         ("seed = 0", "seed = 1", ["training.seed is 1, but", back]),
         (

@@ -203,7 +203,7 @@ fn what_does_not_fit_is_refused_by_name() {
     assert!(said.contains("model.positions is \"fourier\""), "{said}");
     assert!(refused("--resume base", 2).contains("cannot be used with"));
     let said = place.run("train --init-from nowhere --output run");
-    assert_eq!(said.code, Some(1));
+    assert_eq!(said.code, Some(2));
     assert!(said.err.contains("--init-from nowhere"), "{}", said.err);
 
     // A recipe repeats a run with its weights and no others, unless told to.

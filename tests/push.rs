@@ -469,11 +469,11 @@ fn help_and_refusals() {
     assert_snapshot!("help-push", place.succeed("push --help").out);
     assert_snapshot!("help-verify", place.succeed("verify --help").out);
     let refusals = [
-        ("predict --checkpoint nowhere 0.png", 1),
-        ("push --checkpoint run --repo shapes", 1),
-        ("push --checkpoint run --repo me/shapes@v1", 1),
+        ("predict --checkpoint nowhere 0.png", 2),
+        ("push --checkpoint run --repo shapes", 2),
+        ("push --checkpoint run --repo me/shapes@v1", 2),
         ("push --checkpoint run --repo me/shapes --license My/Own", 2),
-        ("push --checkpoint nowhere --repo me/shapes", 1),
+        ("push --checkpoint nowhere --repo me/shapes", 2),
         ("verify me/nothing", 1),
     ];
     let messages = refusals.map(|(arguments, code)| {

@@ -352,13 +352,14 @@ fn attention_is_shown_of_what_was_asked_for() {
 
     for (arguments, expected) in [
         ("--latent 5", "latent: expected 1 to 4, found 5"),
-        ("--latent 0", "latent: expected 1 to 4, found 0"),
+        ("--latent 0", "--latent <N>': expected at least 1"),
         ("--mean --iteration 9", "found 9"),
     ] {
         let command =
             format!("attention --checkpoint one picture.png --output not.png {arguments}");
-        let refused = failure(&place, &command);
-        assert!(refused.contains(expected), "{refused}");
+        let said = place.run(&command);
+        assert_eq!(said.code, Some(2), "{}", said.err);
+        assert!(said.err.contains(expected), "{}", said.err);
     }
     let missing = failure(
         &place,

@@ -286,7 +286,7 @@ fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
 fn a_directory_without_runs_says_so() {
     let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     let said = place.run("runs");
-    assert_eq!(said.code, Some(1));
+    assert_eq!(said.code, Some(2));
     assert!(
         said.err.contains("runs: expected a directory with runs"),
         "{}",

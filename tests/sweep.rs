@@ -214,7 +214,7 @@ fn everything_is_checked_before_the_first_run() {
         ),
         (
             "[[variant]]\nname = 'a'\n[[variant]]\nname = 'b'\nmodel.latent_dimm = 3",
-            "of --sweep, variant b: unknown field `latent_dimm`",
+            "of --sweep, variant b: unknown field model.latent_dimm; did you mean model.latent_dim?",
         ),
         (
             "[[variant]]\nname = 'a'\n[[variant]]\nname = 'b'\ntraining.epochs = 0",

@@ -95,7 +95,7 @@ struct Arguments {
     #[arg(long, short, global = true, help_heading = "Messages")]
     quiet: bool,
 
-    /// Say more: files read, where a recipe has its fields from, what was chosen and skipped; twice for every detail.
+    /// Say more: what each step does; twice: every detail.
     #[arg(
         long,
         short,

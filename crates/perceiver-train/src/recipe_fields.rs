@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use toml::{Table, Value};
 
-use crate::difference::Difference;
 use crate::recipe::Recipe;
 use crate::suggestion::nearest;
 
@@ -43,11 +42,16 @@ fn collect(above: &str, table: &Table, names: &mut BTreeSet<String>) {
 
 /// The fields in a layer with their values, for people.
 pub(crate) fn given(layer: &Table) -> String {
-    let differences = Difference::all(&Table::new(), layer);
-    let mut fields = Vec::new();
-    for Difference { field, found, .. } in differences {
-        fields.push(format!("{field} = {found}"));
+    fn collect(above: &str, table: &Table, fields: &mut Vec<String>) {
+        for (name, value) in table {
+            match value {
+                Value::Table(below) => collect(&format!("{above}{name}."), below, fields),
+                value => fields.push(format!("{above}{name} = {value}")),
+            }
+        }
     }
+    let mut fields = Vec::new();
+    collect("", layer, &mut fields);
     if fields.is_empty() {
         return "nothing".to_string();
     }
