@@ -1,5 +1,6 @@
 //! Log lines for people: what happens, on standard error, above the progress bars.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 #[cfg(feature = "hub")]
 use std::sync::LazyLock;
@@ -55,7 +56,7 @@ fn filter(quiet: bool, verbose: u8) -> String {
     };
     let mut filter = others.to_string();
     for name in OURS {
-        filter.push_str(&format!(",perceiver_{name}={ours}"));
+        let _ = write!(filter, ",perceiver_{name}={ours}"); // to a string, which takes all
     }
     filter
 }

@@ -165,7 +165,7 @@ impl Printer {
             }
             Self::Json => terminal::print_json(prediction, false)?,
             Self::Csv { on_terminal } => {
-                print_csv(|writer| prediction.lines(writer, *on_terminal))?
+                print_csv(|writer| prediction.lines(writer, *on_terminal))?;
             }
         }
         Ok(())

@@ -33,11 +33,6 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
 #[derive(Debug)]
 struct Forgiving(Term);
 
-/// Forgets the outcome.
-fn tried(_: io::Result<()>) -> io::Result<()> {
-    Ok(())
-}
-
 impl TermLike for Forgiving {
     fn width(&self) -> u16 {
         self.0.size().1
@@ -48,35 +43,43 @@ impl TermLike for Forgiving {
     }
 
     fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-        tried(self.0.move_cursor_up(n))
+        let _ = self.0.move_cursor_up(n);
+        Ok(())
     }
 
     fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-        tried(self.0.move_cursor_down(n))
+        let _ = self.0.move_cursor_down(n);
+        Ok(())
     }
 
     fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-        tried(self.0.move_cursor_right(n))
+        let _ = self.0.move_cursor_right(n);
+        Ok(())
     }
 
     fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-        tried(self.0.move_cursor_left(n))
+        let _ = self.0.move_cursor_left(n);
+        Ok(())
     }
 
     fn write_line(&self, line: &str) -> io::Result<()> {
-        tried(self.0.write_line(line))
+        let _ = self.0.write_line(line);
+        Ok(())
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        tried(self.0.write_str(text))
+        let _ = self.0.write_str(text);
+        Ok(())
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        tried(self.0.clear_line())
+        let _ = self.0.clear_line();
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
-        tried(self.0.flush())
+        let _ = self.0.flush();
+        Ok(())
     }
 }
 
@@ -102,7 +105,8 @@ impl Write for AboveBars {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        tried(io::stderr().flush())
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 

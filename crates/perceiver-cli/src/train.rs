@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// What has to be the same on all ranks, beside the recipe, for them to come to the same places.
-    fn facts(&self) -> Result<toml::Table> {
+    fn facts(&self) -> toml::Table {
         let paths = [
             ("--resume", self.resume.as_ref()),
             ("--output", self.output.as_ref()),
@@ -88,7 +88,7 @@ impl Arguments {
         if let Some(dataset) = &self.recipe.dataset {
             facts.insert("--dataset".to_string(), dataset.to_string().into());
         }
-        Ok(facts)
+        facts
     }
 }
 
@@ -132,7 +132,7 @@ fn train(
 ) -> Result<ExitCode> {
     let since = Instant::now();
     let stop = interrupt::flag(&**ranks)?;
-    require_agreement(&**ranks, &arguments.facts()?)?;
+    require_agreement(&**ranks, &arguments.facts())?;
     if let Some(file) = &arguments.sweep {
         if ranks.size() > 1 {
             bail!("--sweep: expected a single process, found {}", ranks.size());

@@ -20,24 +20,21 @@ macro_rules! vectorised {
 pub(crate) use vectorised;
 
 vectorised! {
-    /// Bits of the vectors that this machine's loops were compiled for; none where they are those of every machine of its kind.
-    fn compiled_bits() -> Option<usize> {
-        if multiversion::target::target_cfg_f!(target_feature = "avx512f") {
-            Some(512)
-        } else if multiversion::target::target_cfg_f!(target_feature = "avx2") {
-            Some(256)
-        } else {
-            None
-        }
+    /// Whether this machine's loops were compiled for AVX-512, and for AVX2.
+    fn compiled_for() -> [bool; 2] {
+        [
+            multiversion::target::target_cfg_f!(target_feature = "avx512f"),
+            multiversion::target::target_cfg_f!(target_feature = "avx2"),
+        ]
     }
 }
 
 /// The vectors that loops over values run on here, of those that they are compiled for: for people.
 pub fn vector_instructions() -> &'static str {
-    match compiled_bits() {
-        Some(512) => "AVX-512",
-        Some(_) => "AVX2",
-        None => "that every machine of this kind has",
+    match compiled_for() {
+        [true, _] => "AVX-512",
+        [false, true] => "AVX2",
+        [false, false] => "that every machine of this kind has",
     }
 }
 

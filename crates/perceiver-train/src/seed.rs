@@ -65,7 +65,8 @@ impl Visitor<'_> for SeedVisitor {
     }
 }
 
-/// For `serde(with)`.
+/// For `serde(with)`, which gives a reference.
+#[expect(clippy::trivially_copy_pass_by_ref)]
 pub(crate) fn serialize<S: Serializer>(seed: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     Seed(*seed).serialize(serializer)
 }
