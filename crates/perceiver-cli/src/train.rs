@@ -312,7 +312,7 @@ fn is_finished(
     ranks.all_reduce_f64(&mut finished)?;
     if let (Some(results), Some(standing)) = (&results, standing) {
         run.remove_leftovers()?;
-        let root = run.root().display();
+        let root = shell_quoted(run.root());
         tracing::info!(
             "{root} is already finished, after {} epochs; --epochs N with more of them extends it",
             standing.epochs
