@@ -82,7 +82,7 @@ pub(crate) mod optional {
 
     use super::Seed;
 
-    #[expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option)]
+    #[allow(clippy::ref_option)] // serde gives a reference
     pub(crate) fn serialize<S: Serializer>(
         seed: &Option<u64>,
         serializer: S,
