@@ -498,6 +498,26 @@ fn archives_that_could_do_harm_are_refused() {
 }
 
 #[test]
+fn archives_with_headers_without_end_are_refused() {
+    use tar::EntryType::{GNULongLink, GNULongName, XHeader};
+
+    let toy = Toy::new();
+    let path = toy.dir.path().join("bomb.tar.gz");
+    for kind in [GNULongLink, GNULongName, XHeader] {
+        // Half as much again as may be, in some kilobytes.
+        let bomb = tar_gz(|tar| add(tar, kind, "././@LongLink", &vec![b'a'; 3 << 19]));
+        fs::write(&path, bomb).unwrap();
+        let error = toy.run(&Origin::Archive(path.clone())).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.ends_with("found headers of more than 1 MiB before one entry"),
+            "{kind:?}: {error}"
+        );
+        toy.assert_nothing_in_place();
+    }
+}
+
+#[test]
 fn damaged_and_incomplete_archives_are_refused() {
     let toy = Toy::new();
     let path = toy.dir.path().join("damaged.tar.gz");

@@ -8,7 +8,9 @@ use std::io::{self, BufReader, Read};
 use std::path::{Component, Path};
 
 use flate2::read::GzDecoder;
-use tar::{Archive, Entry, EntryType};
+use perceiver_data::{Forward, TarArchive};
+use perceiver_files::open_regular;
+use tar::{Entry, EntryType};
 
 use crate::error::{Result, XtaskError};
 use crate::observer::Observer;
@@ -28,11 +30,7 @@ pub fn unpack(
     into: &Path,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let file = File::open(archive).map_err(XtaskError::io("read", archive))?;
-    let total = file
-        .metadata()
-        .map_err(XtaskError::io("read", archive))?
-        .len();
+    let (file, total) = open_regular(archive).map_err(XtaskError::io("read", archive))?;
     observer.say("unpacking");
     let watched = Watched {
         file,
@@ -40,7 +38,8 @@ pub fn unpack(
         total,
         observer,
     };
-    let mut tar = Archive::new(GzDecoder::new(BufReader::with_capacity(1 << 16, watched)));
+    let unzipped = GzDecoder::new(BufReader::with_capacity(1 << 16, watched));
+    let mut tar = TarArchive::new(Forward::new(unzipped));
     let damaged = |error: io::Error| XtaskError::WrongContent {
         path: archive.to_owned(),
         expected: "a whole .tar.gz archive".into(),

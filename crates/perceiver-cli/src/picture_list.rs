@@ -3,11 +3,12 @@
 //! What is named comes in the order it is named in; of a folder or a pattern, sorted.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow};
 use perceiver_data::picture_files;
+use perceiver_files::{MAX_TABLE_BYTES, read_limited};
 
 /// What stands for a list on standard input.
 pub(crate) const STANDARD_INPUT: &str = "-";
@@ -29,9 +30,8 @@ impl PictureList {
         let mut list = Self::default();
         for name in named {
             if name.as_os_str() == STANDARD_INPUT {
-                let mut bytes = Vec::new();
-                let read = io::stdin().lock().read_to_end(&mut bytes);
-                read.context("cannot read the list of pictures from standard input")?;
+                let bytes = read_limited(io::stdin().lock(), MAX_TABLE_BYTES)
+                    .context("cannot read the list of pictures from standard input")?;
                 let paths = paths_in(&bytes, null);
                 if paths.is_empty() {
                     list.errors.push(anyhow!(

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use perceiver_data::{FolderFiles, ImageFolder, Labels, LoadOptions, ShardWriter, Source, Split};
+use perceiver_data::{
+    FolderFiles, ImageFolder, Labels, LoadOptions, MAX_ENCODED_BYTES, ShardWriter, Source, Split,
+};
+use perceiver_files::read_regular;
 use perceiver_train::shell_quoted;
 
 use crate::progress::picture_bar;
@@ -138,7 +141,8 @@ fn copy_files(
     let FolderFiles { files, classes } = folder.files(split)?;
     let bar = picture_bar(files.len() as u64, "copying");
     for (path, label) in files {
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = read_regular(&path, MAX_ENCODED_BYTES)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let extension = path.extension().unwrap_or_default().to_string_lossy();
         writer.add(&bytes, &extension.to_lowercase(), label)?;
         bar.inc(1);

@@ -1,6 +1,6 @@
 //! Reading of CIFAR's official binary layout.
 
-use std::fs::File;
+use perceiver_files::open_regular;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -77,7 +77,7 @@ impl Cifar {
         if count < official {
             tracing::warn!("{} has {count} records of {official}", path.display());
         }
-        let file = File::open(path).map_err(|error| self.unreadable(path, error))?;
+        let (file, _) = open_regular(path).map_err(|error| self.unreadable(path, error))?;
         let mut file = BufReader::with_capacity(1 << 20, file);
         records.reserve(count);
         for index in 0..count {
@@ -281,7 +281,7 @@ mod tests {
         let path = Cifar::Hundred.path(data.path(), "test.bin");
         for size in [0, 1, 3_073, 3_075, 10_001 * 3_074] {
             // A sparse file: the size alone decides.
-            File::create(&path).unwrap().set_len(size).unwrap();
+            fs::File::create(&path).unwrap().set_len(size).unwrap();
             for error in [
                 read_error(Cifar::Hundred, &data, Split::Test),
                 Cifar::Hundred.check(data.path()).unwrap_err(),

@@ -27,6 +27,7 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageFormat};
 use image::{Limits, RgbImage};
+use perceiver_files::read_regular;
 
 use crate::error::{DataError, Result};
 use crate::image::Image;
@@ -36,14 +37,17 @@ use crate::truncation::is_cut_short;
 /// camera's, and far below what a few bytes of hostile header can ask for.
 pub const MAX_DECODED_BYTES: u64 = 512 << 20;
 
+/// The most bytes of an encoded picture, 512 MiB: as many as its pixels may take, which no format exceeds by much.
+pub const MAX_ENCODED_BYTES: u64 = 512 << 20;
+
 impl Image {
     /// Reads and decodes the PNG, JPEG, WebP or BMP file at `path`.
     ///
     /// # Errors
-    /// [`DataError::Io`] when the file cannot be read, else as [`Image::decode`].
+    /// [`DataError::Io`] when the file cannot be read, is no regular file or has more than [`MAX_ENCODED_BYTES`], else as [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
         tracing::trace!("reading {}", path.display());
-        let bytes = fs::read(path).map_err(|source| DataError::Io {
+        let bytes = read_regular(path, MAX_ENCODED_BYTES).map_err(|source| DataError::Io {
             action: "read",
             path: path.to_owned(),
             source,

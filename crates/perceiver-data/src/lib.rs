@@ -43,6 +43,8 @@ mod cifar_writer;
 mod class_folders;
 mod dataset;
 mod decode;
+#[cfg(feature = "parquet")]
+mod decompress;
 mod epoch;
 mod erase;
 mod error;
@@ -67,7 +69,17 @@ mod parquet;
 #[cfg(feature = "parquet")]
 mod parquet_columns;
 #[cfg(feature = "parquet")]
+mod parquet_delta;
+#[cfg(feature = "parquet")]
 mod parquet_file;
+#[cfg(feature = "parquet")]
+mod parquet_footer;
+#[cfg(all(test, feature = "parquet"))]
+mod parquet_hostile_tests;
+#[cfg(feature = "parquet")]
+mod parquet_page_header;
+#[cfg(feature = "parquet")]
+mod parquet_pages;
 #[cfg(feature = "parquet")]
 mod parquet_writer;
 mod passed_over;
@@ -85,6 +97,9 @@ mod source;
 mod source_text;
 mod split_names;
 mod taps;
+mod tar_entries;
+#[cfg(feature = "parquet")]
+mod thrift_compact;
 mod truncation;
 mod watcher;
 
@@ -93,7 +108,7 @@ pub use batches::{Batch, Mixed};
 pub use broken_pictures::BrokenPictures;
 pub use cifar::{Cifar, CifarRecord};
 pub use dataset::{Dataset, Groups, Split, TestSplit};
-pub use decode::MAX_DECODED_BYTES;
+pub use decode::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES};
 pub use epoch::Epoch;
 pub use erase::Erasing;
 pub use error::{DataError, Result};
@@ -123,4 +138,5 @@ pub use shapes::shapes;
 pub use shards::{ShardFile, ShardFolder, ShardWriter, Streamed, Survey};
 pub use source::{LoadOptions, Source};
 pub use taps::Taps;
+pub use tar_entries::{Forward, LimitedReader, MAX_TAR_HEADER_BYTES, TarArchive, TarEntries};
 pub use watcher::{Reading, Watcher, Work};

@@ -4,10 +4,12 @@ use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::basic::Type;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use perceiver_files::open_regular;
 use rayon::prelude::*;
 
 use crate::broken_pictures::BrokenPictures;
@@ -15,10 +17,16 @@ use crate::error::{DataError, Result};
 use crate::image::Image;
 use crate::parquet::ParquetOptions;
 use crate::parquet_columns::{Column, ColumnNames, Columns};
+use crate::parquet_footer::read_footer;
+use crate::parquet_pages::Pages;
 use crate::watcher::{Watcher, Work};
 
 /// Rows decoded at a time: enough for all cores, while a file of photographs is never held decoded at full size.
 const CHUNK: usize = 1024;
+
+/// Bytes of encoded images that are decoded at a time, where these are fewer than [`CHUNK`]: in a delta encoding a few bytes
+/// of a page may come to many large ones.
+const CHUNK_BYTES: usize = 256 << 20;
 
 /// The `parquet` crate returns errors for nearly all malformed files and panics for the rest (lengths that overflow,
 /// levels that disagree). A file is input, so a panic in its decoder is turned into what it means: a damaged file.
@@ -34,65 +42,83 @@ pub(crate) fn contain_panics<T>(path: &Path, read: impl FnOnce() -> Result<T>) -
 /// An open file and the columns of it that are read.
 pub(crate) struct ParquetFile<'a> {
     path: &'a Path,
-    reader: SerializedFileReader<File>,
+    file: File,
+    metadata: ParquetMetaData,
     pub(crate) columns: Columns,
 }
 
 impl<'a> ParquetFile<'a> {
     pub(crate) fn open(path: &'a Path, options: &ParquetOptions) -> Result<Self> {
         tracing::trace!("opening {}", path.display());
-        let file = File::open(path).map_err(|source| DataError::Io {
+        let (mut file, size) = open_regular(path).map_err(|source| DataError::Io {
             action: "read",
             path: path.to_owned(),
             source,
         })?;
-        let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, &error))?;
+        let metadata = read_footer(&mut file, size).map_err(|error| damaged(path, &error))?;
         let names = ColumnNames {
             image: options.image_column.as_deref(),
             label: options.label_column.as_deref(),
             labels: options.labels,
         };
-        let columns = Columns::find(path, reader.metadata().file_metadata(), &names)?;
+        let columns = Columns::find(path, metadata.file_metadata(), &names)?;
         Ok(Self {
             path,
-            reader,
+            file,
+            metadata,
             columns,
         })
     }
 
     /// As many as the file says it has.
     fn rows(&self) -> usize {
-        let rows = self.reader.metadata().file_metadata().num_rows();
+        let rows = self.metadata.file_metadata().num_rows();
         usize::try_from(rows).unwrap_or(0)
     }
 
-    fn row_groups(&self) -> impl Iterator<Item = Result<Box<dyn RowGroupReader + '_>>> {
-        (0..self.reader.num_row_groups()).map(|index| {
-            self.reader
-                .get_row_group(index)
-                .map_err(|e| damaged(self.path, &e))
-        })
+    /// The values of one column of one row group.
+    fn reader(&self, group: &RowGroupMetaData, column: &Column) -> Result<ColumnReader> {
+        let pages = Pages::new(
+            &self.file,
+            group.column(column.index),
+            column.max_definition,
+        );
+        let pages = pages.map_err(|error| damaged(self.path, &error))?;
+        let schema = self.metadata.file_metadata().schema_descr();
+        Ok(get_column_reader(
+            schema.column(column.index),
+            Box::new(pages),
+        ))
     }
 
     /// All values of an integer column.
     pub(crate) fn integers(&self, column: &Column) -> Result<Vec<i64>> {
         let mut values = Vec::new();
-        for group in self.row_groups() {
-            let reader = group?
-                .get_column_reader(column.index)
-                .map_err(|error| damaged(self.path, &error))?;
-            match reader {
+        for group in self.metadata.row_groups() {
+            match self.reader(group, column)? {
                 ColumnReader::Int32ColumnReader(reader) => {
-                    self.in_chunks(column, reader, |_, chunk| {
-                        values.extend(chunk.into_iter().map(i64::from));
-                        Ok(())
-                    })?;
+                    self.in_chunks(
+                        group,
+                        column,
+                        reader,
+                        |_| 0,
+                        |_, chunk| {
+                            values.extend(chunk.into_iter().map(i64::from));
+                            Ok(())
+                        },
+                    )?;
                 }
                 ColumnReader::Int64ColumnReader(reader) => {
-                    self.in_chunks(column, reader, |_, chunk| {
-                        values.extend(chunk);
-                        Ok(())
-                    })?;
+                    self.in_chunks(
+                        group,
+                        column,
+                        reader,
+                        |_| 0,
+                        |_, chunk| {
+                            values.extend(chunk);
+                            Ok(())
+                        },
+                    )?;
                 }
                 _ => return Err(self.finding(format!("column {} without integers", column.name))),
             }
@@ -110,15 +136,13 @@ impl<'a> ParquetFile<'a> {
         let column = &self.columns.image;
         let decoded = watcher.counter(Work::Decode, self.rows());
         let mut pictures: Vec<Result<Image>> = Vec::new();
-        for group in self.row_groups() {
-            let reader = group?
-                .get_column_reader(column.index)
-                .map_err(|error| damaged(self.path, &error))?;
+        for group in self.metadata.row_groups() {
+            let reader = self.reader(group, column)?;
             let ColumnReader::ByteArrayColumnReader(reader) = reader else {
                 return Err(self.finding(format!("column {} without bytes", column.name)));
             };
             let before = pictures.len();
-            self.in_chunks(column, reader, |start, chunk: Vec<ByteArray>| {
+            let take = |start, chunk: Vec<ByteArray>| {
                 let decoded: Result<Vec<Result<Image>>> = chunk
                     .par_iter()
                     .enumerate()
@@ -132,7 +156,8 @@ impl<'a> ParquetFile<'a> {
                     .collect();
                 pictures.extend(decoded?);
                 Ok(())
-            })?;
+            };
+            self.in_chunks(group, column, reader, ByteArray::len, take)?;
         }
         Ok(pictures)
     }
@@ -141,14 +166,11 @@ impl<'a> ParquetFile<'a> {
     pub(crate) fn encoded(&self, rows: &[usize]) -> Result<Vec<Vec<u8>>> {
         let column = &self.columns.image;
         let (mut pictures, mut start, mut rows) = (Vec::new(), 0, rows);
-        for (index, group) in self.row_groups().enumerate() {
-            let len = self.reader.metadata().row_group(index).num_rows();
-            let end = start + usize::try_from(len).unwrap_or(0);
+        for group in self.metadata.row_groups() {
+            let end = start + usize::try_from(group.num_rows()).unwrap_or(0);
             let (here, rest) = rows.split_at(rows.partition_point(|&row| row < end));
             if !here.is_empty() {
-                let reader = group?
-                    .get_column_reader(column.index)
-                    .map_err(|error| damaged(self.path, &error))?;
+                let reader = self.reader(group, column)?;
                 let ColumnReader::ByteArrayColumnReader(reader) = reader else {
                     return Err(self.finding(format!("column {} without bytes", column.name)));
                 };
@@ -190,24 +212,46 @@ impl<'a> ParquetFile<'a> {
         Ok(found)
     }
 
-    /// Hands the values of one column of one row group to `take`, up to [`CHUNK`] at a time, each time with the
-    /// number of values before.
+    /// Hands the values of one column of one row group to `take`, up to [`CHUNK`] of them or [`CHUNK_BYTES`] at a time, each
+    /// time with the number of values before. `bytes` are those of a value beyond its own size.
     fn in_chunks<T: DataType>(
         &self,
+        group: &RowGroupMetaData,
         column: &Column,
         mut reader: ColumnReaderImpl<T>,
+        bytes: impl Fn(&T::T) -> usize,
         mut take: impl FnMut(usize, Vec<T::T>) -> Result<()>,
     ) -> Result<()> {
+        let step = match T::get_physical_type() {
+            Type::BYTE_ARRAY => 1,
+            _ => CHUNK,
+        };
         let mut done = 0;
         loop {
             let (mut levels, mut values) = (Vec::new(), Vec::new());
-            let (rows, present, _) = reader
-                .read_records(CHUNK, Some(&mut levels), None, &mut values)
-                .map_err(|error| damaged(self.path, &error))?;
+            let (mut rows, mut taken) = (0, 0);
+            while rows < CHUNK && taken < CHUNK_BYTES {
+                let before = values.len();
+                let (more, ..) = reader
+                    .read_records(step, Some(&mut levels), None, &mut values)
+                    .map_err(|error| damaged(self.path, &error))?;
+                if more == 0 {
+                    break;
+                }
+                rows += more;
+                taken += values[before..].iter().map(&bytes).sum::<usize>();
+            }
             if rows == 0 {
                 return Ok(());
             }
-            if present != rows || values.len() != rows {
+            if (done + rows) as u64 > group.num_rows().unsigned_abs() {
+                return Err(self.finding(format!(
+                    "more values in column {} than a row group has rows, {}",
+                    column.name,
+                    group.num_rows()
+                )));
+            }
+            if values.len() != rows {
                 let empty = levels
                     .iter()
                     .position(|&level| level < column.max_definition);

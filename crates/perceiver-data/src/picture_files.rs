@@ -179,6 +179,8 @@ pub(crate) fn concerns_one_file(kind: ErrorKind) -> bool {
             | ErrorKind::NotADirectory
             | ErrorKind::IsADirectory
             | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput // no regular file
+            | ErrorKind::FileTooLarge
     )
 }
 

@@ -35,5 +35,8 @@ pub use streamed::Streamed;
 pub use survey::Survey;
 pub use writer::ShardWriter;
 
+#[cfg(all(test, feature = "parquet"))]
+pub(crate) use parquet_shard::{index as parquet_index, read as parquet_read};
+
 #[cfg(test)]
 mod tests;

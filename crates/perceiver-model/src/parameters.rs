@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use perceiver_files::read_regular;
 use perceiver_ops::{Key, first_not_finite};
 use rand::distr::{Distribution, Uniform};
 use rand_distr::Normal;
@@ -329,7 +330,7 @@ pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
         path: path.to_path_buf(),
         finding,
     };
-    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let bytes = read_regular(path, u64::MAX).map_err(|error| unreadable(error.to_string()))?;
     candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
         .map_err(|error| unreadable(error.to_string()))
 }

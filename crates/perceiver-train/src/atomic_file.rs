@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use perceiver_files::read_regular;
 use tempfile::Builder;
 
 use crate::error::{Result, TrainError};
@@ -30,13 +31,13 @@ pub(crate) fn remove_leftovers(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of the file at `path`.
+/// The bytes of the regular file at `path`, of which there may be `limit`.
 ///
 /// # Errors
-/// When the operating system refuses.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+/// When the operating system refuses, it is no regular file, or there are more.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     tracing::debug!("reading {}", path.display());
-    fs::read(path).map_err(|source| TrainError::Io {
+    read_regular(path, limit).map_err(|source| TrainError::Io {
         action: "read",
         path: path.to_path_buf(),
         source,
@@ -87,7 +88,7 @@ pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
     };
     match attempt() {
         Ok(()) => Ok(()),
-        Err(_) => write(to, &read(from)?),
+        Err(_) => write(to, &read(from, u64::MAX)?),
     }
 }
 
@@ -143,7 +144,8 @@ mod tests {
             }
         }
         write(&now, b"4").unwrap();
-        assert_eq!([read(&before).unwrap(), read(&now).unwrap()], [b"3", b"4"]);
+        let content = [&before, &now].map(|path| fs::read(path).unwrap());
+        assert_eq!(content, [b"3", b"4"]);
     }
 
     /// Not 0600: what is written is for others to read, unless the umask says otherwise.

@@ -74,7 +74,7 @@ pub(crate) fn write(
 /// # Errors
 /// When the file is not there or no safetensors file, or its content has another checksum than its metadata says.
 pub(crate) fn read(path: &Path, expected: &str, checksum_is: Checksum) -> Result<Content> {
-    let bytes = atomic_file::read(path)?;
+    let bytes = atomic_file::read(path, u64::MAX)?;
     let damaged = |expected: String, finding: String| TrainError::Damaged {
         path: path.to_path_buf(),
         expected,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use perceiver_data::{Labels, Preprocessing, Source};
+use perceiver_files::MAX_TEXT_BYTES;
 use perceiver_model::{MODEL_TYPE, PerceiverConfig, foreign_config};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -154,7 +155,7 @@ impl CheckpointConfig {
 
 /// Why the file at `path` was refused: where another program wrote it, that says more than the first field it lacks.
 fn told_by_its_content(error: TrainError, path: &Path) -> TrainError {
-    let foreign = || foreign_config(&atomic_file::read(path).ok()?);
+    let foreign = || foreign_config(&atomic_file::read(path, MAX_TEXT_BYTES).ok()?);
     match error {
         TrainError::Damaged {
             path,

@@ -15,9 +15,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
+use perceiver_files::{open_regular, read_limited, read_regular};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
+
+/// The most bytes of a lock, which is a line.
+const MAX_BYTES: u64 = 1 << 16;
 
 /// The name of the file.
 const NAME: &str = "lock.json";
@@ -160,7 +164,7 @@ impl DirectoryLock {
                 Attempt::Locked | Attempt::Replaced => thread::sleep(BETWEEN_TRIES),
             }
         }
-        let holder = fs::read(&path).ok();
+        let holder = read(&path).ok();
         let holder = holder.and_then(|bytes| Content::holder_in(&bytes));
         Err(in_use(directory, holder.as_ref(), &here))
     }
@@ -202,20 +206,22 @@ impl DirectoryLock {
         if !self.lost.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let holder = fs::read(self.directory.join(NAME)).ok();
+        let holder = read(&self.directory.join(NAME)).ok();
         let holder = holder.and_then(|bytes| Content::holder_in(&bytes));
         Err(in_use(&self.directory, holder.as_ref(), &Holder::here()))
     }
 
     /// Whether a process of this machine holds the directory right now; only looks.
     pub(crate) fn is_taken(directory: &Path) -> bool {
-        let file = File::open(directory.join(NAME));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+        let file = open_regular(&directory.join(NAME));
+        file.is_ok_and(|(file, _)| {
+            matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+        })
     }
 
     /// The process on another machine that has not said that it is done with the directory, for messages.
     pub(crate) fn holder_elsewhere(directory: &Path) -> Option<String> {
-        let holder = Content::holder_in(&fs::read(directory.join(NAME)).ok()?)?;
+        let holder = Content::holder_in(&read(&directory.join(NAME)).ok()?)?;
         let here = Holder::here();
         (!holder.shares_a_machine_with(&here)).then(|| holder.told(&here))
     }
@@ -311,7 +317,7 @@ fn attempt(path: &Path, here: &Holder, rhythm: Rhythm) -> io::Result<Attempt> {
     if !is_at(&file, path)? {
         return Ok(Attempt::Replaced);
     }
-    let before = io::read_to_string(&file)?.into_bytes();
+    let before = read_limited(&file, MAX_BYTES)?;
     let holder = Content::holder_in(&before);
     let is_over = is_locked
         && holder
@@ -357,7 +363,7 @@ fn watch(path: &Path, before: &[u8], rhythm: Rhythm) -> Watched {
     let steps = 40;
     for _ in 0..steps {
         thread::sleep(rhythm.watch / steps);
-        match fs::read(path) {
+        match read(path) {
             Ok(now) if now == before => {}
             Ok(_) => return Watched::Counting,
             Err(_) => return Watched::Gone,
@@ -382,7 +388,7 @@ impl Counter {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
             }
-            let found = fs::read(&self.path).ok();
+            let found = read(&self.path).ok();
             let found = found.and_then(|bytes| Content::holder_in(&bytes));
             if found.is_some_and(|holder| holder != self.here) {
                 self.lost.store(true, Ordering::Relaxed);
@@ -398,6 +404,11 @@ impl Counter {
         file.rewind()?;
         file.write_all(&Content::of(&self.here, beat)?)
     }
+}
+
+/// The content of a lock.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_regular(path, MAX_BYTES)
 }
 
 #[cfg(test)]

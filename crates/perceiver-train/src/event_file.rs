@@ -14,6 +14,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use perceiver_files::MAX_TABLE_BYTES;
+
 use crate::atomic_file;
 use crate::diagnosis::{AttentionDiagnosis, Diagnosis};
 use crate::error::{Result, TrainError};
@@ -42,7 +44,7 @@ impl EventFile {
     /// When the file cannot be read or written.
     pub fn write(&self, history: &[EpochMetrics], test: Option<&TestResults>) -> Result<()> {
         let found = if self.path.exists() {
-            atomic_file::read(&self.path)?
+            atomic_file::read(&self.path, MAX_TABLE_BYTES)?
         } else {
             Vec::new()
         };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use perceiver_files::MAX_TEXT_BYTES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,7 @@ use crate::error::{Result, TrainError};
 /// # Errors
 /// When it is not there, or not JSON of this type.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<T> {
-    let bytes = atomic_file::read(path)?;
+    let bytes = atomic_file::read(path, MAX_TEXT_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|error| TrainError::Damaged {
         path: path.to_path_buf(),
         expected: expected.to_string(),

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use perceiver_files::MAX_TABLE_BYTES;
+
 use crate::atomic_file;
 use crate::error::{Result, TrainError};
 use crate::observer::{EpochMetrics, Event, Observer};
@@ -29,7 +31,7 @@ impl MetricsFile {
             expected: "a line of JSON an epoch, as `perceiver train` writes it".to_string(),
             finding,
         };
-        let text = String::from_utf8(atomic_file::read(path)?)
+        let text = String::from_utf8(atomic_file::read(path, MAX_TABLE_BYTES)?)
             .map_err(|error| damaged(error.to_string()))?;
         let lines = text.lines().enumerate();
         lines

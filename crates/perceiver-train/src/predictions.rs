@@ -10,6 +10,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
+use perceiver_files::MAX_TABLE_BYTES;
 use perceiver_ops::softmax;
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +133,7 @@ pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> 
 /// # Errors
 /// When it cannot be read, or a line, named by its number, is not a picture's.
 pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
-    let bytes = atomic_file::read(path)?;
+    let bytes = atomic_file::read(path, MAX_TABLE_BYTES)?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let lines = reader.deserialize::<Prediction>().enumerate();
     lines

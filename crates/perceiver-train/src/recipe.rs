@@ -18,6 +18,7 @@
 use std::path::{Path, PathBuf};
 
 use perceiver_data::{Augmentation, BrokenPictures, Labels, LoadOptions, Normalization, Source};
+use perceiver_files::MAX_TEXT_BYTES;
 use perceiver_model::PerceiverConfig;
 use serde::{Deserialize, Serialize};
 
@@ -258,7 +259,7 @@ impl Recipe {
     /// # Errors
     /// When it is not there, no valid TOML, or has fields or values it cannot have.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = atomic_file::read(path)?;
+        let bytes = atomic_file::read(path, MAX_TEXT_BYTES)?;
         let text = std::str::from_utf8(&bytes).map_err(|error| one_line(&error));
         let recipe = text.and_then(Self::parse);
         let recipe = recipe.map_err(|finding| TrainError::Damaged {

@@ -1,13 +1,13 @@
 //! A tar file of pictures and labels, as WebDataset writes them: where each picture is, and its bytes.
 
-use std::fs::File;
+use perceiver_files::open_regular;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use tar::Archive;
-
+use crate::decode::MAX_ENCODED_BYTES;
 use crate::error::{DataError, Result};
 use crate::picture_files::is_picture_extension;
+use crate::tar_entries::TarArchive;
 
 /// What tar files are made of.
 const BLOCK: u64 = 512;
@@ -28,12 +28,11 @@ pub(crate) fn index(path: &Path) -> Result<(Vec<Span>, Vec<i64>)> {
         source if is_of_the_disk(&source) => io_error("read", path, source),
         source => shard(path, "a whole tar file", source.to_string()),
     };
-    let file = File::open(path).map_err(|source| io_error("read", path, source))?;
-    let size = file.metadata().map_err(failed)?.len();
+    let (file, size) = open_regular(path).map_err(|source| io_error("read", path, source))?;
     let mut samples = Samples::new(path);
     let mut end = 0;
-    let mut archive = Archive::new(file);
-    for entry in archive.entries_with_seek().map_err(failed)? {
+    let mut archive = TarArchive::new(file);
+    for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
         let (offset, len) = (entry.raw_file_position(), entry.size());
         end = len
@@ -60,7 +59,7 @@ pub(crate) fn index(path: &Path) -> Result<(Vec<Span>, Vec<i64>)> {
 /// The bytes at these places, which ascend.
 pub(crate) fn read(path: &Path, spans: impl Iterator<Item = Span>) -> Result<Vec<Vec<u8>>> {
     let failed = |source| io_error("read", path, source);
-    let mut file = File::open(path).map_err(failed)?;
+    let (mut file, _) = open_regular(path).map_err(failed)?;
     let read = |Span { offset, len }: Span| -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len as usize];
         file.seek(SeekFrom::Start(offset))?;
@@ -119,10 +118,12 @@ impl<'a> Samples<'a> {
             )
         };
         if is_picture_extension(extension) {
-            let len = u32::try_from(len).map_err(|_| {
+            if len > MAX_ENCODED_BYTES {
+                let expected = format!("pictures of at most {} MiB", MAX_ENCODED_BYTES >> 20);
                 let found = format!("{len} bytes in {name}");
-                shard(self.path, "pictures of less than 4 GiB", found)
-            })?;
+                return Err(shard(self.path, &expected, found));
+            }
+            let len = len as u32; // as the limit is less than 4 GiB
             let span = Span { offset, len };
             if self.open.picture.replace(span).is_some() {
                 return Err(twice());
