@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use perceiver_files::read_named_text;
 use perceiver_train::{Preset, Recipe};
 use toml::{Table, Value};
 
@@ -52,7 +53,7 @@ pub(crate) fn recipe_over(preset: Preset, layers: &[Layer]) -> Result<Recipe> {
 pub(crate) fn read(flag: &str, path: &Path) -> Result<Table> {
     let shown = path.display();
     tracing::debug!("reading {shown}");
-    let text = std::fs::read_to_string(path)
+    let text = read_named_text(path)
         .map_err(|error| wrong(anyhow!("{flag} {shown}: expected a TOML file: {error}")))?;
     toml::from_str(&text).map_err(|error: toml::de::Error| {
         let place = error.span().map(|span| place(&text, span.start));

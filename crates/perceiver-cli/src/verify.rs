@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use perceiver_data::Source;
+use perceiver_files::read_text;
 use perceiver_report::claimed_accuracies;
 use perceiver_train::{Checkpoint, DeviceChoice, TestResults, Views};
 
@@ -110,8 +111,7 @@ fn claims_of(directory: &Path) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
     let card = directory.join("README.md");
     if card.exists() {
-        let text = std::fs::read_to_string(&card)
-            .with_context(|| format!("cannot read {}", card.display()))?;
+        let text = read_text(&card).with_context(|| format!("cannot read {}", card.display()))?;
         let accuracies = claimed_accuracies(&text).with_context(|| card.display().to_string())?;
         claims.extend(accuracies.into_iter().map(|accuracy| Claim {
             file: "README.md",

@@ -33,6 +33,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use perceiver_files::read_text;
+
 use crate::dataset::Split;
 use crate::error::{DataError, Result};
 use crate::image::{CHANNELS, Image};
@@ -182,7 +184,7 @@ impl Cifar {
 
     fn read_names_file(self, data_dir: &Path, labels: Labels) -> Result<Vec<String>> {
         let path = self.path(data_dir, self.names_file(labels));
-        let text = fs::read_to_string(&path).map_err(|error| self.unreadable(&path, error))?;
+        let text = read_text(&path).map_err(|error| self.unreadable(&path, error))?;
         // The official CIFAR-10 file ends in a blank line.
         let names: Vec<String> = text
             .trim_end()

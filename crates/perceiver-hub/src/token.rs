@@ -1,6 +1,8 @@
 //! Access tokens: where they are found, and how they are kept out of messages.
 
-use std::fs;
+use std::path::PathBuf;
+
+use perceiver_files::read_text;
 
 /// The token by the environment, found as `hf-hub` finds it: `HF_TOKEN`, the file at `HF_TOKEN_PATH`, the file that
 /// `hf auth login` writes.
@@ -9,7 +11,7 @@ pub fn from_env() -> Option<String> {
     if set("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
         return None;
     }
-    let read = |path| Some(fs::read_to_string(path).ok()?.trim().to_owned());
+    let read = |path: PathBuf| Some(read_text(&path).ok()?.trim().to_owned());
     set("HF_TOKEN")
         .or_else(|| read(set("HF_TOKEN_PATH")?.into()).filter(|token| !token.is_empty()))
         .or_else(|| read(hf_hub::hf_home().join("token")).filter(|token| !token.is_empty()))

@@ -68,7 +68,7 @@ fn read_architecture(path: &Path) -> Result<PerceiverConfig> {
         path: path.to_path_buf(),
         finding,
     };
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let text = perceiver_files::read_text(path).map_err(|error| wrong(error.to_string()))?;
     let read: Architecture = serde_json::from_str(&text).map_err(|error| {
         let foreign = foreign_config(text.as_bytes());
         wrong(foreign.unwrap_or_else(|| error.to_string()))

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use perceiver_files::read_regular;
+use perceiver_files::{decode_text, read_regular};
 use tempfile::Builder;
 
 use crate::error::{Result, TrainError};
@@ -41,6 +41,19 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
         action: "read",
         path: path.to_path_buf(),
         source,
+    })
+}
+
+/// The text of the regular file at `path`, of which there may be `limit` bytes, whatever editor has written it; `expected` says in words what
+/// the file should be.
+///
+/// # Errors
+/// As for [`read`], and when it is no text.
+pub(crate) fn read_text(path: &Path, limit: u64, expected: &str) -> Result<String> {
+    decode_text(read(path, limit)?).map_err(|error| TrainError::Damaged {
+        path: path.to_path_buf(),
+        expected: expected.to_string(),
+        finding: error.to_string(),
     })
 }
 

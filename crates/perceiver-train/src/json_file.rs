@@ -14,8 +14,8 @@ use crate::error::{Result, TrainError};
 /// # Errors
 /// When it is not there, or not JSON of this type.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<T> {
-    let bytes = atomic_file::read(path, MAX_TEXT_BYTES)?;
-    serde_json::from_slice(&bytes).map_err(|error| TrainError::Damaged {
+    let text = atomic_file::read_text(path, MAX_TEXT_BYTES, expected)?;
+    serde_json::from_str(&text).map_err(|error| TrainError::Damaged {
         path: path.to_path_buf(),
         expected: expected.to_string(),
         finding: error.to_string(),

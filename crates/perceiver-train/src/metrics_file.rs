@@ -26,13 +26,13 @@ impl MetricsFile {
     /// # Errors
     /// When it cannot be read, or a line, named by its number, is not an epoch's.
     pub fn read(path: &Path) -> Result<Vec<EpochMetrics>> {
+        let expected = "a line of JSON an epoch, as `perceiver train` writes it";
         let damaged = |finding| TrainError::Damaged {
             path: path.to_path_buf(),
-            expected: "a line of JSON an epoch, as `perceiver train` writes it".to_string(),
+            expected: expected.to_string(),
             finding,
         };
-        let text = String::from_utf8(atomic_file::read(path, MAX_TABLE_BYTES)?)
-            .map_err(|error| damaged(error.to_string()))?;
+        let text = atomic_file::read_text(path, MAX_TABLE_BYTES, expected)?;
         let lines = text.lines().enumerate();
         lines
             .map(|(index, line)| {

@@ -259,12 +259,12 @@ impl Recipe {
     /// # Errors
     /// When it is not there, no valid TOML, or has fields or values it cannot have.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = atomic_file::read(path, MAX_TEXT_BYTES)?;
-        let text = std::str::from_utf8(&bytes).map_err(|error| one_line(&error));
-        let recipe = text.and_then(Self::parse);
+        let expected = "the recipe of a run";
+        let text = atomic_file::read_text(path, MAX_TEXT_BYTES, expected)?;
+        let recipe = Self::parse(&text);
         let recipe = recipe.map_err(|finding| TrainError::Damaged {
             path: path.to_path_buf(),
-            expected: "the recipe of a run".to_string(),
+            expected: expected.to_string(),
             finding,
         })?;
         recipe.validate(&path.display().to_string())?;
