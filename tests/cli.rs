@@ -599,7 +599,9 @@ fn a_model_is_not_judged_by_other_classes() {
         1,
     );
     assert!(
-        message.contains("found \"x00\" in the place of \"disc\""),
+        message.contains("expected images of the classes \"disc\"")
+            && message.contains("found class \"x")
+            && message.contains("and 19 more such classes"),
         "{message}"
     );
 }

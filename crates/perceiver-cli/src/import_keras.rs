@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use perceiver_data::{Labels, Normalization, Preprocessing, Source};
+use perceiver_data::{Labels, Normalization, Preprocessing, Source, read_class_names};
+use perceiver_files::read_named_text;
 use perceiver_model::{PerceiverConfig, keras, read_safetensors};
 use perceiver_report::grouped;
 use perceiver_train::{
@@ -99,7 +100,7 @@ fn architecture(path: Option<&Path>) -> Result<PerceiverConfig> {
             path.display()
         )
     };
-    let text = std::fs::read_to_string(path).with_context(expected)?;
+    let text = read_named_text(path).with_context(expected)?;
     serde_json::from_str(&text).with_context(expected)
 }
 
@@ -158,9 +159,7 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
         antialias: false,
         normalization,
     };
-    let names = std::fs::read_to_string(path)
-        .with_context(|| format!("--classes {}: expected a text file", path.display()))?;
-    let classes = names.lines().map(str::trim).filter(|line| !line.is_empty());
+    let classes = read_class_names(path).context("--classes")?;
     let card = DataCard {
         dataset: None,
         labels: arguments.labels,
@@ -172,7 +171,6 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
         limit_test: None,
         flip_average: false,
     };
-    let classes = classes.map(String::from).collect();
     checked(CheckpointConfig::new(model, preprocessing, classes, card))
 }
 

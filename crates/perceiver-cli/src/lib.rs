@@ -13,6 +13,7 @@
 mod attention;
 mod build_features;
 mod checkpoint;
+mod class_check;
 mod colour;
 mod compare;
 mod completions;

@@ -205,7 +205,7 @@ fn text_file(
 ) -> Result<Upload> {
     let path = directory.join(name);
     let expected = || format!("{}: expected a text file", path.display());
-    let text = std::fs::read_to_string(&path).with_context(expected)?;
+    let text = perceiver_files::read_text(&path).with_context(expected)?;
     let changed = public(&text)?;
     Ok(if changed == text {
         Upload::file(name, path)

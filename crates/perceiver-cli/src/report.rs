@@ -126,17 +126,18 @@ fn write(
     Ok(write_file(output, report(&run, &shows)?.as_bytes())?)
 }
 
-/// The test split of a recipe, of the files that were listed before, where they were.
+/// The test split of a recipe, for a model of these classes; of the files that were listed before, where they were.
 pub(crate) fn test_split(
     recipe: &Recipe,
     listing: Option<Arc<FolderListing>>,
+    classes: &[String],
     ranks: &dyn Ranks,
 ) -> Result<Pictures> {
     let mut options = recipe.load_options();
     options.listing = listing;
     options.watcher = reading_bars::watcher();
     let data = &recipe.data;
-    let test = test_pictures(&data.dataset, &options, data.limit_test, ranks);
+    let test = test_pictures(&data.dataset, &options, data.limit_test, classes, ranks);
     Ok(test?)
 }
 
@@ -150,7 +151,7 @@ fn pictures(run: &Run, judged_by: JudgedBy<'_>) -> Result<Pictures> {
     if let Some(data_dir) = data_dir {
         recipe.data.data_dir = data_dir.to_path_buf();
     }
-    let test = test_split(&recipe, None, &Alone)?;
+    let test = test_split(&recipe, None, &run.config.classes, &Alone)?;
     let results = run.results.as_ref().context("the run has not ended")?;
     let known = |results: &&TestResults| !results.sha256.is_empty();
     if test.len() as u64 != results.images {

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use perceiver_data::{
-    FolderFiles, ImageFolder, Labels, LoadOptions, MAX_ENCODED_BYTES, ShardWriter, Source, Split,
+    DataError, FolderFiles, ImageFolder, Labels, LoadOptions, MAX_ENCODED_BYTES, ShardWriter,
+    Source, Split,
 };
 use perceiver_files::read_regular;
 use perceiver_train::shell_quoted;
@@ -140,14 +141,42 @@ fn copy_files(
     };
     let FolderFiles { files, classes } = folder.files(split)?;
     let bar = picture_bar(files.len() as u64, "copying");
+    let total = files.len();
+    let (mut found, mut copied) = (vec![0; classes.len()], vec![0; classes.len()]);
     for (path, label) in files {
-        let bytes = read_regular(&path, MAX_ENCODED_BYTES)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let extension = path.extension().unwrap_or_default().to_string_lossy();
-        writer.add(&bytes, &extension.to_lowercase(), label)?;
+        found[label as usize] += 1;
+        let bytes = read_regular(&path, MAX_ENCODED_BYTES).map_err(|source| DataError::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        });
+        match options.broken.judge(bytes)? {
+            Ok(bytes) => {
+                let extension = path.extension().unwrap_or_default().to_string_lossy();
+                writer.add(&bytes, &extension.to_lowercase(), label)?;
+                copied[label as usize] += 1;
+            }
+            Err(error) => tracing::warn!("{error}; skipped"),
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();
+    let skipped = total - copied.iter().sum::<usize>();
+    if skipped > 0 {
+        let name = root.display();
+        tracing::warn!(
+            "folder:{name}: {skipped} of {total} images cannot be read and were skipped"
+        );
+    }
+    let lost = (0..classes.len()).find(|&class| found[class] > 0 && copied[class] == 0);
+    if let Some(class) = lost.filter(|_| split == Split::Train) {
+        return Err(DataError::UnreadableClass {
+            name: format!("folder:{}", root.display()),
+            class: classes[class].clone(),
+            pictures: found[class],
+        }
+        .into());
+    }
     Ok(classes)
 }
 

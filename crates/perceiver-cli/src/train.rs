@@ -18,6 +18,7 @@ use perceiver_train::{
     require_memory, shell_quoted, write_predictions,
 };
 
+use crate::class_check;
 use crate::evaluate;
 use crate::forecast::Told;
 use crate::init_from;
@@ -460,6 +461,9 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         data.validation.len(),
         data.preprocessing.normalization.mean
     );
+    if recipe.data.limit_train.is_none() {
+        class_check::say(&data);
+    }
     if let Pictures::Streamed(train) = &data.train {
         say_memory(train, recipe.data.shuffle_buffer);
     }
@@ -609,8 +613,8 @@ fn not_started(error: TrainError) -> anyhow::Error {
 fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
     let recipe = trainer.recipe();
     let ranks = &*trainer.place().ranks;
-    let listing = trainer.data().listing.clone();
-    let test = report::test_split(recipe, listing, ranks)?;
+    let data = trainer.data();
+    let test = report::test_split(recipe, data.listing.clone(), data.train.classes(), ranks)?;
     if ranks.size() > 1 {
         let facts = [("the test split".to_string(), test.sha256().into())];
         require_agreement(ranks, &facts.into_iter().collect())?;

@@ -23,7 +23,10 @@ pub enum BrokenPictures {
 
 impl BrokenPictures {
     /// Lets through, to be reported later, what is wrong with one picture and no reason to refuse all of them.
-    pub(crate) fn judge(self, picture: Result<Image>) -> Result<Result<Image>> {
+    ///
+    /// # Errors
+    /// What is wrong with the picture, where it is refused or the disk is at fault.
+    pub fn judge<T>(self, picture: Result<T>) -> Result<Result<T>> {
         match picture {
             Err(error) if self == Self::Refuse || !concerns_one_picture(&error) => Err(error),
             other => Ok(other),
@@ -145,8 +148,15 @@ mod tests {
     fn what_is_wrong_with_one_picture_is_let_through_unless_all_is_to_be_refused() {
         let errors: [fn() -> DataError; 2] = [no_picture, || refused(ErrorKind::NotFound)];
         for error in errors {
-            assert!(BrokenPictures::Skip.judge(Err(error())).unwrap().is_err());
-            BrokenPictures::Refuse.judge(Err(error())).unwrap_err();
+            assert!(
+                BrokenPictures::Skip
+                    .judge::<Image>(Err(error()))
+                    .unwrap()
+                    .is_err()
+            );
+            BrokenPictures::Refuse
+                .judge::<Image>(Err(error()))
+                .unwrap_err();
         }
         assert_eq!(
             BrokenPictures::Refuse
@@ -160,7 +170,7 @@ mod tests {
     /// A disk that fails would else be taken for many broken pictures.
     #[test]
     fn a_failing_disk_is_no_broken_picture() {
-        let error = BrokenPictures::Skip.judge(Err(refused(ErrorKind::Other)));
+        let error = BrokenPictures::Skip.judge::<Image>(Err(refused(ErrorKind::Other)));
         assert!(matches!(error, Err(DataError::Io { .. })));
     }
 

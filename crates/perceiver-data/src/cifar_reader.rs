@@ -1,14 +1,15 @@
 //! Reading of CIFAR's official binary layout.
 
-use perceiver_files::open_regular;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
+
+use perceiver_files::open_regular;
 
 use crate::cifar::{Cifar, CifarRecord, Names, PIXEL_BYTES, SIDE};
 use crate::dataset::{Dataset, Groups, Split};
 use crate::error::{DataError, Result};
 use crate::image::Image;
-use crate::labels::Labels;
+use crate::labels::{Labels, class_indices};
 
 impl Cifar {
     /// Reads a split from `data_dir`, which holds [`Cifar::directory`].
@@ -40,6 +41,47 @@ impl Cifar {
             Some(groups) => dataset.with_groups(groups),
             None => Ok(dataset),
         }
+    }
+
+    /// The labels of a split and their classes; of every record its label bytes alone are read.
+    ///
+    /// # Errors
+    /// As for [`Cifar::read`].
+    pub(crate) fn labels(
+        self,
+        data_dir: &Path,
+        split: Split,
+        labels: Labels,
+    ) -> Result<(Vec<u32>, Vec<String>)> {
+        let names = self.read_names(data_dir)?;
+        let classes = match labels {
+            Labels::Fine => names.fine,
+            Labels::Coarse => names.coarse,
+        };
+        // CIFAR-100 has the coarse label before the fine one.
+        let skipped = match labels {
+            Labels::Fine => self.label_bytes() - 1,
+            Labels::Coarse => 0,
+        };
+        let mut found = Vec::new();
+        for name in self.files(split) {
+            let path = self.path(data_dir, name);
+            let count = self.count_records(&path, split)?;
+            let read = || -> io::Result<Vec<i64>> {
+                let (mut file, _) = open_regular(&path)?;
+                let mut label = [0];
+                let starts = (0..count).map(|record| record * self.record_bytes() + skipped);
+                let labels = starts.map(|start| {
+                    file.seek(SeekFrom::Start(start as u64))?;
+                    file.read_exact(&mut label)?;
+                    Ok(i64::from(label[0]))
+                });
+                labels.collect()
+            };
+            let labels = read().map_err(|error| self.unreadable(&path, error))?;
+            found.extend(class_indices(&path, &labels, classes.len())?);
+        }
+        Ok((found, classes))
     }
 
     /// Reads a split's records, with both labels, in the order of the files.
@@ -191,6 +233,13 @@ mod tests {
             (fine.labels(), fine.name()),
             (&[0, 1, 2, 0, 1][..], "cifar100")
         );
+        let labels = |labels| {
+            Cifar::Hundred
+                .labels(data.path(), Split::Train, labels)
+                .unwrap()
+        };
+        assert_eq!(labels(Labels::Fine), (vec![0, 1, 2, 0, 1], names(3)));
+        assert_eq!(labels(Labels::Coarse), (vec![1, 0, 0, 1, 0], names(2)));
         assert_eq!(fine.groups().unwrap().of_class, [1, 0, 0]);
         assert_eq!(fine.groups().unwrap().names, names(2));
         let coarse = Cifar::Hundred

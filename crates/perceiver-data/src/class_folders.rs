@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::class_names::require_few_enough;
 use crate::error::{DataError, Result};
 use crate::passed_over::PassedOver;
 use crate::picture_files::Walked;
@@ -25,6 +26,9 @@ pub(crate) fn read_classes(
     folders: Vec<PathBuf>,
     passed_over: &mut PassedOver,
 ) -> Result<Vec<Class>> {
+    if let Some(root) = folders.first().and_then(|folder| folder.parent()) {
+        require_few_enough(root, folders.len())?;
+    }
     let mut classes = Vec::new();
     for folder in folders {
         let walked = Walked::all(&folder)?;

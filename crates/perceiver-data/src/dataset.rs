@@ -1,10 +1,11 @@
 //! A labelled set of pictures in memory: what every source is read into and every loader reads from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::class_names::{ClassMap, require_few_enough};
 use crate::error::{DataError, Result};
 use crate::hex::hex;
 use crate::image::Image;
@@ -62,7 +63,8 @@ impl Dataset {
     /// A data set called `name` whose i-th picture has class `classes[labels[i]]`.
     ///
     /// # Errors
-    /// When the number of labels is not that of the pictures, or a label names no class.
+    /// When the number of labels is not that of the pictures, a label names no class, or there are more than
+    /// [`MAX_CLASSES`](crate::MAX_CLASSES).
     pub fn new(
         name: impl Into<String>,
         images: Vec<Image>,
@@ -70,6 +72,7 @@ impl Dataset {
         classes: Vec<String>,
     ) -> Result<Self> {
         let name = name.into();
+        require_few_enough(Path::new(&name), classes.len())?;
         if images.len() != labels.len() {
             return Err(DataError::Inconsistent {
                 name,
@@ -107,6 +110,29 @@ impl Dataset {
     /// are none.
     pub fn test_split(&self) -> (TestSplit, Option<usize>) {
         (self.test_split, Some(self.of).filter(|&of| of > 0))
+    }
+
+    /// The same data set by another list of classes, such as a model's: its labels are matched by name. Groups stay where every class of
+    /// the list has one.
+    ///
+    /// # Errors
+    /// [`DataError::OtherClasses`] for images of a class that is not among `classes`.
+    pub fn with_classes(mut self, classes: &[String]) -> Result<Self> {
+        if self.classes == classes {
+            return Ok(self);
+        }
+        ClassMap::new(&self.classes, classes).apply(&self.name, &mut self.labels)?;
+        self.groups = self.groups.and_then(|groups| {
+            let own = ClassMap::new(classes, &self.classes);
+            let group = |place: &Option<u32>| groups.of_class.get((*place)? as usize).copied();
+            let of_class: Option<Vec<u32>> = own.places().iter().map(group).collect();
+            Some(Groups {
+                of_class: of_class?,
+                names: groups.names,
+            })
+        });
+        self.classes = classes.to_vec();
+        Ok(self)
     }
 
     /// The same data set with coarse groups of its classes.

@@ -111,6 +111,34 @@ pub enum DataError {
         found: usize,
     },
 
+    /// Classes are told by their numbers, and most numbers do not occur.
+    #[error(
+        "{}: expected labels from 0 on without large gaps, found {used} different ones up to {largest}, none of {} to {}; if they are \
+         numbers of classes, name all classes in a classes.txt, a line each",
+        path.display(), gap.0, gap.1
+    )]
+    SparseLabels {
+        /// The data set.
+        path: PathBuf,
+        /// How many different labels there are.
+        used: usize,
+        /// The largest of them.
+        largest: u32,
+        /// The first and the last number of the first gap.
+        gap: (u32, u32),
+    },
+
+    /// There are images of a class that the training split or the model does not have.
+    #[error("{name}: expected images of the classes {expected}, found class {found}")]
+    OtherClasses {
+        /// The data set, or the file.
+        name: String,
+        /// The first classes of the training split or the model.
+        expected: String,
+        /// The first class that is none of them, how many more there are, and what to do.
+        found: String,
+    },
+
     /// The parts of a data set disagree with one another.
     #[error("data set {name}: expected {expected}, found {found}")]
     Inconsistent {

@@ -15,6 +15,7 @@
 //! # Ok::<(), perceiver_data::DataError>(())
 //! ```
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use perceiver_hub::{HubAccess, HubProgress};
@@ -24,8 +25,8 @@ use crate::broken_pictures::BrokenPictures;
 use crate::dataset::{Dataset, Split, TestSplit};
 use crate::error::Result;
 use crate::hub_repo::HubRepo;
-use crate::labels::Labels;
-use crate::parquet::{ParquetOptions, named_classes, numbered_classes, read_parquet};
+use crate::labels::{Labels, numbered, require_dense};
+use crate::parquet::{ParquetOptions, lists_classes, read_labels, read_parquet};
 use crate::watcher::{Reading, Watcher, Work};
 
 /// An image data set on the Hub.
@@ -106,10 +107,67 @@ impl HubDataset {
             );
         }
         let files = repo.fetch_split(split)?;
+        let mut options = self.parquet_options(shorter_side);
+        // Classes that no file lists are those of the training split, however few of them are tested.
+        if split != Split::Train && !files.is_empty() && !lists_classes(&files, &options)? {
+            let train = repo.fetch_split(Split::Train)?;
+            options.classes = Some(read_labels(&train, &options)?.1);
+        }
+        let dataset = self.read(&repo, &files, split, &options)?;
+        if split == Split::Train {
+            self.require_dense(dataset.labels(), dataset.classes())?;
+        }
+        Ok(dataset)
+    }
+
+    /// Reads one split as [`HubDataset::load`] does, its labels matched by name with `classes`, such as a model's.
+    ///
+    /// # Errors
+    /// As for [`HubDataset::load`], and [`DataError::OtherClasses`](crate::DataError::OtherClasses).
+    pub(crate) fn load_of_classes(
+        &self,
+        split: Split,
+        shorter_side: usize,
+        classes: &[String],
+    ) -> Result<Dataset> {
+        let repo = HubRepo::open(self)?;
+        let files = repo.fetch_split(split)?;
+        let dataset = self.read(&repo, &files, split, &self.parquet_options(shorter_side))?;
+        dataset.with_classes(classes)
+    }
+
+    /// Reads a split's files, in the order that the split has.
+    fn read(
+        &self,
+        repo: &HubRepo<'_>,
+        files: &[PathBuf],
+        split: Split,
+        options: &ParquetOptions,
+    ) -> Result<Dataset> {
         if files.is_empty() {
             return Dataset::new(self.repo.clone(), Vec::new(), Vec::new(), Vec::new());
         }
-        let mut options = ParquetOptions {
+        let mut dataset = read_parquet(&self.repo, files, options)?;
+        if split == Split::Test && repo.is_tested_by_validation() {
+            dataset = dataset.with_test_split(TestSplit::Validation, 0);
+        }
+        if self.is_cifar() {
+            return Ok(dataset);
+        }
+        Ok(dataset.shuffled(self.key(split)))
+    }
+
+    /// The labels of a split and the classes that it names by itself. Its files are fetched; no image of them is read.
+    ///
+    /// # Errors
+    /// As for [`HubDataset::load`].
+    pub(crate) fn labels(&self, split: Split) -> Result<(Vec<u32>, Vec<String>)> {
+        let files = HubRepo::open(self)?.fetch_split(split)?;
+        read_labels(&files, &self.parquet_options(usize::MAX))
+    }
+
+    fn parquet_options(&self, shorter_side: usize) -> ParquetOptions {
+        ParquetOptions {
             image_column: self.image_column.clone(),
             label_column: self.label_column.clone(),
             labels: self.labels,
@@ -117,22 +175,15 @@ impl HubDataset {
             shorter_side,
             watcher: self.watcher.clone(),
             broken: self.broken,
-        };
-        // Classes without names are those of the training split, however few of them are tested.
-        if split != Split::Train && named_classes(&files, &options)?.is_none() {
-            options.classes = Some(numbered_classes(
-                &repo.fetch_split(Split::Train)?,
-                &options,
-            )?);
         }
-        let mut dataset = read_parquet(&self.repo, &files, &options)?;
-        if split == Split::Test && is_tested_by_validation {
-            dataset = dataset.with_test_split(TestSplit::Validation, 0);
+    }
+
+    /// Refuses classes without names of which most do not occur.
+    fn require_dense(&self, labels: &[u32], classes: &[String]) -> Result<()> {
+        if classes != numbered(classes.len() as u32) {
+            return Ok(());
         }
-        if self.is_cifar() {
-            return Ok(dataset);
-        }
-        Ok(dataset.shuffled(self.key(split)))
+        require_dense(Path::new(&self.repo), labels.iter().copied())
     }
 
     /// Whether both splits are there, on the Hub or, offline, in the cache. Downloads no file.

@@ -1,5 +1,6 @@
 //! Which labels of a data set to learn: its classes, or the coarse groups of them; and labels as files have them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -66,9 +67,6 @@ impl FromStr for Labels {
     }
 }
 
-/// Classes without names are told by the largest label; beyond this a label is taken for something else.
-pub(crate) const MAX_UNNAMED_CLASSES: usize = 100_000;
-
 /// The names of so many classes that have none.
 pub(crate) fn numbered(count: u32) -> Vec<String> {
     (0..count).map(|class| class.to_string()).collect()
@@ -90,6 +88,37 @@ pub(crate) fn class_indices(path: &Path, labels: &[i64], classes: usize) -> Resu
     labels.iter().enumerate().map(checked).collect()
 }
 
+/// Makes sure that labels from which the number of classes is told, as they have no names, are numbers of classes: most of those up to
+/// the largest occur. Where they do not, as with 0, 1000 and 2000, the labels are something else, such as ids, or of a data set of which
+/// this is a part, whose names then say how many there are.
+///
+/// # Errors
+/// [`DataError::SparseLabels`] with the first gap.
+pub(crate) fn require_dense(origin: &Path, labels: impl Iterator<Item = u32>) -> Result<()> {
+    let used: BTreeSet<u32> = labels.collect();
+    let Some(&largest) = used.last() else {
+        return Ok(());
+    };
+    if 2 * used.len() > largest as usize {
+        return Ok(());
+    }
+    let mut used_or_end = used.iter().copied();
+    let mut first_missing = 0;
+    let after = used_or_end.find(|&label| {
+        let gap = label > first_missing;
+        if !gap {
+            first_missing = label + 1;
+        }
+        gap
+    });
+    Err(DataError::SparseLabels {
+        path: origin.to_owned(),
+        used: used.len(),
+        largest,
+        gap: (first_missing, after.unwrap_or(largest) - 1),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +129,29 @@ mod tests {
             assert_eq!(labels.to_string().parse::<Labels>().unwrap(), labels);
             let json = serde_json::to_string(&labels).unwrap();
             assert_eq!(json, format!("\"{labels}\""));
+        }
+    }
+
+    #[test]
+    fn sparse_labels_are_refused_with_the_gap() {
+        let dense = |labels: &[u32]| require_dense(Path::new("x"), labels.iter().copied());
+        for labels in [
+            &[][..],
+            &[0],
+            &[1],
+            &[1, 2, 3],
+            &[4, 0, 2, 0],
+            &[0, 1, 2, 5],
+        ] {
+            dense(labels).unwrap();
+        }
+        for (labels, gap) in [
+            (&[2000, 0, 1000, 0][..], "none of 1 to 999"),
+            (&[7, 7], "none of 0 to 6"),
+            (&[0, 1, 99_999], "none of 2 to 99998"),
+        ] {
+            let error = dense(labels).unwrap_err().to_string();
+            assert!(error.contains(gap), "{error}");
         }
     }
 

@@ -1,9 +1,9 @@
 //! Pictures and labels from Parquet files, as the Hugging Face Hub stores image data sets.
 //!
 //! One row is one picture. Its column is the Hub's `Image` feature, a struct `{bytes: binary, path: string}` of which
-//! `bytes` is an encoded PNG, JPEG, WebP or BMP file, or a plain binary column of such files; its label is an integer
-//! column. Class names come from the metadata that the Hub's library leaves in the file (key `huggingface`); without
-//! it the classes are numbers.
+//! `bytes` is an encoded PNG, JPEG, WebP or BMP file, or a plain binary column of such files; its label is a column of integers
+//! or of texts, which are the classes then, sorted. Names of integers come from the metadata that the Hub's library leaves in
+//! the file (key `huggingface`); without it the classes are numbers. A row without an image is a broken image.
 //!
 //! Pictures are decoded by [`Image::decode`](crate::Image::decode), on all cores, and come out as they look: row by
 //! row, `[3, height, width]`.
@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use crate::broken_pictures::{BrokenPictures, readable, require_every_class};
 use crate::dataset::{Dataset, Groups};
 use crate::error::{DataError, Result};
+use crate::file_labels::{FileClasses, FileLabels, join};
 use crate::image::Image;
-use crate::labels::{Labels, MAX_UNNAMED_CLASSES, class_indices, numbered};
+use crate::labels::{Labels, class_indices};
 use crate::parquet_file::{ParquetFile, contain_panics};
 use crate::watcher::Watcher;
 
@@ -23,13 +24,13 @@ use crate::watcher::Watcher;
 pub struct ParquetOptions {
     /// Column of the pictures; guessed if not given: `img`, `image`, or the only column of pictures.
     pub image_column: Option<String>,
-    /// Column of the labels; guessed if not given: `fine_label` or `coarse_label` by `labels`, else `label`,
-    /// `labels`, or the only integer column.
+    /// Column of the labels; if not given, `fine_label` or `coarse_label` by `labels`, else `label`, `labels`, the only one
+    /// of which the metadata names the classes, `class`, `class_label`, `class_name`, `target`, `targets`, `category` or `y`.
     pub label_column: Option<String>,
     /// Which labels to read where a file has fine and coarse ones.
     pub labels: Labels,
-    /// Class names for files that have none in their metadata; if not given either, the classes are called by their
-    /// numbers, up to the largest label.
+    /// Class names for files that have none in their metadata; if not given either, the classes are the texts that labels are,
+    /// or are called by their numbers, up to the largest label.
     pub classes: Option<Vec<String>>,
     /// Pictures whose shorter side is longer than this are shrunk to it while they are read.
     pub shorter_side: usize,
@@ -56,10 +57,11 @@ impl Default for ParquetOptions {
 /// Reads `files`, in this order, as one data set called `name`.
 ///
 /// # Errors
-/// [`DataError::Parquet`] for a file that is not whole Parquet or has an empty cell, [`DataError::Column`] when a
+/// [`DataError::Parquet`] for a file that is not whole Parquet or has a row without a label, [`DataError::Column`] when a
 /// column is missing or of the wrong type (the message lists those found), [`DataError::LabelOutOfRange`] with the file and
-/// the row, and [`DataError::UnreadableClass`]; where broken pictures are refused, [`DataError::NotAnImage`] with the file
-/// and the row.
+/// the row, [`DataError::OtherClasses`] for a label whose class the files before do not list, [`DataError::Shard`] for a class
+/// that is listed twice, and [`DataError::UnreadableClass`]; where broken pictures are refused, [`DataError::NotAnImage`] with
+/// the file and the row.
 pub fn read_parquet(name: &str, files: &[PathBuf], options: &ParquetOptions) -> Result<Dataset> {
     let mut table = Table::default();
     for path in files {
@@ -68,43 +70,36 @@ pub fn read_parquet(name: &str, files: &[PathBuf], options: &ParquetOptions) -> 
     table.into_dataset(name, options)
 }
 
-/// The class names in the metadata of the first of `files`, if it has some.
+/// The labels of all rows of `files`, and their classes: those listed in the metadata, or the texts that the labels are, or the
+/// numbers up to the largest label. Reads no image.
+///
+/// # Errors
+/// As for [`read_parquet`].
 #[cfg(any(feature = "hub", test))]
-pub(crate) fn named_classes(
+pub(crate) fn read_labels(
     files: &[PathBuf],
     options: &ParquetOptions,
-) -> Result<Option<Vec<String>>> {
-    let Some(path) = files.first() else {
-        return Ok(None);
+) -> Result<(Vec<u32>, Vec<String>)> {
+    let labels = |path: &PathBuf| {
+        tracing::debug!("reading {}", path.display());
+        contain_panics(path, || ParquetFile::open(path, options)?.labels())
     };
-    contain_panics(path, || {
-        Ok(ParquetFile::open(path, options)?.columns.label.names)
-    })
+    let mut files: Vec<FileLabels> = files.iter().map(labels).collect::<Result<_>>()?;
+    let classes = join(&mut files, None)?;
+    let labels = files.into_iter().flat_map(|file| file.labels);
+    Ok((labels.collect(), classes))
 }
 
-/// The class names in the metadata of `files`, or else the numbers up to the largest label.
+/// Whether the metadata of the first of `files` lists the classes.
 #[cfg(any(feature = "hub", test))]
-pub(crate) fn numbered_classes(files: &[PathBuf], options: &ParquetOptions) -> Result<Vec<String>> {
-    if let Some(names) = named_classes(files, options)? {
-        return Ok(names);
-    }
-    let mut count = 0;
-    for path in files {
-        let labels = contain_panics(path, || {
-            tracing::debug!("reading {}", path.display());
-            let file = ParquetFile::open(path, options)?;
-            class_indices(
-                path,
-                &file.integers(&file.columns.label)?,
-                MAX_UNNAMED_CLASSES,
-            )
-        })?;
-        count = labels
-            .into_iter()
-            .map(|label| label + 1)
-            .fold(count, u32::max);
-    }
-    Ok(numbered(count))
+pub(crate) fn lists_classes(files: &[PathBuf], options: &ParquetOptions) -> Result<bool> {
+    let Some(path) = files.first() else {
+        return Ok(false);
+    };
+    contain_panics(path, || {
+        let file = ParquetFile::open(path, options)?;
+        Ok(file.columns.label.names.is_some())
+    })
 }
 
 /// What has been read so far.
@@ -112,8 +107,7 @@ pub(crate) fn numbered_classes(files: &[PathBuf], options: &ParquetOptions) -> R
 struct Table {
     /// What came of every row's picture.
     pictures: Vec<Result<Image>>,
-    labels: Vec<u32>,
-    names: Option<Vec<String>>,
+    labels: Vec<FileLabels>,
     /// Coarse label of every row, and the coarse names, where there are fine labels beside them.
     groups: Option<(Vec<u32>, Vec<String>)>,
 }
@@ -121,20 +115,13 @@ struct Table {
 impl Table {
     fn append(&mut self, path: &Path, options: &ParquetOptions) -> Result<()> {
         let file = ParquetFile::open(path, options)?;
-        let names = file
-            .columns
-            .label
-            .names
-            .clone()
-            .or_else(|| options.classes.clone());
-        let classes = names.as_ref().map_or(MAX_UNNAMED_CLASSES, Vec::len);
-        let labels = class_indices(path, &file.integers(&file.columns.label)?, classes)?;
+        let labels = file.labels()?;
         let pictures = file.pictures(options.shorter_side, options.broken, &options.watcher)?;
-        if pictures.len() != labels.len() {
+        if pictures.len() != labels.labels.len() {
             return Err(file.finding(format!(
                 "{} pictures and {} labels",
                 pictures.len(),
-                labels.len()
+                labels.labels.len()
             )));
         }
         if let Some(coarse) = &file.columns.coarse
@@ -146,32 +133,24 @@ impl Table {
                 .0
                 .extend(values);
         }
-        if self.names.is_some() && self.names != names {
-            return Err(DataError::Inconsistent {
-                name: path.display().to_string(),
-                expected: "the class names of the files before it".into(),
-                found: format!("{} other names", names.map_or(0, |names| names.len())),
-            });
-        }
-        self.names = names;
         self.pictures.extend(pictures);
-        self.labels.extend(labels);
+        self.labels.push(labels);
         Ok(())
     }
 
-    fn into_dataset(self, name: &str, options: &ParquetOptions) -> Result<Dataset> {
-        let unnamed = || numbered(self.labels.iter().max().map_or(0, |&largest| largest + 1));
-        let classes = self
-            .names
-            .or_else(|| options.classes.clone())
-            .unwrap_or_else(unnamed);
+    fn into_dataset(mut self, name: &str, options: &ParquetOptions) -> Result<Dataset> {
+        let given = options.classes.as_deref();
+        let lists = |file: &FileLabels| matches!(file.classes, FileClasses::Listed(_));
+        let given = given.filter(|_| !self.labels.iter().all(lists));
+        let classes = join(&mut self.labels, given)?;
+        let all: Vec<u32> = self.labels.into_iter().flat_map(|f| f.labels).collect();
         let groups = match self.groups {
-            Some((coarse, names)) => groups(name, &self.labels, &coarse, names, classes.len())?,
+            Some((coarse, names)) => groups(name, &all, &coarse, names, classes.len())?,
             None => None,
         };
-        let labelled = self.pictures.into_iter().zip(self.labels.iter().copied());
+        let labelled = self.pictures.into_iter().zip(all.iter().copied());
         let (images, labels) = readable(name, labelled)?;
-        require_every_class(name, &self.labels, &labels, &classes)?;
+        require_every_class(name, &all, &labels, &classes)?;
         let dataset = Dataset::new(name, images, labels, classes)?;
         match groups {
             Some(groups) => dataset.with_groups(groups),

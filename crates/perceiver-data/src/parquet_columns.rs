@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use parquet::basic::{ConvertedType, Type};
+use parquet::basic::{ConvertedType, LogicalType, Type};
 use parquet::file::metadata::FileMetaData;
 use parquet::schema::types::ColumnDescPtr;
 use serde_json::Value;
 
+use crate::class_names::require_distinct;
 use crate::error::{DataError, Result};
 use crate::labels::Labels;
 
@@ -29,6 +30,8 @@ pub(crate) struct Column {
     pub(crate) max_definition: i16,
     /// Class names, if the metadata has some for this column.
     pub(crate) names: Option<Vec<String>>,
+    /// Whether its cells are texts.
+    pub(crate) is_text: bool,
 }
 
 /// The columns to read.
@@ -48,18 +51,21 @@ impl Columns {
             Some(name) => schema.named("a column of pictures", &[name], is_image),
             None => schema.named_or_only("a column of pictures", &["img", "image"], is_image),
         }?;
-        let integers = "an integer column of labels";
+        let what = "a column of labels, which are integers or texts,";
         let label = match (names.label, names.labels) {
-            (Some(name), _) => schema.named(integers, &[name], is_integer),
-            (None, Labels::Fine) => {
-                schema.named_or_only(integers, &["fine_label", "label", "labels"], is_integer)
-            }
-            (None, Labels::Coarse) => schema.named(integers, &["coarse_label"], is_integer),
+            (Some(name), _) => schema.named(what, &[name], is_label),
+            (None, Labels::Fine) => schema.label(what),
+            (None, Labels::Coarse) => schema.named(what, &["coarse_label"], is_label),
         }?;
         let coarse = match label.name.as_str() {
-            "fine_label" => schema.named(integers, &["coarse_label"], is_integer).ok(),
+            "fine_label" => schema.named(what, &["coarse_label"], is_integer).ok(),
             _ => None,
         };
+        for column in [Some(&label), coarse.as_ref()].into_iter().flatten() {
+            if let Some(names) = &column.names {
+                require_distinct(path, names)?;
+            }
+        }
         Ok(Self {
             image,
             label,
@@ -67,6 +73,19 @@ impl Columns {
         })
     }
 }
+
+/// What columns of labels are called, in the order of preference.
+const LABELS: [&str; 3] = ["fine_label", "label", "labels"];
+/// What else they are called, where the metadata names the classes of no other.
+const OTHER_LABELS: [&str; 7] = [
+    "class",
+    "class_label",
+    "class_name",
+    "target",
+    "targets",
+    "category",
+    "y",
+];
 
 /// The leaf columns of a file and what its metadata says of them.
 struct Schema<'a> {
@@ -112,6 +131,28 @@ impl<'a> Schema<'a> {
         }
     }
 
+    /// The column of labels by what it is called, or by what the metadata says of it. No other is guessed: the only column of integers
+    /// may be of anything, such as ids.
+    fn label(&self, what: &str) -> Result<Column> {
+        let by_name = |names: &[&str]| self.named(what, names, is_label).ok();
+        let listed = || {
+            let mut listed = self
+                .fitting(is_integer)
+                .filter(|column| column.names.is_some());
+            listed.next().filter(|_| listed.next().is_none())
+        };
+        let found = by_name(&LABELS)
+            .or_else(listed)
+            .or_else(|| by_name(&OTHER_LABELS));
+        found.ok_or_else(|| {
+            let names = [&LABELS[..], &OTHER_LABELS].concat().join(", ");
+            self.not_found(format!(
+                "{what} called {names}, or one of which the metadata names the classes; another is named by \
+                 hf:USER/NAME::COLUMN or shards:DIR,label=COLUMN"
+            ))
+        })
+    }
+
     fn fitting(&self, fits: Fits) -> impl Iterator<Item = Column> {
         let fitting = self
             .leaves
@@ -128,6 +169,7 @@ impl<'a> Schema<'a> {
                 name,
                 index,
                 max_definition: leaf.max_def_level(),
+                is_text: is_text(leaf),
             }
         })
     }
@@ -157,6 +199,18 @@ fn is_image(leaf: &ColumnDescPtr) -> bool {
         _ => false,
     };
     place && leaf.physical_type() == Type::BYTE_ARRAY && leaf.max_rep_level() == 0
+}
+
+/// A column of texts at the top level.
+fn is_text(leaf: &ColumnDescPtr) -> bool {
+    let text = leaf.logical_type_ref() == Some(&LogicalType::String)
+        || leaf.converted_type() == ConvertedType::UTF8;
+    let place = leaf.path().parts().len() == 1 && leaf.max_rep_level() == 0;
+    text && place && leaf.physical_type() == Type::BYTE_ARRAY
+}
+
+fn is_label(leaf: &ColumnDescPtr) -> bool {
+    is_integer(leaf) || is_text(leaf)
 }
 
 fn is_integer(leaf: &ColumnDescPtr) -> bool {

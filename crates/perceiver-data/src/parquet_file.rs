@@ -1,5 +1,6 @@
 //! One Parquet file, whose columns are read in pieces: integers as they are, pictures decoded on all cores.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -13,8 +14,11 @@ use perceiver_files::open_regular;
 use rayon::prelude::*;
 
 use crate::broken_pictures::BrokenPictures;
+use crate::class_names::{MAX_CLASSES, require_few_enough};
 use crate::error::{DataError, Result};
+use crate::file_labels::{FileClasses, FileLabels};
 use crate::image::Image;
+use crate::labels::class_indices;
 use crate::parquet::ParquetOptions;
 use crate::parquet_columns::{Column, ColumnNames, Columns};
 use crate::parquet_footer::read_footer;
@@ -91,34 +95,92 @@ impl<'a> ParquetFile<'a> {
         ))
     }
 
+    /// The labels of all rows.
+    pub(crate) fn labels(&self) -> Result<FileLabels> {
+        let column = &self.columns.label;
+        let (labels, classes) = if column.is_text {
+            let (labels, names) = self.texts(column)?;
+            (labels, FileClasses::Texts(names))
+        } else {
+            let limit = column.names.as_ref().map_or(MAX_CLASSES, Vec::len);
+            let labels = class_indices(self.path, &self.integers(column)?, limit)?;
+            let names = column.names.clone();
+            (
+                labels,
+                names.map_or(FileClasses::Numbers, FileClasses::Listed),
+            )
+        };
+        Ok(FileLabels {
+            path: self.path.to_owned(),
+            labels,
+            classes,
+        })
+    }
+
+    /// The values of a column of texts: for each its place among the different ones, which are sorted.
+    fn texts(&self, column: &Column) -> Result<(Vec<u32>, Vec<String>)> {
+        let mut numbers: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+        let mut found = Vec::new();
+        for group in self.metadata.row_groups() {
+            let reader = self.byte_arrays(group, column)?;
+            self.in_chunks(group, column, reader, ByteArray::len, |start, cells| {
+                for text in self.values(column, start, cells)? {
+                    let next = numbers.len() as u32;
+                    let number = numbers.get(text.data()).copied();
+                    if number.is_none() {
+                        numbers.insert(text.data().to_vec(), next);
+                    }
+                    found.push(number.unwrap_or(next));
+                }
+                require_few_enough(self.path, numbers.len())
+            })?;
+        }
+        let mut place = vec![0; numbers.len()];
+        let mut names = Vec::with_capacity(numbers.len());
+        for (at, (text, number)) in (0..).zip(numbers) {
+            place[number as usize] = at;
+            let name = std::str::from_utf8(&text).ok();
+            let name = name.filter(|name| !name.trim().is_empty());
+            names.push(name.map(str::to_owned).ok_or_else(|| {
+                let shown = text.escape_ascii();
+                self.finding(format!("the label \"{shown}\" in column {}", column.name))
+            })?);
+        }
+        let labels = found.iter().map(|&number| place[number as usize]);
+        Ok((labels.collect(), names))
+    }
+
+    /// The values of one column of byte arrays of one row group.
+    fn byte_arrays(
+        &self,
+        group: &RowGroupMetaData,
+        column: &Column,
+    ) -> Result<ColumnReaderImpl<ByteArrayType>> {
+        match self.reader(group, column)? {
+            ColumnReader::ByteArrayColumnReader(reader) => Ok(reader),
+            _ => Err(self.finding(format!("column {} without bytes", column.name))),
+        }
+    }
+
     /// All values of an integer column.
     pub(crate) fn integers(&self, column: &Column) -> Result<Vec<i64>> {
         let mut values = Vec::new();
         for group in self.metadata.row_groups() {
             match self.reader(group, column)? {
                 ColumnReader::Int32ColumnReader(reader) => {
-                    self.in_chunks(
-                        group,
-                        column,
-                        reader,
-                        |_| 0,
-                        |_, chunk| {
-                            values.extend(chunk.into_iter().map(i64::from));
-                            Ok(())
-                        },
-                    )?;
+                    let widened = |start, cells| {
+                        let chunk = self.values(column, start, cells)?;
+                        values.extend(chunk.into_iter().map(i64::from));
+                        Ok(())
+                    };
+                    self.in_chunks(group, column, reader, |_| 0, widened)?;
                 }
                 ColumnReader::Int64ColumnReader(reader) => {
-                    self.in_chunks(
-                        group,
-                        column,
-                        reader,
-                        |_| 0,
-                        |_, chunk| {
-                            values.extend(chunk);
-                            Ok(())
-                        },
-                    )?;
+                    let taken = |start, cells| {
+                        values.extend(self.values(column, start, cells)?);
+                        Ok(())
+                    };
+                    self.in_chunks(group, column, reader, |_| 0, taken)?;
                 }
                 _ => return Err(self.finding(format!("column {} without integers", column.name))),
             }
@@ -137,19 +199,18 @@ impl<'a> ParquetFile<'a> {
         let decoded = watcher.counter(Work::Decode, self.rows());
         let mut pictures: Vec<Result<Image>> = Vec::new();
         for group in self.metadata.row_groups() {
-            let reader = self.reader(group, column)?;
-            let ColumnReader::ByteArrayColumnReader(reader) = reader else {
-                return Err(self.finding(format!("column {} without bytes", column.name)));
-            };
+            let reader = self.byte_arrays(group, column)?;
             let before = pictures.len();
-            let take = |start, chunk: Vec<ByteArray>| {
-                let decoded: Result<Vec<Result<Image>>> = chunk
+            let take = |start, cells: Vec<Option<ByteArray>>| {
+                let decoded: Result<Vec<Result<Image>>> = cells
                     .par_iter()
                     .enumerate()
                     .map(|(at, bytes)| {
                         let origin =
                             format!("{}, row {}", self.path.display(), before + start + at);
-                        let picture = Image::decode(bytes.data(), Path::new(&origin));
+                        // An empty cell is an image of no bytes: a broken one.
+                        let bytes = bytes.as_ref().map_or(&[][..], ByteArray::data);
+                        let picture = Image::decode(bytes, Path::new(&origin));
                         decoded.one_more();
                         broken.judge(picture.map(|picture| picture.shrunk_to(shorter_side)))
                     })
@@ -170,10 +231,7 @@ impl<'a> ParquetFile<'a> {
             let end = start + usize::try_from(group.num_rows()).unwrap_or(0);
             let (here, rest) = rows.split_at(rows.partition_point(|&row| row < end));
             if !here.is_empty() {
-                let reader = self.reader(group, column)?;
-                let ColumnReader::ByteArrayColumnReader(reader) = reader else {
-                    return Err(self.finding(format!("column {} without bytes", column.name)));
-                };
+                let reader = self.byte_arrays(group, column)?;
                 let here = here.iter().map(|row| row - start);
                 pictures.extend(self.at_rows(column, reader, here)?);
             }
@@ -199,28 +257,28 @@ impl<'a> ParquetFile<'a> {
                 reader.skip_records(row - next)?;
                 reader.read_records(1, Some(&mut levels), None, &mut values)
             };
-            read().map_err(|error| damaged(self.path, &error))?;
-            let [value] = &values[..] else {
-                let column = &column.name;
-                return Err(self.finding(format!(
-                    "no value in column {column} around row {row} of a row group"
-                )));
-            };
-            found.push(value.data().to_vec());
+            let (rows, ..) = read().map_err(|error| damaged(self.path, &error))?;
+            if rows != 1 {
+                return Err(self.finding(format!("no row {row} in a row group")));
+            }
+            // An empty cell is an image of no bytes: a broken one.
+            let cells = self.cells(column, 1, &levels, values)?;
+            let bytes = cells.into_iter().flatten().next();
+            found.push(bytes.map_or_else(Vec::new, |bytes: ByteArray| bytes.data().to_vec()));
             next = row + 1;
         }
         Ok(found)
     }
 
-    /// Hands the values of one column of one row group to `take`, up to [`CHUNK`] of them or [`CHUNK_BYTES`] at a time, each
-    /// time with the number of values before. `bytes` are those of a value beyond its own size.
+    /// Hands the cells of one column of one row group to `take`, up to [`CHUNK`] of them or [`CHUNK_BYTES`] at a time, each time
+    /// with the number of cells before. An empty cell (null) is none. `bytes` are those of a value beyond its own size.
     fn in_chunks<T: DataType>(
         &self,
         group: &RowGroupMetaData,
         column: &Column,
         mut reader: ColumnReaderImpl<T>,
         bytes: impl Fn(&T::T) -> usize,
-        mut take: impl FnMut(usize, Vec<T::T>) -> Result<()>,
+        mut take: impl FnMut(usize, Vec<Option<T::T>>) -> Result<()>,
     ) -> Result<()> {
         let step = match T::get_physical_type() {
             Type::BYTE_ARRAY => 1,
@@ -251,18 +309,47 @@ impl<'a> ParquetFile<'a> {
                     group.num_rows()
                 )));
             }
-            if values.len() != rows {
-                let empty = levels
-                    .iter()
-                    .position(|&level| level < column.max_definition);
-                return Err(self.finding(format!(
-                    "no value in column {} around row {} of a row group",
-                    column.name,
-                    done + empty.unwrap_or(0)
-                )));
-            }
-            take(done, values)?;
+            take(done, self.cells(column, rows, &levels, values)?)?;
             done += rows;
+        }
+    }
+
+    /// The cells of so many rows, of which `values` has those that are not empty.
+    fn cells<T>(
+        &self,
+        column: &Column,
+        rows: usize,
+        levels: &[i16],
+        values: Vec<T>,
+    ) -> Result<Vec<Option<T>>> {
+        // A column that is required has no levels.
+        let filled = |row: usize| {
+            let level = levels.get(row);
+            level.is_none_or(|&level| level >= column.max_definition)
+        };
+        let count = (0..rows).filter(|&row| filled(row)).count();
+        if count != values.len() {
+            let found = values.len();
+            return Err(self.finding(format!(
+                "{found} values for {count} cells of column {}",
+                column.name
+            )));
+        }
+        let mut values = values.into_iter();
+        let cells = (0..rows).map(|row| if filled(row) { values.next() } else { None });
+        Ok(cells.collect())
+    }
+
+    /// The values of cells that may not be empty, the first of which is in row `start` of a row group.
+    fn values<T>(&self, column: &Column, start: usize, cells: Vec<Option<T>>) -> Result<Vec<T>> {
+        let empty = cells.iter().position(Option::is_none);
+        match empty {
+            None => Ok(cells.into_iter().flatten().collect()),
+            Some(row) => Err(self.finding(format!(
+                "no value in column {} around row {} of a row group",
+                column.name,
+                start + row
+            ))),
         }
     }
 

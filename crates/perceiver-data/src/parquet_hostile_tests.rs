@@ -17,7 +17,7 @@ use parquet::schema::parser::parse_message_type;
 use crate::image::Image;
 use crate::parquet::{ParquetOptions, read_parquet};
 use crate::parquet_pages::Pages;
-use crate::shards;
+use crate::shards::{self, ShardColumns};
 
 const SCHEMA: &str = "message rows { required binary image; optional int64 label; }";
 
@@ -115,13 +115,14 @@ fn pages_are_those_that_the_parquet_crate_reads_whatever_their_form() {
                     assert_eq!(ours, expected, "{what}");
                 }
             }
-            let (labels, _) = shards::parquet_index(&path).unwrap();
+            let columns = ShardColumns::default();
+            let labels = shards::parquet_index(&path, &columns).unwrap().labels;
             assert_eq!(labels.len(), 60, "{what}");
             // Rows on both sides of page and group boundaries, and dictionaries that are passed over first.
             let rows = [3, 19, 20, 39, 40, 59];
             let expected = rows.map(|row| encoded[row].clone());
             assert_eq!(
-                shards::parquet_read(&path, &rows).unwrap(),
+                shards::parquet_read(&path, &columns, &rows).unwrap(),
                 expected,
                 "{what}"
             );
@@ -313,8 +314,10 @@ impl Hostile {
         let whole = read_parquet("x", std::slice::from_ref(&path), &ParquetOptions::default());
         let whole = whole.unwrap_err().to_string();
         // As a shard it is refused too, while it is indexed or while it is read.
-        let by_row = shards::parquet_index(&path).and_then(|(labels, _)| {
-            shards::parquet_read(&path, &(0..labels.len()).collect::<Vec<_>>())
+        let columns = ShardColumns::default();
+        let by_row = shards::parquet_index(&path, &columns).and_then(|file| {
+            let rows: Vec<usize> = (0..file.labels.len()).collect();
+            shards::parquet_read(&path, &columns, &rows)
         });
         assert!(by_row.is_err());
         let (_, finding) = whole.split_once("x.parquet").unwrap();
@@ -516,7 +519,9 @@ fn a_footer_longer_than_any_honest_one_is_refused() {
     std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
     file.write_all(&(1_u32 << 29).to_le_bytes()).unwrap();
     file.write_all(b"PAR1").unwrap();
-    let error = shards::parquet_index(&path).unwrap_err().to_string();
+    let error = shards::parquet_index(&path, &ShardColumns::default())
+        .unwrap_err()
+        .to_string();
     assert!(
         error.ends_with("a footer of 536870912 bytes, expected at most 16 MiB"),
         "{error}"

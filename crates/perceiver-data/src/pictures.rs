@@ -46,6 +46,19 @@ impl Pictures {
         }
     }
 
+    /// The number of images of every class.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes().len()];
+        let label = |index| match self {
+            Self::InMemory(data) => data.labels()[index],
+            Self::Streamed(data) => data.label(index),
+        };
+        for index in 0..self.len() {
+            counts[label(index) as usize] += 1;
+        }
+        counts
+    }
+
     /// The coarse groups of the classes, where the data set has them.
     pub fn groups(&self) -> Option<&Groups> {
         match self {

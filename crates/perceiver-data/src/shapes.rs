@@ -103,20 +103,30 @@ pub fn shapes(split: Split, labels: Labels) -> Result<Dataset> {
         .collect::<Result<Vec<Image>>>()?;
 
     let group_names: Vec<String> = GROUPS.iter().map(|(group, _)| (*group).into()).collect();
-    let class_of = |index: usize| index % figures.len();
+    let (of_images, classes) = split_labels(split, labels);
+    let dataset = Dataset::new("shapes", images, of_images, classes)?;
     match labels {
-        Labels::Fine => {
-            let fine = (0..len).map(|index| class_of(index) as u32).collect();
-            let classes = each_class().map(|(_, class, _)| class.into()).collect();
-            Dataset::new("shapes", images, fine, classes)?.with_groups(Groups {
-                names: group_names,
-                of_class,
-            })
-        }
-        Labels::Coarse => {
-            let coarse = (0..len).map(|index| of_class[class_of(index)]).collect();
-            Dataset::new("shapes", images, coarse, group_names)
-        }
+        Labels::Fine => dataset.with_groups(Groups {
+            names: group_names,
+            of_class,
+        }),
+        Labels::Coarse => Ok(dataset),
+    }
+}
+
+/// The labels of a split and their classes; draws nothing.
+pub(crate) fn split_labels(split: Split, labels: Labels) -> (Vec<u32>, Vec<String>) {
+    let of_class: Vec<u32> = each_class().map(|(group, _, _)| group).collect();
+    let fine = (0..count(split)).map(|index| index % of_class.len());
+    match labels {
+        Labels::Fine => (
+            fine.map(|class| class as u32).collect(),
+            each_class().map(|(_, class, _)| class.into()).collect(),
+        ),
+        Labels::Coarse => (
+            fine.map(|class| of_class[class]).collect(),
+            GROUPS.iter().map(|(group, _)| (*group).into()).collect(),
+        ),
     }
 }
 

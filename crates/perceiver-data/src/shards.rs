@@ -16,6 +16,7 @@
 //! Kept in memory are 28 bytes a picture, for its place, its label and its part, and a [`Loader`](crate::Loader)'s windows of encoded
 //! pictures.
 
+mod compression;
 mod file;
 mod folder;
 mod order;
@@ -26,6 +27,7 @@ mod stream;
 mod streamed;
 mod survey;
 mod tar_shard;
+mod unpaired_files;
 mod writer;
 
 pub use file::ShardFile;
@@ -37,6 +39,8 @@ pub use writer::ShardWriter;
 
 #[cfg(all(test, feature = "parquet"))]
 pub(crate) use parquet_shard::{index as parquet_index, read as parquet_read};
+#[cfg(all(test, feature = "parquet"))]
+pub(crate) use shard::ShardColumns;
 
 #[cfg(test)]
 mod tests;

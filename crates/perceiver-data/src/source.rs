@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::broken_pictures::BrokenPictures;
 use crate::cifar::Cifar;
+use crate::class_names::ClassMap;
 use crate::dataset::{Dataset, Split};
 use crate::error::{DataError, Result};
-use crate::folder::ImageFolder;
+use crate::folder::{FolderFiles, ImageFolder};
 use crate::folder_listing::FolderListing;
 #[cfg(feature = "hub")]
 use crate::hub::HubDataset;
@@ -40,8 +41,15 @@ pub enum Source {
     Shapes,
     /// `folder:DIR`: picture files in class folders.
     Folder(PathBuf),
-    /// `shards:DIR`: files of many pictures, which training reads piece by piece; see [`ShardFolder`].
-    Shards(PathBuf),
+    /// `shards:DIR[,image=COLUMN][,label=COLUMN]`: files of many pictures, which training reads piece by piece; see [`ShardFolder`].
+    Shards {
+        /// The directory.
+        root: PathBuf,
+        /// The column of the images of Parquet files, where it cannot be told by its name.
+        image_column: Option<String>,
+        /// The column of the labels of Parquet files, where it cannot be told by its name.
+        label_column: Option<String>,
+    },
     /// `hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]`: a data set of the Hugging Face Hub. Needs the crate's feature
     /// `hub`.
     Hub {
@@ -122,9 +130,8 @@ impl Source {
         let real = |path: &Path| path.canonicalize().ok();
         let same = |a: &Path, b: &Path| real(a).is_some_and(|a| Some(a) == real(b));
         match (self, other) {
-            (Self::Folder(a), Self::Folder(b)) | (Self::Shards(a), Self::Shards(b)) => {
-                a == b || same(a, b)
-            }
+            (Self::Folder(a), Self::Folder(b))
+            | (Self::Shards { root: a, .. }, Self::Shards { root: b, .. }) => a == b || same(a, b),
             _ => self == other,
         }
     }
@@ -134,7 +141,7 @@ impl Source {
         let text = self.to_string();
         let last = text.rsplit([':', '/']).find(|part| !part.is_empty());
         let name = match self {
-            Self::Folder(path) | Self::Shards(path) => {
+            Self::Folder(path) | Self::Shards { root: path, .. } => {
                 let real = path.canonicalize().unwrap_or_else(|_| path.clone());
                 real.file_name()
                     .map(|name| name.to_string_lossy().into_owned())
@@ -155,19 +162,71 @@ impl Source {
             Self::Cifar10 => Cifar::Ten.read(&options.data_dir, split, options.labels),
             Self::Shapes => shapes(split, options.labels),
             Self::Folder(root) => self.image_folder(root, options)?.load(split),
-            Self::Shards(root) => self.shard_folder(root, options)?.load(split, options),
+            Self::Shards { .. } => self.shard_folder(options)?.load(split, options),
             #[cfg(feature = "hub")]
-            Self::Hub {
-                repo,
-                image_column,
-                label_column,
-            } => hub_dataset(
-                repo,
-                image_column.as_deref(),
-                label_column.as_deref(),
-                options,
-            )
-            .load(split, options.shorter_side),
+            Self::Hub { .. } => self.hub_dataset(options).load(split, options.shorter_side),
+            #[cfg(not(feature = "hub"))]
+            Self::Hub { .. } => Err(self.without_hub()),
+            Self::Memory(_) => Err(self.only_in_memory()),
+        }
+    }
+
+    /// Reads a split as [`Source::load`] does, its labels matched by name with `classes`: those of the training split, or a model's.
+    ///
+    /// # Errors
+    /// As for [`Source::load`], and [`DataError::OtherClasses`] for images of a class that is not among `classes`.
+    pub fn load_of_classes(
+        &self,
+        split: Split,
+        options: &LoadOptions,
+        classes: &[String],
+    ) -> Result<Dataset> {
+        match self {
+            #[cfg(feature = "hub")]
+            Self::Hub { .. } => {
+                self.hub_dataset(options)
+                    .load_of_classes(split, options.shorter_side, classes)
+            }
+            _ => self.load(split, options)?.with_classes(classes),
+        }
+    }
+
+    /// The number of images of each of `classes` in a split, matched by name, told by its labels, of which no image is read. A folder's
+    /// broken ones are counted too. The Hub's files are fetched for it.
+    ///
+    /// A test split of which this fails would fail when all has been learned.
+    ///
+    /// # Errors
+    /// Those of [`Source::load_of_classes`], as far as files and labels go.
+    pub fn count_of_classes(
+        &self,
+        split: Split,
+        options: &LoadOptions,
+        classes: &[String],
+    ) -> Result<Vec<usize>> {
+        let (mut labels, own) = self.labels(split, options)?;
+        ClassMap::new(&own, classes).apply(&self.to_string(), &mut labels)?;
+        let mut counts = vec![0; classes.len()];
+        for label in labels {
+            counts[label as usize] += 1;
+        }
+        Ok(counts)
+    }
+
+    /// The labels of a split and the classes that it names.
+    fn labels(&self, split: Split, options: &LoadOptions) -> Result<(Vec<u32>, Vec<String>)> {
+        match self {
+            Self::Cifar100 => Cifar::Hundred.labels(&options.data_dir, split, options.labels),
+            Self::Cifar10 => Cifar::Ten.labels(&options.data_dir, split, options.labels),
+            Self::Shapes => Ok(shapes::split_labels(split, options.labels)),
+            Self::Folder(root) => {
+                let FolderFiles { files, classes } =
+                    self.image_folder(root, options)?.files(split)?;
+                Ok((files.into_iter().map(|(_, label)| label).collect(), classes))
+            }
+            Self::Shards { .. } => self.shard_folder(options)?.labels(split),
+            #[cfg(feature = "hub")]
+            Self::Hub { .. } => self.hub_dataset(options).labels(split),
             #[cfg(not(feature = "hub"))]
             Self::Hub { .. } => Err(self.without_hub()),
             Self::Memory(_) => Err(self.only_in_memory()),
@@ -189,19 +248,9 @@ impl Source {
             }
             Self::Shapes => Ok(()),
             Self::Folder(root) => self.image_folder(root, options)?.check(),
-            Self::Shards(root) => self.shard_folder(root, options).map(|_| ()),
+            Self::Shards { .. } => self.shard_folder(options).map(|_| ()),
             #[cfg(feature = "hub")]
-            Self::Hub {
-                repo,
-                image_column,
-                label_column,
-            } => hub_dataset(
-                repo,
-                image_column.as_deref(),
-                label_column.as_deref(),
-                options,
-            )
-            .check(),
+            Self::Hub { .. } => self.hub_dataset(options).check(),
             #[cfg(not(feature = "hub"))]
             Self::Hub { .. } => Err(self.without_hub()),
             Self::Memory(_) => Err(self.only_in_memory()),
@@ -219,7 +268,7 @@ impl Source {
             Self::Cifar10 => Cifar::Ten.count(&options.data_dir, split).map(Some),
             Self::Shapes => Ok(Some(shapes::count(split))),
             Self::Folder(root) => self.image_folder(root, options)?.count(split).map(Some),
-            Self::Shards(_) | Self::Hub { .. } | Self::Memory(_) => Ok(None),
+            Self::Shards { .. } | Self::Hub { .. } | Self::Memory(_) => Ok(None),
         }
     }
 
@@ -230,7 +279,7 @@ impl Source {
             Self::Cifar100 => Cifar::Hundred.is_present(data_dir),
             Self::Cifar10 => Cifar::Ten.is_present(data_dir),
             Self::Shapes => true,
-            Self::Folder(root) | Self::Shards(root) => root.is_dir(),
+            Self::Folder(root) | Self::Shards { root, .. } => root.is_dir(),
             Self::Hub { .. } | Self::Memory(_) => false,
         }
     }
@@ -251,10 +300,43 @@ impl Source {
     /// The shards that the source names.
     ///
     /// # Errors
-    /// When there are none, or the labels asked for are coarse.
-    fn shard_folder(&self, root: &Path, options: &LoadOptions) -> Result<ShardFolder> {
+    /// When there are none, the source is another, or the labels asked for are coarse.
+    pub fn shard_folder(&self, options: &LoadOptions) -> Result<ShardFolder> {
         options.labels.require_fine(self)?;
-        ShardFolder::open(root)
+        match self {
+            Self::Shards {
+                root,
+                image_column,
+                label_column,
+            } => Ok(ShardFolder::open(root)?
+                .with_columns(image_column.as_deref(), label_column.as_deref())),
+            _ => Err(DataError::InvalidOption {
+                option: "dataset",
+                expected: "shards:DIR".into(),
+                found: self.to_string(),
+            }),
+        }
+    }
+
+    #[cfg(feature = "hub")]
+    fn hub_dataset(&self, options: &LoadOptions) -> HubDataset {
+        let (repo, image_column, label_column) = match self {
+            Self::Hub {
+                repo,
+                image_column,
+                label_column,
+            } => (repo.as_str(), image_column.clone(), label_column.clone()),
+            _ => ("", None, None), // refused as the name of a repository
+        };
+        HubDataset {
+            image_column,
+            label_column,
+            labels: options.labels,
+            seed: options.seed,
+            broken: options.broken,
+            ..HubDataset::new(repo)
+        }
+        .watched(options.watcher.clone())
     }
 
     fn only_in_memory(&self) -> DataError {
@@ -272,24 +354,6 @@ impl Source {
             feature: "hub",
         }
     }
-}
-
-#[cfg(feature = "hub")]
-fn hub_dataset(
-    repo: &str,
-    image_column: Option<&str>,
-    label_column: Option<&str>,
-    options: &LoadOptions,
-) -> HubDataset {
-    HubDataset {
-        image_column: image_column.map(Into::into),
-        label_column: label_column.map(Into::into),
-        labels: options.labels,
-        seed: options.seed,
-        broken: options.broken,
-        ..HubDataset::new(repo)
-    }
-    .watched(options.watcher.clone())
 }
 
 #[cfg(test)]
@@ -331,7 +395,8 @@ mod tests {
             Source::Folder(photos.join(".")),
         );
         assert!(one.is_same_place(&other));
-        assert!(!one.is_same_place(&Source::Shards(photos)));
+        let shards: Source = format!("shards:{}", photos.display()).parse().unwrap();
+        assert!(!one.is_same_place(&shards));
     }
 
     #[test]
@@ -340,6 +405,25 @@ mod tests {
         let counted = Source::Shapes.count(Split::Test, &options).unwrap();
         let loaded = Source::Shapes.load(Split::Test, &options).unwrap();
         assert_eq!(counted, Some(loaded.len()));
+    }
+
+    #[test]
+    fn images_are_counted_by_class_without_reading_any() {
+        let options = options(Path::new("nowhere"), Labels::Coarse);
+        let mut classes = Source::Shapes.labels(Split::Test, &options).unwrap().1;
+        classes.reverse();
+        classes.push("none of these".into());
+        let counts = Source::Shapes.count_of_classes(Split::Test, &options, &classes);
+        assert_eq!(counts.unwrap(), [400, 400, 400, 400, 400, 0]);
+        let error = Source::Shapes.count_of_classes(Split::Test, &options, &classes[1..]);
+        assert!(
+            matches!(error, Err(DataError::OtherClasses { .. })),
+            "{error:?}"
+        );
+        let loaded = Source::Shapes
+            .load_of_classes(Split::Test, &options, &classes)
+            .unwrap();
+        assert_eq!((loaded.labels()[0], loaded.classes()), (4, &classes[..]));
     }
 
     #[test]

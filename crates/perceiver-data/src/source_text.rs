@@ -10,8 +10,8 @@ use crate::error::{DataError, Result};
 use crate::source::Source;
 
 /// What [`Source`] can be written as.
-const FORMS: &str =
-    "cifar100, cifar10, shapes, folder:DIR, shards:DIR or hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]";
+const FORMS: &str = "cifar100, cifar10, shapes, folder:DIR, shards:DIR[,image=COLUMN][,label=COLUMN] or \
+     hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]";
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,7 +20,19 @@ impl fmt::Display for Source {
             Self::Cifar10 => Cifar::Ten.fmt(f),
             Self::Shapes => f.pad("shapes"),
             Self::Folder(root) => write!(f, "folder:{}", root.display()),
-            Self::Shards(root) => write!(f, "shards:{}", root.display()),
+            Self::Shards {
+                root,
+                image_column,
+                label_column,
+            } => {
+                write!(f, "shards:{}", root.display())?;
+                for (key, column) in [("image", image_column), ("label", label_column)] {
+                    if let Some(column) = column {
+                        write!(f, ",{key}={column}")?;
+                    }
+                }
+                Ok(())
+            }
             Self::Hub {
                 repo,
                 image_column,
@@ -51,7 +63,7 @@ impl FromStr for Source {
                 _ => None,
             },
             Some(("folder", dir)) if !dir.is_empty() => Some(Self::Folder(dir.into())),
-            Some(("shards", dir)) if !dir.is_empty() => Some(Self::Shards(dir.into())),
+            Some(("shards", address)) => parse_shards(address),
             Some(("hf", address)) => parse_hub(address),
             Some(("memory", name)) if !name.is_empty() => Some(Self::Memory(name.into())),
             Some(_) => None,
@@ -95,6 +107,29 @@ fn holds_shards(folder: &Path) -> bool {
     entries(folder).any(|entry| {
         let path = entry.path();
         is_shard(&path) || entries(&path).any(|inner| is_shard(&inner.path()))
+    })
+}
+
+/// A directory, and after it the columns that are not to be told by their names.
+fn parse_shards(address: &str) -> Option<Source> {
+    let (mut dir, mut image_column, mut label_column) = (address, None, None);
+    while let Some((before, option)) = dir.rsplit_once(',') {
+        let (key, column) = option.split_once('=').unwrap_or(("", ""));
+        let place = match key {
+            "image" => &mut image_column,
+            "label" => &mut label_column,
+            _ => break, // a comma of the directory's name
+        };
+        if column.is_empty() || place.is_some() {
+            return None;
+        }
+        *place = Some(column.to_owned());
+        dir = before;
+    }
+    (!dir.is_empty()).then(|| Source::Shards {
+        root: dir.into(),
+        image_column,
+        label_column,
     })
 }
 
@@ -146,6 +181,14 @@ mod tests {
         }
     }
 
+    fn shards(root: &str, image: Option<&str>, label: Option<&str>) -> Source {
+        Source::Shards {
+            root: root.into(),
+            image_column: image.map(Into::into),
+            label_column: label.map(Into::into),
+        }
+    }
+
     #[test]
     fn every_source_survives_its_text_form() {
         let sources = [
@@ -153,7 +196,13 @@ mod tests {
             (Source::Cifar10, "cifar10"),
             (Source::Shapes, "shapes"),
             (Source::Folder("a:b/c d".into()), "folder:a:b/c d"),
-            (Source::Shards("/data/s".into()), "shards:/data/s"),
+            (shards("/data/s", None, None), "shards:/data/s"),
+            (shards("a,b", None, None), "shards:a,b"),
+            (
+                shards("/data/s", Some("photo"), Some("kind")),
+                "shards:/data/s,image=photo,label=kind",
+            ),
+            (shards("a,b", None, Some("y")), "shards:a,b,label=y"),
             (hub("uoft-cs/cifar100", None, None), "hf:uoft-cs/cifar100"),
             (hub("a/b", Some("img"), Some("y")), "hf:a/b:img:y"),
             (hub("a/b", None, Some("y")), "hf:a/b::y"),
@@ -177,6 +226,9 @@ mod tests {
             "folder",
             "folder:",
             "shards:",
+            "shards:,label=y",
+            "shards:a,label=",
+            "shards:a,label=x,label=y",
             "hf",
             "hf:",
             "hf:name",
@@ -221,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_as_what_parses_the_same(text in "(folder|shards|hf|memory)?:?[a-z/: ]{0,12}") {
+        fn what_parses_prints_as_what_parses_the_same(text in "(folder|shards|hf|memory)?:?[a-z/:, ]{0,12}(,label=[a-z,=]{0,3})?") {
             if let Ok(source) = text.parse::<Source>() {
                 prop_assert_eq!(source.to_string().parse::<Source>().unwrap(), source);
             }

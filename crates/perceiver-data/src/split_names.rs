@@ -17,6 +17,18 @@ pub(crate) fn part_of_stem(stem: &str) -> Option<&'static [&'static str]> {
     part_called(stem.split(['-', '_', '.']).next().unwrap_or(stem))
 }
 
+/// The only part that the words of a file's name without its extension stand for, in any case and with a number at their end, as in
+/// `imagenet1k-train-0000` or `Test01`.
+pub(crate) fn part_within_stem(stem: &str) -> Option<&'static [&'static str]> {
+    let words = stem.split(|c: char| !c.is_alphanumeric());
+    let mut parts = words.filter_map(|word| {
+        let word = word.trim_end_matches(|c: char| c.is_ascii_digit());
+        part_called(&word.to_lowercase())
+    });
+    let first = parts.next()?;
+    parts.all(|part| part == first).then_some(first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +45,20 @@ mod tests {
             assert_eq!(part_called(word), part, "{word}");
         }
         assert_eq!(part_of_stem("Train-00000-of-00002"), Some(TRAIN));
+    }
+
+    #[test]
+    fn a_part_is_found_among_the_words_of_a_name() {
+        for (stem, part) in [
+            ("imagenet1k-train-0000", Some(TRAIN)),
+            ("Test01", Some(TEST)),
+            ("my set.validation 3", Some(VALIDATION)),
+            ("train-training-1", Some(TRAIN)),
+            ("train-and-test", None),
+            ("constraints-0", None),
+            ("", None),
+        ] {
+            assert_eq!(part_within_stem(stem), part, "{stem}");
+        }
     }
 }

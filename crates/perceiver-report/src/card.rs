@@ -136,7 +136,7 @@ pub(crate) fn hub_dataset(source: &Source) -> Option<&str> {
         Source::Cifar100 => Some("uoft-cs/cifar100"),
         Source::Cifar10 => Some("uoft-cs/cifar10"),
         Source::Hub { repo, .. } => Some(repo),
-        Source::Shapes | Source::Folder(_) | Source::Shards(_) | Source::Memory(_) => None,
+        Source::Shapes | Source::Folder(_) | Source::Shards { .. } | Source::Memory(_) => None,
     }
 }
 

@@ -62,7 +62,7 @@ impl Public {
             recipe.map(|recipe| &recipe.data.dataset),
         ];
         for source in sources.into_iter().flatten() {
-            if let Source::Folder(root) | Source::Shards(root) = source {
+            if let Source::Folder(root) | Source::Shards { root, .. } = source {
                 public.own_images = true;
                 public.hide(root, &public.name(root, "images"));
             }
@@ -122,7 +122,15 @@ impl Public {
         let named = |root: &Path| PathBuf::from(self.name(root, "images"));
         match source {
             Source::Folder(root) => Source::Folder(named(root)),
-            Source::Shards(root) => Source::Shards(named(root)),
+            Source::Shards {
+                root,
+                image_column,
+                label_column,
+            } => Source::Shards {
+                root: named(root),
+                image_column: image_column.clone(),
+                label_column: label_column.clone(),
+            },
             other => other.clone(),
         }
     }

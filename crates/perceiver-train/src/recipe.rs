@@ -331,7 +331,7 @@ impl Recipe {
 impl DataRecipe {
     /// Whether choices are made by the data set's own validation split, where it has one.
     pub fn uses_validation_split(&self) -> bool {
-        let in_earlier_versions = matches!(self.dataset, Source::Shards(_));
+        let in_earlier_versions = matches!(self.dataset, Source::Shards { .. });
         self.use_validation_split.unwrap_or(in_earlier_versions)
     }
 

@@ -55,7 +55,13 @@ impl TrainingData {
         }
         options.labels = card.labels;
         options.seed = card.split_seed();
-        let test = test_pictures(source, &options, card.limit_test, &Alone)?;
+        let test = test_pictures(
+            source,
+            &options,
+            card.limit_test,
+            &checkpoint.config.classes,
+            &Alone,
+        )?;
         let hashes: HashSet<_> = hashes(&test)?.into_iter().collect();
         let mut shared = HashSet::new();
         for part in [&self.train, &self.validation] {

@@ -1,18 +1,18 @@
 //! From a data set to what a run needs of it: training and validation parts, normalization, class names, a hash.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use perceiver_data::{
     ChannelSums, DataError, Dataset, FolderListing, LoadOptions, Normalization, Pictures,
-    Preprocessing, ShardFolder, Source, Split, Watcher,
+    Preprocessing, Source, Split, Watcher,
 };
 
 use crate::error::Result;
 use crate::ranks::{Alone, Ranks};
 use crate::recipe::Recipe;
 use crate::survey::Surveys;
+use crate::test_pictures::count_test_images;
 
 /// The training split, divided and described.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct TrainingData {
     pub sha256: String,
     /// Where the data came from, which the run and its checkpoint say.
     pub source: Source,
+    /// The number of test images of every class, as far as files and labels tell; none where the data was made of what was there.
+    pub test_counts: Option<Vec<usize>>,
     /// What was found in shards, for the run to keep.
     pub surveys: Surveys,
     /// The files of a folder as they were when it was read: the run is judged by those of the test split.
@@ -39,7 +41,7 @@ pub struct TrainingData {
 }
 
 impl TrainingData {
-    /// Reads the recipe's training split. The test split is only looked at from outside.
+    /// Reads the recipe's training split. Of the test split files and labels are looked at, and no image.
     ///
     /// # Errors
     /// When either split is not what it should be, or one part would be empty.
@@ -67,19 +69,24 @@ impl TrainingData {
         if let Some(listing) = options.listing.as_ref().filter(|_| ranks.is_first()) {
             listing.say();
         }
-        let data = if let Source::Shards(root) = source {
-            Self::in_shards(root, recipe, &options, ranks, surveys)?
+        let data = if let Source::Shards { .. } = source {
+            Self::in_shards(recipe, &options, ranks, surveys)?
         } else {
             let dataset = source.load(Split::Train, &options)?;
             let own = recipe.data.uses_validation_split();
-            let own = own.then(|| source.load(Split::Validation, &options));
+            let own =
+                own.then(|| source.load_of_classes(Split::Validation, &options, dataset.classes()));
             let own = own.transpose()?.filter(|own| !own.is_empty());
             Self::divide(dataset, own, recipe, ranks, watcher)?
         };
+        let loading = start.elapsed();
+        let classes = data.train.classes();
+        let test_counts = count_test_images(&recipe.data.dataset, &options, classes)?;
         Ok(Self {
             listing: options.listing,
-            loading: start.elapsed(),
             source: recipe.data.dataset.clone(),
+            loading,
+            test_counts: Some(test_counts),
             ..data
         })
     }
@@ -121,7 +128,6 @@ impl TrainingData {
         let (train, validation) = match own {
             None => dataset.split_tail(recipe.data.validation_fraction),
             Some(own) => {
-                require_same_classes(&dataset, &own)?;
                 say_own_validation(own.name(), own.len(), ranks);
                 sha256 = format!("{sha256}+{}", own.sha256());
                 (dataset, own)
@@ -133,6 +139,7 @@ impl TrainingData {
             preprocessing: preprocessing(recipe, normalization),
             sha256,
             source,
+            test_counts: None,
             surveys: Surveys::default(),
             listing: None,
             init_overlap: None,
@@ -143,13 +150,12 @@ impl TrainingData {
 
     /// Looks through shards, of which each rank takes some.
     fn in_shards(
-        root: &Path,
         recipe: &Recipe,
         options: &LoadOptions,
         ranks: &dyn Ranks,
         mut surveys: Surveys,
     ) -> Result<Self> {
-        let folder = ShardFolder::open(root)?;
+        let folder = recipe.data.dataset.shard_folder(options)?;
         if ranks.is_first() && folder.is_tested_by_validation() {
             tracing::info!(
                 "{}: no test split: its validation split is kept for the test, and a part of the training images validates",
@@ -167,7 +173,11 @@ impl TrainingData {
         let mut sha256 = train.sha256().to_string();
         let own = folder.has_validation() && recipe.data.uses_validation_split();
         let (train, validation) = if own {
-            let validation = folder.split(Split::Validation, options.shorter_side)?;
+            let validation = folder.split_of_classes(
+                Split::Validation,
+                options.shorter_side,
+                train.classes(),
+            )?;
             let (validation, _) = surveys.surveyed(validation, options, ranks)?;
             say_own_validation(validation.name(), validation.len(), ranks);
             sha256 = format!("{sha256}+{}", validation.sha256());
@@ -181,6 +191,7 @@ impl TrainingData {
             preprocessing: preprocessing(recipe, normalization),
             sha256,
             source: recipe.data.dataset.clone(),
+            test_counts: None,
             surveys,
             listing: None,
             init_overlap: None,
@@ -261,27 +272,6 @@ fn require_two_classes(
         name: name.to_string(),
         expected: "training images of at least two classes".to_string(),
         found: format!("one class, {:?}", only.map_or("", String::as_str)),
-    }
-    .into())
-}
-
-/// A label means the same class in a validation split of its own.
-fn require_same_classes(train: &Dataset, validation: &Dataset) -> Result<()> {
-    let (expected, found) = (train.classes(), validation.classes());
-    if expected == found {
-        return Ok(());
-    }
-    let differing = expected.iter().zip(found).find(|(a, b)| a != b);
-    let found = match differing {
-        Some((expected, found)) => format!("{found:?} in the place of {expected:?}"),
-        None => format!("{} in the place of {}", found.len(), expected.len()),
-    };
-    Err(DataError::Inconsistent {
-        name: validation.name().to_string(),
-        expected: "the classes of the training split in the validation split, in the same order; \
-            data.use_validation_split=false leaves it out"
-            .to_string(),
-        found,
     }
     .into())
 }

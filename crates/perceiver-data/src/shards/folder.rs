@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::class_names::{ClassMap, read_class_names};
 use crate::dataset::{Dataset, Split, TestSplit};
 use crate::error::{DataError, Result};
-use crate::labels::numbered;
+use crate::file_labels::{FileClasses, FileLabels, join};
+use crate::labels::require_dense;
 use crate::loader::Part;
-use crate::shards::shard::{Shard, is_shard};
+use crate::shards::compression;
+use crate::shards::shard::{Indexed, Places, Shard, ShardColumns, is_shard};
 use crate::shards::streamed::Streamed;
 use crate::shards::survey::Survey;
+use crate::shards::unpaired_files::UnpairedFiles;
 use crate::source::LoadOptions;
-use crate::split_names::{TEST, TRAIN, VALIDATION, part_called, part_of_stem};
+use crate::split_names::{TEST, TRAIN, VALIDATION, part_called, part_of_stem, part_within_stem};
 
 /// The file with the classes' names.
 pub(super) const CLASSES: &str = "classes.txt";
@@ -26,49 +30,79 @@ pub struct ShardFolder {
     train: Vec<PathBuf>,
     test: Vec<PathBuf>,
     validation: Vec<PathBuf>,
+    /// Shards of no split.
+    others: Vec<PathBuf>,
     /// The names in [`CLASSES`].
     classes: Option<Vec<String>>,
+    columns: ShardColumns,
 }
 
 impl ShardFolder {
-    /// Lists the shards below `root`.
+    /// Lists the shards below `root`. Their split is told by the first word of their name, as in `train-0000.tar`, or by their folder;
+    /// where there is none of a split so, by any word, as in `imagenet-train-0000.tar`.
     ///
     /// # Errors
-    /// [`DataError::Missing`] without the folder, and without shards to train and to test on; [`DataError::Shard`] when
-    /// `classes.txt` has an empty line or a name twice.
+    /// [`DataError::Missing`] without the folder, and without shards to train and to test on; [`DataError::Shard`] when these are
+    /// compressed, and when `classes.txt` has an empty line or a name twice.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
-        let mut parts = [TRAIN, TEST, VALIDATION].map(|words| (words, Vec::new()));
-        for path in shards_below(&root)? {
-            let part = part_of(&root, &path);
-            if let Some((_, files)) = parts.iter_mut().find(|(words, _)| Some(*words) == part) {
-                files.push(path);
-            } else {
-                tracing::debug!("{} belongs to no split: passed over", path.display());
-            }
-        }
-        let [train, mut test, mut validation] = parts.map(|(_, mut files)| {
-            files.sort();
-            files
-        });
+        let mut files = shards_below(&root)?;
+        files.sort();
+        refuse_compressed(&root, &files)?;
+        files.retain(|path| compression::by_name(path).is_none());
+        let [train, mut test, mut validation] =
+            [TRAIN, TEST, VALIDATION].map(|words| files_of(&root, &mut files, words));
         if test.is_empty() {
             std::mem::swap(&mut test, &mut validation);
         }
-        for (files, part) in [(&train, "train"), (&test, "test")] {
-            if files.is_empty() {
-                return Err(DataError::Missing {
-                    path: root.join(format!("{part}-*.tar")),
-                    expected: format!("shards of the {part} split, .tar or .parquet"),
-                });
-            }
-        }
-        Ok(Self {
-            classes: class_names(&root.join(CLASSES))?,
+        let folder = Self {
+            classes: listed_classes(&root.join(CLASSES))?,
             root,
             train,
             test,
             validation,
+            others: files,
+            columns: ShardColumns::default(),
+        };
+        folder.require_both_splits()?;
+        Ok(folder)
+    }
+
+    /// The same with columns of Parquet files by their names; those not given are told by what they are called.
+    #[must_use]
+    pub fn with_columns(mut self, image: Option<&str>, label: Option<&str>) -> Self {
+        self.columns = ShardColumns {
+            image: image.map(Into::into),
+            label: label.map(Into::into),
+        };
+        self
+    }
+
+    fn require_both_splits(&self) -> Result<()> {
+        let splits = [(&self.train, "train"), (&self.test, "test")];
+        let Some((_, split)) = splits.into_iter().find(|(files, _)| files.is_empty()) else {
+            return Ok(());
+        };
+        let others = match self.others.len() {
+            0 => String::new(),
+            count => format!(
+                "; found {count} shards of no split, such as {}",
+                self.some_others()
+            ),
+        };
+        Err(DataError::Missing {
+            path: self.root.join(format!("{split}-*.tar")),
+            expected: format!("shards of the {split} split, .tar or .parquet{others}"),
         })
+    }
+
+    /// The first few shards of no split.
+    fn some_others(&self) -> String {
+        let names = self.others.iter().take(3).map(|path| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        });
+        names.collect::<Vec<_>>().join(", ")
     }
 
     /// What the data set is called, for people.
@@ -82,18 +116,40 @@ impl ShardFolder {
     }
 
     /// The pictures of a split, of which places and labels are read now. Broken ones are among them until a
-    /// [`Survey`](crate::Survey) has found them. They will be shrunk to `shorter_side`.
+    /// [`Survey`](crate::Survey) has found them. They will be shrunk to `shorter_side`. Classes are those in `classes.txt`, else those
+    /// that the training shards tell.
     ///
     /// # Errors
     /// [`DataError::Shard`], [`DataError::Parquet`], [`DataError::Column`] and [`DataError::LabelOutOfRange`], with the file;
-    /// [`DataError::Inconsistent`] where files name other classes than those before them.
+    /// [`DataError::Inconsistent`] where files tell their classes in different ways, or a class has lost all images as they belong to no
+    /// sample; [`DataError::OtherClasses`] for images of a class that is not listed; [`DataError::SparseLabels`].
     pub fn split(&self, split: Split, shorter_side: usize) -> Result<Streamed> {
-        let files = match split {
-            Split::Train => &self.train,
-            Split::Test => &self.test,
-            Split::Validation => &self.validation,
-        };
-        let pictures = self.pictures(files, shorter_side)?;
+        if split != Split::Train {
+            let classes = self.labelled(&self.train)?.classes;
+            return self.split_of_classes(split, shorter_side, &classes);
+        }
+        if !self.others.is_empty() {
+            tracing::warn!(
+                "{}: passed over {} shards of no split, such as {}",
+                self.name(),
+                self.others.len(),
+                self.some_others()
+            );
+        }
+        self.pictures(&self.train, shorter_side, None)
+    }
+
+    /// The pictures of a split, as [`ShardFolder::split`] has them, their labels matched by name with `classes`, such as a model's.
+    ///
+    /// # Errors
+    /// As for [`ShardFolder::split`].
+    pub fn split_of_classes(
+        &self,
+        split: Split,
+        shorter_side: usize,
+        classes: &[String],
+    ) -> Result<Streamed> {
+        let pictures = self.pictures(self.files(split), shorter_side, Some(classes))?;
         Ok(match split {
             Split::Test if self.is_tested_by_validation() => {
                 pictures.with_test_split(TestSplit::Validation)
@@ -102,10 +158,25 @@ impl ShardFolder {
         })
     }
 
+    /// The labels of a split, and the classes that its files tell.
+    pub(crate) fn labels(&self, split: Split) -> Result<(Vec<u32>, Vec<String>)> {
+        let Labelled { files, classes } = self.labelled(self.files(split))?;
+        let labels = files.into_iter().flat_map(|(labels, _)| labels.labels);
+        Ok((labels.collect(), classes))
+    }
+
+    fn files(&self, split: Split) -> &[PathBuf] {
+        match split {
+            Split::Train => &self.train,
+            Split::Test => &self.test,
+            Split::Validation => &self.validation,
+        }
+    }
+
     /// Whether the validation shards are the test split, for want of another.
     pub fn is_tested_by_validation(&self) -> bool {
-        let first = self.test.first();
-        first.is_some_and(|path| part_of(&self.root, path) == Some(VALIDATION))
+        let part = |path: &PathBuf| part_of(&self.root, path).or_else(|| part_within(path));
+        self.test.first().and_then(part) == Some(VALIDATION)
     }
 
     /// Reads all pictures of a split into memory.
@@ -126,42 +197,104 @@ impl ShardFolder {
         )
     }
 
-    fn pictures(&self, files: &[PathBuf], shorter_side: usize) -> Result<Streamed> {
-        let (shards, names) = index(files)?;
-        let classes = match (&self.classes, names) {
-            (Some(classes), _) => classes.clone(),
-            (None, Some(names)) => names,
-            (None, None) if files == self.train => numbered_classes(&shards),
-            (None, None) => numbered_classes(&index(&self.train)?.0),
+    /// The pictures in files; by the classes that these tell, or else matched by name with `wanted`.
+    fn pictures(
+        &self,
+        files: &[PathBuf],
+        shorter_side: usize,
+        wanted: Option<&[String]>,
+    ) -> Result<Streamed> {
+        let Labelled { mut files, classes } = self.labelled(files)?;
+        let classes = match wanted {
+            None => classes,
+            Some(wanted) => {
+                let map = ClassMap::new(&classes, wanted);
+                for (labels, _) in &mut files {
+                    map.apply(&labels.path.display().to_string(), &mut labels.labels)?;
+                }
+                wanted.to_vec()
+            }
         };
-        for shard in &shards {
-            shard.require_classes(classes.len())?;
+        let shards = files.into_iter();
+        let shards = shards.map(|(labels, places)| Shard::new(labels, places));
+        Ok(Streamed::new(
+            self.name(),
+            classes,
+            shards.collect(),
+            shorter_side,
+        ))
+    }
+
+    /// Indexed files, whose labels are those of the classes that `classes.txt` or the files tell.
+    fn labelled(&self, files: &[PathBuf]) -> Result<Labelled> {
+        let indexed = files
+            .par_iter()
+            .map(|path| Indexed::open(path, &self.columns));
+        let indexed: Vec<Indexed> = indexed.collect::<Result<_>>()?;
+        let (mut labels, mut places) = (Vec::new(), Vec::new());
+        let mut unpaired = UnpairedFiles::default();
+        for file in indexed {
+            labels.push(file.labels);
+            places.push(file.places);
+            unpaired.join(file.unpaired);
         }
-        Ok(Streamed::new(self.name(), classes, shards, shorter_side))
+        let classes = join(&mut labels, self.classes.as_deref())?;
+        let of_files: Vec<&[u32]> = labels.iter().map(|file| &file.labels[..]).collect();
+        unpaired.say(&self.name(), &classes, &of_files)?;
+        let by_number = |file: &FileLabels| file.classes == FileClasses::Numbers;
+        if files == self.train && self.classes.is_none() && labels.iter().all(by_number) {
+            require_dense(&self.root, of_files.iter().copied().flatten().copied())?;
+        }
+        Ok(Labelled {
+            files: labels.into_iter().zip(places).collect(),
+            classes,
+        })
     }
 }
 
-/// Indexed shards, and the names of their classes, if they have them.
-fn index(files: &[PathBuf]) -> Result<(Vec<Shard>, Option<Vec<String>>)> {
-    let indexed = files.par_iter().map(|path| Shard::open(path));
-    let indexed: Vec<_> = indexed.collect::<Result<_>>()?;
-    let names = indexed.first().and_then(|(_, names)| names.clone());
-    let (shards, all_names): (Vec<_>, Vec<_>) = indexed.into_iter().unzip();
-    if let Some(other) = all_names.iter().position(|other| *other != names) {
-        let count = |names: &Option<Vec<String>>| names.as_ref().map_or(0, Vec::len);
-        return Err(DataError::Inconsistent {
-            name: files[other].display().to_string(),
-            expected: format!("the {} class names of the files before it", count(&names)),
-            found: format!("{} other names", count(&all_names[other])),
-        });
-    }
-    Ok((shards, names))
+/// Indexed files, and the classes that their labels are of.
+struct Labelled {
+    files: Vec<(FileLabels, Places)>,
+    classes: Vec<String>,
 }
 
-/// Numbers up to the largest label.
-fn numbered_classes(shards: &[Shard]) -> Vec<String> {
-    let labels = shards.iter().flat_map(Shard::labels);
-    numbered(labels.max().map_or(0, |&largest| largest + 1))
+/// The files of a split, which are taken out of `files`: those whose own name or whose folder's begins with one of `words`, or else
+/// those whose name has one somewhere.
+fn files_of(root: &Path, files: &mut Vec<PathBuf>, words: &'static [&'static str]) -> Vec<PathBuf> {
+    let mut take = |belongs: &dyn Fn(&Path) -> bool| {
+        let belongs = |path: &mut PathBuf| belongs(path);
+        files.extract_if(.., belongs).collect::<Vec<PathBuf>>()
+    };
+    let begins = take(&|path| part_of(root, path) == Some(words));
+    if begins.is_empty() {
+        take(&|path| part_of(root, path).is_none() && part_within(path) == Some(words))
+    } else {
+        begins
+    }
+}
+
+/// Refuses shards that are compressed, unless they have been unpacked beside where they lie.
+fn refuse_compressed(root: &Path, files: &[PathBuf]) -> Result<()> {
+    let compressed = files
+        .iter()
+        .filter_map(|path| Some((path, compression::by_name(path)?)));
+    for (path, compression) in compressed {
+        let unpacked = compression::unpacked(path);
+        let is_of_split = part_of(root, path).or_else(|| part_within(path)).is_some();
+        if is_of_split && !files.contains(&unpacked) {
+            return Err(DataError::Shard {
+                path: path.clone(),
+                expected: compression::EXPECTED.to_owned(),
+                found: compression::found(compression),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The part of the data set that a file's name has somewhere.
+fn part_within(path: &Path) -> Option<&'static [&'static str]> {
+    part_within_stem(path.file_stem()?.to_str()?)
 }
 
 /// The part of the data set that a file belongs to, by its own name or that of its folder.
@@ -209,29 +342,10 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The names in the file at `path`, one a line; none without the file.
-fn class_names(path: &Path) -> Result<Option<Vec<String>>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(DataError::Io {
-                action: "read",
-                path: path.to_owned(),
-                source,
-            });
-        }
-    };
-    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
-    let is_wrong = |at: usize| names[at].is_empty() || names[..at].contains(&names[at]);
-    match (0..names.len()).find(|&at| is_wrong(at)) {
-        None if !names.is_empty() => Ok(Some(names)),
-        wrong => Err(DataError::Shard {
-            path: path.to_owned(),
-            expected: "the classes' names, one a line, each once".to_owned(),
-            found: wrong.map_or("none".to_owned(), |at| {
-                format!("{:?} in line {}", names[at], at + 1)
-            }),
-        }),
+fn listed_classes(path: &Path) -> Result<Option<Vec<String>>> {
+    match read_class_names(path) {
+        Err(DataError::Missing { .. }) => Ok(None),
+        names => names.map(Some),
     }
 }
 
@@ -294,20 +408,55 @@ mod tests {
     }
 
     #[test]
-    fn class_names_are_lines_of_which_each_comes_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(CLASSES);
-        assert_eq!(class_names(&path).unwrap(), None);
-        fs::write(&path, "ant\r\nbee hive\n").unwrap();
-        assert_eq!(class_names(&path).unwrap().unwrap(), ["ant", "bee hive"]);
-        for (text, found) in [
-            ("", "found none"),
-            ("a\n\nb", "\"\" in line 2"),
-            ("a\nb\na", "\"a\" in line 3"),
-        ] {
-            fs::write(&path, text).unwrap();
-            let error = class_names(&path).unwrap_err().to_string();
-            assert!(error.contains(found), "{error}");
-        }
+    fn a_split_is_understood_wherever_its_name_stands() {
+        let root = tempfile::tempdir().unwrap();
+        touch(
+            root.path(),
+            &[
+                "imagenet1k-train-0000.tar",
+                "imagenet1k_Val_0.tar",
+                "notes.tar",
+                "set-train-test.tar",
+            ],
+        );
+        let folder = ShardFolder::open(root.path()).unwrap();
+        let path = |name| root.path().join(name);
+        assert_eq!(folder.train, [path("imagenet1k-train-0000.tar")]);
+        assert_eq!(folder.test, [path("imagenet1k_Val_0.tar")]);
+        assert_eq!(
+            folder.others,
+            [path("notes.tar"), path("set-train-test.tar")]
+        );
+        // A file that begins with the name of a split goes before others, which have not been part of it.
+        touch(root.path(), &["train-0.tar"]);
+        let folder = ShardFolder::open(root.path()).unwrap();
+        assert_eq!(folder.train, [path("train-0.tar")]);
+        assert_eq!(folder.others.len(), 3);
+    }
+
+    #[test]
+    fn shards_of_no_split_are_named_and_compressed_ones_refused() {
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &["a.tar", "b.tar", "test-0.tar"]);
+        let message = || ShardFolder::open(root.path()).unwrap_err().to_string();
+        let no_train = message();
+        assert!(no_train.contains("train-*.tar is missing"), "{no_train}");
+        assert!(
+            no_train.ends_with("found 2 shards of no split, such as a.tar, b.tar"),
+            "{no_train}"
+        );
+        touch(root.path(), &["train-0.tar.gz"]);
+        let gzip = message();
+        assert!(
+            gzip.contains("train-0.tar.gz: expected a tar file that is not compressed"),
+            "{gzip}"
+        );
+        assert!(
+            gzip.contains("found one that gzip has compressed"),
+            "{gzip}"
+        );
+        touch(root.path(), &["train-0.tar"]);
+        let folder = ShardFolder::open(root.path()).unwrap();
+        assert_eq!(folder.train.len(), 1, "what was unpacked is read");
     }
 }

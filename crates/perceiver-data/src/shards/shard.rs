@@ -2,11 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::class_names::MAX_CLASSES;
 #[cfg(not(feature = "parquet"))]
 use crate::error::DataError;
 use crate::error::Result;
-use crate::labels::{MAX_UNNAMED_CLASSES, class_indices};
+use crate::file_labels::{FileClasses, FileLabels};
+use crate::labels::class_indices;
+use crate::shards::compression;
 use crate::shards::tar_shard::{self, Span};
+use crate::shards::unpaired_files::UnpairedFiles;
+
+/// The columns of Parquet shards that were named; others are told by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "parquet"), allow(dead_code))]
+pub(crate) struct ShardColumns {
+    pub(crate) image: Option<String>,
+    pub(crate) label: Option<String>,
+}
 
 /// An indexed shard.
 #[derive(Debug)]
@@ -19,36 +31,48 @@ pub(crate) struct Shard {
 
 /// Where its pictures are.
 #[derive(Debug)]
-enum Places {
+pub(super) enum Places {
     Tar(Vec<Span>),
-    /// Row by row.
+    /// Row by row, in these columns.
     #[cfg(feature = "parquet")]
-    Parquet,
+    Parquet(ShardColumns),
+}
+
+/// What looking through a file tells.
+pub(super) struct Indexed {
+    pub(super) labels: FileLabels,
+    pub(super) places: Places,
+    pub(super) unpaired: UnpairedFiles,
+}
+
+impl Indexed {
+    /// Indexes the file at `path`.
+    pub(super) fn open(path: &Path, columns: &ShardColumns) -> Result<Self> {
+        tracing::debug!("reading {}", path.display());
+        if !is_tar(path) {
+            return parquet(path, columns);
+        }
+        let index = tar_shard::index(path)?;
+        Ok(Self {
+            labels: FileLabels {
+                path: path.to_owned(),
+                labels: class_indices(path, &index.labels, MAX_CLASSES)?,
+                classes: FileClasses::Numbers,
+            },
+            places: Places::Tar(index.spans),
+            unpaired: index.unpaired,
+        })
+    }
 }
 
 impl Shard {
-    /// Indexes the file at `path`; and the classes' names, if it has them.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<Vec<String>>)> {
-        tracing::debug!("reading {}", path.display());
-        let (places, labels, names) = if is_tar(path) {
-            let (spans, labels) = tar_shard::index(path)?;
-            (Places::Tar(spans), labels, None)
-        } else {
-            parquet(path)?
-        };
-        let shard = Self {
-            path: path.to_owned(),
-            labels: class_indices(path, &labels, MAX_UNNAMED_CLASSES)?,
+    /// A file with these labels, which are those of the data set's classes.
+    pub(super) fn new(labels: FileLabels, places: Places) -> Self {
+        Self {
+            path: labels.path,
+            labels: labels.labels,
             places,
-        };
-        Ok((shard, names))
-    }
-
-    /// Makes sure that all labels are below `classes`.
-    pub(crate) fn require_classes(&self, classes: usize) -> Result<()> {
-        let labels = self.labels.iter().copied().map(i64::from);
-        class_indices(&self.path, &labels.collect::<Vec<_>>(), classes)?;
-        Ok(())
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -64,7 +88,7 @@ impl Shard {
         let places = match &self.places {
             Places::Tar(spans) => size_of_val(&spans[..]),
             #[cfg(feature = "parquet")]
-            Places::Parquet => 0,
+            Places::Parquet(_) => 0,
         };
         places + size_of_val(&self.labels[..])
     }
@@ -86,14 +110,14 @@ impl Shard {
                 tar_shard::read(&self.path, spans)
             }
             #[cfg(feature = "parquet")]
-            Places::Parquet => super::parquet_shard::read(&self.path, rows),
+            Places::Parquet(columns) => super::parquet_shard::read(&self.path, columns, rows),
         }
     }
 }
 
-/// Whether a file is a shard, by its name.
+/// Whether a file is a shard, by its name; compressed ones are, to be refused.
 pub(crate) fn is_shard(path: &Path) -> bool {
-    is_tar(path) || has_extension(path, "parquet")
+    is_tar(path) || has_extension(path, "parquet") || compression::by_name(path).is_some()
 }
 
 fn is_tar(path: &Path) -> bool {
@@ -105,16 +129,17 @@ fn has_extension(path: &Path, wanted: &str) -> bool {
         .is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
 }
 
-type Indexed = (Places, Vec<i64>, Option<Vec<String>>);
-
 #[cfg(feature = "parquet")]
-fn parquet(path: &Path) -> Result<Indexed> {
-    let (labels, names) = super::parquet_shard::index(path)?;
-    Ok((Places::Parquet, labels, names))
+fn parquet(path: &Path, columns: &ShardColumns) -> Result<Indexed> {
+    Ok(Indexed {
+        labels: super::parquet_shard::index(path, columns)?,
+        places: Places::Parquet(columns.clone()),
+        unpaired: UnpairedFiles::default(),
+    })
 }
 
 #[cfg(not(feature = "parquet"))]
-fn parquet(path: &Path) -> Result<Indexed> {
+fn parquet(path: &Path, _: &ShardColumns) -> Result<Indexed> {
     Err(DataError::NotBuiltIn {
         what: path.display().to_string(),
         feature: "parquet",

@@ -1,12 +1,15 @@
 //! A tar file of pictures and labels, as WebDataset writes them: where each picture is, and its bytes.
 
-use perceiver_files::open_regular;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+
+use perceiver_files::{decode_text, open_regular};
 
 use crate::decode::MAX_ENCODED_BYTES;
 use crate::error::{DataError, Result};
 use crate::picture_files::is_picture_extension;
+use crate::shards::compression;
+use crate::shards::unpaired_files::{UnpairedFiles, is_label_extension};
 use crate::tar_entries::TarArchive;
 
 /// What tar files are made of.
@@ -22,13 +25,34 @@ pub(crate) struct Span {
     len: u32,
 }
 
+/// What is known of a file without reading its pictures.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Index {
+    /// Where every picture is.
+    pub(crate) spans: Vec<Span>,
+    /// The label of every picture.
+    pub(crate) labels: Vec<i64>,
+    pub(crate) unpaired: UnpairedFiles,
+}
+
 /// Where the pictures are, and their labels. Only headers and labels are read.
-pub(crate) fn index(path: &Path) -> Result<(Vec<Span>, Vec<i64>)> {
+pub(crate) fn index(path: &Path) -> Result<Index> {
     let failed = |source| match source {
         source if is_of_the_disk(&source) => io_error("read", path, source),
-        source => shard(path, "a whole tar file", source.to_string()),
+        source => shard(path, "a whole tar file", shown(&source)),
     };
-    let (file, size) = open_regular(path).map_err(|source| io_error("read", path, source))?;
+    let opened = open_regular(path);
+    let (mut file, size) = opened.map_err(|source| io_error("read", path, source))?;
+    let mut start = Vec::new();
+    let begun = file.by_ref().take(BLOCK).read_to_end(&mut start);
+    begun.and_then(|_| file.rewind()).map_err(failed)?;
+    if let Some(compression) = compression::by_content(&start) {
+        return Err(shard(
+            path,
+            compression::EXPECTED,
+            compression::found(compression),
+        ));
+    }
     let mut samples = Samples::new(path);
     let mut end = 0;
     let mut archive = TarArchive::new(file);
@@ -72,8 +96,7 @@ pub(crate) fn read(path: &Path, spans: impl Iterator<Item = Span>) -> Result<Vec
 /// The samples of a file, as its entries pass by.
 struct Samples<'a> {
     path: &'a Path,
-    spans: Vec<Span>,
-    labels: Vec<i64>,
+    index: Index,
     /// The one whose files pass by now.
     open: Sample,
 }
@@ -83,14 +106,15 @@ struct Sample {
     key: String,
     picture: Option<Span>,
     label: Option<i64>,
+    /// Files that would be parts of samples, had their names one dot only, with the class where it is a label.
+    others: Vec<(String, Option<i64>)>,
 }
 
 impl<'a> Samples<'a> {
     fn new(path: &'a Path) -> Self {
         Self {
             path,
-            spans: Vec::new(),
-            labels: Vec::new(),
+            index: Index::default(),
             open: Sample::default(),
         }
     }
@@ -128,22 +152,28 @@ impl<'a> Samples<'a> {
             if self.open.picture.replace(span).is_some() {
                 return Err(twice());
             }
-        } else if extension.eq_ignore_ascii_case("cls") {
+        } else if is_label_extension(extension) {
             let label = self.label(name, content)?;
             if self.open.label.replace(label).is_some() {
                 return Err(twice());
             }
+        } else if UnpairedFiles::concerns(extension) {
+            let is_label = !is_picture_extension(extension.rsplit('.').next().unwrap_or_default());
+            let class = is_label.then(|| self.label(name, content).ok()).flatten();
+            self.open.others.push((name.to_owned(), class));
         }
         Ok(())
     }
 
     fn label(&self, name: &str, content: &mut impl Read) -> Result<i64> {
-        let mut text = String::new();
-        let read = content.take(MAX_LABEL).read_to_string(&mut text);
-        let parsed = read.ok().and_then(|_| text.trim().parse().ok());
-        parsed.ok_or_else(|| {
+        let mut bytes = Vec::new();
+        let read = content.take(MAX_LABEL).read_to_end(&mut bytes);
+        read.map_err(|source| io_error("read", self.path, source))?;
+        let text = decode_text(bytes.clone()).unwrap_or_default();
+        text.trim().parse().map_err(|_| {
             let expected = format!("the number of a class in {name}");
-            shard(self.path, &expected, format!("{text:?}"))
+            let found = format!("\"{}\"", bytes.escape_ascii());
+            shard(self.path, &expected, found)
         })
     }
 
@@ -153,14 +183,20 @@ impl<'a> Samples<'a> {
             key,
             picture,
             label,
+            others,
         } = std::mem::take(&mut self.open);
         match (picture, label) {
             (Some(span), Some(label)) => {
-                self.spans.push(span);
-                self.labels.push(label);
+                self.index.spans.push(span);
+                self.index.labels.push(label);
                 Ok(())
             }
-            (None, None) => Ok(()),
+            (None, None) => {
+                for (file, class) in others {
+                    self.index.unpaired.note(file, class);
+                }
+                Ok(())
+            }
             (Some(_), None) => {
                 let expected = format!("{key}.cls beside the picture of that name");
                 Err(shard(self.path, &expected, "none".to_owned()))
@@ -172,9 +208,9 @@ impl<'a> Samples<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<(Vec<Span>, Vec<i64>)> {
+    fn finish(mut self) -> Result<Index> {
         self.close()?;
-        Ok((self.spans, self.labels))
+        Ok(self.index)
     }
 }
 
@@ -194,6 +230,16 @@ fn io_error(action: &'static str, path: &Path, source: io::Error) -> DataError {
     }
 }
 
+/// An error of the tar library, which may quote what a header has, without what is no text in it.
+fn shown(error: &io::Error) -> String {
+    const MOST: usize = 200;
+    let text = error.to_string();
+    text.chars()
+        .take(MOST)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
 /// Whether the disk is at fault, and not what is on it.
 fn is_of_the_disk(error: &io::Error) -> bool {
     error.raw_os_error().is_some()
@@ -206,7 +252,7 @@ mod tests {
 
     use tar::{Builder, Header};
 
-    use super::{index, read};
+    use super::{UnpairedFiles, index, read};
 
     type File<'a> = (&'a str, &'a [u8]);
 
@@ -247,9 +293,10 @@ mod tests {
             (&long, b"third"),
             (&long_label, b" 41 "),
         ]);
-        let (spans, labels) = index(&path).unwrap();
-        assert_eq!(labels, [7, 0, 41]);
-        let bytes = read(&path, spans.into_iter()).unwrap();
+        let index = index(&path).unwrap();
+        assert_eq!(index.labels, [7, 0, 41]);
+        assert_eq!(index.unpaired, UnpairedFiles::default(), "of a sample");
+        let bytes = read(&path, index.spans.into_iter()).unwrap();
         assert_eq!(bytes, [b"first".to_vec(), Vec::new(), b"third".to_vec()]);
     }
 
@@ -279,12 +326,33 @@ mod tests {
             ),
             (
                 &[("a.png", png), ("a.cls", &[0xff; 40])],
-                "expected the number of a class in a.cls, found \"\"",
+                &format!(
+                    "expected the number of a class in a.cls, found \"{}\"",
+                    "\\xff".repeat(32)
+                ),
             ),
         ];
         for (files, expected) in cases {
             assert_eq!(refusal(files), expected);
         }
+    }
+
+    #[test]
+    fn a_compressed_file_is_refused_as_such_and_garbage_is_shown_escaped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.tar");
+        let message = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            index(&path).unwrap_err().to_string()
+        };
+        let gzip = message(&[0x1F, 0x8B, 8, 0, 0x1B, b'[', b'2', b'J']);
+        assert!(
+            gzip.contains("found one that gzip has compressed"),
+            "{gzip}"
+        );
+        let garbage = message(&[0x1B; 1024]);
+        assert!(garbage.contains("expected a whole tar file"), "{garbage}");
+        assert!(!garbage.contains(char::is_control), "{garbage:?}");
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn training(batch_size: usize, shuffle_buffer: usize, part: Part) -> LoaderConfi
 fn in_order_a_stream_is_what_memory_holds() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 23, 7);
-    let source = Source::Shards(root.path().into());
+    let source: Source = format!("shards:{}", root.path().display()).parse().unwrap();
     let data = source.load(Split::Train, &LoadOptions::default()).unwrap();
     assert_eq!((data.len(), data.classes()[2].as_str()), (23, "cat"));
     assert_eq!(data.images()[11], picture(11));
@@ -275,6 +275,122 @@ fn labels_have_to_be_those_of_classes() {
     );
 }
 
+type File<'a> = (&'a str, &'a [u8]);
+
+/// Writes a tar file of these files.
+fn write_tar(path: &Path, files: &[File<'_>]) {
+    let mut tar = tar::Builder::new(fs::File::create(path).unwrap());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, *content).unwrap();
+    }
+    tar.into_inner().unwrap();
+}
+
+#[test]
+fn wds_dotted_keys_that_lose_a_class_are_refused_and_others_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let png = picture(1).to_png().unwrap();
+    let train = root.path().join("train-0.tar");
+    let split = || {
+        let folder = ShardFolder::open(root.path()).unwrap();
+        folder.split(Split::Train, 64)
+    };
+    write(root.path(), 1, 9);
+    fs::remove_file(root.path().join("train-00000.tar")).unwrap();
+    let files: [File<'_>; 6] = [
+        ("22.05_0000.png", &png),
+        ("22.05_0000.cls", b"0"),
+        ("0001.png", &png),
+        ("0001.cls", b"1"),
+        ("22.05_0003.png", &png),
+        ("22.05_0003.cls", b"0"),
+    ];
+    write_tar(&train, &files);
+    for listed in [true, false] {
+        if !listed {
+            fs::remove_file(root.path().join("classes.txt")).unwrap();
+        }
+        let error = split().unwrap_err().to_string();
+        let class = if listed { "\"ant\"" } else { "\"0\"" };
+        let expected = format!(
+            "expected images of class {class}, found none, but 4 files that belong to no sample, such as 22.05_0000.png"
+        );
+        assert!(error.contains(&expected), "{error}");
+    }
+    // Where the class has others, the rest is read.
+    write_tar(
+        &train,
+        &[&files[..], &[("5.png", &png), ("5.cls", b"0")]].concat(),
+    );
+    let split = split().unwrap();
+    assert_eq!((split.label(0), split.label(1), split.len()), (1, 0, 2));
+}
+
+#[test]
+fn our_own_shards_pass_nothing_over() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), 12, 5);
+    for shard in ["train-00000.tar", "train-00002.tar", "test-00000.tar"] {
+        let index = tar_shard::index(&root.path().join(shard)).unwrap();
+        assert!(!index.labels.is_empty());
+        assert_eq!(index.unpaired, unpaired_files::UnpairedFiles::default());
+    }
+}
+
+#[test]
+fn sparse_labels_are_refused_unless_the_classes_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), 1, 9);
+    let png = picture(1).to_png().unwrap();
+    let files: [File<'_>; 6] = [
+        ("a.png", &png),
+        ("a.cls", b"0"),
+        ("b.png", &png),
+        ("b.cls", b"1000"),
+        ("c.png", &png),
+        ("c.cls", b"2000"),
+    ];
+    write_tar(&root.path().join("train-00000.tar"), &files);
+    let classes = root.path().join("classes.txt");
+    fs::remove_file(&classes).unwrap();
+    let folder = ShardFolder::open(root.path()).unwrap();
+    let error = folder.split(Split::Train, 64).unwrap_err().to_string();
+    let expected = "found 3 different ones up to 2000, none of 1 to 999; if they are numbers of classes, name all classes";
+    assert!(error.contains(expected), "{error}");
+    let names: Vec<String> = (0..2001).map(|class| format!("class {class}")).collect();
+    fs::write(&classes, names.join("\n")).unwrap();
+    let folder = ShardFolder::open(root.path()).unwrap();
+    assert_eq!(
+        folder.split(Split::Train, 64).unwrap().classes().len(),
+        2001
+    );
+}
+
+#[test]
+fn a_test_split_of_the_shards_has_the_classes_it_is_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), 6, 6);
+    let folder = ShardFolder::open(root.path()).unwrap();
+    let labels = |classes: &[&str]| {
+        let classes: Vec<String> = classes.iter().map(ToString::to_string).collect();
+        let test = folder.split_of_classes(Split::Test, 64, &classes)?;
+        assert_eq!(test.classes(), classes);
+        Ok::<_, crate::DataError>((0..test.len()).map(|at| test.label(at)).collect::<Vec<_>>())
+    };
+    assert_eq!(labels(&["ant", "bee", "cat"]).unwrap(), [0, 1, 2, 0, 1]);
+    assert_eq!(
+        labels(&["cat", "dog", "bee", "ant"]).unwrap(),
+        [3, 2, 0, 3, 2]
+    );
+    let error = labels(&["cat", "bee"]).unwrap_err().to_string();
+    assert!(
+        error.contains("test-00000.tar: expected images of the classes"),
+        "{error}"
+    );
+}
+
 #[cfg(feature = "parquet")]
 #[test]
 fn parquet_is_read_by_rows() {
@@ -301,4 +417,109 @@ fn parquet_is_read_by_rows() {
     let mut indices: Vec<_> = batches.into_iter().flat_map(|batch| batch.0).collect();
     indices.sort_unstable();
     assert_eq!(indices, (0..25).collect::<Vec<_>>());
+}
+
+#[cfg(feature = "parquet")]
+fn write_pets(path: &Path, classes: [&str; 3], count: usize) {
+    let images = (0..count).map(picture).collect();
+    let labels = (0..count).map(|number| (number % 3) as u32).collect();
+    let classes = classes.map(String::from).to_vec();
+    let pets = Dataset::new("pets", images, labels, classes).unwrap();
+    crate::write_parquet(path, &pets).unwrap();
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn class_order_of_a_parquet_test_split_is_that_of_the_training_split() {
+    let root = tempfile::tempdir().unwrap();
+    write_pets(
+        &root.path().join("train-0.parquet"),
+        ["ant", "bee", "cat"],
+        6,
+    );
+    write_pets(
+        &root.path().join("test-0.parquet"),
+        ["bee", "ant", "cat"],
+        4,
+    );
+    let folder = ShardFolder::open(root.path()).unwrap();
+    let test = folder.split(Split::Test, 64).unwrap();
+    assert_eq!(test.classes(), ["ant", "bee", "cat"]);
+    let labels: Vec<u32> = (0..4).map(|at| test.label(at)).collect();
+    assert_eq!(labels, [1, 0, 2, 1], "bee, ant, cat, bee");
+    write_pets(
+        &root.path().join("test-0.parquet"),
+        ["bee", "ant", "eel"],
+        4,
+    );
+    let error = folder.split(Split::Test, 64).unwrap_err().to_string();
+    assert!(error.contains("found class \"eel\""), "{error}");
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_row_without_an_image_is_skipped_or_refused_by_name() {
+    use crate::parquet_writer::{Cells, write_columns};
+    let root = tempfile::tempdir().unwrap();
+    write_pets(
+        &root.path().join("test-0.parquet"),
+        ["ant", "bee", "cat"],
+        4,
+    );
+    let schema = "message rows {
+        optional group image { optional binary bytes; }
+        optional int64 label;
+    }";
+    let png = |at| Some(picture(at).to_png().unwrap());
+    let columns = [
+        Cells::Bytes(vec![png(0), None, png(1)]),
+        Cells::Integers(vec![Some(0), Some(1), Some(1)]),
+    ];
+    let path = root.path().join("train-0.parquet");
+    write_columns(&path, schema, None, &columns).unwrap();
+    let kept = surveyed(root.path());
+    assert_eq!((kept.len(), kept.label(1)), (2, 1));
+    assert_eq!(kept.image(1).unwrap(), picture(1));
+    let folder = ShardFolder::open(root.path()).unwrap();
+    let all = folder.split(Split::Train, 64).unwrap();
+    let refused = Survey::of(
+        &all,
+        Part::WHOLE,
+        BrokenPictures::Refuse,
+        &Watcher::default(),
+    );
+    let error = refused.unwrap_err().to_string();
+    assert!(
+        error.contains("train-0.parquet, picture 1 is not"),
+        "{error}"
+    );
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn columns_of_parquet_shards_are_named_in_the_text_of_the_source() {
+    use crate::parquet_writer::{Cells, write_columns};
+    let root = tempfile::tempdir().unwrap();
+    let schema = "message rows { required int64 kind; required int64 id; required binary photo; required binary thumbnail; }";
+    for file in ["train-0.parquet", "test-0.parquet"] {
+        let columns = [
+            Cells::Integers(vec![Some(1), Some(0)]),
+            Cells::Integers(vec![Some(7), Some(8)]),
+            Cells::Bytes(vec![Some(picture(0).to_png().unwrap()); 2]),
+            Cells::Bytes(vec![Some(b"none".to_vec()); 2]),
+        ];
+        write_columns(&root.path().join(file), schema, None, &columns).unwrap();
+    }
+    let load = |columns: &str| {
+        let source: Source = format!("shards:{}{columns}", root.path().display())
+            .parse()
+            .unwrap();
+        source.load(Split::Train, &LoadOptions::default())
+    };
+    load("").unwrap_err();
+    let data = load(",image=photo,label=kind").unwrap();
+    assert_eq!(
+        (data.labels(), &data.images()[0]),
+        (&[1, 0][..], &picture(0))
+    );
 }
