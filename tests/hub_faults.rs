@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 
 use candle_core::Device;
-use perceiver_data::{Labels, Normalization, Preprocessing};
+use perceiver_data::{Fit, Labels, Normalization, Preprocessing};
 use perceiver_hub::{HubAccess, HubError, RepoKind, Repository, Upload};
 use perceiver_model::{Parameters, PerceiverConfig};
 use perceiver_tests::http::{Request, Response};
@@ -33,6 +33,7 @@ fn checkpoint(seed: u64) -> Files {
     let preprocessing = Preprocessing {
         image_size: 8,
         antialias: false,
+        fit: Fit::Stretch,
         normalization: Normalization {
             mean: vec![100.0; 3],
             variance: vec![50.0; 3],

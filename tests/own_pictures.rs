@@ -229,11 +229,84 @@ fn a_broken_picture_is_refused_by_name_where_the_recipe_says_so() {
             .contains(&format!("{name} is not a readable picture"))
             || said
                 .err
-                .contains(&format!("{name} has 60000 x 60000 pixels"))),
+                .contains(&format!("{name} is too large: 60000 x 60000 pixels"))),
         "{}",
         said.err
     );
     assert!(!place.path("runs").exists());
+}
+
+/// Images of 30 x 20 pixels whose middle says the class, and noise on either side.
+fn wide(place: &Workplace) {
+    for (class, colour) in [("cat", [230, 10, 10]), ("dog", [10, 10, 230])] {
+        for number in 0..10_u32 {
+            let image = RgbImage::from_fn(30, 20, |x, y| {
+                let noise = (x * 37 + y * 91 + number * 53) % 256;
+                if (5..25).contains(&x) {
+                    Rgb(colour)
+                } else {
+                    Rgb([noise as u8; 3])
+                }
+            });
+            let middle = image::imageops::crop_imm(&image, 5, 0, 20, 20).to_image();
+            let png = |image: RgbImage| encode(&image.into(), ImageFormat::Png);
+            place.write(&format!("wide/{class}/{number}.png"), png(image));
+            place.write(&format!("middle/{class}/{number}.png"), png(middle));
+        }
+    }
+}
+
+#[test]
+fn images_that_are_no_squares_are_fitted_as_the_recipe_says_wherever_they_are_seen() {
+    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    wide(&place);
+    let train = "train --preset quickstart --dataset folder:wide --config tiny.toml";
+    for (fit, done) in [
+        ("stretch", "stretched"),
+        ("crop", "cropped"),
+        ("pad", "padded"),
+    ] {
+        let said = place
+            .succeed(&format!("{train} --set data.fit={fit} --output {fit}"))
+            .err;
+        let line = said
+            .lines()
+            .find(|line| line.contains("images of 30x20 ->"));
+        let line = line.unwrap_or_else(|| panic!("{said}"));
+        assert!(line.contains(&format!(", {done}; ")), "{line}");
+        assert!(
+            line.contains(" train, 2 validation, 4 test; 2 classes"),
+            "{line}"
+        );
+        let config = fs::read(place.path(format!("{fit}/config.json"))).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["preprocessing"]["fit"], fit);
+
+        let judged = place
+            .succeed(&format!("evaluate --checkpoint {fit} --json"))
+            .out;
+        let results = fs::read_to_string(place.path(format!("{fit}/results.json"))).unwrap();
+        assert_eq!(judged, results);
+        let images = "wide/cat/3.png middle/cat/3.png";
+        let predicted = place
+            .succeed(&format!("predict --checkpoint {fit} --json {images}"))
+            .out;
+        let classes: Vec<Value> = predicted
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["classes"].clone())
+            .collect();
+        // Cropped, the whole image and its middle are the same to the model.
+        assert_eq!(classes[0] == classes[1], fit == "crop", "{predicted}");
+        place.succeed(&format!(
+            "attention --checkpoint {fit} --output {fit}.png wide/cat/3.png"
+        ));
+    }
+    let said = place.run(&format!("{train} --set data.fit=squash"));
+    assert!(
+        said.code != Some(0) && said.err.contains("`stretch`, `crop`, `pad`"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]

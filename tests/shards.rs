@@ -38,7 +38,7 @@ fn a_folder_and_its_shards_are_judged_alike() {
     let said = finished(start(&run));
     let said = String::from_utf8(said.stderr).unwrap();
     assert!(
-        said.contains("54 pictures of 4 classes to train on, 6 to validate"),
+        said.contains("54 train, 6 validation, test images are counted when they are read"),
         "{said}"
     );
     assert!(said.contains("reading pictures from 8 shards"), "{said}");

@@ -1,7 +1,7 @@
 //! Normalization, resizing, flipping and zooming.
 
 use candle_core::Tensor;
-use perceiver_data::{Dataset, Draw, Image, Normalization, Preprocessing};
+use perceiver_data::{Dataset, Draw, Fit, Image, Normalization, Preprocessing};
 
 use crate::golden::{self, Arrays, assert_close, read, values};
 
@@ -23,6 +23,7 @@ fn preprocess(dataset: &Dataset, image_size: usize, draw: impl Fn(usize) -> Draw
     let preprocessing = Preprocessing {
         image_size,
         antialias: false,
+        fit: Fit::Stretch,
         normalization: Normalization::adapt(dataset).unwrap(),
     };
     let length = 3 * image_size * image_size;

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     checkpoint: CheckpointFlags,
 
-    /// A PNG, JPEG or WebP file.
+    /// An image file.
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
 
@@ -68,6 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = arguments.checkpoint.open(arguments.device)?;
     let picture = Image::open(&arguments.image)?;
     let attention = Attention::of(&checkpoint, &picture)?;
+    let picture = checkpoint.config.preprocessing.framed(&picture)?; // what the maps lie over
     let show = if arguments.logits {
         Show::Logits
     } else {

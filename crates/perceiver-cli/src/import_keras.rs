@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use perceiver_data::{Labels, Normalization, Preprocessing, Source, read_class_names};
+use perceiver_data::{Fit, Labels, Normalization, Preprocessing, Source, read_class_names};
 use perceiver_files::read_named_text;
 use perceiver_model::{PerceiverConfig, keras, read_safetensors};
 use perceiver_report::grouped;
@@ -157,6 +157,7 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
     let preprocessing = Preprocessing {
         image_size: model.image_size,
         antialias: false,
+        fit: Fit::Stretch,
         normalization,
     };
     let classes = read_class_names(path).context("--classes")?;

@@ -52,6 +52,7 @@ pub mod terminal;
 mod train;
 mod verify;
 mod way_out;
+mod what_is_seen;
 mod wrong_arguments;
 
 use std::ffi::OsString;

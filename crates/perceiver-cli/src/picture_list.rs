@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow};
-use perceiver_data::picture_files;
+use perceiver_data::{READABLE_FORMATS, picture_files};
 use perceiver_files::{MAX_TABLE_BYTES, read_limited};
 
 /// What stands for a list on standard input.
@@ -93,7 +93,7 @@ impl PictureList {
         }
         match picture_files(path) {
             Ok(pictures) if pictures.is_empty() => self.errors.push(anyhow!(
-                "folder {}: expected pictures in it, found no .png, .jpg, .jpeg, .webp or .bmp file",
+                "folder {}: expected pictures in it, found no {READABLE_FORMATS} file",
                 path.display()
             )),
             Ok(pictures) => self.paths.extend(pictures),
@@ -196,7 +196,7 @@ mod tests {
             );
         }
         for (name, finding) in [
-            ("empty", "expected pictures in it, found no .png"),
+            ("empty", "expected pictures in it, found no PNG"),
             (
                 "*.gif",
                 "*.gif: expected a picture, found no file that it matches",

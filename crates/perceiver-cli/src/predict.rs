@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     checkpoint: CheckpointFlags,
 
-    /// PNG, JPEG, WebP or BMP files, folders of them at any depth, patterns such as '*.jpg', or - for a
+    /// PNG, JPEG, WebP, BMP, GIF or TIFF files, folders of them at any depth, patterns such as '*.jpg', or - for a
     /// list on standard input, a path a line.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,

@@ -32,6 +32,7 @@ use crate::recipe_flags::{Named, RecipeFlags};
 use crate::report;
 use crate::sweep;
 use crate::way_out;
+use crate::what_is_seen::what_is_seen;
 
 /// Train a model.
 ///
@@ -455,10 +456,9 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     } = plan;
     let test = test_ahead(&recipe, &data)?;
     tracing::info!(
-        "{} pictures of {} classes to train on, {} to validate; normalization mean {:.1?}",
-        data.train.len(),
+        "{}; {} classes; normalization mean {:.1?}",
+        what_is_seen(&recipe, &data),
         data.train.classes().len(),
-        data.validation.len(),
         data.preprocessing.normalization.mean
     );
     if recipe.data.limit_train.is_none() {

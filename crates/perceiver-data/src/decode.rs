@@ -1,8 +1,8 @@
-//! Pictures from and to files: PNG, JPEG, WebP and BMP become 8-bit RGB as people see them.
+//! Images from and to files: PNG, JPEG, WebP, BMP, GIF and TIFF become 8-bit RGB as people see them.
 //!
 //! The format is read off the content, never the file name. EXIF orientation is applied, transparency is laid over
-//! white, grey, palette and 16-bit pictures become 8-bit RGB. A picture whose pixels would take more than
-//! [`MAX_DECODED_BYTES`] is refused before they are decoded.
+//! white, grey, palette and 16-bit images become 8-bit RGB. What that takes is reckoned before any pixel is decoded: an image
+//! that would take more than [`MAX_DECODED_BYTES`] is refused, and threads wait for one another rather than take more together.
 //!
 //! ```
 //! use std::path::Path;
@@ -19,84 +19,66 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Cursor};
+use std::io;
 use std::path::Path;
 
-use image::ImageReader;
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageFormat};
-use image::{Limits, RgbImage};
+use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, RgbImage};
 use perceiver_files::read_regular;
 
+use crate::decode_budget::DecodeBudget;
+use crate::decode_source::ImageSource;
 use crate::error::{DataError, Result};
 use crate::image::Image;
+use crate::shrink::{shrinking_bytes, shrunk};
 use crate::truncation::is_cut_short;
 
-/// The most memory that the pixels of one picture may take, 512 MiB: 179 million pixels of 8-bit RGB, beyond any
-/// camera's, and far below what a few bytes of hostile header can ask for.
+/// The most memory that images may take while they are decoded and converted, those of all threads together: 512 MiB. That is a
+/// camera's 178 million pixels of 8-bit RGB, and far below what a few bytes of hostile header can ask for.
 pub const MAX_DECODED_BYTES: u64 = 512 << 20;
 
 /// The most bytes of an encoded picture, 512 MiB: as many as its pixels may take, which no format exceeds by much.
 pub const MAX_ENCODED_BYTES: u64 = 512 << 20;
 
+/// What is being decoded by all threads together.
+static BUDGET: DecodeBudget = DecodeBudget::new(MAX_DECODED_BYTES);
+
 impl Image {
-    /// Reads and decodes the PNG, JPEG, WebP or BMP file at `path`.
+    /// Reads and decodes the PNG, JPEG, WebP, BMP, GIF or TIFF file at `path`.
     ///
     /// # Errors
     /// [`DataError::Io`] when the file cannot be read, is no regular file or has more than [`MAX_ENCODED_BYTES`], else as [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
-        tracing::trace!("reading {}", path.display());
-        let bytes = read_regular(path, MAX_ENCODED_BYTES).map_err(|source| DataError::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::decode(&bytes, path)
+        Self::decode(&read(path)?, path)
     }
 
-    /// Decodes a PNG, JPEG, WebP or BMP file held in memory; `origin` names it in errors.
+    /// Decodes a PNG, JPEG, WebP, BMP, GIF or TIFF file held in memory; `origin` names it in errors. Of an animation, the
+    /// first frame; of a file with several pages, the first.
+    ///
+    /// Waits while other threads decode images that leave no room for this one.
     ///
     /// # Errors
     /// [`DataError::NotAnImage`] when the bytes are none of these, damaged or cut short, and
     /// [`DataError::TooManyPixels`] when decoding would take more than [`MAX_DECODED_BYTES`].
     pub fn decode(bytes: &[u8], origin: &Path) -> Result<Self> {
-        let refuse = |finding: String| DataError::NotAnImage {
-            path: origin.to_owned(),
-            finding,
-        };
-        let format = image::guess_format(bytes)
-            .ok()
-            .filter(ImageFormat::reading_enabled)
-            .ok_or_else(|| refuse(first_bytes(bytes)))?;
-        if is_cut_short(format, bytes) {
-            return Err(refuse(format!("a {format:?} file cut short")));
-        }
+        decode_within(&BUDGET, bytes, origin, None)
+    }
 
-        let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-        let mut limits = Limits::default();
-        limits.max_alloc = Some(MAX_DECODED_BYTES);
-        reader.limits(limits);
-        let damaged = |error: ImageError| refuse(format!("a damaged file ({error})"));
-        let mut decoder = reader.into_decoder().map_err(damaged)?;
-        let (width, height) = decoder.dimensions();
-        if width == 0 || height == 0 {
-            return Err(refuse(format!("a picture of {width} x {height} pixels")));
-        }
-        if decoder.total_bytes() > MAX_DECODED_BYTES {
-            return Err(DataError::TooManyPixels {
-                path: origin.to_owned(),
-                height,
-                width,
-                limit: MAX_DECODED_BYTES,
-            });
-        }
+    /// [`Image::open`] and [`Image::shrunk_to`] in one, which takes less memory.
+    ///
+    /// # Errors
+    /// As for [`Image::open`].
+    pub fn open_shrunk(path: &Path, shorter_side: usize) -> Result<Self> {
+        Self::decode_shrunk(&read(path)?, path, shorter_side)
+    }
 
-        // Unreadable metadata is no reason to refuse readable pixels.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-        picture.apply_orientation(orientation);
-        from_rgb(&over_white(picture))
+    /// [`Image::decode`] and [`Image::shrunk_to`] in one, which takes less memory: larger images are read.
+    ///
+    /// # Errors
+    /// As for [`Image::decode`].
+    pub fn decode_shrunk(bytes: &[u8], origin: &Path, shorter_side: usize) -> Result<Self> {
+        decode_within(&BUDGET, bytes, origin, Some(shorter_side))
     }
 
     /// Writes the picture as an 8-bit RGB PNG file.
@@ -134,19 +116,95 @@ pub(crate) fn from_rgb(picture: &RgbImage) -> Result<Image> {
     )
 }
 
-/// 8-bit RGB, with what is transparent mixed with white in the stored (gamma-encoded) values, as browsers do.
-fn over_white(picture: DynamicImage) -> RgbImage {
-    if !picture.color().has_alpha() {
-        return picture.into_rgb8();
+fn read(path: &Path) -> Result<Vec<u8>> {
+    tracing::trace!("reading {}", path.display());
+    read_regular(path, MAX_ENCODED_BYTES).map_err(|source| DataError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Decodes, turns and shrinks an image while its share of `budget` is reserved.
+fn decode_within(
+    budget: &DecodeBudget,
+    bytes: &[u8],
+    origin: &Path,
+    shorter_side: Option<usize>,
+) -> Result<Image> {
+    let refuse = |finding: String| DataError::NotAnImage {
+        path: origin.to_owned(),
+        finding,
+    };
+    let format = image::guess_format(bytes)
+        .ok()
+        .filter(ImageFormat::reading_enabled)
+        .ok_or_else(|| refuse(first_bytes(bytes)))?;
+    if is_cut_short(format, bytes) {
+        return Err(refuse(format!("a {format:?} file cut short")));
     }
-    let picture = picture.into_rgba8();
-    let mut opaque = RgbImage::new(picture.width(), picture.height());
-    for (target, source) in opaque.pixels_mut().zip(picture.pixels()) {
-        let [red, green, blue, alpha] = source.0.map(u32::from);
-        let mix = |value: u32| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        target.0 = [mix(red), mix(green), mix(blue)];
+    let source = ImageSource::open(bytes, format, budget.limit()).map_err(refuse)?;
+    let (width, height, orientation) = (source.width, source.height, source.orientation);
+    if width == 0 || height == 0 {
+        return Err(refuse(format!("a picture of {width} x {height} pixels")));
     }
-    opaque
+
+    let transposed = source.is_transposed();
+    let turned_first = memory(&source, shorter_side, true);
+    // An image that takes too much memory when it is turned as it should be is turned when it is small.
+    let turns_last = shorter_side.is_some() && turned_first > budget.limit();
+    let needed = memory(&source, shorter_side, !turns_last);
+    let reservation = budget.reserve(needed);
+    if reservation.is_none() {
+        return Err(DataError::TooManyPixels {
+            path: origin.to_owned(),
+            height,
+            width,
+            needed,
+            limit: budget.limit(),
+        });
+    }
+    let mut picture = source.read().map_err(refuse)?;
+    if !turns_last {
+        picture = turned(picture, orientation);
+    }
+    if let Some(side) = shorter_side {
+        picture = shrunk(picture, side);
+    }
+    if turns_last {
+        picture = turned(picture, orientation);
+    }
+    let (height, width) = if transposed {
+        (width, height)
+    } else {
+        (height, width)
+    };
+    Ok(from_rgb(&picture)?.shrunk_from((height as usize, width as usize)))
+}
+
+/// The most bytes that an image takes at once, from its encoded bytes to an [`Image`].
+fn memory(source: &ImageSource, shorter_side: Option<usize>, turned_whole: bool) -> u64 {
+    let rgb = 3 * source.pixels();
+    let turning = if turned_whole && source.is_transposed() {
+        rgb
+    } else {
+        0
+    };
+    let (width, height) = (source.width as usize, source.height as usize);
+    let afterwards = match shorter_side {
+        Some(side) => {
+            shrinking_bytes(width, height, side).max(shrinking_bytes(height, width, side))
+        }
+        None => rgb,
+    };
+    let beside = source.working().max(turning).max(afterwards);
+    source.buffer().saturating_add(beside)
+}
+
+fn turned(picture: RgbImage, orientation: Orientation) -> RgbImage {
+    let mut picture = DynamicImage::from(picture);
+    picture.apply_orientation(orientation);
+    picture.into_rgb8()
 }
 
 /// What a file that is no picture begins with, for people.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::image_formats::READABLE_FORMATS;
+
 /// Why a data set, a picture or an option was refused. Every message names the file or option, what was
 /// expected there and what was found.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +55,7 @@ pub enum DataError {
     },
 
     /// The bytes are no picture, or one that cannot be decoded.
-    #[error("{} is not a readable picture: expected PNG, JPEG, WebP or BMP, found {finding}", path.display())]
+    #[error("{} is not a readable picture: expected {READABLE_FORMATS}, found {finding}", path.display())]
     NotAnImage {
         /// The file, or where in a data set the bytes come from.
         path: PathBuf,
@@ -62,7 +64,10 @@ pub enum DataError {
     },
 
     /// A picture would take more memory than any honest one.
-    #[error("{} has {height} x {width} pixels: expected at most {} MiB of them when decoded", path.display(), limit >> 20)]
+    #[error(
+        "{} is too large: {width} x {height} pixels take {} MiB to decode, expected at most {} MiB",
+        path.display(), needed.div_ceil(1 << 20), limit >> 20
+    )]
     TooManyPixels {
         /// The file, or where in a data set the bytes come from.
         path: PathBuf,
@@ -70,13 +75,15 @@ pub enum DataError {
         height: u32,
         /// Its width in pixels.
         width: u32,
-        /// The most bytes that decoded pixels may take.
+        /// The bytes that decoding it would take.
+        needed: u64,
+        /// The most bytes that decoding may take.
         limit: u64,
     },
 
     /// A class directory holds no picture.
     #[error(
-        "class folder {} is empty: expected at least one .png, .jpg, .jpeg, .webp or .bmp file{}",
+        "class folder {} is empty: expected at least one {READABLE_FORMATS} file{}",
         path.display(),
         found.as_ref().map(|found| format!(", found {found}")).unwrap_or_default()
     )]

@@ -12,7 +12,7 @@
 //!
 //! The first is meant when `root/train` or `root/test`, in upper or lower case, has a subfolder. Without a test folder the
 //! validation folder is the test split. Classes are the folder names, sorted; there are at least two. Pictures
-//! are `.png`, `.jpg`, `.jpeg`, `.webp` and `.bmp` files in a class folder at any depth, symbolic links followed unless they
+//! are the files in a class folder that are called so, such as `.png` and `.jpg`, at any depth, symbolic links followed unless they
 //! lead back; hidden files, other files, what systems leave beside images and training runs are passed over. A picture that
 //! cannot be read is reported and skipped, or all are refused for it. Pictures of any size are read, and shrunk on the way in,
 //! so that a folder of photographs fits into memory.
@@ -167,8 +167,7 @@ impl ImageFolder {
             classes: names,
         } = files;
         let decoded = self.watcher.counter(Work::Decode, files.len());
-        let read =
-            |path: &Path| -> Result<Image> { Ok(Image::open(path)?.shrunk_to(self.shorter_side)) };
+        let read = |path: &Path| Image::open_shrunk(path, self.shorter_side);
         let pictures: Vec<Result<Image>> = files
             .par_iter()
             .map(|(path, _)| self.broken.judge(read(path)))

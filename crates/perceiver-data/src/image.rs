@@ -9,12 +9,24 @@ pub const CHANNELS: usize = 3;
 
 /// An 8-bit RGB picture of any size, stored as planes `[3, height, width]`, each row by row, as CIFAR's files
 /// and candle's convention have it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Images are equal when their pixels are, whatever they were made from.
+#[derive(Clone, Debug)]
 pub struct Image {
     height: usize,
     width: usize,
     pixels: Vec<u8>,
+    /// Height and width before it was shrunk.
+    original_size: (usize, usize),
 }
+
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        (self.height, self.width) == (other.height, other.width) && self.pixels == other.pixels
+    }
+}
+
+impl Eq for Image {}
 
 impl Image {
     /// A picture from its planes, `3 * height * width` bytes.
@@ -31,6 +43,7 @@ impl Image {
             height,
             width,
             pixels,
+            original_size: (height, width),
         })
     }
 
@@ -50,6 +63,17 @@ impl Image {
     /// Width in pixels.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Height and width in pixels before the image was shrunk on its way in; its own where it was not.
+    pub fn original_size(&self) -> (usize, usize) {
+        self.original_size
+    }
+
+    /// The same image, which had another size before.
+    pub(crate) fn shrunk_from(mut self, original_size: (usize, usize)) -> Self {
+        self.original_size = original_size;
+        self
     }
 
     /// All pixels, `[3, height, width]`.

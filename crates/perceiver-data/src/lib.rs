@@ -4,7 +4,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use perceiver_data::{
-//!     Augmentation, LoadOptions, Loader, LoaderConfig, Normalization, Preprocessing, Source, Split,
+//!     Augmentation, Fit, LoadOptions, Loader, LoaderConfig, Normalization, Preprocessing, Source, Split,
 //! };
 //!
 //! let source: Source = "shapes".parse()?; // or cifar100, cifar10, folder:DIR, shards:DIR, hf:USER/NAME
@@ -12,6 +12,7 @@
 //! let preprocessing = Preprocessing {
 //!     image_size: 64,
 //!     antialias: false,
+//!     fit: Fit::Stretch,
 //!     normalization: Normalization::adapt(&train)?,
 //! };
 //! let (train, validation) = train.split_tail(0.1);
@@ -44,12 +45,15 @@ mod class_folders;
 mod class_names;
 mod dataset;
 mod decode;
+mod decode_budget;
+mod decode_source;
 #[cfg(feature = "parquet")]
 mod decompress;
 mod epoch;
 mod erase;
 mod error;
 mod file_labels;
+mod fit;
 mod folder;
 mod folder_listing;
 mod hex;
@@ -60,8 +64,12 @@ mod hub_files;
 #[cfg(feature = "hub")]
 mod hub_repo;
 mod image;
+mod image_formats;
+mod image_sizes;
 #[cfg(feature = "candle-datasets")]
 pub mod interchange;
+mod jpeg;
+mod jpeg_markers;
 mod labels;
 mod loader;
 mod mix;
@@ -102,6 +110,7 @@ mod taps;
 mod tar_entries;
 #[cfg(feature = "parquet")]
 mod thrift_compact;
+mod to_rgb;
 mod truncation;
 mod watcher;
 
@@ -115,12 +124,15 @@ pub use decode::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES};
 pub use epoch::Epoch;
 pub use erase::Erasing;
 pub use error::{DataError, Result};
+pub use fit::Fit;
 pub use folder::{FolderFiles, ImageFolder};
 pub use folder_listing::FolderListing;
 pub use hex::hex;
 #[cfg(feature = "hub")]
 pub use hub::HubDataset;
 pub use image::{CHANNELS, Image};
+pub use image_formats::READABLE_FORMATS;
+pub use image_sizes::ImageSizes;
 pub use labels::Labels;
 pub use loader::{Loader, LoaderConfig, Part};
 pub use mix::Mixing;

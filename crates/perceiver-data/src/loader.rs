@@ -7,13 +7,14 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use perceiver_data::{Dataset, Image, Loader, LoaderConfig, Normalization, Preprocessing};
+//! use perceiver_data::{Dataset, Fit, Image, Loader, LoaderConfig, Normalization, Preprocessing};
 //!
 //! let images = (0..5).map(|i| Image::new(1, 1, vec![i; 3])).collect::<Result<Vec<_>, _>>()?;
 //! let data = Dataset::new("five", images, vec![0; 5], vec!["only".into()])?;
 //! let preprocessing = Preprocessing {
 //!     image_size: 4,
 //!     antialias: false,
+//!     fit: Fit::Stretch,
 //!     normalization: Normalization::adapt(&data)?,
 //! };
 //! let config = LoaderConfig { batch_size: 2, ..LoaderConfig::default() };
@@ -229,6 +230,7 @@ mod tests {
 
     use super::*;
     use crate::batches::Batch;
+    use crate::fit::Fit;
     use crate::image::Image;
     use crate::normalization::Normalization;
 
@@ -241,6 +243,7 @@ mod tests {
         let preprocessing = Preprocessing {
             image_size: 5,
             antialias: false,
+            fit: Fit::Stretch,
             normalization: Normalization {
                 mean: vec![128.0; 3],
                 variance: vec![5000.0; 3],

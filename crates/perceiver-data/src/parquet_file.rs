@@ -210,9 +210,9 @@ impl<'a> ParquetFile<'a> {
                             format!("{}, row {}", self.path.display(), before + start + at);
                         // An empty cell is an image of no bytes: a broken one.
                         let bytes = bytes.as_ref().map_or(&[][..], ByteArray::data);
-                        let picture = Image::decode(bytes, Path::new(&origin));
+                        let picture = Image::decode_shrunk(bytes, Path::new(&origin), shorter_side);
                         decoded.one_more();
-                        broken.judge(picture.map(|picture| picture.shrunk_to(shorter_side)))
+                        broken.judge(picture)
                     })
                     .collect();
                 pictures.extend(decoded?);

@@ -9,15 +9,13 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{DataError, Result};
 use crate::image::Image;
+use crate::image_formats::is_image_extension;
 use crate::passed_over::{PassedOver, junk_called};
-
-/// What picture files are called, in any mixture of upper and lower case.
-const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 
 /// Where Linux shows processes and devices as if they were files. Links lead from there to everywhere.
 const PSEUDO_FILE_SYSTEMS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// The files in `folder`, at any depth, that are called pictures: `.png`, `.jpg`, `.jpeg`, `.webp` and `.bmp`, sorted by path.
+/// The files in `folder`, at any depth, that are called pictures, such as `.png`, `.jpg` and `.webp`, sorted by path.
 ///
 /// Hidden files and folders, and those that systems are known to leave beside images, are passed over. Symbolic links are
 /// followed, except those that lead back to a folder they are in. A link to nothing that is called a picture is one of the
@@ -41,7 +39,7 @@ pub fn picture_files(folder: &Path) -> Result<Vec<PathBuf>> {
 pub fn open_all<P: AsRef<Path> + Sync>(paths: &[P], shorter_side: usize) -> Vec<Result<Image>> {
     paths
         .par_iter()
-        .map(|path| Ok(Image::open(path.as_ref())?.shrunk_to(shorter_side)))
+        .map(|path| Image::open_shrunk(path.as_ref(), shorter_side))
         .collect()
 }
 
@@ -194,14 +192,7 @@ fn is_run(directory: &Path) -> bool {
 
 fn is_called_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(is_picture_extension)
-}
-
-/// Whether files of pictures are called so.
-pub(crate) fn is_picture_extension(extension: &str) -> bool {
-    EXTENSIONS
-        .iter()
-        .any(|picture| extension.eq_ignore_ascii_case(picture))
+    extension.is_some_and(is_image_extension)
 }
 
 fn unreadable(root: &Path, error: walkdir::Error) -> DataError {

@@ -4,11 +4,12 @@
 //! sparse matrices ([`Taps`]), and normalization a table of the 256 values a byte can have.
 //!
 //! ```
-//! use perceiver_data::{Image, Normalization, Preprocessing};
+//! use perceiver_data::{Fit, Image, Normalization, Preprocessing};
 //!
 //! let preprocessing = Preprocessing {
 //!     image_size: 2,
 //!     antialias: false,
+//!     fit: Fit::Stretch,
 //!     normalization: Normalization { mean: vec![100.0; 3], variance: vec![4.0; 3] },
 //! };
 //! let pixel = Image::new(1, 1, vec![100, 102, 98])?;
@@ -26,9 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::Draw;
 use crate::error::{DataError, Result};
+use crate::fit::{Fit, Window};
 use crate::image::{CHANNELS, Image};
 use crate::normalization::{Normalization, Table};
-use crate::resample::{Scratch, resample_into};
+use crate::resample::{Scratch, resample, resample_into};
 use crate::taps::Taps;
 
 /// The largest side of a model's input; a larger one is taken for a mistake.
@@ -42,6 +44,9 @@ pub struct Preprocessing {
     pub image_size: usize,
     /// Whether shrinking averages over the pixels it drops. Keras's `Resizing` does not, by default.
     pub antialias: bool,
+    /// What becomes of images that are no squares; stretched where a checkpoint does not say.
+    #[serde(default)]
+    pub fit: Fit,
     /// Mean and variance of the training pictures.
     pub normalization: Normalization,
 }
@@ -83,6 +88,37 @@ impl Preprocessing {
         prepared.batch(images.par_iter().map(|image| (image, Draw::NONE)))
     }
 
+    /// The part of an image that the model sees, to be shown to people: the image itself where it is stretched, else the square
+    /// that it is cropped or padded to, which has the mean colour around the image.
+    ///
+    /// # Errors
+    /// As for [`Preprocessing::validate`].
+    pub fn framed<'a>(&self, image: &'a Image) -> Result<Cow<'a, Image>> {
+        self.validate()?;
+        if self.fit == Fit::Stretch || image.height() == image.width() {
+            return Ok(Cow::Borrowed(image));
+        }
+        let windows = self.windows(image.height(), image.width());
+        let size = windows[0].len.min(MAX_FRAMED_SIZE);
+        let [rows, columns] = windows.map(|window| Taps::resize_window(window, size, true));
+        let planes = image.pixels().chunks_exact(image.height() * image.width());
+        let mut pixels = Vec::with_capacity(CHANNELS * size * size);
+        for (plane, mean) in planes.zip(&self.normalization.mean) {
+            let plane: Vec<f32> = plane.iter().map(|value| f32::from(*value) - mean).collect();
+            let framed = resample(&plane, &rows, &columns);
+            pixels.extend(framed.iter().map(|value| (value + mean).round() as u8));
+        }
+        Image::new(size, size, pixels).map(Cow::Owned)
+    }
+
+    /// What is resized of the two axes.
+    fn windows(&self, height: usize, width: usize) -> [Window; 2] {
+        [
+            self.fit.window(height, width),
+            self.fit.window(width, height),
+        ]
+    }
+
     /// Everything that pictures of the sizes of `images` have in common.
     pub(crate) fn prepare<'a>(
         &self,
@@ -90,30 +126,35 @@ impl Preprocessing {
     ) -> Result<Prepared> {
         self.validate()?;
         let mut resize = HashMap::new();
-        for len in images
+        for window in images
             .into_iter()
-            .flat_map(|image| [image.height(), image.width()])
+            .flat_map(|image| self.windows(image.height(), image.width()))
         {
             resize
-                .entry(len)
-                .or_insert_with(|| Taps::resize(len, self.image_size, self.antialias));
+                .entry(window)
+                .or_insert_with(|| Taps::resize_window(window, self.image_size, self.antialias));
         }
         Ok(Prepared {
             image_size: self.image_size,
             antialias: self.antialias,
+            fit: self.fit,
             table: self.normalization.table(),
             resize,
         })
     }
 }
 
+/// The largest side of an image that [`Preprocessing::framed`] makes.
+const MAX_FRAMED_SIZE: usize = 1024;
+
 /// Valid [`Preprocessing`] with its tables at hand.
 pub(crate) struct Prepared {
     image_size: usize,
     antialias: bool,
+    fit: Fit,
     table: Table,
-    /// From each length of a side to `image_size`.
-    resize: HashMap<usize, Taps>,
+    /// From each part of an axis to `image_size`.
+    resize: HashMap<Window, Taps>,
 }
 
 impl Prepared {
@@ -171,7 +212,8 @@ impl Prepared {
 
     /// Resize, then flip, then zoom, then shift, along each axis.
     fn taps(&self, height: usize, width: usize, draw: &Draw) -> (Cow<'_, Taps>, Cow<'_, Taps>) {
-        let (rows, columns) = (self.resize(height), self.resize(width));
+        let rows = self.resize(self.fit.window(height, width));
+        let columns = self.resize(self.fit.window(width, height));
         if *draw == Draw::NONE {
             return (rows, columns);
         }
@@ -194,9 +236,9 @@ impl Prepared {
         )
     }
 
-    fn resize(&self, len: usize) -> Cow<'_, Taps> {
-        self.resize.get(&len).map_or_else(
-            || Cow::Owned(Taps::resize(len, self.image_size, self.antialias)),
+    fn resize(&self, window: Window) -> Cow<'_, Taps> {
+        self.resize.get(&window).map_or_else(
+            || Cow::Owned(Taps::resize_window(window, self.image_size, self.antialias)),
             Cow::Borrowed,
         )
     }
@@ -207,12 +249,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::resample::resample;
 
     fn preprocessing(image_size: usize) -> Preprocessing {
         Preprocessing {
             image_size,
             antialias: true,
+            fit: Fit::Stretch,
             normalization: Normalization {
                 mean: vec![120.0, 125.0, 130.0],
                 variance: vec![4000.0, 4100.0, 4200.0],
@@ -262,7 +304,123 @@ mod tests {
         assert_eq!(preprocessing(8).tensor(&[]).unwrap().dims(), [0, 3, 8, 8]);
     }
 
+    /// The image with `fit` done to its pixels.
+    fn fitted(image: &Image, fit: Fit, empty: [u8; 3]) -> Image {
+        let (height, width) = (image.height(), image.width());
+        let side = match fit {
+            Fit::Stretch => return image.clone(),
+            Fit::Crop => height.min(width),
+            Fit::Pad => height.max(width),
+        };
+        let place = |at: usize, axis: usize| {
+            let at = if side > axis {
+                at.checked_sub((side - axis) / 2)
+            } else {
+                Some(at + (axis - side) / 2)
+            };
+            at.filter(|at| *at < axis)
+        };
+        let mut pixels = Vec::new();
+        for (channel, empty) in empty.into_iter().enumerate() {
+            for (row, column) in (0..side).flat_map(|row| (0..side).map(move |at| (row, at))) {
+                let there = place(row, height).zip(place(column, width));
+                pixels.push(there.map_or(empty, |(row, column)| {
+                    image.pixels()[(channel * height + row) * width + column]
+                }));
+            }
+        }
+        Image::new(side, side, pixels).unwrap()
+    }
+
+    /// 4 x 8 pixels, black and white columns in turns, cropped to the middle four.
+    #[test]
+    fn cropped_and_padded_images_keep_their_shape() {
+        let stripes = |row: usize| {
+            (0..8_usize).map(move |at| if (row + at).is_multiple_of(2) { 0 } else { 255 })
+        };
+        let pixels = (0..12).flat_map(stripes).collect();
+        let image = Image::new(4, 8, pixels).unwrap();
+        let preprocessing = |fit| Preprocessing {
+            fit,
+            antialias: false,
+            ..preprocessing(4)
+        };
+        let cropped = preprocessing(Fit::Crop)
+            .framed(&image)
+            .unwrap()
+            .into_owned();
+        assert_eq!(cropped, fitted(&image, Fit::Crop, [0; 3]));
+        let padded = preprocessing(Fit::Pad).framed(&image).unwrap().into_owned();
+        assert_eq!(padded, fitted(&image, Fit::Pad, [120, 125, 130]));
+        let stretched = preprocessing(Fit::Stretch);
+        assert_eq!(*stretched.framed(&image).unwrap(), image);
+        // Above and below a padded image there is the mean colour, which is 0.
+        let input = preprocessing(Fit::Pad).tensor(&[image]).unwrap();
+        let rows = input
+            .get(0)
+            .unwrap()
+            .get(0)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        assert!(
+            rows[0].iter().chain(&rows[3]).all(|value| *value == 0.0),
+            "{rows:?}"
+        );
+        assert!(
+            rows[1].iter().chain(&rows[2]).any(|value| *value != 0.0),
+            "{rows:?}"
+        );
+    }
+
+    #[test]
+    fn a_very_long_image_is_framed_in_little_memory() {
+        let preprocessing = Preprocessing {
+            fit: Fit::Pad,
+            ..preprocessing(4)
+        };
+        let framed = preprocessing
+            .framed(&picture(1, 60_000))
+            .unwrap()
+            .into_owned();
+        assert_eq!((framed.height(), framed.width()), (1024, 1024));
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_say_stretches() {
+        let json = r#"{"image_size": 4, "antialias": true, "normalization": {"mean": [0, 0, 0], "variance": [1, 1, 1]}}"#;
+        let preprocessing: Preprocessing = serde_json::from_str(json).unwrap();
+        assert_eq!(preprocessing.fit, Fit::Stretch);
+    }
+
     proptest! {
+        #[test]
+        fn fitting_is_done_to_pixels_before_anything_else(
+            height in 1_usize..20,
+            width in 1_usize..20,
+            size in 1_usize..20,
+            antialias: bool,
+            fit in prop::sample::select(vec![Fit::Stretch, Fit::Crop, Fit::Pad]),
+            flip: bool,
+            height_zoom in 0.8_f32..1.2,
+        ) {
+            let normalization = preprocessing(1).normalization;
+            let empty = [0, 1, 2].map(|channel| normalization.mean[channel] as u8);
+            let image = picture(height, width);
+            let draw = Draw { flip, height_zoom, ..Draw::NONE };
+            let made = |fit, image: &Image| {
+                let normalization = normalization.clone();
+                let preprocessing = Preprocessing { image_size: size, antialias, fit, normalization };
+                let mut out = vec![0.0; 3 * size * size];
+                preprocessing.apply(image, &draw, &mut out).unwrap();
+                out
+            };
+            let expected = made(Fit::Stretch, &fitted(&image, fit, empty));
+            for (found, expected) in made(fit, &image).iter().zip(&expected) {
+                prop_assert!((found - expected).abs() < 1e-5);
+            }
+        }
+
         #[test]
         fn all_at_once_is_step_by_step(
             height in 1_usize..20,

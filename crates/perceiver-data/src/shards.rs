@@ -9,7 +9,7 @@
 //!
 //! Shards may also lie in folders called after their part (`root/train/00000.tar`), and be Parquet files as the Hugging Face Hub has
 //! them (with the crate's feature `parquet`). A part's shards are sorted by path. In a tar file, as WebDataset writes them, the files of one
-//! sample follow one another and are called alike up to the first dot: `0017.jpg` (or `.jpeg`, `.png`, `.webp`, `.bmp`) is the
+//! sample follow one another and are called alike up to the first dot: `0017.jpg` (or another image file) is the
 //! picture, `0017.cls` its class as a number; others are passed over. Without `classes.txt`, Parquet's metadata has the names, or the
 //! classes are numbers.
 //!

@@ -20,22 +20,56 @@ impl Image {
     /// ```
     #[must_use]
     pub fn shrunk_to(self, shorter_side: usize) -> Self {
-        let shorter = self.height().min(self.width());
-        let side = shorter_side.max(1);
-        if shorter <= side {
+        let small = shrunk_size(self.width(), self.height(), shorter_side);
+        if small == (self.width(), self.height()) {
             return self;
         }
-        let scaled = |length: usize| (length as f64 * side as f64 / shorter as f64).round() as u32;
-        let (height, width) = (scaled(self.height()), scaled(self.width()));
-        RgbImage::from_raw(
-            self.width() as u32,
-            self.height() as u32,
-            self.to_interleaved(),
-        )
-        .map(|picture| imageops::resize(&picture, width, height, FilterType::Triangle))
-        .and_then(|small| from_rgb(&small).ok())
-        .unwrap_or(self)
+        let (height, width) = (self.height() as u32, self.width() as u32);
+        let small = RgbImage::from_raw(width, height, self.to_interleaved())
+            .and_then(|picture| from_rgb(&shrunk(picture, shorter_side)).ok());
+        match small {
+            Some(small) => small.shrunk_from(self.original_size()),
+            None => self,
+        }
     }
+}
+
+/// [`Image::shrunk_to`], of pixels as files have them.
+pub(crate) fn shrunk(picture: RgbImage, shorter_side: usize) -> RgbImage {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let small = shrunk_size(width, height, shorter_side);
+    if small == (width, height) {
+        return picture;
+    }
+    imageops::resize(
+        &picture,
+        small.0 as u32,
+        small.1 as u32,
+        FilterType::Triangle,
+    )
+}
+
+/// The bytes that [`shrunk`] takes beside the image, until it is an [`Image`].
+pub(crate) fn shrinking_bytes(width: usize, height: usize, shorter_side: usize) -> u64 {
+    let pixels = |width: usize, height: usize| (width as u64).saturating_mul(height as u64);
+    let small = shrunk_size(width, height, shorter_side);
+    let after = 2 * 3 * pixels(small.0, small.1);
+    if small == (width, height) {
+        return after / 2;
+    }
+    // The rows are shrunk first, to pixels of four floats.
+    after + 16 * pixels(width, small.1)
+}
+
+/// Width and height after shrinking.
+fn shrunk_size(width: usize, height: usize, shorter_side: usize) -> (usize, usize) {
+    let shorter = height.min(width);
+    let side = shorter_side.max(1);
+    if shorter <= side {
+        return (width, height);
+    }
+    let scaled = |length: usize| (length as f64 * side as f64 / shorter as f64).round() as usize;
+    (scaled(width), scaled(height))
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@
 //! assert_eq!(mirrored.apply(&[0.0, 4.0]), [4.0, 3.0, 1.0, 0.0]);
 //! ```
 
+use crate::fit::{Fit, Window};
+
 /// A sparse matrix `[output_len, input_len]` in which each row has weight on one short range of inputs. Lengths
 /// are at least 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,17 +33,28 @@ impl Taps {
     /// With `antialias`, an output of a shrunk axis averages over the inputs it covers, by a triangle as wide as two
     /// outputs: `jax.image.resize`'s and PIL's way. Enlarging is the same with and without.
     pub fn resize(input_len: usize, output_len: usize, antialias: bool) -> Self {
-        let step = input_len as f64 / output_len as f64;
+        let whole = Fit::Stretch.window(input_len, input_len);
+        Self::resize_window(whole, output_len, antialias)
+    }
+
+    /// [`Taps::resize`] of a window of the axis: the inputs in it alone count, and what lies outside the axis is zero.
+    pub(crate) fn resize_window(window: Window, output_len: usize, antialias: bool) -> Self {
+        let step = window.len as f64 / output_len as f64;
         let radius = if antialias { step.max(1.0) } else { 1.0 };
-        let last = input_len as f64 - 1.0;
-        Self::from_rows(input_len, output_len, |output, entries| {
+        let last = window.len as f64 - 1.0;
+        let on_axis = |input: usize| {
+            let input = input.checked_add_signed(window.start);
+            input.filter(|input| *input < window.axis)
+        };
+        Self::from_rows(window.axis, output_len, |output, entries| {
             let centre = (output as f64 + 0.5) * step - 0.5;
             let start = (centre - radius).max(0.0).ceil() as usize;
             let end = (centre + radius).min(last).floor() as usize;
             // Cut off at the border and normalized to one, the triangle gives the border value there.
             let weight = |input: usize| (1.0 - (input as f64 - centre).abs() / radius).max(0.0);
             let total: f64 = (start..=end).map(weight).sum();
-            entries.extend((start..=end).map(|input| (input, (weight(input) / total) as f32)));
+            let weighted = (start..=end).map(|input| (input, (weight(input) / total) as f32));
+            entries.extend(weighted.filter_map(|(input, weight)| Some((on_axis(input)?, weight))));
         })
     }
 
@@ -288,6 +301,29 @@ mod tests {
             let at_once = zoom.compose(&flip).compose(&resize).apply(&input);
             let in_turn = zoom.apply(&flip.apply(&resize.apply(&input)));
             prop_assert!(close(&at_once, &in_turn));
+        }
+
+        /// A window on the axis is the axis cut to it; one that reaches beyond is the axis with zeros around it.
+        #[test]
+        fn windows_cut_or_surround(
+            input in prop::collection::vec(-10_f32..10.0, 1..40),
+            other in 1_usize..60,
+            to in 1_usize..30,
+            antialias: bool,
+        ) {
+            for fit in [Fit::Stretch, Fit::Crop, Fit::Pad] {
+                let window = fit.window(input.len(), other);
+                let there: Vec<f32> = (0..window.len)
+                    .map(|at| {
+                        let at = at.checked_add_signed(window.start);
+                        at.and_then(|at| input.get(at)).copied().unwrap_or(0.0)
+                    })
+                    .collect();
+                let expected = Taps::resize(window.len, to, antialias).apply(&there);
+                let taps = Taps::resize_window(window, to, antialias);
+                prop_assert_eq!(taps.input_len(), input.len());
+                prop_assert!(close(&taps.apply(&input), &expected));
+            }
         }
 
         #[test]

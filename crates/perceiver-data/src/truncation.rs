@@ -2,6 +2,8 @@
 
 use image::ImageFormat;
 
+use crate::jpeg_markers::{START_OF_SCAN, segments};
+
 /// Whether a file of this format has an end missing that its decoder would not miss, or miss too late.
 pub(crate) fn is_cut_short(format: ImageFormat, bytes: &[u8]) -> bool {
     match format {
@@ -17,21 +19,11 @@ pub(crate) fn is_cut_short(format: ImageFormat, bytes: &[u8]) -> bool {
 /// Header segments are stepped over, since a thumbnail in one of them has an end marker of its own; in the coded
 /// data after them no other `FF` is followed by `D9`.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
     const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    while let [0xff, marker, after @ ..] = rest {
-        rest = match (*marker, after) {
-            (0xff, _) => &rest[1..], // a fill byte
-            (START_OF_SCAN, _) => break,
-            (_, [high, low, ..]) => {
-                let length = usize::from(u16::from_be_bytes([*high, *low]));
-                after.get(length..).unwrap_or_default()
-            }
-            _ => &[],
-        };
-    }
-    rest.windows(2).any(|pair| pair == END_OF_IMAGE)
+    let Some(scan) = segments(bytes).find(|segment| segment.marker == START_OF_SCAN) else {
+        return false;
+    };
+    scan.after.windows(2).any(|pair| pair == END_OF_IMAGE)
 }
 
 /// Whether every chunk of a WebP lies within the file. The decoder sets memory aside for metadata by the length

@@ -103,9 +103,13 @@ pub(crate) fn looks(
     chosen
         .into_iter()
         .map(|said| {
-            let attention = Attention::of(checkpoint, &test.image(said.image)?)?;
+            let image = test.image(said.image)?;
+            let attention = Attention::of(checkpoint, &image)?;
+            let mut picture = Shown::new(said, test, &checkpoint.config.classes)?;
+            // Maps lie over what the model sees.
+            picture.address = data_address(&*checkpoint.config.preprocessing.framed(&image)?)?;
             Ok(Look {
-                picture: Shown::new(said, test, &checkpoint.config.classes)?,
+                picture,
                 iterations: (1..=attention.iterations())
                     .map(|number| maps(&attention, number))
                     .collect::<Result<_>>()?,

@@ -278,6 +278,7 @@ mod tests {
         let preprocessing = Preprocessing {
             image_size: model.image_size,
             antialias: false,
+            fit: perceiver_data::Fit::Stretch,
             normalization: perceiver_data::Normalization {
                 mean: vec![1.0; 3],
                 variance: vec![2.0; 3],

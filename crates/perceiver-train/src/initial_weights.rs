@@ -57,12 +57,12 @@ impl Checkpoint {
         Ok(checksum(&HashMap::new(), named))
     }
 
-    /// What a recipe has of this checkpoint where nothing says otherwise: the architecture, and how pictures are shrunk.
+    /// What a recipe has of this checkpoint where nothing says otherwise: the architecture, and how pictures are shrunk and made to fit.
     ///
     /// # Errors
     /// When a number has no place in TOML.
     pub fn recipe_layer(&self) -> Result<Table> {
-        let antialias = self.config.preprocessing.antialias;
+        let preprocessing = &self.config.preprocessing;
         Ok(Table::from_iter([
             (
                 "model".to_string(),
@@ -70,7 +70,11 @@ impl Checkpoint {
             ),
             (
                 "data".to_string(),
-                Table::from_iter([("antialias".to_string(), antialias.into())]).into(),
+                Table::from_iter([
+                    ("antialias".to_string(), preprocessing.antialias.into()),
+                    ("fit".to_string(), preprocessing.fit.to_string().into()),
+                ])
+                .into(),
             ),
         ]))
     }

@@ -3,7 +3,7 @@
 //! They resize pixel values 0 to 255, divide by 255 and normalize; ours are normalized before they are resized, which
 //! is the same but for rounding, since they round the resized pixels to bytes. `config.json` is what this program reads.
 
-use perceiver_data::Preprocessing;
+use perceiver_data::{Fit, Preprocessing};
 use serde::Serialize;
 
 /// Bilinear, as Pillow numbers its filters.
@@ -19,9 +19,16 @@ pub struct PreprocessorConfig {
     /// The class of `transformers` that does these steps.
     image_processor_type: &'static str,
     do_convert_rgb: bool,
+    /// Whether the image is put in the middle of a square of the mean colour first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    do_pad: Option<bool>,
     do_resize: bool,
     size: Size,
     resample: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    do_center_crop: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crop_size: Option<Sides>,
     do_rescale: bool,
     rescale_factor: f64,
     do_normalize: bool,
@@ -31,8 +38,16 @@ pub struct PreprocessorConfig {
     image_std: Vec<f64>,
 }
 
+/// What an image is resized to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Size {
+#[serde(untagged)]
+enum Size {
+    Sides(Sides),
+    Shortest { shortest_edge: usize },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Sides {
     height: usize,
     width: usize,
 }
@@ -41,19 +56,31 @@ impl PreprocessorConfig {
     /// The same preprocessing, in those words.
     pub fn new(preprocessing: &Preprocessing) -> Self {
         let side = preprocessing.image_size;
+        let sides = Sides {
+            height: side,
+            width: side,
+        };
+        let shortest = Size::Shortest {
+            shortest_edge: side,
+        };
+        let (processor, do_pad, size, crop_size) = match preprocessing.fit {
+            Fit::Stretch => ("ViTImageProcessor", None, Size::Sides(sides), None),
+            Fit::Crop => ("CLIPImageProcessor", None, shortest, Some(sides)),
+            Fit::Pad => ("LlavaImageProcessor", Some(true), shortest, None),
+        };
         let normalization = &preprocessing.normalization;
         let mean = normalization.mean.iter().map(|&mean| f64::from(mean));
         let variance = normalization.variance.iter();
         let deviation = variance.map(|&variance| f64::from(variance).sqrt().max(1e-7));
         Self {
-            image_processor_type: "ViTImageProcessor",
+            image_processor_type: processor,
             do_convert_rgb: true,
+            do_pad,
             do_resize: true,
-            size: Size {
-                height: side,
-                width: side,
-            },
+            size,
             resample: BILINEAR,
+            do_center_crop: (preprocessing.fit != Fit::Stretch).then_some(crop_size.is_some()),
+            crop_size,
             do_rescale: true,
             rescale_factor: 1.0 / WHITE,
             do_normalize: true,
@@ -68,11 +95,47 @@ mod tests {
     use super::*;
     use perceiver_data::{Image, Normalization};
 
+    fn json(fit: Fit) -> serde_json::Value {
+        let preprocessing = Preprocessing {
+            image_size: 32,
+            antialias: true,
+            fit,
+            normalization: Normalization {
+                mean: vec![100.0; 3],
+                variance: vec![400.0; 3],
+            },
+        };
+        serde_json::to_value(PreprocessorConfig::new(&preprocessing)).unwrap()
+    }
+
+    #[test]
+    fn what_becomes_of_images_that_are_no_squares_is_said_in_its_words() {
+        let sides = serde_json::json!({ "height": 32, "width": 32 });
+        let shortest = serde_json::json!({ "shortest_edge": 32 });
+        let stretched = json(Fit::Stretch);
+        assert_eq!(stretched["size"], sides);
+        assert_eq!(stretched["image_processor_type"], "ViTImageProcessor");
+        assert!(stretched.get("do_center_crop").is_none() && stretched.get("do_pad").is_none());
+        let cropped = json(Fit::Crop);
+        assert_eq!(
+            (&cropped["size"], &cropped["crop_size"]),
+            (&shortest, &sides)
+        );
+        assert_eq!(cropped["do_center_crop"], true);
+        let padded = json(Fit::Pad);
+        assert_eq!(
+            (&padded["size"], &padded["do_pad"]),
+            (&shortest, &true.into())
+        );
+        assert_eq!(padded["do_center_crop"], false);
+    }
+
     #[test]
     fn its_numbers_make_the_same_input() {
         let preprocessing = Preprocessing {
             image_size: 1,
             antialias: false,
+            fit: Fit::Stretch,
             normalization: Normalization {
                 mean: vec![100.0, 120.0, 140.0],
                 variance: vec![400.0, 900.0, 2500.0],

@@ -17,7 +17,9 @@
 
 use std::path::{Path, PathBuf};
 
-use perceiver_data::{Augmentation, BrokenPictures, Labels, LoadOptions, Normalization, Source};
+use perceiver_data::{
+    Augmentation, BrokenPictures, Fit, Labels, LoadOptions, Normalization, Source,
+};
 use perceiver_files::MAX_TEXT_BYTES;
 use perceiver_model::PerceiverConfig;
 use serde::{Deserialize, Serialize};
@@ -86,6 +88,8 @@ pub struct DataRecipe {
     pub shuffle_buffer: usize,
     /// Whether shrinking a picture averages over the pixels it drops.
     pub antialias: bool,
+    /// What becomes of pictures that are no squares: stretched, cropped or padded.
+    pub fit: Fit,
     /// Whether the test split is judged by the mean probabilities of a picture and its mirror image.
     pub flip_average: bool,
     /// Mean and variance of each channel to normalize by, in the place of those of the training pictures; a run that begins with a
@@ -110,6 +114,7 @@ impl Default for DataRecipe {
             broken_pictures: BrokenPictures::Skip,
             shuffle_buffer: 4096,
             antialias: false,
+            fit: Fit::Stretch,
             flip_average: false,
             normalization: None,
             augmentation: Augmentation {

@@ -233,6 +233,7 @@ impl TrainingData {
             && a.validation_fraction.to_bits() == b.validation_fraction.to_bits()
             && a.uses_validation_split() == b.uses_validation_split()
             && a.antialias == b.antialias
+            && a.fit == b.fit
             && a.normalization == b.normalization
             && one.model.image_size == other.model.image_size
             && read(one) == read(other)
@@ -253,6 +254,7 @@ fn preprocessing(recipe: &Recipe, normalization: Normalization) -> Preprocessing
     Preprocessing {
         image_size: recipe.model.image_size,
         antialias: recipe.data.antialias,
+        fit: recipe.data.fit,
         normalization,
     }
 }
@@ -315,6 +317,7 @@ mod tests {
             "data.labels = 'coarse'",
             "data.limit_train = 100",
             "data.antialias = true",
+            "data.fit = 'crop'",
             "data.broken_pictures = 'refuse'",
             "data.normalization = { mean = [0.0, 0.0, 0.0], variance = [1.0, 1.0, 1.0] }",
             "data.validation_fraction = 0.2",

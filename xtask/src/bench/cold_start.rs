@@ -88,6 +88,7 @@ fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
         Preprocessing {
             image_size: recipe.model.image_size,
             antialias: recipe.data.antialias,
+            fit: recipe.data.fit,
             normalization: Normalization {
                 mean: vec![0.0; 3],
                 variance: vec![1.0; 3],

@@ -243,6 +243,7 @@ impl Workload {
         let preprocessing = Preprocessing {
             image_size: recipe.model.image_size,
             antialias: recipe.data.antialias,
+            fit: recipe.data.fit,
             normalization: Normalization::adapt(&data)?,
         };
         let config = LoaderConfig {

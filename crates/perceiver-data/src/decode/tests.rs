@@ -1,3 +1,5 @@
+use std::io::Cursor;
+
 use image::{ColorType, DynamicImage, Luma, Rgba, RgbaImage};
 use proptest::prelude::*;
 
@@ -38,6 +40,10 @@ const CMYK_JPEG: &[u8] = include_bytes!("samples/cmyk.jpg");
 /// 16 x 8 pixels of grey, the left half 0 and the right half 200, in several passes of growing detail.
 const PROGRESSIVE_JPEG: &[u8] = include_bytes!("samples/progressive.jpg");
 
+/// A scan a component, with restarts.
+const SEPARATE_JPEG: &[u8] =
+    include_bytes!("../../../../tests/fixtures/jpeg/420_40x24.separate.restarts-3.jpg");
+
 /// Four pixels by a palette: red, green, blue and one that is transparent.
 const PALETTE_PNG: &[u8] = include_bytes!("samples/palette.png");
 
@@ -62,17 +68,20 @@ fn sample_files() -> Vec<Vec<u8>> {
             CMYK_JPEG,
             PROGRESSIVE_JPEG,
             PALETTE_PNG,
+            SEPARATE_JPEG,
         ]
         .map(<[u8]>::to_vec),
     );
     files
 }
 
-const FORMATS: [ImageFormat; 4] = [
+const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Png,
     ImageFormat::Jpeg,
     ImageFormat::WebP,
     ImageFormat::Bmp,
+    ImageFormat::Gif,
+    ImageFormat::Tiff,
 ];
 
 /// EXIF metadata that hold an orientation alone.
@@ -122,7 +131,10 @@ fn with_orientation(file: &[u8], format: ImageFormat, orientation: u8) -> Vec<u8
 
 #[test]
 fn lossless_formats_keep_every_pixel_in_its_place() {
-    for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp] {
+    let lossless = FORMATS
+        .into_iter()
+        .filter(|format| *format != ImageFormat::Jpeg);
+    for format in lossless {
         let picture = decode(&sample_file(format)).unwrap();
         assert_eq!((picture.height(), picture.width()), (7, 5));
         assert_eq!(picture.to_interleaved(), sample().into_raw());
@@ -195,6 +207,36 @@ fn transparency_is_laid_over_white() {
     }
 }
 
+/// Programs write 32-bit BMPs whose last eight bits are empty, and viewers show them opaque.
+#[test]
+fn a_bmp_whose_alpha_is_zero_everywhere_is_opaque() {
+    let bmp = |alphas: [u8; 2]| {
+        let picture = RgbaImage::from_fn(2, 1, |x, _| Rgba([10, 20, 30, alphas[x as usize]]));
+        let file = encode(&picture.into(), ImageFormat::Bmp);
+        decode(&file).unwrap().to_interleaved()
+    };
+    assert_eq!(bmp([0, 0]), [10, 20, 30, 10, 20, 30]);
+    assert_eq!(bmp([0, 255]), [255, 255, 255, 10, 20, 30]);
+    // The rule is BMP's alone.
+    let picture = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
+    let png = encode(&picture.into(), ImageFormat::Png);
+    assert_eq!(decode(&png).unwrap().to_interleaved(), [255; 3]);
+}
+
+#[test]
+fn of_an_animation_the_first_frame_is_read() {
+    let mut gif = Cursor::new(Vec::new());
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut gif);
+    for red in [200, 0] {
+        let frame = RgbaImage::from_pixel(3, 2, Rgba([red, 40, 0, 255]));
+        encoder.encode_frame(image::Frame::new(frame)).unwrap();
+    }
+    drop(encoder);
+    let picture = decode(&gif.into_inner()).unwrap();
+    assert_eq!((picture.height(), picture.width()), (2, 3));
+    assert_eq!(picture.to_interleaved()[..3], [200, 40, 0]);
+}
+
 #[test]
 fn exif_orientation_is_applied() {
     let halves = RgbImage::from_fn(32, 16, |x, _| image::Rgb([if x < 16 { 0 } else { 255 }; 3]));
@@ -239,13 +281,13 @@ fn what_is_no_picture_is_named_with_its_first_bytes() {
             r#"bytes that begin with "<!DOCTYPE ht""#,
         ),
         (
-            b"GIF89a\x01\0\x01\0\0\0\0",
-            r#"bytes that begin with "GIF89a\x01\x00\x01\x00\x00\x00""#,
+            b"\0\0\x01\0\x01\0\x10\x10\0\0\x01\0\x20",
+            r#"bytes that begin with "\x00\x00\x01\x00\x01\x00\x10\x10\x00\x00\x01\x00""#,
         ),
     ] {
         let error = decode(bytes).unwrap_err().to_string();
         let expected = format!(
-            "{ORIGIN} is not a readable picture: expected PNG, JPEG, WebP or BMP, found {finding}"
+            "{ORIGIN} is not a readable picture: expected PNG, JPEG, WebP, BMP, GIF or TIFF, found {finding}"
         );
         assert_eq!(error, expected);
     }
@@ -284,12 +326,17 @@ fn bytes_after_the_picture_do_no_harm() {
     }
 }
 
-/// A PNG of a few bytes whose header claims `side` x `side` pixels.
+/// A PNG of a few bytes whose header claims `side` x `side` pixels of 8-bit RGB.
 fn png_claiming(side: u32) -> Vec<u8> {
+    png_of(side, ColorType::Rgb8)
+}
+
+fn png_of(side: u32, colour: ColorType) -> Vec<u8> {
     let mut png = Vec::new();
     let mut encoder = Vec::new();
     let picture = image::codecs::png::PngEncoder::new(&mut encoder);
-    image::ImageEncoder::write_image(picture, &[0; 3], 1, 1, ColorType::Rgb8.into()).unwrap();
+    let pixel = vec![0; usize::from(colour.bytes_per_pixel())];
+    image::ImageEncoder::write_image(picture, &pixel, 1, 1, colour.into()).unwrap();
     png.extend_from_slice(&encoder[..16]);
     png.extend_from_slice(&side.to_be_bytes());
     png.extend_from_slice(&side.to_be_bytes());
@@ -313,9 +360,67 @@ fn a_decompression_bomb_is_refused_by_its_header() {
     let error = decode(&png_claiming(60_000)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "shelf/cat.png has 60000 x 60000 pixels: expected at most 512 MiB of them when decoded"
+        "shelf/cat.png is too large: 60000 x 60000 pixels take 20600 MiB to decode, expected at most 512 MiB"
     );
     assert!(matches!(error, DataError::TooManyPixels { .. }));
+}
+
+/// A file of 64 kB that is half a gigabyte of grey, and three times as much of colour.
+#[test]
+fn what_grows_when_it_is_converted_counts_as_it_grows() {
+    let bytes = png_of(23_000, ColorType::L8);
+    let error = decode(&bytes).unwrap_err();
+    let DataError::TooManyPixels { needed, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(needed, 2 * 3 * 23_000 * 23_000);
+    let error = Image::decode_shrunk(&bytes, Path::new(ORIGIN), 64).unwrap_err();
+    assert!(matches!(error, DataError::TooManyPixels { .. }), "{error}");
+}
+
+/// What a budget refuses and lets through is what an image takes: 60 x 40 pixels, decoded, turned and converted.
+#[test]
+fn an_image_is_decoded_within_the_bytes_it_is_reckoned_to_take() {
+    let picture = DynamicImage::from(RgbImage::from_pixel(60, 40, image::Rgb([7; 3])));
+    let png = encode(&picture, ImageFormat::Png);
+    let turned = with_orientation(&png, ImageFormat::Png, 6);
+    let within = |limit, bytes: &[u8], side| {
+        decode_within(&DecodeBudget::new(limit), bytes, Path::new(ORIGIN), side)
+    };
+    let whole = 2 * 3 * 60 * 40;
+    within(whole, &png, None).unwrap();
+    within(whole - 1, &png, None).unwrap_err();
+    // Shrunk to 15 x 10, it takes rows of floats instead: 60 x 10 pixels of 16 bytes.
+    let shrunk = 3 * 60 * 40 + 16 * 60 * 10 + 2 * 3 * 15 * 10;
+    within(shrunk, &png, Some(10)).unwrap();
+    within(shrunk - 1, &png, Some(10)).unwrap_err();
+    // Turned when it is small where there is no room for it twice.
+    let once = 3 * 60 * 40 + 16 * 60 * 2 + 2 * 3 * 3 * 2;
+    let small = within(once, &turned, Some(2)).unwrap();
+    within(once - 1, &turned, Some(2)).unwrap_err();
+    let large = within(whole, &turned, Some(2)).unwrap();
+    assert_eq!(small, large);
+    assert_eq!((small.height(), small.width()), (3, 2));
+    assert_eq!(small.original_size(), (60, 40));
+}
+
+#[test]
+fn decoding_and_shrinking_at_once_is_both_one_after_the_other() {
+    for format in FORMATS {
+        let bytes = with_orientation_or_not(format);
+        let whole = decode(&bytes).unwrap();
+        let at_once = Image::decode_shrunk(&bytes, Path::new(ORIGIN), 3).unwrap();
+        assert_eq!(at_once, whole.clone().shrunk_to(3), "{format:?}");
+        assert_eq!(at_once.original_size(), (whole.height(), whole.width()));
+    }
+}
+
+fn with_orientation_or_not(format: ImageFormat) -> Vec<u8> {
+    let file = sample_file(format);
+    match format {
+        ImageFormat::Png | ImageFormat::Jpeg => with_orientation(&file, format, 6),
+        _ => file,
+    }
 }
 
 #[test]
@@ -351,7 +456,7 @@ proptest! {
     fn random_bytes_never_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         signature in prop::sample::select(vec![
-            &b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"[..], b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8X", b"BM", b"",
+            &b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"[..], b"\xff\xd8\xff", b"RIFF\x40\0\0\0WEBPVP8X", b"BM", b"GIF89a", b"II*\0", b"",
         ]),
     ) {
         let _ = decode(&[signature, &bytes].concat());

@@ -245,8 +245,7 @@ impl Streamed {
     pub(crate) fn decode(&self, encoded: &Encoded) -> Result<Image> {
         let (shard, row) = self.place(encoded.index);
         let origin = self.shards[shard].origin(row);
-        let image = Image::decode(&encoded.bytes, Path::new(&origin))?;
-        Ok(image.shrunk_to(self.shorter_side))
+        Image::decode_shrunk(&encoded.bytes, Path::new(&origin), self.shorter_side)
     }
 
     /// The shard that a picture is in, and its row there.

@@ -7,7 +7,7 @@ use perceiver_files::{decode_text, open_regular};
 
 use crate::decode::MAX_ENCODED_BYTES;
 use crate::error::{DataError, Result};
-use crate::picture_files::is_picture_extension;
+use crate::image_formats::is_image_extension;
 use crate::shards::compression;
 use crate::shards::unpaired_files::{UnpairedFiles, is_label_extension};
 use crate::tar_entries::TarArchive;
@@ -141,7 +141,7 @@ impl<'a> Samples<'a> {
                 format!("a second one, {name}"),
             )
         };
-        if is_picture_extension(extension) {
+        if is_image_extension(extension) {
             if len > MAX_ENCODED_BYTES {
                 let expected = format!("pictures of at most {} MiB", MAX_ENCODED_BYTES >> 20);
                 let found = format!("{len} bytes in {name}");
@@ -158,7 +158,7 @@ impl<'a> Samples<'a> {
                 return Err(twice());
             }
         } else if UnpairedFiles::concerns(extension) {
-            let is_label = !is_picture_extension(extension.rsplit('.').next().unwrap_or_default());
+            let is_label = !is_image_extension(extension.rsplit('.').next().unwrap_or_default());
             let class = is_label.then(|| self.label(name, content).ok()).flatten();
             self.open.others.push((name.to_owned(), class));
         }

@@ -12,6 +12,7 @@ use crate::batches::Batch;
 use crate::broken_pictures::BrokenPictures;
 use crate::dataset::{Dataset, Split};
 use crate::error::Result;
+use crate::fit::Fit;
 use crate::image::Image;
 use crate::loader::{Loader, LoaderConfig, Part};
 use crate::mix::Mixing;
@@ -58,6 +59,7 @@ fn loader(pictures: impl Into<Pictures>, config: LoaderConfig) -> Loader {
     let preprocessing = Preprocessing {
         image_size: 5,
         antialias: false,
+        fit: Fit::Stretch,
         normalization: Normalization {
             mean: vec![128.0; 3],
             variance: vec![5000.0; 3],

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::{DataError, Result};
-use crate::picture_files::is_picture_extension;
+use crate::image_formats::is_image_extension;
 
 /// The files that were passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl UnpairedFiles {
     pub(super) fn concerns(extension: &str) -> bool {
         extension
             .rsplit_once('.')
-            .is_some_and(|(_, last)| is_picture_extension(last) || is_label_extension(last))
+            .is_some_and(|(_, last)| is_image_extension(last) || is_label_extension(last))
     }
 
     pub(super) fn note(&mut self, file: String, class: Option<i64>) {
