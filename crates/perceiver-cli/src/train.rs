@@ -12,10 +12,10 @@ use perceiver_data::{Pictures, Source, Split, Streamed};
 use perceiver_model::Summary;
 use perceiver_report::grouped;
 use perceiver_train::{
-    Checkpoint, CheckpointConfig, DeviceChoice, Environment, EventFile, MetricsCsv, MetricsFile,
-    Observers, Outcome, Prediction, Preset, Ranks, Recipe, RunDirectory, Standing, Surveys,
-    TestAhead, TestResults, TrainError, Trainer, TrainingData, Views, Workplace, require_agreement,
-    require_memory, shell_quoted, write_predictions,
+    Checkpoint, CheckpointConfig, DeviceChoice, Environment, EpochMetrics, Event, EventFile,
+    MetricsCsv, MetricsFile, Observer, Observers, Outcome, Prediction, Preset, Ranks, Recipe,
+    RunDirectory, Standing, Surveys, TestAhead, TestResults, TrainError, Trainer, TrainingData,
+    Views, Workplace, require_agreement, require_memory, shell_quoted, write_predictions,
 };
 
 use crate::class_check;
@@ -308,40 +308,47 @@ fn is_finished(
     standing: Option<Standing>,
     ranks: &dyn Ranks,
 ) -> Result<bool> {
-    let results = standing.filter(|_| ranks.is_first());
-    let results = results.and_then(|standing| results_of_whole(run, recipe, standing));
-    let mut finished = [f64::from(u8::from(results.is_some()))];
+    let standing = standing.filter(|_| ranks.is_first());
+    let ended = standing.and_then(|standing| Ended::read(run, recipe, standing));
+    let mut finished = [f64::from(u8::from(ended.is_some()))];
     ranks.all_reduce_f64(&mut finished)?;
-    if let (Some(results), Some(standing)) = (&results, standing) {
-        run.remove_leftovers()?;
+    if let Some(Ended { results, history }) = ended {
+        let shown = |error| way_out::shown(error, run, recipe);
+        run.remove_leftovers().map_err(shown)?;
+        // What is made of those: the table may be missing, the curves torn.
+        let table =
+            MetricsCsv::new(run.metrics_csv()).notice(&Event::Started { history: &history });
+        let curves = EventFile::new(run.event_file());
+        let written = table.and_then(|()| curves.write(&history, Some(&results)));
+        written.map_err(shown)?;
         let root = shell_quoted(run.root());
         tracing::info!(
             "{root} is already finished, after {} epochs; --epochs N with more of them extends it",
-            standing.epochs
+            history.len()
         );
-        if !run.report().exists() {
-            tracing::info!("what it learned, to look at: perceiver report {root}");
-        }
-        evaluate::print(results)?;
+        evaluate::print(&results)?;
+        report::at_the_end_of(run, recipe.training.device, None); // where there is none
     }
     Ok(finished != [0.0])
 }
 
-/// The results of a run that has ended, unless a file is missing or damaged, or says other than the recipe, that going on would make again.
-fn results_of_whole(
-    run: &RunDirectory,
-    recipe: &Recipe,
-    standing: Standing,
-) -> Option<TestResults> {
-    let results = TestResults::read(&run.results()).ok()?;
-    let history = MetricsFile::read(&run.metrics()).ok()?;
-    let checkpoint = Checkpoint::open(run.root(), &Device::Cpu).ok()?;
-    let is_whole = standing.is_done
-        && history.len() == standing.epochs
-        && run.metrics_csv().exists()
-        && run.event_file().exists()
-        && checkpoint.config.data.dataset.as_ref() == Some(&recipe.data.dataset);
-    is_whole.then_some(results)
+/// What a run came to that has ended.
+struct Ended {
+    results: TestResults,
+    history: Vec<EpochMetrics>,
+}
+
+impl Ended {
+    /// None where a file is missing or damaged, or says other than the recipe, that going on would make again.
+    fn read(run: &RunDirectory, recipe: &Recipe, standing: Standing) -> Option<Self> {
+        let results = TestResults::read(&run.results()).ok()?;
+        let history = MetricsFile::read(&run.metrics()).ok()?;
+        let checkpoint = Checkpoint::open(run.root(), &Device::Cpu).ok()?;
+        let is_whole = standing.is_done
+            && history.len() == standing.epochs
+            && checkpoint.config.data.dataset.as_ref() == Some(&recipe.data.dataset);
+        is_whole.then_some(Self { results, history })
+    }
 }
 
 /// The run, which nobody else can go on with from here on.

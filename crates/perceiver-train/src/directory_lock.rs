@@ -137,8 +137,8 @@ impl DirectoryLock {
     /// # Errors
     /// When the operating system refuses.
     pub fn take_unused(parent: &Path, name: &str) -> Result<(PathBuf, Self)> {
-        let root = make_unused(parent, name)?;
-        let lock = Self::take_made(&root, vec![root.clone()])?;
+        let (root, made) = make_unused(parent, name)?;
+        let lock = Self::take_made(&root, made)?;
         Ok((root, lock))
     }
 
@@ -270,23 +270,32 @@ fn make(directory: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// Makes a directory under `parent` that was not there: `NAME-1`, `NAME-2`, ... Of several processes that ask at once, each makes its own.
+/// Returns it, and all that was made, the innermost first.
 ///
 /// # Errors
 /// When the operating system refuses.
-pub(crate) fn make_unused(parent: &Path, name: &str) -> Result<PathBuf> {
-    let failed = |path: &Path, source| TrainError::Io {
-        action: "create",
-        path: path.to_path_buf(),
-        source,
-    };
-    fs::create_dir_all(parent).map_err(|source| failed(parent, source))?;
+pub(crate) fn make_unused(parent: &Path, name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let mut made = Vec::new();
+    make(parent, &mut made)?;
     let mut number = 1_u64;
     loop {
         let root = parent.join(format!("{name}-{number}"));
         match fs::create_dir(&root) {
-            Ok(()) => return Ok(root),
+            Ok(()) => {
+                made.insert(0, root.clone());
+                return Ok((root, made));
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(source) => return Err(failed(&root, source)),
+            // Another process has given the parent back, which was empty.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(parent, &mut made)?,
+            Err(source) => {
+                let (action, path) = ("create", root);
+                return Err(TrainError::Io {
+                    action,
+                    path,
+                    source,
+                });
+            }
         }
     }
 }

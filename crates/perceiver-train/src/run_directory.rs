@@ -70,9 +70,9 @@ impl RunDirectory {
     /// # Errors
     /// When the operating system refuses.
     pub fn create_under(parent: &Path, name: &str) -> Result<Self> {
-        let root = make_unused(parent, name)?;
-        let run = Self::at(&root);
-        let lock = DirectoryLock::take_made(&run.training(), vec![root]);
+        let (root, made) = make_unused(parent, name)?;
+        let run = Self::at(root);
+        let lock = DirectoryLock::take_made(&run.training(), made);
         run.with(lock)
     }
 
@@ -314,8 +314,9 @@ mod tests {
 
     #[test]
     fn runs_that_begin_at_once_get_names_of_their_own() {
-        let parent = tempfile::tempdir().unwrap();
-        let create = || RunDirectory::create_under(parent.path(), "photos").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let parent = directory.path().join("runs");
+        let create = || RunDirectory::create_under(&parent, "photos").unwrap();
         let mut names = std::thread::scope(|scope| {
             let starts: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
             let runs: Vec<_> = starts.into_iter().map(|run| run.join().unwrap()).collect();
@@ -323,10 +324,10 @@ mod tests {
             names.collect::<Vec<_>>()
         });
         names.sort();
-        let expected = (1..=8).map(|number| parent.path().join(format!("photos-{number}")));
+        let expected = (1..=8).map(|number| parent.join(format!("photos-{number}")));
         assert_eq!(names, expected.collect::<Vec<_>>());
         // Nothing was begun in them.
-        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&parent).map_or(0, Iterator::count), 0);
     }
 
     #[test]
