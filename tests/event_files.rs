@@ -133,7 +133,10 @@ fn curves(run: &Run) -> BTreeMap<String, Vec<Point>> {
             };
             let value = fields(value);
             let tag = String::from_utf8(bytes(&value, 1).unwrap().to_vec()).unwrap();
-            let value = f32::from_le_bytes(bytes(&value, 2).unwrap().try_into().unwrap());
+            let Some(number) = bytes(&value, 2) else {
+                continue; // a text
+            };
+            let value = f32::from_le_bytes(number.try_into().unwrap());
             curves.entry(tag).or_default().push(Point {
                 step: step.unwrap(),
                 value,

@@ -181,7 +181,7 @@ fn a_run_that_lost_its_first_state_is_begun_anew() {
         "{}",
         said.err
     );
-    let remedy = "perceiver train --preset keras --config run/training/recipe.toml --output DIR";
+    let remedy = "perceiver train --recipe run/training/recipe.toml --output DIR";
     assert!(said.err.contains(remedy), "{}", said.err);
 }
 

@@ -72,7 +72,7 @@ fn a_run_ends_with_a_report_that_needs_nothing_else() {
         "Most confused",
         "data-says=\"epoch 1 · training",
         "learning_rate",
-        "perceiver train --preset keras --config recipe.toml",
+        "perceiver train --recipe recipe.toml",
     ] {
         assert!(page.contains(expected), "{expected}");
     }
@@ -106,7 +106,7 @@ fn the_command_in_the_report_repeats_the_run() {
         .unwrap();
     let recipe = recipe.split("</pre>").next().unwrap();
     place.write("recipe.toml", recipe.replace("&#34;", "\""));
-    place.succeed("train --preset keras --config recipe.toml --output again");
+    place.succeed("train --recipe recipe.toml --output again");
     assert_eq!(
         text(&place, "again/training/recipe.toml"),
         text(&place, "run/training/recipe.toml")
@@ -115,6 +115,17 @@ fn the_command_in_the_report_repeats_the_run() {
         text(&place, "again/results.json"),
         text(&place, "run/results.json")
     );
+    // The same by the run itself, and with a change over it.
+    place.succeed("train --recipe run --output third");
+    assert_eq!(
+        text(&place, "third/results.json"),
+        text(&place, "run/results.json")
+    );
+    place.succeed("train --recipe run --seed 7 -b 20 -o changed");
+    let recipe = text(&place, "changed/training/recipe.toml");
+    assert!(recipe.contains("seed = 7") && recipe.contains("batch_size = 20"));
+    let both = place.run("train --recipe run --preset quickstart");
+    assert_eq!(both.code, Some(2), "{}", both.err);
 }
 
 /// What a class is called comes from whoever made the folders.
@@ -222,19 +233,78 @@ fn metrics_that_no_axis_can_have_hang_no_report() {
 }
 
 #[test]
+fn images_of_a_folder_are_named_in_predictions_and_report() {
+    let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
+    perceiver_tests::run::finished(run.start());
+    let predictions = text(&run.place, "run/predictions.csv");
+    let mut lines = predictions.lines();
+    let header = lines.next().unwrap();
+    assert!(header.ends_with(",label_rank,path"), "{header}");
+    let page = text(&run.place, "run/report.html");
+    let mut shown = 0;
+    for line in lines {
+        let path = line.rsplit(',').next().unwrap();
+        let label = line.split(',').nth(1).unwrap();
+        assert!(path.starts_with(&format!("class-{label}/")), "{line}");
+        assert!(run.place.path("photos").join(path).is_file(), "{line}");
+        shown += usize::from(page.contains(&format!("<span class=\"name\">{path}</span>")));
+    }
+    assert!(shown > 0, "no image is named in the report");
+    // A file of an earlier version has no names.
+    let cut = |line: &str| line.rsplit_once(',').unwrap().0.to_string() + "\n";
+    let unnamed: String = predictions.lines().map(cut).collect();
+    run.place.write("run/predictions.csv", unnamed);
+    run.place.succeed("report run");
+    assert!(text(&run.place, "run/report.html") == page);
+}
+
+#[test]
+fn images_without_names_are_told_by_their_place() {
+    let place = workplace();
+    place.succeed("train --preset quickstart --config tiny.toml --output run");
+    let predictions = text(&place, "run/predictions.csv");
+    assert!(predictions.lines().next().unwrap().ends_with(",label_rank"));
+    let page = text(&place, "run/report.html");
+    assert!(page.contains("<span class=\"name\">test image "));
+}
+
+#[test]
+fn a_report_is_made_of_data_that_were_moved_and_never_replaced_by_a_poorer_one() {
+    let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
+    perceiver_tests::run::finished(run.start());
+    let good = text(&run.place, "run/report.html");
+    fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();
+    let refused = failure(&run.place, "report run");
+    assert!(
+        refused.contains("kept, as it shows the test images")
+            && refused.contains("--dataset folder:DIR says where it is now")
+            && refused.contains("--output FILE"),
+        "{refused}"
+    );
+    assert!(text(&run.place, "run/report.html") == good);
+    run.place.succeed("report run --dataset folder:moved");
+    assert!(text(&run.place, "run/report.html") == good);
+    // Other images are no substitute.
+    fs::remove_file(run.place.path("moved/class-0/0.png")).unwrap();
+    fs::remove_file(run.place.path("moved/class-0/1.png")).unwrap();
+    failure(&run.place, "report run --dataset folder:moved");
+    assert!(text(&run.place, "run/report.html") == good);
+}
+
+#[test]
 fn without_its_pictures_a_report_says_so_and_shows_the_rest() {
     let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
     perceiver_tests::run::finished(run.start());
     fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();
     let said = run.place.succeed("report run --output report.html");
     assert!(
-        said.err.contains("The test pictures are not shown"),
+        said.err.contains("The test images are not shown"),
         "{}",
         said.err
     );
     let page = text(&run.place, "report.html");
     assert!(
-        page.contains("The test pictures are not shown")
+        page.contains("The test images are not shown")
             && page.contains("Expected calibration error")
     );
     assert!(!page.contains("id=\"pictures\""));
@@ -340,12 +410,14 @@ fn attention_is_shown_of_what_was_asked_for() {
     ];
     let looks = Recipe::from_layers(&layers).unwrap().model.cross_attends();
     let (said, sheet) = attention(&place, "");
-    assert_eq!(said.out.lines().count(), 1 + looks, "{}", said.out);
-    assert_eq!(sheet.height(), looks * 200 - 8);
+    assert_eq!(said.out.lines().count(), 2 + looks, "{}", said.out);
+    // The title, a titled row of images with captions a cross attention, and the bar of colours.
+    let bar = 40;
+    assert_eq!(sheet.height(), 8 + 24 + looks * (24 + 192 + 28) + bar);
     let (_, one) = attention(&place, "--mean --iteration 1");
-    assert_eq!((one.height(), one.width()), (512, 512));
+    assert_eq!((one.height(), one.width()), (8 + 24 + 540 + bar, 528));
     let (_, all) = attention(&place, "--latent 2");
-    assert_eq!((all.height(), all.width()), (512, looks * 520 - 8));
+    assert_eq!((all.height(), all.width()), (one.height(), 8 + looks * 520));
     let (_, logits) = attention(&place, "--latent 2 --iteration 1 --logits");
     let (_, probabilities) = attention(&place, "--latent 2 --iteration 1");
     assert!(logits.pixels() != probabilities.pixels());
@@ -367,6 +439,39 @@ fn attention_is_shown_of_what_was_asked_for() {
     );
     assert!(missing.contains("nowhere.png"), "{missing}");
     assert!(!place.path("not.png").exists());
+}
+
+#[test]
+fn attention_says_what_the_model_sees_in_every_image_and_heeds_the_name_of_the_file() {
+    let place = trained();
+    let shapes = Source::Shapes
+        .load(Split::Test, &LoadOptions::default())
+        .unwrap();
+    for (at, file) in ["a.png", "b.png"].into_iter().enumerate() {
+        shapes.images()[at].write_png(&place.path(file)).unwrap();
+    }
+    let said = place.succeed("attention --checkpoint one -o both.jpg --mean a.png b.png");
+    let file = fs::read(place.path("both.jpg")).unwrap();
+    assert_eq!(file[..3], [0xff, 0xd8, 0xff], "a JPEG file");
+    let both = Image::open(&place.path("both.jpg")).unwrap();
+    assert_eq!(both.height(), 8 + 2 * (24 + 540) + 40);
+    let predicted = place.succeed("predict --checkpoint one --json a.png b.png");
+    for (line, file) in predicted.out.lines().zip(["a.png", "b.png"]) {
+        let said_of: Value = serde_json::from_str(line).unwrap();
+        let best = &said_of["classes"][0];
+        let expected = format!(
+            "  {} {:.1}%, {file}\n",
+            best["class"].as_str().unwrap(),
+            100.0 * best["probability"].as_f64().unwrap()
+        );
+        assert!(said.out.contains(&expected), "{expected}{}", said.out);
+    }
+    for output in ["map.gif", "map"] {
+        let refused = place.run(&format!("attention --checkpoint one -o {output} a.png"));
+        assert_eq!(refused.code, Some(2), "{}", refused.err);
+        assert!(refused.err.contains(".webp or .bmp"), "{}", refused.err);
+        assert!(!place.path(output).exists());
+    }
 }
 
 /// A confusion is a count of pictures: nothing is lost in it.

@@ -52,6 +52,7 @@ fn run(place: &Workplace, name: &str, validation: &[f64], test: Option<f64>) {
                 seconds: 30.0,
                 images_per_second: 100.0,
                 diagnosis: None,
+                warnings: Vec::new(),
             };
             serde_json::to_string(&metrics).unwrap() + "\n"
         })

@@ -55,6 +55,13 @@ fn the_table_is_what_the_runs_results_say() {
     expected.extend(["sweep.json".to_string(), "sweep.md".to_string()]);
     expected.sort();
     assert_eq!(names_in(&place.path("all")), expected);
+    // Each forecast is of all that is left; the last run's own says it all.
+    let forecasts = said
+        .err
+        .lines()
+        .filter(|line| line.contains("forecast of the sweep"));
+    let left = forecasts.map(|line| line.split("sweep: ").nth(1).unwrap()[..6].to_string());
+    assert_eq!(left.collect::<Vec<_>>(), ["4 runs", "3 runs", "2 runs"]);
     assert_eq!(
         said.err.matches("reading shapes").count(),
         1,

@@ -3,7 +3,7 @@
 use std::fs;
 
 use perceiver_tests::program::Workplace;
-use perceiver_train::EpochMetrics;
+use perceiver_train::{EpochMetrics, Warning, WarningKind};
 
 /// The example with few and small pictures, few latents and blocks; width, scale and learning rate stay.
 const SMALL: &str = "
@@ -72,6 +72,54 @@ fn the_example_is_warned_before_its_first_step_and_when_its_loss_stays() {
     assert_eq!(warnings.iter().filter(stuck).count(), 1, "{}", run.said);
     let saturated = |line: &&&str| line.contains("is saturated");
     assert_eq!(warnings.iter().filter(saturated).count(), 1, "{}", run.said);
+
+    // What was said is in the run's files too, each once.
+    let kept: Vec<(usize, Warning)> = run
+        .metrics()
+        .into_iter()
+        .flat_map(|epoch| epoch.warnings.into_iter().map(move |w| (epoch.epoch, w)))
+        .collect();
+    assert_eq!(kept.len(), warnings.len(), "{kept:?}");
+    let (epoch, first) = &kept[0];
+    assert_eq!((*epoch, first.step), (1, 0));
+    assert_eq!(first.kind, WarningKind::SaturatedAttention);
+    assert!(
+        run.text("metrics.jsonl")
+            .contains("\"kind\":\"saturated_attention\"")
+    );
+    assert!(!run.text("metrics.csv").contains("saturated"));
+    let page = run.text("report.html");
+    assert!(
+        page.contains("<h3>Warnings</h3>"),
+        "no warnings in the report"
+    );
+    let events = fs::read(events(&run)).unwrap();
+    for (_, warning) in &kept {
+        let shown = warning.finding.split('\'').next().unwrap();
+        assert!(page.contains(shown), "{shown}");
+        let text = warning.to_string();
+        let found = events
+            .windows(text.len())
+            .any(|part| part == text.as_bytes());
+        assert!(found, "not in the event file: {text}");
+    }
+}
+
+/// A run's event file.
+fn events(run: &Run) -> std::path::PathBuf {
+    let mut files = fs::read_dir(run.place.path("run/tensorboard")).unwrap();
+    files.next().unwrap().unwrap().path()
+}
+
+/// What the watchdog has seen and said is saved with the run.
+#[test]
+fn a_run_that_goes_on_is_not_warned_of_the_same_again() {
+    let run = Run::of(SMALL, "--preset keras --epochs 1 --limit-train 80");
+    assert_eq!(run.warnings().len(), 1, "{}", run.said);
+    let said = run.place.succeed("train --resume run --epochs 2").err;
+    assert!(!said.contains("is saturated"), "{said}");
+    let kept = run.metrics().into_iter().map(|epoch| epoch.warnings.len());
+    assert_eq!(kept.collect::<Vec<_>>(), [1, 0]);
 }
 
 #[test]
@@ -124,6 +172,15 @@ training.epochs = 2";
     let weights = |run: &Run| fs::read(run.place.path("run/model.safetensors")).unwrap();
     assert!(weights(&plain) == weights(&diagnosed), "the weights differ");
     assert!(!plain.text("metrics.jsonl").contains("diagnosis"));
+    let charts = [
+        "Gradient norm",
+        "Entropy of attention",
+        "Spread of the latents",
+    ];
+    for chart in charts {
+        assert!(diagnosed.text("report.html").contains(chart), "{chart}");
+        assert!(!plain.text("report.html").contains(chart), "{chart}");
+    }
     for (plain, diagnosed) in plain.metrics().iter().zip(diagnosed.metrics()) {
         let diagnosis = diagnosed.diagnosis.as_ref().unwrap();
         let layers: Vec<&String> = diagnosis.gradients.layers.keys().collect();

@@ -1,38 +1,42 @@
-//! `perceiver attention`: what the latents look at, over the picture.
+//! `perceiver attention`: what the latents look at, over the images.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use perceiver_data::Image;
-use perceiver_report::{Attention, Latents, ReportError, Sheet, Show, overlay, stretched};
-use perceiver_train::{DeviceChoice, write_file};
+use perceiver_report::{
+    Attention, Latents, ReportError, Sheet, SheetFormat, SheetRow, Show, Tile, overlay, stretched,
+};
+use perceiver_train::{Checkpoint, DeviceChoice, Views, write_file};
 
 use crate::checkpoint::CheckpointFlags;
+use crate::escape;
 use crate::terminal;
 use crate::wrong_arguments::{at_least_one, wrong};
 
-/// Show what a model looks at in a picture.
+/// Show what a model looks at in images.
 ///
-/// Colours over the picture say where the latents look, violet least and yellow most, each map stretched to its own range; the
-/// heads' mean. Without --latent and --mean: a sheet with a row a cross attention, of the picture, the mean over all latents, and
-/// the latents that look most at single places.
+/// Colours over an image say where the latents look, violet least and yellow most, each map stretched to its own range; the
+/// heads' mean. Above each image stand the class that the model sees in it and how sure it is. Without --latent and --mean: a row
+/// a cross attention, of the image, the mean over all latents, and the latents that look most at single places.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  perceiver attention --checkpoint runs/photos --output attention.png picture.jpg
-  perceiver attention --checkpoint runs/photos --output mean.png --mean --iteration 1 picture.jpg
-  perceiver attention --checkpoint runs/photos --output logits.png --latent 7 --logits picture.jpg")]
+  perceiver attention --checkpoint runs/photos -o attention.png picture.jpg
+  perceiver attention --checkpoint runs/photos -o two.jpg cat.jpg dog.jpg
+  perceiver attention --checkpoint runs/photos -o mean.png --mean cat.jpg
+  perceiver attention --checkpoint runs/photos -o logits.png --logits cat.jpg")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     checkpoint: CheckpointFlags,
 
-    /// An image file.
-    #[arg(value_name = "IMAGE")]
-    image: PathBuf,
+    /// Image files.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
 
-    /// The PNG file to write.
-    #[arg(long, value_name = "PNG")]
-    output: PathBuf,
+    /// The file to write; its name says as what: .png, .jpg, .jpeg, .webp or .bmp.
+    #[arg(long, short, value_name = "FILE", value_parser = output)]
+    output: Output,
 
     /// Show latent N alone, from 1.
     #[arg(long, value_name = "N", conflicts_with = "mean", value_parser = at_least_one)]
@@ -42,7 +46,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     mean: bool,
 
-    /// Show cross attention I alone, from 1 [default: all, side by side].
+    /// Show cross attention I alone, from 1 [default: all].
     #[arg(long, value_name = "I", value_parser = at_least_one)]
     iteration: Option<usize>,
 
@@ -55,6 +59,20 @@ pub(crate) struct Arguments {
     device: DeviceChoice,
 }
 
+/// A file to write an image to.
+#[derive(Clone, Debug)]
+struct Output {
+    path: PathBuf,
+    format: SheetFormat,
+}
+
+fn output(text: &str) -> Result<Output, String> {
+    let path = PathBuf::from(text);
+    let format = SheetFormat::of(&path);
+    let format = format.ok_or("expected a name that ends in .png, .jpg, .jpeg, .webp or .bmp")?;
+    Ok(Output { path, format })
+}
+
 /// Pixels along a side of a map that stands with few others.
 const LARGE: usize = 512;
 
@@ -64,88 +82,150 @@ const SMALL: usize = 192;
 /// Single latents in a row of a sheet.
 const SINGLE_LATENTS: usize = 4;
 
+/// What the flags ask for.
+struct Asked {
+    show: Show,
+    /// Those to show alone.
+    latents: Option<Latents>,
+    iteration: Option<usize>,
+}
+
+/// Rows of the sheet, and what they are for those who only read.
+#[derive(Default)]
+struct Shown {
+    rows: Vec<SheetRow>,
+    says: Vec<String>,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = arguments.checkpoint.open(arguments.device)?;
-    let picture = Image::open(&arguments.image)?;
-    let attention = Attention::of(&checkpoint, &picture)?;
-    let picture = checkpoint.config.preprocessing.framed(&picture)?; // what the maps lie over
-    let show = if arguments.logits {
-        Show::Logits
-    } else {
-        Show::Probabilities
+    let asked = Asked {
+        show: if arguments.logits {
+            Show::Logits
+        } else {
+            Show::Probabilities
+        },
+        latents: match arguments.latent {
+            Some(latent) => Some(Latents::One(latent)),
+            None => arguments.mean.then_some(Latents::Mean),
+        },
+        iteration: arguments.iteration,
     };
-    let latents = match arguments.latent {
-        Some(latent) => Some(Latents::One(latent)),
-        None => arguments.mean.then_some(Latents::Mean),
-    };
-    let iterations: Vec<usize> = match arguments.iteration {
-        Some(iteration) => vec![iteration],
-        None => (1..=attention.iterations()).collect(),
-    };
-    let made = match latents {
-        Some(latents) => maps(&attention, &picture, &iterations, latents, show),
-        None => rows(&attention, &picture, &iterations, show),
-    };
-    let (sheet, says) = made.map_err(|error| match error.downcast_ref() {
-        Some(ReportError::NotThere { .. }) => wrong(error),
-        _ => error,
-    })?;
-    write_file(&arguments.output, &sheet.png()?)?;
-    tell(&arguments.output, &says)?;
+    let mut shown = Shown::default();
+    for path in &arguments.images {
+        let image = Image::open(path)?;
+        let title = title(&checkpoint, path, &image)?;
+        shown.says.push(title.clone());
+        shown.rows.push(SheetRow {
+            title,
+            ..SheetRow::default()
+        });
+        let attention = Attention::of(&checkpoint, &image)?;
+        let image = checkpoint.config.preprocessing.framed(&image)?; // what the maps lie over
+        let added = shown.add(&attention, &image, &asked);
+        added.map_err(|error| match error.downcast_ref() {
+            Some(ReportError::NotThere { .. }) => wrong(error),
+            _ => error,
+        })?;
+    }
+    let Output { path, format } = &arguments.output;
+    write_file(path, &Sheet::new(&shown.rows).encoded(*format)?)?;
+    terminal::print_path(path)?;
+    for line in shown.says {
+        terminal::print(format_args!("  {}", escape::line(&line)))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(output: &Path, says: &[String]) -> Result<()> {
-    terminal::print_path(output)?;
-    for line in says {
-        terminal::print(format_args!("  {line}"))?;
-    }
-    Ok(())
+/// What a model sees in an image, and the image's name.
+fn title(checkpoint: &Checkpoint, path: &Path, image: &Image) -> Result<String> {
+    let config = &checkpoint.config;
+    let views = Views::new(config.data.flip_average);
+    let probabilities = checkpoint.classify_by(views, std::slice::from_ref(image))?;
+    let classes = config.classes.iter().zip(probabilities.iter().flatten());
+    let best = classes.reduce(|best, next| if next.1 > best.1 { next } else { best });
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let (class, probability) = best.map_or(("no class", 0.0), |best| (best.0.as_str(), *best.1));
+    Ok(format!(
+        "{class} {:.1}%, {}",
+        100.0 * probability,
+        name.to_string_lossy()
+    ))
 }
 
-/// One map an iteration, side by side.
-fn maps(
-    attention: &Attention,
-    picture: &Image,
-    iterations: &[usize],
-    latents: Latents,
-    show: Show,
-) -> Result<(Sheet, Vec<String>)> {
-    let mut row = Vec::new();
-    for &iteration in iterations {
-        let map = attention.map(iteration, latents, show)?;
-        row.push(overlay(picture, &map, LARGE)?);
+impl Shown {
+    /// Adds what was asked for of an image.
+    fn add(&mut self, attention: &Attention, image: &Image, asked: &Asked) -> Result<()> {
+        let iterations: Vec<usize> = match asked.iteration {
+            Some(iteration) => vec![iteration],
+            None => (1..=attention.iterations()).collect(),
+        };
+        match asked.latents {
+            Some(latents) => self.add_maps(attention, image, &iterations, (latents, asked.show)),
+            None => iterations
+                .into_iter()
+                .try_for_each(|iteration| self.add_row(attention, image, iteration, asked.show)),
+        }
     }
-    let columns: Vec<String> = iterations.iter().map(ToString::to_string).collect();
-    let says = format!("cross attention {}: {}", columns.join(", "), name(latents));
-    Ok((Sheet::new(&[row]), vec![says]))
-}
 
-/// A row an iteration: the picture, the mean, and the latents that look most at single places.
-fn rows(
-    attention: &Attention,
-    picture: &Image,
-    iterations: &[usize],
-    show: Show,
-) -> Result<(Sheet, Vec<String>)> {
-    let (mut sheet, mut says) = (Vec::new(), Vec::new());
-    for &iteration in iterations {
+    /// One map an iteration, side by side.
+    fn add_maps(
+        &mut self,
+        attention: &Attention,
+        image: &Image,
+        iterations: &[usize],
+        (latents, show): (Latents, Show),
+    ) -> Result<()> {
+        let mut row = SheetRow::default();
+        for &iteration in iterations {
+            let map = attention.map(iteration, latents, show)?;
+            row.tiles.push(Tile {
+                image: overlay(image, &map, LARGE)?,
+                caption: format!("cross attention {iteration}: {}", name(latents)),
+            });
+        }
+        self.rows.push(row);
+        let columns: Vec<String> = iterations.iter().map(ToString::to_string).collect();
+        self.says.push(format!(
+            "cross attention {}: {}",
+            columns.join(", "),
+            name(latents)
+        ));
+        Ok(())
+    }
+
+    /// The image, the mean, and the latents that look most at single places in an iteration.
+    fn add_row(
+        &mut self,
+        attention: &Attention,
+        image: &Image,
+        iteration: usize,
+        show: Show,
+    ) -> Result<()> {
         let sharpest = attention.sharpest(iteration, SINGLE_LATENTS)?;
         let single = sharpest.into_iter().map(Latents::One);
-        let shown: Vec<Latents> = std::iter::once(Latents::Mean).chain(single).collect();
-        let mut row = vec![stretched(picture, SMALL)?];
-        for &latents in &shown {
+        let latents: Vec<Latents> = std::iter::once(Latents::Mean).chain(single).collect();
+        let title = format!("cross attention {iteration}");
+        let mut row = SheetRow {
+            title: title.clone(),
+            tiles: vec![Tile {
+                image: stretched(image, SMALL)?,
+                caption: "the image".to_string(),
+            }],
+        };
+        for &latents in &latents {
             let map = attention.map(iteration, latents, show)?;
-            row.push(overlay(picture, &map, SMALL)?);
+            row.tiles.push(Tile {
+                image: overlay(image, &map, SMALL)?,
+                caption: name(latents),
+            });
         }
-        sheet.push(row);
-        let names: Vec<String> = shown.into_iter().map(name).collect();
-        says.push(format!(
-            "cross attention {iteration}: the picture, {}",
-            names.join(", ")
-        ));
+        self.rows.push(row);
+        let names: Vec<String> = latents.into_iter().map(name).collect();
+        self.says
+            .push(format!("{title}: the image, {}", names.join(", ")));
+        Ok(())
     }
-    Ok((Sheet::new(&sheet), says))
 }
 
 fn name(latents: Latents) -> String {

@@ -27,6 +27,42 @@ pub(crate) struct CheckpointFlags {
     flag: &'static str,
 }
 
+/// The one model that a command is about: its first argument, or `--checkpoint` as the other commands take it.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CheckpointArgument {
+    /// Run or checkpoint: a directory, or USER/NAME[@REVISION] on the Hugging Face Hub.
+    #[arg(
+        value_name = "CHECKPOINT",
+        required_unless_present = "checkpoint",
+        conflicts_with = "checkpoint"
+    )]
+    model: Option<String>,
+
+    /// The same, as other commands take it.
+    #[arg(long, value_name = "DIR|USER/NAME")]
+    checkpoint: Option<String>,
+
+    /// Open no connection: a model of the Hub comes from its cache.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl CheckpointArgument {
+    /// The checkpoint that was named, if one was.
+    pub(crate) fn named(&self) -> Option<CheckpointFlags> {
+        let of_flag = self.checkpoint.iter().map(|name| ("--checkpoint", name));
+        let mut named = of_flag.chain(self.model.iter().map(|name| ("CHECKPOINT", name)));
+        let (flag, name) = named.next()?;
+        Some(CheckpointFlags::of(flag, name, self.offline))
+    }
+
+    /// The checkpoint, where clap makes sure that one is named.
+    pub(crate) fn required(&self) -> Result<CheckpointFlags> {
+        self.named()
+            .context("CHECKPOINT: expected a run or checkpoint")
+    }
+}
+
 impl CheckpointFlags {
     /// The checkpoint of this name, given to another flag or argument.
     pub(crate) fn of(flag: &'static str, checkpoint: &str, offline: bool) -> Self {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use comfy_table::{CellAlignment, Table, presets};
-use perceiver_report::{Comparison, ReportError, Run};
+use perceiver_report::{Comparison, ReportError, Run, RunFigures};
 use perceiver_train::write_file;
 
 use crate::escape;
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     runs: Vec<PathBuf>,
 
     /// Write a page with the curves of all runs, too.
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, short, value_name = "FILE.html")]
     output: Option<PathBuf>,
 
     /// Print the comparison as JSON.
@@ -59,6 +59,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What stands in a column.
+type Figure = fn(&RunFigures) -> String;
+
+/// The column of an accuracy that says nothing of few classes.
+const TOP5: &str = "top-5";
+
 fn print(comparison: &Comparison) -> Result<()> {
     let results = &comparison.runs[0].results;
     terminal::print(format_args!(
@@ -66,30 +72,20 @@ fn print(comparison: &Comparison) -> Result<()> {
         escape::line(&results.dataset),
         results.images
     ))?;
-    let head = [
-        "run",
-        "accuracy",
-        "95% interval",
-        "top-5",
-        "loss",
-        "epochs",
-        "time",
-        "parameters",
+    let columns: [(&str, Figure); 8] = [
+        ("run", |run| run.name.clone()),
+        ("accuracy", RunFigures::accuracy),
+        ("95% interval", RunFigures::interval),
+        (TOP5, RunFigures::top5),
+        ("loss", RunFigures::loss),
+        ("epochs", |run| run.epochs.to_string()),
+        ("time", RunFigures::time),
+        ("parameters", RunFigures::grouped_parameters),
     ];
-    let rows = comparison.runs.iter().map(|run| {
-        let epochs = run.epochs.to_string();
-        [
-            run.name.clone(),
-            run.accuracy(),
-            run.interval(),
-            run.top5(),
-            run.loss(),
-            epochs,
-            run.time(),
-            run.grouped_parameters(),
-        ]
-        .to_vec()
-    });
+    let shown = |(name, _): &&(&str, _)| comparison.says_top5 || *name != TOP5;
+    let (head, figures): (Vec<&str>, Vec<_>) = columns.iter().filter(shown).copied().unzip();
+    let rows = comparison.runs.iter();
+    let rows = rows.map(|run| figures.iter().map(|figure| figure(run)).collect());
     terminal::print(table(&head, rows))?;
     let head = [
         "McNemar's test",

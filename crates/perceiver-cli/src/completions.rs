@@ -10,7 +10,8 @@ use crate::terminal;
 /// Print a shell's completions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  perceiver completions bash > ~/.local/share/bash-completion/completions/perceiver
+  perceiver completions bash \\
+      > ~/.local/share/bash-completion/completions/perceiver
   perceiver completions zsh > ~/.zfunc/_perceiver
   perceiver completions fish > ~/.config/fish/completions/perceiver.fish")]
 pub(crate) struct Arguments {

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use perceiver_data::{LoadOptions, Pictures, Preprocessing, Source, TestSplit};
 use perceiver_model::Perceiver;
+use perceiver_report::{counted, says_top5};
 use perceiver_train::{
     Alone, Checkpoint, DeviceChoice, Evaluation, Precision, TestResults, Views, Workplace,
     test_pictures, whole_pictures,
 };
 
-use crate::checkpoint::CheckpointFlags;
+use crate::checkpoint::CheckpointArgument;
 use crate::escape;
 use crate::progress::picture_bar;
 use crate::reading_bars;
@@ -21,11 +22,11 @@ use crate::wrong_arguments::at_least_one;
 /// Measure a checkpoint on a test split.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  perceiver evaluate --checkpoint runs/shapes-quickstart-1
-  perceiver evaluate --checkpoint runs/photos --dataset folder:other-photos --json")]
+  perceiver evaluate runs/shapes-quickstart-1
+  perceiver evaluate runs/photos --dataset folder:other-photos --json")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    checkpoint: CheckpointFlags,
+    checkpoint: CheckpointArgument,
 
     /// Data set, of the same classes [default: the one the checkpoint was trained on]. One without splits is judged whole, unless
     /// the checkpoint was trained on it: then only by the images that were kept from training.
@@ -58,7 +59,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let checkpoint = arguments.checkpoint.open(arguments.device)?;
+    let checkpoint = arguments.checkpoint.required()?.open(arguments.device)?;
     let checkpoint = checkpoint.in_precision(arguments.precision)?;
     let as_in_training = checkpoint.config.data.flip_average;
     let views = Views::new(arguments.flip_average.unwrap_or(as_in_training));
@@ -74,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.json {
         terminal::print_json(&results, true)?;
     } else {
-        print(&results)?;
+        print(&results, checkpoint.config.classes.len())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -160,25 +161,25 @@ pub(crate) fn with_bar(
 
 /// Which pictures, and how many, results are about.
 fn judged_by(results: &TestResults) -> String {
-    let images = results.images;
+    let (images, counted) = (results.images, counted(results.images as usize, "picture"));
     match (results.split, results.of) {
-        (TestSplit::Own, _) => format!("{images} pictures"),
+        (TestSplit::Own, _) => counted,
         (TestSplit::Validation, _) => {
-            format!("{images} pictures of its validation split, as it has no test split")
+            format!("{counted} of its validation split, as it has no test split")
         }
         (TestSplit::HeldOut, Some(of)) => {
             format!("{images} of {of} pictures, those kept from training")
         }
-        (TestSplit::HeldOut, None) => format!("{images} pictures that were kept from training"),
+        (TestSplit::HeldOut, None) => format!("{counted} kept from training"),
         (TestSplit::Whole, Some(of)) if of > images => {
             format!("{images} of {of} pictures, as it has no test split")
         }
-        (TestSplit::Whole, _) => format!("all {images} pictures, as it has no test split"),
+        (TestSplit::Whole, _) => format!("all {counted}, as it has no test split"),
     }
 }
 
-/// Prints results for people.
-pub(crate) fn print(results: &TestResults) -> Result<()> {
+/// Prints results for people, of a model that tells so many classes apart.
+pub(crate) fn print(results: &TestResults, classes: usize) -> Result<()> {
     let percent = |share: f64, [low, high]: [f64; 2]| {
         format!(
             "{:.2}% (95% interval {:.2} to {:.2})",
@@ -187,7 +188,7 @@ pub(crate) fn print(results: &TestResults) -> Result<()> {
             100.0 * high
         )
     };
-    let lines = [
+    let mut lines = vec![
         format!(
             "test of {} on {}",
             escape::line(&results.dataset),
@@ -197,11 +198,13 @@ pub(crate) fn print(results: &TestResults) -> Result<()> {
             "  accuracy        {}",
             percent(results.acc, results.acc_interval_95)
         ),
-        format!(
+    ];
+    if says_top5(classes) {
+        lines.push(format!(
             "  top-5 accuracy  {}",
             percent(results.top5_acc, results.top5_acc_interval_95)
-        ),
-        format!("  loss            {}", results.loss),
-    ];
+        ));
+    }
+    lines.push(format!("  loss            {:.4}", results.loss));
     Ok(terminal::print(lines.join("\n"))?)
 }

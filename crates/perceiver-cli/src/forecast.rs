@@ -1,7 +1,10 @@
 //! What a run will take, said before it, and what it took, said after.
 
 use anyhow::Result;
-use perceiver_train::{Budget, Forecast, Trainer, peak_memory_bytes};
+use perceiver_data::Split;
+use perceiver_model::Summary;
+use perceiver_report::counted;
+use perceiver_train::{Budget, Forecast, Recipe, Trainer, peak_memory_bytes};
 
 /// A forecast and where the run stood then.
 pub(crate) struct Told {
@@ -10,8 +13,9 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Measures and says what the run will take; nothing for one that is over. What memory has no room for is refused.
-    pub(crate) fn before(trainer: &Trainer) -> Result<Option<Self>> {
+    /// Measures and says what the run will take, and together with those by the recipes that come `after` it; nothing for one that is
+    /// over. What memory has no room for is refused.
+    pub(crate) fn before(trainer: &Trainer, after: &[&Recipe]) -> Result<Option<Self>> {
         if trainer.is_done() {
             return Ok(None);
         }
@@ -20,11 +24,13 @@ impl Told {
         };
         let epochs_before = trainer.history().len();
         let training = &trainer.recipe().training;
+        let left = training.epochs.saturating_sub(epochs_before) as f64;
+        let seconds = match training.budget {
+            None => left * forecast.epoch_seconds,
+            Some(budget) => budget.duration().as_secs_f64(),
+        };
         let whole = match training.budget {
-            None => {
-                let left = training.epochs.saturating_sub(epochs_before) as f64;
-                format!("{} in all", time(left * forecast.epoch_seconds))
-            }
+            None => format!("{} in all", time(seconds)),
             Some(budget) => {
                 let epochs = budget.duration().as_secs_f64() / forecast.epoch_seconds;
                 format!("about {epochs:.1} of them in {budget}")
@@ -42,6 +48,15 @@ impl Told {
             && epochs_before == 0
         {
             say_if_too_short(budget, trainer.least_budget(&forecast));
+        }
+        if !after.is_empty() {
+            let rate = forecast.epoch_seconds / epoch_work(trainer.recipe(), trainer.images())?;
+            let later = seconds_of(after, rate, trainer.images())?;
+            tracing::info!(
+                "forecast of the sweep: {} left, {} in all",
+                counted(1 + after.len(), "run"),
+                time(seconds + later)
+            );
         }
         Ok(Some(Self {
             forecast,
@@ -83,6 +98,29 @@ fn say_if_too_short(budget: Budget, least: Budget) {
     }
 }
 
+/// What runs by these recipes will take, at so many seconds a multiply-add and with so many training images where a data set does not
+/// tell how many it has.
+fn seconds_of(recipes: &[&Recipe], rate: f64, images: usize) -> Result<f64> {
+    let seconds = recipes.iter().map(|recipe| {
+        let training = &recipe.training;
+        if let Some(budget) = training.budget {
+            return Ok(budget.duration().as_secs_f64());
+        }
+        let data = &recipe.data;
+        let count = data.dataset.count(Split::Train, &recipe.load_options())?;
+        let count = count.unwrap_or(images);
+        let count = count.min(data.limit_train.unwrap_or(usize::MAX));
+        Ok(rate * training.epochs as f64 * epoch_work(recipe, count)?)
+    });
+    seconds.sum()
+}
+
+/// Multiply-adds of a forward pass over so many images.
+fn epoch_work(recipe: &Recipe, images: usize) -> Result<f64> {
+    let an_image = Summary::new(&recipe.model)?.multiply_adds();
+    Ok((images as f64 * an_image as f64).max(1.0))
+}
+
 /// Seconds for people.
 pub(crate) fn time(seconds: f64) -> String {
     let whole = seconds.round() as u64;
@@ -105,6 +143,24 @@ fn memory(bytes: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A run of twice the epochs takes twice the time, one with a budget takes that.
+    #[test]
+    fn runs_that_come_later_are_forecast_by_their_multiply_adds() {
+        let recipe = |text: &str| {
+            let layers = [("test", toml::from_str(text).unwrap())];
+            Recipe::from_layers(&layers).unwrap()
+        };
+        let shapes = "data.dataset = 'shapes'\ndata.limit_train = 100\n";
+        let one = recipe(&format!("{shapes}training.epochs = 1"));
+        let two = recipe(&format!("{shapes}training.epochs = 2"));
+        let timed = recipe(&format!("{shapes}training.budget = '90s'"));
+        let work = epoch_work(&one, 100).unwrap();
+        let seconds = |recipes: &[&Recipe]| seconds_of(recipes, 5.0 / work, 7).unwrap();
+        assert!((seconds(&[&one]) - 5.0).abs() < 1e-9);
+        assert!((seconds(&[&one, &two, &timed]) - 105.0).abs() < 1e-9);
+        assert!(seconds(&[]).abs() < 1e-9);
+    }
 
     #[test]
     fn times_and_sizes_are_readable() {

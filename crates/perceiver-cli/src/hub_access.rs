@@ -9,7 +9,7 @@ use crate::escape;
 use crate::terminal;
 
 const TRANSFER: &str =
-    "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {elapsed} < {eta}";
+    "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {elapsed}{left}";
 
 /// The way to the Hub that shows how far each file is.
 pub(crate) fn with_bar(offline: bool) -> HubAccess {

@@ -24,9 +24,11 @@ use crate::terminal;
 /// the model was trained on, or its normalization and class names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  perceiver import-keras --weights keras.safetensors --dataset cifar100 --output checkpoints/keras
-  perceiver import-keras --weights w.safetensors --architecture model.json --mean 125,123,114 --variance 4001,3826,4373 \\
-      --classes names.txt --output checkpoints/mine")]
+  perceiver import-keras --weights keras.safetensors --dataset cifar100 \\
+      --output checkpoints/keras
+  perceiver import-keras --weights w.safetensors --architecture model.json \\
+      --mean 125,123,114 --variance 4001,3826,4373 --classes names.txt \\
+      --output checkpoints/mine")]
 pub(crate) struct Arguments {
     /// Keras weights, a safetensors file.
     #[arg(long, value_name = "FILE")]
@@ -61,7 +63,7 @@ pub(crate) struct Arguments {
     classes: Option<PathBuf>,
 
     /// Directory of the new checkpoint.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
 }
 

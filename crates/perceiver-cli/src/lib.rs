@@ -86,7 +86,7 @@ Exit codes:
 
 Examples:
   perceiver train
-  perceiver evaluate --checkpoint runs/shapes-quickstart-1
+  perceiver evaluate runs/shapes-quickstart-1
   perceiver runs"
 )]
 struct Arguments {
@@ -238,33 +238,70 @@ mod tests {
         words
     }
 
-    /// The examples in a command's help.
-    fn examples(command: &clap::Command) -> Vec<String> {
-        let help = [command.get_after_help(), command.get_after_long_help()];
-        let help: String = help
-            .into_iter()
-            .flatten()
-            .map(ToString::to_string)
-            .collect();
-        let lines = help.replace("\\\n", "");
-        let lines = lines.lines().map(str::trim);
-        lines
-            .filter(|line| line.contains("perceiver ") && !line.contains('`'))
-            .map(ToString::to_string)
-            .collect()
+    /// The lines of the examples in a command's help, as they were written.
+    fn lines(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_long_help().or(command.get_after_help());
+        let help = help.map(ToString::to_string).unwrap_or_default();
+        let examples = help.split_once("Examples:\n").map_or("", |parts| parts.1);
+        examples.lines().map(ToString::to_string).collect()
+    }
+
+    /// The commands in those lines, of which a backslash joins two.
+    fn examples(lines: &[String]) -> Vec<String> {
+        let joined = lines.join("\n").replace("\\\n", " ");
+        joined.lines().map(|line| line.trim().to_string()).collect()
+    }
+
+    fn with_examples() -> Vec<clap::Command> {
+        let program = command();
+        let all = program.get_subcommands().chain([&program]);
+        let shown = all.filter(|command| !command.is_hide_set());
+        shown.cloned().collect()
     }
 
     #[test]
     fn every_command_has_examples_and_every_example_is_a_command() {
-        let program = command();
-        let all = program.get_subcommands().chain([&program]);
-        for command in all.filter(|command| !command.is_hide_set()) {
-            let examples = examples(command);
+        for command in with_examples() {
+            let examples = examples(&lines(&command));
             assert!(!examples.is_empty(), "{} has none", command.get_name());
             for example in examples {
-                let start = example.find("perceiver ").unwrap();
+                let start = example.find("perceiver ").expect(&example);
                 let parsed = Arguments::try_parse_from(words(&example[start..]));
                 assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    /// A line that the terminal's width breaks is two commands to whoever pastes it.
+    #[test]
+    fn no_example_is_broken_in_two_on_a_narrow_terminal() {
+        for command in with_examples() {
+            let lines = lines(&command);
+            let help = command.term_width(80).render_long_help().to_string();
+            let shown: Vec<&str> = help.lines().map(str::trim_end).collect();
+            for line in lines {
+                assert!(
+                    shown.contains(&line.as_str()),
+                    "{line:?} is broken in:\n{help}"
+                );
+            }
+        }
+    }
+
+    /// Text is wrapped by the terminal's width alone: a line end within a paragraph would stay in it.
+    #[test]
+    fn no_paragraph_of_a_help_is_broken_by_hand() {
+        for command in with_examples() {
+            let help = command.get_after_long_help().or(command.get_after_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            let text = help.split("Examples:\n").next().unwrap_or_default();
+            for paragraph in text.split("\n\n").filter(|part| !part.contains("\n  ")) {
+                let paragraph = paragraph.trim();
+                assert!(
+                    !paragraph.contains('\n'),
+                    "{}: {paragraph:?}",
+                    command.get_name()
+                );
             }
         }
     }

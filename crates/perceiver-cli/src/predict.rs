@@ -28,8 +28,10 @@ Exit codes: 0 when all was classified, 1 when something could not be read or fou
 Examples:
   perceiver predict --checkpoint runs/shapes-quickstart-1 picture.png
   perceiver predict --checkpoint runs/photos --top-k 1 --format table holiday
-  perceiver predict --checkpoint runs/photos --format csv 'photos/**/*.jpg' > predictions.csv
-  find . -name '*.jpg' -print0 | perceiver predict --checkpoint runs/photos --json --null -"
+  perceiver predict --checkpoint runs/photos --format csv 'photos/**/*.jpg' \\
+      > predictions.csv
+  find . -name '*.jpg' -print0 \\
+      | perceiver predict --checkpoint runs/photos --json --null -"
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -34,12 +34,21 @@ const WEIGHTS: &str = "model.safetensors";
 /// The access token comes from `HF_TOKEN` or from `hf auth login`, and is never shown.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  perceiver push --checkpoint runs/shapes-quickstart-1 --repo me/perceiver-shapes --dry-run
-  perceiver push --checkpoint runs/mine --repo me/perceiver-cifar100 --private --revision draft")]
+  perceiver push runs/shapes-quickstart-1 --repo me/perceiver-shapes --dry-run
+  perceiver push runs/mine --repo me/perceiver-cifar100 --private \\
+      --revision draft")]
 pub(crate) struct Arguments {
     /// Directory of a run or checkpoint.
+    #[arg(
+        value_name = "DIR",
+        required_unless_present = "checkpoint",
+        conflicts_with = "checkpoint"
+    )]
+    directory: Option<PathBuf>,
+
+    /// The same, as other commands take it.
     #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
+    checkpoint: Option<PathBuf>,
 
     /// The repository on the Hub.
     #[arg(long, value_name = "USER/NAME")]
@@ -74,6 +83,14 @@ pub(crate) struct Arguments {
     device: DeviceChoice,
 }
 
+impl Arguments {
+    /// The directory, by whichever of the two it was named; clap makes sure that one is there.
+    fn directory(&self) -> &Path {
+        let named = self.checkpoint.as_deref().or(self.directory.as_deref());
+        named.unwrap_or_else(|| Path::new("."))
+    }
+}
+
 /// What the Hub takes as a licence: lowercase words with hyphens.
 fn license(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
@@ -84,9 +101,9 @@ fn license(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let directory = &arguments.checkpoint;
+    let directory = arguments.directory();
     if !directory.is_dir() {
-        return Err(named_directory::missing("--checkpoint", directory));
+        return Err(named_directory::missing("DIR", directory));
     }
     let name: RepoName = arguments
         .repo
@@ -136,7 +153,7 @@ fn named(arguments: &Arguments) -> String {
 fn verified(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<TestResults> {
     let results = verify::measure(checkpoint, None, &arguments.data_dir)
         .context("measuring the checkpoint before the push, which --no-verify leaves out")?;
-    verify::require_as_claimed(&arguments.checkpoint, &results)
+    verify::require_as_claimed(arguments.directory(), &results)
         .context("not pushed, as the checkpoint does not do as well as it says")?;
     Ok(results)
 }
@@ -147,7 +164,7 @@ fn files(
     checkpoint: &Checkpoint,
     measured: Option<TestResults>,
 ) -> Result<Vec<Upload>> {
-    let directory = &arguments.checkpoint;
+    let directory = arguments.directory();
     let there = |name: &str| Some(directory.join(name)).filter(|path| path.is_file());
     let recipe = recipe(directory)?;
     let public = Public::of(directory, &checkpoint.config, recipe.as_ref());
@@ -243,7 +260,7 @@ fn card(
     results: Option<&TestResults>,
     recipe: Option<&Recipe>,
 ) -> Result<String> {
-    let metrics = arguments.checkpoint.join("metrics.jsonl");
+    let metrics = arguments.directory().join("metrics.jsonl");
     let history = if metrics.is_file() {
         MetricsFile::read(&metrics)?
     } else {

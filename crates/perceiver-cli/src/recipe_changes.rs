@@ -14,9 +14,13 @@ use crate::wrong_arguments::wrong;
 /// A part of a recipe under the name that errors call it by.
 pub(crate) type Layer = (String, Table);
 
-/// Single fields over a configuration file.
+/// Single fields over a configuration file, over a whole recipe where one is named.
 #[derive(Debug, Args)]
 pub(crate) struct RecipeChanges {
+    /// A whole recipe in the place of a preset: a run's training/recipe.toml, or the run.
+    #[arg(long, value_name = "FILE|RUN", conflicts_with = "preset")]
+    recipe: Option<PathBuf>,
+
     /// TOML file with [data], [model] and [training] tables; what it names replaces the preset's.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -27,9 +31,24 @@ pub(crate) struct RecipeChanges {
 }
 
 impl RecipeChanges {
-    /// Reads `--config`, and puts what is between over it, and then what `--set` says, one by one.
+    /// The file of the whole recipe, if one is named.
+    pub(crate) fn recipe(&self) -> Option<PathBuf> {
+        let named = self.recipe.as_ref()?;
+        let of_run = named.join("training/recipe.toml");
+        Some(if named.is_dir() {
+            of_run
+        } else {
+            named.clone()
+        })
+    }
+
+    /// Reads `--recipe` and `--config`, the second over the first, and puts what is between over them, and then what `--set` says, one by
+    /// one.
     pub(crate) fn layers(&self, between: impl IntoIterator<Item = Layer>) -> Result<Vec<Layer>> {
         let mut layers = Vec::new();
+        if let Some(path) = &self.recipe() {
+            layers.push((path.display().to_string(), read("--recipe", path)?));
+        }
         if let Some(path) = &self.config {
             layers.push((path.display().to_string(), read("--config", path)?));
         }

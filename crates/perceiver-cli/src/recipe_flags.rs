@@ -34,7 +34,7 @@ pub(crate) struct RecipeFlags {
     labels: Option<Labels>,
 
     /// Passes over the training pictures, at most.
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, short, value_name = "N", value_parser = at_least_one)]
     pub(crate) epochs: Option<usize>,
 
     /// Wall clock for everything, the test included, in the place of --epochs: 90s, 10m, 1h30m.
@@ -42,11 +42,11 @@ pub(crate) struct RecipeFlags {
     budget: Option<Budget>,
 
     /// Pictures a step.
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, short, value_name = "N", value_parser = at_least_one)]
     batch_size: Option<usize>,
 
     /// Learning rate at its height.
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = positive)]
+    #[arg(long, visible_alias = "lr", value_name = "RATE", allow_negative_numbers = true, value_parser = positive)]
     learning_rate: Option<f64>,
 
     /// Numbers to compute in: f32, tf32 (NVIDIA's matrix units) or bf16 (16 bits between operations; for GPUs).
@@ -88,32 +88,59 @@ pub(crate) struct RecipeFlags {
 
 /// What decides which preset to take.
 pub(crate) struct Named {
+    /// The file of a whole recipe, under which there is no preset.
+    pub(crate) recipe: Option<PathBuf>,
     pub(crate) dataset: Option<Source>,
     pub(crate) data_dir: PathBuf,
     pub(crate) device: DeviceChoice,
 }
 
-/// What `--config`, the flags and `--set` say, in this order, each under the name that errors call it by.
-pub(crate) struct Layers(Vec<Layer>);
+/// What errors call the layer of the flags.
+const FLAGS: &str = "given by flags";
+
+/// What `--recipe`, `--config`, the flags and `--set` say, in this order, each under the name that errors call it by.
+pub(crate) struct Layers {
+    layers: Vec<Layer>,
+    /// The file of the first, where that is a whole recipe.
+    recipe: Option<PathBuf>,
+}
 
 impl Layers {
+    /// What changes say, with flags between file and single fields.
+    pub(crate) fn new(changes: &RecipeChanges, flags: Table) -> Result<Self> {
+        let flags = (FLAGS.to_string(), flags);
+        Ok(Self {
+            layers: changes.layers([flags])?,
+            recipe: changes.recipe(),
+        })
+    }
+
     /// These layers with more over them.
     pub(crate) fn with(&self, more: impl IntoIterator<Item = Layer>) -> Self {
-        Self(self.0.iter().cloned().chain(more).collect())
+        Self {
+            layers: self.layers.iter().cloned().chain(more).collect(),
+            recipe: self.recipe.clone(),
+        }
     }
 
     /// These layers with another under them.
     pub(crate) fn above(&self, layer: Layer) -> Self {
-        Self(
-            std::iter::once(layer)
-                .chain(self.0.iter().cloned())
-                .collect(),
-        )
+        let layers = std::iter::once(layer).chain(self.layers.iter().cloned());
+        Self {
+            layers: layers.collect(),
+            recipe: self.recipe.clone(),
+        }
+    }
+
+    /// What errors call the layers, but for that of the flags.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        let names = self.layers.iter().map(|(name, _)| name.clone());
+        names.filter(|name| name != FLAGS)
     }
 
     /// The recipe of a preset with these layers over it.
     pub(crate) fn over(&self, preset: Preset) -> Result<Recipe> {
-        recipe_over(preset, &self.0)
+        recipe_over(preset, &self.layers)
     }
 
     /// What was named of the things that decide which preset to take: by flag, else by `--config`.
@@ -125,6 +152,7 @@ impl Layers {
         let device = device.map(str::parse).transpose();
         let source = |name: Option<&str>| format!("recipe {}", name.unwrap_or_default());
         Ok(Named {
+            recipe: self.recipe.clone(),
             dataset: dataset
                 .with_context(|| source(dataset_name))
                 .map_err(wrong)?,
@@ -138,7 +166,7 @@ impl Layers {
 
     /// The checkpoint to begin with, if one is named.
     pub(crate) fn init_from(&self) -> Option<&str> {
-        self.0.iter().rev().find_map(|(_, layer)| {
+        self.layers.iter().rev().find_map(|(_, layer)| {
             let initial = layer.get("training")?.get("init_from")?;
             initial.get("checkpoint")?.as_str()
         })
@@ -146,7 +174,7 @@ impl Layers {
 
     /// The text that the last layer with this field has for it, and the layer's name.
     fn text(&self, table: &str, key: &str) -> Option<(&str, &str)> {
-        self.0.iter().rev().find_map(|(name, layer)| {
+        self.layers.iter().rev().find_map(|(name, layer)| {
             let text = layer.get(table)?.get(key)?.as_str()?;
             Some((name.as_str(), text))
         })
@@ -154,10 +182,9 @@ impl Layers {
 }
 
 impl RecipeFlags {
-    /// Reads `--config`, and puts the flags over it and `--set` over those.
+    /// Reads `--recipe` and `--config`, and puts the flags over them and `--set` over those.
     pub(crate) fn layers(&self) -> Result<Layers> {
-        let flags = ("given by flags".to_string(), self.table()?);
-        Ok(Layers(self.changes.layers([flags])?))
+        Layers::new(&self.changes, self.table()?)
     }
 
     /// The flags that were given, as a layer.

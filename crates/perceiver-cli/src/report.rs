@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use perceiver_data::{FolderListing, Pictures};
+use perceiver_data::{FolderListing, Pictures, Source};
 use perceiver_report::{Run, Shows, report};
 use perceiver_train::{
     Alone, Checkpoint, DeviceChoice, Ranks, Recipe, RunDirectory, TestResults, Views, shell_quoted,
@@ -20,20 +20,25 @@ use crate::terminal;
 
 /// Make a run's report: one HTML file that shows what was learned.
 ///
-/// Training ends with it. It needs no network and can be handed on alone. Where the test pictures are not there any more, it is
-/// made without them, and says so.
+/// Training ends with it. It needs no network and can be handed on alone. Where the test images are not there any more, it is
+/// made without them, and says so; a report that has them is not overwritten by one without.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   perceiver report runs/shapes-quickstart-1
-  perceiver report runs/photos --output photos.html")]
+  perceiver report runs/photos --output photos.html
+  perceiver report runs/photos --dataset folder:moved/photos")]
 pub(crate) struct Arguments {
     /// Directory of a run.
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
     /// Where to write it [default: RUN/report.html].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Where the run's data set is now, if not where it was in training.
+    #[arg(long, value_name = "DATASET")]
+    dataset: Option<Source>,
 
     /// Where fetched data sets lie [default: as in training].
     #[arg(long, value_name = "DIR")]
@@ -48,7 +53,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = named_directory::run("RUN", &arguments.run)?;
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| directory.report());
-    let judged_by = JudgedBy::In(arguments.data_dir.as_deref());
+    let judged_by = JudgedBy::In(Place {
+        dataset: arguments.dataset.as_ref(),
+        data_dir: arguments.data_dir.as_deref(),
+    });
     write(&directory, judged_by, arguments.device, &output)?;
     terminal::print_path(&output)?;
     Ok(ExitCode::SUCCESS)
@@ -64,7 +72,7 @@ pub(crate) fn at_the_end_of(
     if output.exists() && test.is_none() {
         return; // the run had ended before
     }
-    let judged_by = test.map_or(JudgedBy::In(None), JudgedBy::Read);
+    let judged_by = test.map_or(JudgedBy::In(Place::default()), JudgedBy::Read);
     // A fault of the report's own has said what it is; the run has its results all the same.
     let written = catch_unwind(AssertUnwindSafe(|| {
         write(directory, judged_by, device, &output)
@@ -83,9 +91,34 @@ pub(crate) fn at_the_end_of(
 enum JudgedBy<'a> {
     /// At hand.
     Read(Pictures),
-    /// Where training found them, or in another data directory.
-    In(Option<&'a Path>),
+    /// Where training found them, or in another place.
+    In(Place<'a>),
 }
+
+/// Where a run's data set is, where it has been moved.
+#[derive(Clone, Copy, Default)]
+struct Place<'a> {
+    dataset: Option<&'a Source>,
+    data_dir: Option<&'a Path>,
+}
+
+impl Place<'_> {
+    /// The flag that says where a data set like this one is.
+    fn flag(source: &Source) -> &'static str {
+        match source {
+            Source::Folder(_) => "--dataset folder:DIR says where it is now",
+            Source::Shards { .. } => "--dataset shards:DIR says where it is now",
+            Source::Cifar100 | Source::Cifar10 => "--data-dir DIR says where it is now",
+            _ => "--dataset says where it is now",
+        }
+    }
+}
+
+/// What only the test images and the weights can show: parts of the page, which begin so.
+const PARTS: [(&str, &str); 2] = [
+    ("test images", "<section id=\"pictures\">"),
+    ("attention", "<section id=\"attention\">"),
+];
 
 fn write(
     directory: &RunDirectory,
@@ -99,8 +132,9 @@ fn write(
         match pictures(&run, judged_by) {
             Ok(pictures) => test = Some(pictures),
             Err(error) => {
-                tracing::warn!("--data-dir says where the run's data is");
-                missing.push(format!("The test pictures are not shown: {error:#}."));
+                let error = crate::in_one_line(&error);
+                let flag = Place::flag(&run.recipe.data.dataset);
+                missing.push(format!("The test images are not shown: {error}; {flag}."));
             }
         }
         match Checkpoint::open(directory.root(), &device.open()?) {
@@ -123,7 +157,36 @@ fn write(
         checkpoint: checkpoint.as_ref(),
         note: Some(note.as_str()).filter(|note| !note.is_empty()),
     };
-    Ok(write_file(output, report(&run, &shows)?.as_bytes())?)
+    let page = report(&run, &shows)?;
+    if run.results.is_some() {
+        require_no_loss(output, &page)?;
+    }
+    Ok(write_file(output, page.as_bytes())?)
+}
+
+/// Refuses to replace a report by one that shows less of the same run.
+fn require_no_loss(output: &Path, page: &str) -> Result<()> {
+    let Ok(before) = std::fs::read_to_string(output) else {
+        return Ok(()); // none there, or no report
+    };
+    let lost = PARTS
+        .iter()
+        .find(|(_, part)| before.contains(part) && !page.contains(part));
+    let Some((what, _)) = lost else {
+        return Ok(());
+    };
+    anyhow::bail!(
+        "{}: kept, as it shows the {what} and the new report would not; --output FILE writes that one beside it",
+        output.display()
+    )
+}
+
+/// What the test images are called, where they have names; says so where that cannot be told.
+pub(crate) fn image_names(test: &Pictures) -> Option<Vec<String>> {
+    test.image_names().unwrap_or_else(|error| {
+        tracing::warn!("the names of the test images are not known: {error}");
+        None
+    })
 }
 
 /// The test split of a recipe, for a model of these classes; of the files that were listed before, where they were.
@@ -143,12 +206,15 @@ pub(crate) fn test_split(
 
 /// The pictures that a run was judged by, and no others.
 fn pictures(run: &Run, judged_by: JudgedBy<'_>) -> Result<Pictures> {
-    let data_dir = match judged_by {
+    let place = match judged_by {
         JudgedBy::Read(test) => return Ok(test),
-        JudgedBy::In(data_dir) => data_dir,
+        JudgedBy::In(place) => place,
     };
     let mut recipe = run.recipe.clone();
-    if let Some(data_dir) = data_dir {
+    if let Some(dataset) = place.dataset {
+        recipe.data.dataset = dataset.clone();
+    }
+    if let Some(data_dir) = place.data_dir {
         recipe.data.data_dir = data_dir.to_path_buf();
     }
     let test = test_split(&recipe, None, &run.config.classes, &Alone)?;
@@ -206,9 +272,11 @@ fn judge_by_picture(
             sha256: again.sha256,
             ..results.clone()
         };
+        let names = image_names(test);
         // A run that another process is writing may be extended just now, and have no results any more.
         let kept = directory.clone().locked().and_then(|directory| {
-            write_predictions(&directory.predictions(), &evaluation.predictions)?;
+            let path = directory.predictions();
+            write_predictions(&path, &evaluation.predictions, names.as_deref())?;
             results.write(&directory.results())
         });
         if let Err(error) = kept {

@@ -18,9 +18,7 @@ use crate::wrong_arguments::wrong;
 /// List runs with their best results.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A run without a verdict is running, or unfinished: interrupted, or at work on another machine. Of
-unfinished runs the saved state is checked, of finished ones all but the weights. A damaged run is
-listed with what is wrong; the exit code is 0 all the same.
+    after_help = "A run without a test result is running, or unfinished: interrupted, or at work on another machine. Of unfinished runs the saved state is checked, of finished ones all but the weights. A damaged run is listed with what is wrong; the exit code is 0 all the same.
 
 Examples:
   perceiver runs

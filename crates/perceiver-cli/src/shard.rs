@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     dataset: Source,
 
     /// Directory of the shards, which must not be there.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
 
     /// Pictures in a shard.

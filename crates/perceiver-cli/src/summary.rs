@@ -1,62 +1,125 @@
 //! `perceiver summary`: layers, shapes, parameters and multiply-adds, as Keras's `summary` shows them.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, presets};
+use perceiver_data::Source;
 use perceiver_model::{PerceiverConfig, Summary};
-use perceiver_report::grouped;
+use perceiver_report::{counted, grouped};
 use perceiver_train::Preset;
+use toml::Table;
 
 use crate::checkpoint::CheckpointFlags;
 use crate::escape;
-use crate::recipe_changes::{RecipeChanges, recipe_over};
+use crate::init_from;
+use crate::recipe_changes::RecipeChanges;
+use crate::recipe_flags::Layers;
 use crate::terminal;
+use crate::train::Choice;
 
 /// Show a model's layers and what they cost.
+///
+/// Without a checkpoint it is the model that `perceiver train` would train, by the same preset, file and flags.
 #[derive(Debug, clap::Args)]
-#[command(
-    mut_arg("checkpoint", |flag| flag.required(false).conflicts_with_all(["preset", "config", "set"])),
-    after_help = "Examples:
+#[command(after_help = "Examples:
   perceiver summary
   perceiver summary --preset cifar100-cpu --set model.num_iterations=4
-  perceiver summary --checkpoint runs/shapes-quickstart-1"
-)]
+  perceiver summary runs/shapes-quickstart-1")]
 pub(crate) struct Arguments {
-    /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart.
-    #[arg(long, value_name = "NAME", default_value = "keras")]
-    preset: Preset,
+    /// Run or checkpoint: a directory, or USER/NAME[@REVISION] on the Hugging Face Hub.
+    #[arg(value_name = "CHECKPOINT", conflicts_with_all = OF_A_RECIPE)]
+    model: Option<String>,
+
+    /// The same, as other commands take it.
+    #[arg(long, value_name = "DIR|USER/NAME", conflicts_with_all = OF_A_RECIPE, conflicts_with = "model")]
+    checkpoint: Option<String>,
+
+    /// Open no connection: a model of the Hub comes from its cache.
+    #[arg(long)]
+    offline: bool,
+
+    /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart [default: as for train].
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
 
     #[command(flatten)]
     changes: RecipeChanges,
 
-    #[command(flatten)]
-    checkpoint: Option<CheckpointFlags>,
+    /// Data set that would be trained on: decides the preset, where none is named, and the classes.
+    #[arg(long, value_name = "DATASET")]
+    dataset: Option<Source>,
+
+    /// Where fetched data sets lie [default: data].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 }
 
+/// What says which model to make, and nothing of one that is there.
+const OF_A_RECIPE: [&str; 6] = ["preset", "recipe", "config", "set", "dataset", "data_dir"];
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let (name, config) = match &arguments.checkpoint {
-        Some(checkpoint) => (checkpoint.shown().to_owned(), checkpoint.config()?.model),
-        None => of_recipe(arguments.preset, &arguments.changes)?,
+    let of_flag = arguments.checkpoint.iter();
+    let mut named = of_flag.chain(&arguments.model);
+    let (name, config) = match named.next() {
+        Some(name) => {
+            let checkpoint = CheckpointFlags::of("--checkpoint", name, arguments.offline);
+            (name.clone(), checkpoint.config()?.model)
+        }
+        None => to_train(arguments)?,
     };
     let table = table(&Summary::new(&config)?);
     terminal::print(format_args!("Perceiver, {}\n{table}", escape::line(&name)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The model of a preset as it is changed, and what to call it.
-fn of_recipe(preset: Preset, changes: &RecipeChanges) -> Result<(String, PerceiverConfig)> {
-    let layers = changes.layers([])?;
-    let recipe = recipe_over(preset, &layers)?;
-    let preset = [format!("preset {preset}")];
-    let names = preset
-        .into_iter()
-        .chain(layers.into_iter().map(|(name, _)| name));
-    Ok((names.collect::<Vec<_>>().join(", "), recipe.model))
+/// The model that would be trained, and what to call it.
+fn to_train(arguments: &Arguments) -> Result<(String, PerceiverConfig)> {
+    let mut data = Table::new();
+    if let Some(dataset) = &arguments.dataset {
+        data.insert("dataset".to_string(), dataset.to_string().into());
+    }
+    if let Some(directory) = &arguments.data_dir {
+        let directory = directory.to_string_lossy().into_owned();
+        data.insert("data_dir".to_string(), directory.into());
+    }
+    let flags = Table::from_iter([("data".to_string(), data.into())]);
+    let layers = Layers::new(&arguments.changes, flags)?;
+    let named = layers.named()?;
+    let is_whole = named.recipe.is_some();
+    let (dataset, preset) = match arguments.preset {
+        // The preset's own model, whatever data there is.
+        Some(preset) if named.dataset.is_none() => (None, preset),
+        preset => {
+            let device = named.device.open()?;
+            let choice = Choice::of(preset, named, &device);
+            (Some(choice.dataset), choice.preset)
+        }
+    };
+    let recipe = init_from::recipe(&layers, preset)?;
+    let under = (!is_whole).then(|| format!("preset {preset}"));
+    let names = under.into_iter().chain(layers.names());
+    let name = names.collect::<Vec<_>>().join(", ");
+    // Training gives the head as many outputs as the data has classes.
+    let classes = match &dataset {
+        Some(dataset) => dataset.class_count(&recipe.load_options())?,
+        None => None,
+    };
+    Ok(match (dataset, classes) {
+        (Some(dataset), Some(classes)) => {
+            let of = counted(classes, "class");
+            (
+                format!("{name}, {of} of {dataset}"),
+                recipe.model.with_num_classes(classes),
+            )
+        }
+        _ => (name, recipe.model),
+    })
 }
 
-fn table(summary: &Summary) -> Table {
-    let mut table = Table::new();
+fn table(summary: &Summary) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
     table
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)
         .set_header(["layer", "output shape", "parameters", "multiply-adds"]);

@@ -185,7 +185,10 @@ fn run_all(
             None => train::read(&member.recipe, &Alone, Surveys::default())?,
         };
         last = Some((&member.recipe, data.clone()));
-        match train::carry_out(plan(member, since)?, data, stop) {
+        let after = members[index + 1..].iter();
+        let after = after.filter(|member| member.stage != Stage::Finished);
+        let after: Vec<&Recipe> = after.map(|member| &member.recipe).collect();
+        match train::carry_out(plan(member, since)?, data, stop, &after) {
             Ok(Some(judged)) => {
                 let accuracy = 100.0 * judged.results.acc;
                 tracing::info!("{name}: {accuracy:.2}% of the test split right");

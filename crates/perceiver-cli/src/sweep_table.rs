@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
-use perceiver_train::{MetricsFile, RunDirectory, TestResults, write_file};
+use perceiver_report::says_top5;
+use perceiver_train::{CheckpointConfig, MetricsFile, RunDirectory, TestResults, write_file};
 use serde::Serialize;
 
 /// What a finished run came to.
@@ -21,6 +22,9 @@ pub(crate) struct RunFigures {
     test_acc: f64,
     test_top5_acc: f64,
     minutes: f64,
+    /// How many it tells apart.
+    #[serde(skip)]
+    classes: usize,
 }
 
 impl RunFigures {
@@ -34,6 +38,7 @@ impl RunFigures {
         }
         let test = TestResults::read(&run.results())?;
         let epochs = MetricsFile::read(&run.metrics())?;
+        let classes = CheckpointConfig::read(&run.config())?.classes.len();
         let by_loss = epochs
             .iter()
             .min_by(|a, b| a.val_loss.total_cmp(&b.val_loss));
@@ -49,6 +54,7 @@ impl RunFigures {
             test_acc: test.acc,
             test_top5_acc: test.top5_acc,
             minutes: epochs.iter().map(|epoch| epoch.seconds).sum::<f64>() / 60.0,
+            classes,
         }))
     }
 }
@@ -148,11 +154,14 @@ const HEADER: [&str; 8] = [
     "runs",
     "validation top-1",
     "test top-1",
-    "test top-5",
+    TOP5,
     "test loss",
     "minutes",
     "difference",
 ];
+
+/// The column of an accuracy that says nothing of few classes.
+const TOP5: &str = "test top-5";
 
 const CAPTION: &str = "The star marks the best by validation, which choices are made by.\nMeans over runs ± their sample standard deviation; \
 the difference is that of validation top-1 to the first variant, in points.";
@@ -205,10 +214,22 @@ impl SweepTable {
         Ok(write_file(&directory.join("sweep.json"), json.as_bytes())?)
     }
 
+    /// Whether any run tells enough classes apart for a top-5 accuracy to say something.
+    fn says_top5(&self) -> bool {
+        let mut runs = self.variants.iter().flat_map(|variant| &variant.runs);
+        runs.any(|run| says_top5(run.classes))
+    }
+
     fn table(&self, preset: &str) -> Table {
         let mut table = Table::new();
-        table.load_preset(preset).set_header(HEADER);
-        table.add_rows(self.variants.iter().map(VariantFigures::row));
+        let shown = |column: usize| self.says_top5() || HEADER[column] != TOP5;
+        let of = |row: [String; 8]| {
+            let cells = row.into_iter().enumerate();
+            cells.filter_map(move |(column, cell)| shown(column).then_some(cell))
+        };
+        table.load_preset(preset);
+        table.set_header(of(HEADER.map(str::to_string)));
+        table.add_rows(self.variants.iter().map(|variant| of(variant.row())));
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -232,6 +253,7 @@ mod tests {
             test_acc,
             test_top5_acc: 0.9,
             minutes: 2.0,
+            classes: 20,
         }
     }
 
@@ -275,6 +297,18 @@ mod tests {
             table.variants[2].row(),
             ["third", "0 of 1", "", "", "", "", "", ""]
         );
+    }
+
+    #[test]
+    fn among_few_classes_there_is_no_top_5() {
+        let few = RunFigures {
+            classes: 5,
+            ..run(0.5, 0.4)
+        };
+        let text = |run: RunFigures| SweepTable::new([("first", 1, vec![run])]).text();
+        assert!(text(run(0.5, 0.4)).contains(TOP5));
+        let text = text(few);
+        assert!(!text.contains(TOP5) && text.contains("40.00%"), "{text}");
     }
 
     #[test]

@@ -4,13 +4,16 @@
 //! What cannot be said on standard error, as on a full disk or a terminal that has gone, is dropped: it ends nothing. What cannot be
 //! written to standard output is an error, as results are lost with it.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::LazyLock;
 
 use console::Term;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use indicatif::{
+    HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+    TermLike,
+};
 use serde::Serialize;
 
 use crate::escape;
@@ -87,11 +90,20 @@ impl TermLike for Forgiving {
 pub(crate) fn bar(length: u64, template: &str, prefix: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("left", left)
         .progress_chars("=> ");
     let bar = ProgressBar::new(length)
         .with_style(style)
         .with_prefix(escape::line(prefix).into_owned());
     BARS.add(bar)
+}
+
+/// The time that is left, `{left}` in a template; nothing before it is known.
+fn left(state: &ProgressState, line: &mut dyn fmt::Write) {
+    let eta = state.eta();
+    if !eta.is_zero() {
+        let _ = write!(line, " < {:#}", HumanDuration(eta)); // a bar that cannot be drawn is none
+    }
 }
 
 /// Writes log lines to standard error above the bars. It never fails.

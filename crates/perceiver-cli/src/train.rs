@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow, bail};
 use candle_core::Device;
 use perceiver_data::{Pictures, Source, Split, Streamed};
 use perceiver_model::Summary;
-use perceiver_report::grouped;
+use perceiver_report::{counted, grouped, with_unit};
 use perceiver_train::{
     Checkpoint, CheckpointConfig, DeviceChoice, Environment, EpochMetrics, Event, EventFile,
     MetricsCsv, MetricsFile, Observer, Observers, Outcome, Prediction, Preset, Ranks, Recipe,
@@ -42,9 +42,11 @@ use crate::what_is_seen::what_is_seen;
   perceiver train
   perceiver train --dataset cifar100 --preset cifar100-cpu --epochs 5
   perceiver train --dataset folder:photos --output runs/photos
-  perceiver train --set training.optimizer.name=lamb --set model.num_iterations=3
-  perceiver train --preset cifar100-cpu --sweep sweep.toml --output runs/comparison
-  perceiver train --dataset folder:photos --init-from runs/cifar --output runs/tuned
+  perceiver train --set training.optimizer.name=lamb \\
+      --set model.num_iterations=3
+  perceiver train --recipe runs/photos --seed 1 --output runs/again
+  perceiver train --preset cifar100-cpu --sweep sweep.toml -o runs/comparison
+  perceiver train --dataset folder:photos --init-from runs/cifar -o runs/tuned
   perceiver train --resume runs/photos
   perceiver train --resume runs/photos --epochs 80")]
 pub(crate) struct Arguments {
@@ -52,7 +54,7 @@ pub(crate) struct Arguments {
     recipe: RecipeFlags,
 
     /// Directory of the run [default: runs/DATASET-PRESET-NUMBER, or runs/sweep-NUMBER].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
 
     /// Compare recipes: train every [[variant]] of a TOML file with each of its seeds, in --output;
@@ -62,7 +64,7 @@ pub(crate) struct Arguments {
 
     /// Go on with an interrupted run; its recipe is in it. Only --device, --checkpoint-every, --dataset or --data-dir for
     /// data that has moved, and --epochs to make it longer may be added.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "config", "set", "labels",
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "sweep", "preset", "recipe", "config", "set", "labels",
         "budget", "batch_size", "learning_rate", "precision", "recompute", "diagnose", "seed", "limit_train", "limit_test", "init_from"])]
     resume: Option<PathBuf>,
 
@@ -162,16 +164,21 @@ fn train(
     let budget = plan.recipe.training.budget;
     let surveys = Surveys::read(&directory.surveys());
     let data = read(&plan.recipe, &**ranks, surveys)?;
-    let judged = carry_out(plan, data, &stop)?;
+    let judged = carry_out(plan, data, &stop, &[])?;
     if !ranks.is_first() {
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(Judged { results, test }) = judged else {
+    let Some(Judged {
+        results,
+        test,
+        classes,
+    }) = judged
+    else {
         let starter = if ranks.size() > 1 { "mpirun ... " } else { "" };
         tracing::warn!("saved; go on with: {starter}perceiver train --resume {root}");
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    evaluate::print(&results)?;
+    evaluate::print(&results, classes)?;
     if let Some(budget) = budget {
         let took = since.elapsed().as_secs_f64();
         tracing::info!("took {took:.1} s with a budget of {budget}");
@@ -195,14 +202,24 @@ pub(crate) struct Judged {
     pub(crate) results: TestResults,
     /// The pictures it was judged by; none where the verdict had been reached before.
     test: Option<Pictures>,
+    /// How many the model tells apart.
+    classes: usize,
+}
+
+impl Judged {
+    /// What the test pictures are called, where they have names. A run that has been judged is not lost for want of them.
+    fn image_names(&self) -> Option<Vec<String>> {
+        self.test.as_ref().and_then(report::image_names)
+    }
 }
 
 /// Trains to the end, and judges once by the test split; no verdict where the run was interrupted, and saved, nor on any but the first of
-/// several ranks.
+/// several ranks. Runs by the recipes in `after` will follow, which a forecast is of, too.
 pub(crate) fn carry_out(
     plan: Plan,
     data: TrainingData,
     stop: &AtomicBool,
+    after: &[&Recipe],
 ) -> Result<Option<Judged>> {
     let mut trainer = prepare(plan, data)?;
     let is_first = trainer.place().ranks.is_first();
@@ -212,16 +229,17 @@ pub(crate) fn carry_out(
             tracing::warn!("where the run is trained is not noted: {error}");
         }
     }
-    let forecast = Told::before(&trainer)?;
+    let forecast = Told::before(&trainer, after)?;
     let mut observers: Observers = Vec::new();
     if is_first {
         observers.push(Box::new(MetricsFile::new(trainer.run().metrics())));
         observers.push(Box::new(MetricsCsv::new(trainer.run().metrics_csv())));
         observers.push(Box::new(EventFile::new(trainer.run().event_file())));
+        let classes = trainer.recipe().model.num_classes();
         if trainer.is_done() {
-            tracing::info!("all {} epochs are done", trainer.history().len());
+            tracing::info!("all {} are done", counted(trainer.history().len(), "epoch"));
         } else {
-            observers.push(Box::new(TrainingProgress::default()));
+            observers.push(Box::new(TrainingProgress::new(classes)));
         }
     }
     let outcome = trainer.fit(&mut observers, stop);
@@ -323,10 +341,10 @@ fn is_finished(
         written.map_err(shown)?;
         let root = shell_quoted(run.root());
         tracing::info!(
-            "{root} is already finished, after {} epochs; --epochs N with more of them extends it",
-            history.len()
+            "{root} is already finished, after {}; --epochs N with more of them extends it",
+            counted(history.len(), "epoch")
         );
-        evaluate::print(&results)?;
+        evaluate::print(&results, recipe.model.num_classes())?;
         report::at_the_end_of(run, recipe.training.device, None); // where there is none
     }
     Ok(finished != [0.0])
@@ -376,6 +394,7 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
     let layers = flags.layers()?;
     let named = layers.named()?;
     let place = job::workplace(named.device, ranks)?;
+    let is_whole = named.recipe.is_some();
     let (dataset, preset) = choose(flags.preset, named, &place.device);
     let mut recipe = init_from::recipe(&layers, preset)?;
     recipe.data.dataset = dataset;
@@ -383,7 +402,8 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
     if place.device.is_cpu() {
         require_memory(&recipe, 0)?; // the model's part, before the data are read, which may take long
     }
-    let run = new_directory(arguments.output.as_deref(), &recipe, preset, &**ranks)?;
+    let under = if is_whole { "recipe" } else { preset.name() };
+    let run = new_directory(arguments.output.as_deref(), &recipe, under, &**ranks)?;
     Ok(Plan {
         recipe,
         run,
@@ -398,14 +418,14 @@ fn chosen(arguments: &Arguments, ranks: &Arc<dyn Ranks>, since: Instant) -> Resu
 fn new_directory(
     output: Option<&Path>,
     recipe: &Recipe,
-    preset: Preset,
+    under: &str,
     ranks: &dyn Ranks,
 ) -> Result<RunDirectory> {
     let mut chosen = Vec::new();
     let run = if ranks.is_first() {
         let run = match output {
             Some(root) => RunDirectory::create(root),
-            None => RunDirectory::create_under(Path::new("runs"), &name(recipe, preset)),
+            None => RunDirectory::create_under(Path::new("runs"), &name(recipe, under)),
         };
         let run = run.map_err(not_started)?;
         chosen = run.root().to_string_lossy().into_owned().into_bytes();
@@ -419,37 +439,83 @@ fn new_directory(
     Ok(run)
 }
 
-/// What a run is called where nobody says.
-fn name(recipe: &Recipe, preset: Preset) -> String {
-    format!("{}-{preset}", recipe.data.dataset.short_name())
+/// What a run by a recipe over the preset `under` is called where nobody says.
+fn name(recipe: &Recipe, under: &str) -> String {
+    format!("{}-{under}", recipe.data.dataset.short_name())
 }
 
-/// The data set and the preset: those named, else the best of what is there. Says what and why.
+/// The data set and the preset: those named, else the best of what is there; under a whole recipe the preset that is the defaults. Says
+/// what and why.
 pub(crate) fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Preset) {
-    let data_dir = named.data_dir;
-    let (dataset, why) = match named.dataset {
-        Some(dataset) => (dataset, "as named"),
-        None if preset == Some(Preset::Quickstart) => (Source::Shapes, "quickstart's"),
-        None if Source::Cifar100.is_present(&data_dir) => (Source::Cifar100, "found"),
-        None => {
+    let choice = Choice::of(preset, named, device);
+    choice.say();
+    (choice.dataset, choice.preset)
+}
+
+/// What to train on and by, and why.
+pub(crate) struct Choice {
+    pub(crate) dataset: Source,
+    pub(crate) preset: Preset,
+    why: &'static str,
+    reason: &'static str,
+    recipe: Option<PathBuf>,
+    /// Where CIFAR-100 was looked for in vain.
+    without: Option<PathBuf>,
+}
+
+impl Choice {
+    /// The choice of [`choose`], which says nothing of it.
+    pub(crate) fn of(preset: Option<Preset>, named: Named, device: &Device) -> Self {
+        let mut without = None;
+        let (dataset, why) = match named.dataset {
+            Some(dataset) => (dataset, "as named"),
+            None if preset == Some(Preset::Quickstart) => (Source::Shapes, "quickstart's"),
+            None if Source::Cifar100.is_present(&named.data_dir) => (Source::Cifar100, "found"),
+            None => {
+                without = Some(named.data_dir);
+                (Source::Shapes, "embedded")
+            }
+        };
+        let (preset, reason) = match (preset, &dataset) {
+            _ if named.recipe.is_some() => (Preset::Keras, "which is the defaults"),
+            (Some(preset), _) => (preset, "as named"),
+            (None, Source::Shapes) => (Preset::Quickstart, "for shapes"),
+            (None, _) if device.is_cpu() => (Preset::Cifar100Cpu, "for a CPU"),
+            (None, _) => (Preset::Cifar100, "for a GPU"),
+        };
+        Self {
+            dataset,
+            preset,
+            why,
+            reason,
+            recipe: named.recipe,
+            without,
+        }
+    }
+
+    fn say(&self) {
+        let Self {
+            dataset,
+            preset,
+            why,
+            reason,
+            ..
+        } = self;
+        if let Some(data_dir) = &self.without {
             tracing::warn!(
                 "no CIFAR-100 in {}: learning the embedded shapes instead; `cargo xtask fetch-data` brings CIFAR-100",
                 data_dir.display()
             );
-            (Source::Shapes, "embedded")
         }
-    };
-    let (preset, reason) = match (preset, &dataset) {
-        (Some(preset), _) => (preset, "as named"),
-        (None, Source::Shapes) => (Preset::Quickstart, "for shapes"),
-        (None, _) if device.is_cpu() => (Preset::Cifar100Cpu, "for a CPU"),
-        (None, _) => (Preset::Cifar100, "for a GPU"),
-    };
-    tracing::info!(
-        "data set {dataset} ({why}), preset {preset} ({reason}): {}",
-        preset.description()
-    );
-    (dataset, preset)
+        if let Some(recipe) = &self.recipe {
+            tracing::info!("data set {dataset} ({why}), recipe {}", recipe.display());
+        } else {
+            tracing::info!(
+                "data set {dataset} ({why}), preset {preset} ({reason}): {}",
+                preset.description()
+            );
+        }
+    }
 }
 
 fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
@@ -479,14 +545,18 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     kernels::say(trainer.device(), recipe.training.precision, &recipe.model);
     let summary = Summary::new(&recipe.model)?;
     let steps = trainer.steps_per_epoch();
+    let steps = counted(steps, "step");
     let length = match recipe.training.budget {
-        None => format!("at most {} epochs of {steps} steps", recipe.training.epochs),
-        Some(budget) => format!("{budget} for epochs of {steps} steps"),
+        None => format!(
+            "at most {} of {steps}",
+            counted(recipe.training.epochs, "epoch")
+        ),
+        Some(budget) => format!("{budget} for epochs of {steps}"),
     };
     tracing::info!(
-        "{} parameters, {:.2} G multiply-adds a picture; {length} on {}; run {}",
+        "{} parameters, {} multiply-adds an image; {length} on {}; run {}",
         grouped(summary.parameters()),
-        summary.multiply_adds() as f64 / 1e9,
+        with_unit(summary.multiply_adds()),
         DeviceChoice::from(trainer.device()),
         trainer.run().root().display()
     );
@@ -542,12 +612,16 @@ fn verdict(trainer: &Trainer) -> Result<Option<Judged>> {
         return Ok(None);
     }
     let judged = if let Some(results) = before {
-        let test = None;
-        Judged { results, test }
+        Judged {
+            results,
+            test: None,
+            classes: trainer.recipe().model.num_classes(),
+        }
     } else {
         let (judged, predictions) = test(trainer)?;
         // The predictions first: where there are results, there is all that belongs to them.
-        let written = write_predictions(&run.predictions(), &predictions);
+        let names = judged.image_names();
+        let written = write_predictions(&run.predictions(), &predictions, names.as_deref());
         let written = written.and_then(|()| judged.results.write(&run.results()));
         written.map_err(shown)?;
         judged
@@ -636,6 +710,7 @@ fn test(trainer: &Trainer) -> Result<(Judged, Vec<Prediction>)> {
     let judged = Judged {
         results: TestResults::new(&test, &evaluation.sums),
         test: Some(test),
+        classes: recipe.model.num_classes(),
     };
     Ok((judged, evaluation.predictions))
 }

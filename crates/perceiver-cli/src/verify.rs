@@ -9,7 +9,7 @@ use perceiver_files::read_text;
 use perceiver_report::claimed_accuracies;
 use perceiver_train::{Checkpoint, DeviceChoice, TestResults, Views};
 
-use crate::checkpoint::CheckpointFlags;
+use crate::checkpoint::CheckpointArgument;
 use crate::evaluate::{TestData, measured};
 use crate::terminal;
 
@@ -25,13 +25,8 @@ const TOLERANCE: f64 = 0.001;
   perceiver verify runs/shapes-quickstart-1
   perceiver verify someone/perceiver-cifar100 --data-dir data")]
 pub(crate) struct Arguments {
-    /// Run or checkpoint: a directory, or USER/NAME[@REVISION] on the Hugging Face Hub.
-    #[arg(value_name = "CHECKPOINT")]
-    checkpoint: String,
-
-    /// Open no connection: a model of the Hub comes from its cache.
-    #[arg(long)]
-    offline: bool,
+    #[command(flatten)]
+    checkpoint: CheckpointArgument,
 
     /// Where its data set is now, if not where it was in training.
     #[arg(long, value_name = "DATASET")]
@@ -55,7 +50,7 @@ struct Claim {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let flags = CheckpointFlags::of("CHECKPOINT", &arguments.checkpoint, arguments.offline);
+    let flags = arguments.checkpoint.required()?;
     let directory = flags.directory(&Checkpoint::FILES, &["README.md", "results.json"])?;
     let checkpoint = flags.open_directory(&directory, arguments.device)?;
     let claims = claims_of(&directory)?;

@@ -21,7 +21,7 @@ fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<St
     let root = shell_quoted(run.root());
     let resume = format!("perceiver train --resume {root}");
     let anew = format!(
-        "begin a new run with: perceiver train --preset keras --config {} --output DIR",
+        "begin a new run with: perceiver train --recipe {} --output DIR",
         shell_quoted(run.recipe())
     );
     let of_state = |path: &Path| path == run.state() || path == run.previous_state();

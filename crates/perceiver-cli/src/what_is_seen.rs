@@ -18,7 +18,10 @@ pub(crate) fn what_is_seen(recipe: &Recipe, data: &TrainingData) -> String {
 
 /// The number of test images, where it is known before they are read.
 fn test_images(recipe: &Recipe) -> Option<usize> {
-    if matches!(recipe.data.dataset, Source::Shards { .. } | Source::Hub { .. }) {
+    if matches!(
+        recipe.data.dataset,
+        Source::Shards { .. } | Source::Hub { .. }
+    ) {
         return None;
     }
     let count = recipe

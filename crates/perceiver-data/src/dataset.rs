@@ -57,6 +57,7 @@ pub struct Dataset {
     test_split: TestSplit,
     /// The images that those of a held-out part were drawn from; 0 where that is not told.
     of: usize,
+    image_names: Option<Vec<String>>,
 }
 
 impl Dataset {
@@ -96,6 +97,7 @@ impl Dataset {
             groups: None,
             test_split: TestSplit::Own,
             of: 0,
+            image_names: None,
         })
     }
 
@@ -164,8 +166,31 @@ impl Dataset {
     pub fn whole(mut self, other: Self) -> Self {
         self.images.extend(other.images);
         self.labels.extend(other.labels);
+        self.image_names = self
+            .image_names
+            .zip(other.image_names)
+            .map(|(mut names, others)| {
+                names.extend(others);
+                names
+            });
         let of = self.len();
         self.with_test_split(TestSplit::Whole, of)
+    }
+
+    /// The same data set with a name for each image, by which people find it: its path in the data folder, or its file and place there.
+    ///
+    /// # Errors
+    /// When the number of names is not that of the images.
+    pub fn with_image_names(mut self, names: Vec<String>) -> Result<Self> {
+        if names.len() != self.len() {
+            return Err(DataError::Inconsistent {
+                name: self.name,
+                expected: format!("{} names, one an image", self.images.len()),
+                found: format!("{} names", names.len()),
+            });
+        }
+        self.image_names = Some(names);
+        Ok(self)
     }
 
     /// What the data set is called, for people.
@@ -203,10 +228,18 @@ impl Dataset {
         self.groups.as_ref()
     }
 
+    /// The name of every image, in order, where the data set has them.
+    pub fn image_names(&self) -> Option<&[String]> {
+        self.image_names.as_deref()
+    }
+
     /// Keeps the first `len` pictures.
     pub fn truncate(&mut self, len: usize) {
         self.images.truncate(len);
         self.labels.truncate(len);
+        if let Some(names) = &mut self.image_names {
+            names.truncate(len);
+        }
     }
 
     /// Cuts the last `fraction` off as a second data set: Keras's `validation_split`, which takes the tail of
@@ -221,6 +254,7 @@ impl Dataset {
             groups: self.groups.clone(),
             test_split: self.test_split,
             of: self.of,
+            image_names: self.image_names.as_mut().map(|names| names.split_off(keep)),
         };
         (self, tail)
     }
@@ -228,16 +262,11 @@ impl Dataset {
     /// The same pictures in an order that `key` draws.
     #[cfg(feature = "hub")]
     pub(crate) fn shuffled(mut self, key: perceiver_ops::Key) -> Self {
-        let labels = self.labels.iter().copied();
-        let mut pairs: Vec<(u64, Image, u32)> = (0..)
-            .zip(self.images.into_iter().zip(labels))
-            .map(|(at, (image, label))| (key.bits(at), image, label))
-            .collect();
-        pairs.sort_by_key(|&(place, ..)| place);
-        (self.images, self.labels) = pairs
-            .into_iter()
-            .map(|(_, image, label)| (image, label))
-            .unzip();
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(|&at| key.bits(at as u64));
+        self.images = in_order(self.images, &order);
+        self.labels = in_order(self.labels, &order);
+        self.image_names = self.image_names.map(|names| in_order(names, &order));
         self
     }
 
@@ -264,4 +293,12 @@ impl Dataset {
         }
         hex(&hash.finalize())
     }
+}
+
+/// These values in an order that names each of them once.
+#[cfg(feature = "hub")]
+fn in_order<T>(values: Vec<T>, order: &[usize]) -> Vec<T> {
+    let mut values: Vec<Option<T>> = values.into_iter().map(Some).collect();
+    let taken = order.iter().map(|&at| values[at].take());
+    taken.flatten().collect()
 }

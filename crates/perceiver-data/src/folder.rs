@@ -52,6 +52,7 @@ use crate::dataset::{Dataset, Split, TestSplit};
 use crate::error::{DataError, Result};
 use crate::folder_listing::{FolderListing, Layout, SplitFolder, folder_below};
 use crate::image::Image;
+use crate::image_names::name_of_file;
 use crate::watcher::{Watcher, Work};
 
 /// A data set of picture files, and how to read it.
@@ -174,12 +175,14 @@ impl ImageFolder {
             .inspect(|_| decoded.one_more())
             .collect::<Result<_>>()?;
         let all_labels: Vec<u32> = files.iter().map(|&(_, label)| label).collect();
-        let labelled = pictures.into_iter().zip(all_labels.iter().copied());
-        let (images, labels) = readable(&self.name(), labelled)?;
+        let (images, files) = readable(&self.name(), pictures.into_iter().zip(files))?;
+        let labels: Vec<u32> = files.iter().map(|&(_, label)| label).collect();
+        let image_names = files.iter().map(|(path, _)| name_of_file(&self.root, path));
+        let image_names = image_names.collect();
         if needs_every_class {
             require_every_class(&self.name(), &all_labels, &labels, &names)?;
         }
-        Dataset::new(self.name(), images, labels, names)
+        Dataset::new(self.name(), images, labels, names)?.with_image_names(image_names)
     }
 
     /// The files of a split in the order in which they are loaded. None is read.

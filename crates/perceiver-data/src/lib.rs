@@ -65,6 +65,7 @@ mod hub_files;
 mod hub_repo;
 mod image;
 mod image_formats;
+mod image_names;
 mod image_sizes;
 #[cfg(feature = "candle-datasets")]
 pub mod interchange;

@@ -15,6 +15,7 @@ use crate::dataset::{Dataset, Groups};
 use crate::error::{DataError, Result};
 use crate::file_labels::{FileClasses, FileLabels, join};
 use crate::image::Image;
+use crate::image_names::{name_in_shard, name_of_file};
 use crate::labels::{Labels, class_indices};
 use crate::parquet_file::{ParquetFile, contain_panics};
 use crate::watcher::Watcher;
@@ -108,6 +109,8 @@ struct Table {
     /// What came of every row's picture.
     pictures: Vec<Result<Image>>,
     labels: Vec<FileLabels>,
+    /// Every row's file and place in it.
+    places: Vec<String>,
     /// Coarse label of every row, and the coarse names, where there are fine labels beside them.
     groups: Option<(Vec<u32>, Vec<String>)>,
 }
@@ -133,6 +136,9 @@ impl Table {
                 .0
                 .extend(values);
         }
+        let file = name_of_file(path.parent().unwrap_or(path), path);
+        self.places
+            .extend((0..pictures.len()).map(|row| name_in_shard(&file, row)));
         self.pictures.extend(pictures);
         self.labels.push(labels);
         Ok(())
@@ -148,10 +154,11 @@ impl Table {
             Some((coarse, names)) => groups(name, &all, &coarse, names, classes.len())?,
             None => None,
         };
-        let labelled = self.pictures.into_iter().zip(all.iter().copied());
-        let (images, labels) = readable(name, labelled)?;
+        let told = all.iter().copied().zip(self.places);
+        let (images, told) = readable(name, self.pictures.into_iter().zip(told))?;
+        let (labels, places): (Vec<u32>, Vec<String>) = told.into_iter().unzip();
         require_every_class(name, &all, &labels, &classes)?;
-        let dataset = Dataset::new(name, images, labels, classes)?;
+        let dataset = Dataset::new(name, images, labels, classes)?.with_image_names(places)?;
         match groups {
             Some(groups) => dataset.with_groups(groups),
             None => Ok(dataset),

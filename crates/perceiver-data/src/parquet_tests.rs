@@ -250,6 +250,24 @@ fn files_are_read_in_the_order_given() {
     write_parquet(&files[1], &second).unwrap();
     let again = read_parquet("pets", &files, &ParquetOptions::default()).unwrap();
     assert_eq!(again.sha256(), whole.sha256());
+    let names = again.image_names().unwrap();
+    assert_eq!([&names[0], &names[1251]], ["a.parquet:0", "b.parquet:1"]);
+}
+
+#[cfg(feature = "hub")]
+#[test]
+fn names_stay_with_their_images_in_another_order() {
+    let fixture = Fixture::new();
+    let path = fixture.path("a.parquet");
+    write_parquet(&path, &pets(40)).unwrap();
+    let data = read(&path).unwrap();
+    let shuffled = data.clone().shuffled(perceiver_ops::Key::new(3));
+    assert_ne!(shuffled.images(), data.images());
+    for (at, name) in shuffled.image_names().unwrap().iter().enumerate() {
+        let row: usize = name.strip_prefix("a.parquet:").unwrap().parse().unwrap();
+        assert_eq!(shuffled.images()[at], data.images()[row]);
+        assert_eq!(shuffled.labels()[at], data.labels()[row]);
+    }
 }
 
 #[test]

@@ -67,6 +67,17 @@ impl Pictures {
         }
     }
 
+    /// The name of every image, in order, where the data set has them; those in shards are looked up in the files.
+    ///
+    /// # Errors
+    /// When a shard cannot be read.
+    pub fn image_names(&self) -> Result<Option<Vec<String>>> {
+        match self {
+            Self::InMemory(data) => Ok(data.image_names().map(<[String]>::to_vec)),
+            Self::Streamed(data) => data.image_names().map(Some),
+        }
+    }
+
     /// What equal data have in common, and nothing else: [`Dataset::sha256`] or [`Streamed::sha256`], which differ.
     pub fn sha256(&self) -> String {
         match self {

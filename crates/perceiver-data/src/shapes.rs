@@ -82,6 +82,14 @@ pub(crate) const fn count(split: Split) -> usize {
     }
 }
 
+/// The number of classes, or of their groups.
+pub(crate) fn class_count(labels: Labels) -> usize {
+    match labels {
+        Labels::Fine => each_class().count(),
+        Labels::Coarse => GROUPS.len(),
+    }
+}
+
 /// Draws a split of the embedded data set: 10,000 training or 2,000 test pictures of 32x32, classes in turn, so
 /// that any run of consecutive pictures is as balanced as its length allows.
 ///

@@ -272,6 +272,24 @@ impl Source {
         }
     }
 
+    /// The number of classes, told without reading any image; none of shards and of the Hub's, where only reading would tell.
+    ///
+    /// # Errors
+    /// Those of [`Source::check`] for a folder.
+    pub fn class_count(&self, options: &LoadOptions) -> Result<Option<usize>> {
+        match self {
+            Self::Cifar100 if options.labels == Labels::Coarse => Ok(Some(20)),
+            Self::Cifar100 => Ok(Some(100)),
+            Self::Cifar10 => Ok(Some(10)),
+            Self::Shapes => Ok(Some(shapes::class_count(options.labels))),
+            Self::Folder(root) => {
+                let folder = self.image_folder(root, options)?;
+                Ok(Some(folder.files(Split::Train)?.classes.len()))
+            }
+            Self::Shards { .. } | Self::Hub { .. } | Self::Memory(_) => Ok(None),
+        }
+    }
+
     /// Whether the data set's files are on this machine, whole or not; never of the Hub's, whose cache is not
     /// searched.
     pub fn is_present(&self, data_dir: &Path) -> bool {
@@ -424,6 +442,25 @@ mod tests {
             .load_of_classes(Split::Test, &options, &classes)
             .unwrap();
         assert_eq!((loaded.labels()[0], loaded.classes()), (4, &classes[..]));
+    }
+
+    #[test]
+    fn a_data_set_has_as_many_classes_as_were_counted() {
+        for labels in [Labels::Fine, Labels::Coarse] {
+            let options = options(Path::new("nowhere"), labels);
+            let counted = Source::Shapes.class_count(&options).unwrap();
+            let loaded = Source::Shapes.load(Split::Test, &options).unwrap();
+            assert_eq!(counted, Some(loaded.classes().len()));
+        }
+        let root = tempfile::tempdir().unwrap();
+        for file in ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"] {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let folder = Source::Folder(root.path().into());
+        let counted = folder.class_count(&LoadOptions::default()).unwrap();
+        assert_eq!(counted, Some(2));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use perceiver_train::{CheckpointConfig, EpochMetrics, Recipe, TestResults};
 use crate::card_results::front_matter;
 use crate::markdown::{escaped, fenced};
 use crate::run::REPEAT;
+use crate::text::{counted, grouped, says_top5};
 
 /// The most epochs that the table of curves shows.
 const ROWS: usize = 12;
@@ -70,6 +71,8 @@ struct Page {
     results: Option<Verdict>,
     epochs: Vec<Epoch>,
     all_epochs: usize,
+    counted_epochs: String,
+    says_top5: bool,
     command: &'static str,
     recipe: Option<String>,
     flip_average: bool,
@@ -120,6 +123,8 @@ impl Card<'_> {
             results: self.results.map(Verdict::new),
             epochs: shown_epochs(self.history),
             all_epochs: self.history.len(),
+            counted_epochs: counted(self.history.len(), "epoch"),
+            says_top5: says_top5(config.classes.len()),
             command: REPEAT,
             recipe: self.recipe.map(recipe_block).transpose()?,
             flip_average: config.data.flip_average,
@@ -206,11 +211,4 @@ fn shown_epochs(history: &[EpochMetrics]) -> Vec<Epoch> {
             bar: "█".repeat((20.0 * metrics.val_acc.clamp(0.0, 1.0)).round() as usize),
         })
         .collect()
-}
-
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev();
-    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
-    groups.join(",")
 }

@@ -13,7 +13,7 @@ use crate::error::{ReportError, Result};
 use crate::mcnemar::McNemar;
 use crate::names::names;
 use crate::run::Run;
-use crate::text::{exact_percent, grouped, interval, time};
+use crate::text::{exact_percent, grouped, interval, says_top5, time};
 
 /// Runs that were judged by the same test pictures.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +24,9 @@ pub struct Comparison {
     pub differences: Vec<FieldValues>,
     /// Each with each.
     pub pairs: Vec<PairTest>,
+    /// Whether the top-5 accuracies say something.
+    #[serde(skip)]
+    pub says_top5: bool,
 }
 
 /// What a run came to.
@@ -75,6 +78,7 @@ struct Page<'a> {
     dataset: &'a str,
     pictures: String,
     runs: &'a [RunFigures],
+    says_top5: bool,
     differences: &'a [FieldValues],
     pairs: &'a [PairTest],
     charts: Vec<Drawn>,
@@ -132,6 +136,7 @@ impl Comparison {
             runs: figures.collect::<Result<_>>()?,
             differences: differences(runs)?,
             pairs,
+            says_top5: runs.iter().any(|run| says_top5(run.config.classes.len())),
         })
     }
 
@@ -145,6 +150,7 @@ impl Comparison {
             dataset: &results.dataset,
             pictures: grouped(results.images as usize),
             runs: &self.runs,
+            says_top5: self.says_top5,
             differences: &self.differences,
             pairs: &self.pairs,
             charts: curves::of_runs(runs, &names_of(runs))?,

@@ -1,12 +1,12 @@
 //! The curves of a run or of several: which are drawn, over what.
 
-use perceiver_train::{EpochMetrics, Prediction};
+use perceiver_train::{AttentionDiagnosis, Diagnosis, EpochMetrics, Prediction};
 
 use crate::calibration::Calibration;
 use crate::charts::{Axis, Chart, Curve};
 use crate::error::Result;
 use crate::run::Run;
-use crate::text::grouped;
+use crate::text::{counted, says_top5};
 
 /// Pixels of a chart of a page: two stand side by side, and a phone shows one nearly in full size.
 const SIZE: (u32, u32) = (480, 300);
@@ -40,8 +40,8 @@ fn curve(name: &str, epochs: &[EpochMetrics], figure: Figure) -> Curve {
     }
 }
 
-/// Loss, accuracies and learning rate of a run; nothing before its first epoch.
-pub(crate) fn of_run(epochs: &[EpochMetrics]) -> Result<Vec<Drawn>> {
+/// Loss, accuracies and learning rate of a run that tells so many classes apart; nothing before its first epoch.
+pub(crate) fn of_run(epochs: &[EpochMetrics], classes: usize) -> Result<Vec<Drawn>> {
     let both = |training: Figure, validation: Figure| {
         vec![
             curve("training", epochs, training),
@@ -62,7 +62,11 @@ pub(crate) fn of_run(epochs: &[EpochMetrics]) -> Result<Vec<Drawn>> {
         Plan {
             title: "Top-5 accuracy (%)",
             digits: 2,
-            curves: both(|e| 100.0 * e.top5_acc, |e| 100.0 * e.val_top5_acc),
+            curves: if says_top5(classes) {
+                both(|e| 100.0 * e.top5_acc, |e| 100.0 * e.val_top5_acc)
+            } else {
+                Vec::new()
+            },
         },
         Plan {
             title: "Learning rate",
@@ -101,6 +105,53 @@ pub(crate) fn of_runs(runs: &[Run], names: &[String]) -> Result<Vec<Drawn>> {
             curves: all(learning_rate),
         },
     ])
+}
+
+/// What `--diagnose` measured inside the model; nothing where it did not.
+pub(crate) fn of_diagnosis(epochs: &[EpochMetrics]) -> Result<Vec<Drawn>> {
+    let measured = |name: &str, figure: fn(&Diagnosis) -> f64| {
+        let points = epochs.iter().filter_map(|epoch| {
+            let diagnosis = epoch.diagnosis.as_ref()?;
+            Some((epoch.epoch as f64, figure(diagnosis)))
+        });
+        Curve {
+            name: name.to_string(),
+            points: points.collect(),
+            notes: Vec::new(),
+        }
+    };
+    drawn([
+        Plan {
+            title: "Gradient norm",
+            digits: 4,
+            curves: vec![
+                measured("mean of the steps", |d| d.gradients.norm_mean),
+                measured("largest", |d| d.gradients.norm_max),
+            ],
+        },
+        Plan {
+            title: "Entropy of attention (% of the most)",
+            digits: 1,
+            curves: vec![
+                measured("cross attention", |d| entropy(&d.model.cross_attentions)),
+                measured("self-attention", |d| {
+                    entropy(d.model.self_attentions.iter().flatten())
+                }),
+            ],
+        },
+        Plan {
+            title: "Spread of the latents",
+            digits: 4,
+            curves: vec![measured("spread", |d| d.model.latent_spread)],
+        },
+    ])
+}
+
+/// The mean of several attentions, in percent of the most.
+fn entropy<'a>(attentions: impl IntoIterator<Item = &'a AttentionDiagnosis>) -> f64 {
+    let entropies = attentions.into_iter().map(|attention| attention.entropy);
+    let (sum, count) = entropies.fold((0.0, 0.0), |(sum, count), next| (sum + next, count + 1.0));
+    100.0 * sum / f64::max(count, 1.0)
 }
 
 fn learning_rate(epoch: &EpochMetrics) -> f64 {
@@ -203,6 +254,5 @@ impl Drawn {
 }
 
 fn pictures(count: usize) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{} picture{s}", grouped(count))
+    counted(count, "picture")
 }

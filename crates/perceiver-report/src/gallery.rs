@@ -21,6 +21,8 @@ const SINGLE_LATENTS: usize = 3;
 /// A picture and what was said of it.
 pub(crate) struct Shown {
     pub(crate) address: String,
+    /// By which it is found: its name, or its place among the test images.
+    pub(crate) name: String,
     pub(crate) label: String,
     pub(crate) predicted: String,
     pub(crate) right: bool,
@@ -46,11 +48,31 @@ pub(crate) struct NamedMap {
     pub(crate) address: String,
 }
 
+/// The test images, and what they are called.
+pub(crate) struct Test<'a> {
+    images: &'a Pictures,
+    names: Option<Vec<String>>,
+}
+
+impl<'a> Test<'a> {
+    pub(crate) fn new(images: &'a Pictures) -> Result<Self> {
+        let names = images.image_names()?;
+        Ok(Self { images, names })
+    }
+
+    fn name_of(&self, image: usize) -> String {
+        let name = self.names.as_ref().and_then(|names| names.get(image));
+        name.cloned()
+            .unwrap_or_else(|| format!("test image {image}"))
+    }
+}
+
 impl Shown {
-    fn new(said: &Prediction, test: &Pictures, classes: &[String]) -> Result<Self> {
+    fn new(said: &Prediction, test: &Test<'_>, classes: &[String]) -> Result<Self> {
         let name = |class: u32| classes[class as usize].clone();
         Ok(Self {
-            address: data_address(&test.image(said.image)?)?,
+            address: data_address(&test.images.image(said.image)?)?,
+            name: test.name_of(said.image),
             label: name(said.label),
             predicted: name(said.predicted),
             right: said.is_right(),
@@ -63,7 +85,7 @@ impl Shown {
 /// The wrong predictions that the model was most sure of, and right ones from all over the test pictures.
 pub(crate) fn wrong_and_right(
     predictions: &[Prediction],
-    test: &Pictures,
+    test: &Test<'_>,
     classes: &[String],
 ) -> Result<(Vec<Shown>, Vec<Shown>)> {
     let shown = |chosen: Vec<&Prediction>| -> Result<Vec<Shown>> {
@@ -96,14 +118,14 @@ fn right(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
 /// Where the model looked, in right and in wrong ones.
 pub(crate) fn looks(
     predictions: &[Prediction],
-    test: &Pictures,
+    test: &Test<'_>,
     checkpoint: &Checkpoint,
 ) -> Result<Vec<Look>> {
     let chosen = [right(predictions, LOOKS), wrong(predictions, LOOKS)].concat();
     chosen
         .into_iter()
         .map(|said| {
-            let image = test.image(said.image)?;
+            let image = test.images.image(said.image)?;
             let attention = Attention::of(checkpoint, &image)?;
             let mut picture = Shown::new(said, test, &checkpoint.config.classes)?;
             // Maps lie over what the model sees.

@@ -15,6 +15,7 @@
 
 mod attention;
 mod calibration;
+mod caption;
 mod card;
 mod card_results;
 mod charts;
@@ -53,5 +54,5 @@ pub use page::{Shows, report};
 pub use per_class::{ClassFigures, GroupFigures, per_class, per_group};
 pub use public::Public;
 pub use run::Run;
-pub use sheet::Sheet;
-pub use text::grouped;
+pub use sheet::{Sheet, SheetFormat, SheetRow, Tile};
+pub use text::{counted, grouped, says_top5, with_unit};

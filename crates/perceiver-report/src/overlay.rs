@@ -12,7 +12,7 @@ use crate::pictures::png_address;
 const COVER: (f32, f32) = (0.35, 0.4);
 
 /// The colour of a value from 0, dark violet, to 1, yellow: viridis, which rises in brightness for every eye.
-fn colour(value: f32) -> [u8; CHANNELS] {
+pub(crate) fn colour(value: f32) -> [u8; CHANNELS] {
     let colour = ViridisRGB::get_color(value.clamp(0.0, 1.0));
     [colour.0, colour.1, colour.2]
 }

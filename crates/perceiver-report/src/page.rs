@@ -9,11 +9,11 @@ use crate::calibration::Calibration;
 use crate::confusion::Confusion;
 use crate::curves::{self, Drawn};
 use crate::error::Result;
-use crate::gallery::{self, Look, Shown};
+use crate::gallery::{self, Look, Shown, Test};
 use crate::matrix::Matrix;
 use crate::per_class::{per_class, per_group};
 use crate::run::{REPEAT, Run};
-use crate::text::{exact_percent, grouped, interval, percent, share, time};
+use crate::text::{counted, exact_percent, grouped, interval, percent, says_top5, share, time};
 
 pub(crate) const CSS: &str = include_str!("../templates/page.css");
 pub(crate) const JS: &str = include_str!("../templates/page.js");
@@ -41,8 +41,11 @@ struct Page {
     notes: Vec<String>,
     learned: String,
     charts: Vec<Drawn>,
+    warnings: Vec<WarningRow>,
+    diagnosis_charts: Vec<Drawn>,
     groups: Vec<GroupRow>,
     classes: Vec<ClassRow>,
+    says_top5: bool,
     matrix: Matrix,
     pairs: Vec<PairRow>,
     calibrated: String,
@@ -66,6 +69,15 @@ struct Verdict {
     pictures: String,
     dataset: String,
     split: &'static str,
+}
+
+/// What a run was warned of.
+struct WarningRow {
+    epoch: usize,
+    step: u64,
+    finding: String,
+    cause: String,
+    cure: String,
 }
 
 /// A row of the table of coarse classes.
@@ -112,6 +124,7 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
     let calibration = Calibration::of(predictions);
     let (mut wrong, mut right, mut looks) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(test) = shows.test {
+        let test = &Test::new(test)?;
         (wrong, right) = gallery::wrong_and_right(predictions, test, classes)?;
         if let Some(checkpoint) = shows.checkpoint {
             looks = gallery::looks(predictions, test, checkpoint)?;
@@ -127,9 +140,12 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
         verdict: run.results.as_ref().map(Verdict::new),
         notes,
         learned: learned(run),
-        charts: curves::of_run(&run.epochs)?,
+        charts: curves::of_run(&run.epochs, classes.len())?,
+        warnings: warning_rows(run),
+        diagnosis_charts: curves::of_diagnosis(&run.epochs)?,
         groups: group_rows(predictions, groups),
         classes: class_rows(predictions, classes),
+        says_top5: says_top5(classes.len()),
         matrix: Matrix::new(&confusion, classes, groups)?,
         pairs: pair_rows(&confusion, classes),
         calibrated: calibration.as_ref().map(calibrated).unwrap_or_default(),
@@ -167,12 +183,25 @@ fn lead(run: &Run) -> Result<String> {
 }
 
 fn learned(run: &Run) -> String {
-    let epochs = run.epochs.len();
-    let s = if epochs == 1 { "" } else { "s" };
+    let epochs = counted(run.epochs.len(), "epoch");
     let kept = run.kept_epoch().map_or_else(String::new, |kept| {
         format!(" The weights of epoch {kept} were kept, whose validation loss was the lowest.")
     });
-    format!("{epochs} epoch{s} in {}.{kept}", time(run.seconds()))
+    format!("{epochs} in {}.{kept}", time(run.seconds()))
+}
+
+fn warning_rows(run: &Run) -> Vec<WarningRow> {
+    let all = run.epochs.iter().flat_map(|epoch| {
+        let warnings = epoch.warnings.iter();
+        warnings.map(|warning| WarningRow {
+            epoch: epoch.epoch,
+            step: warning.step,
+            finding: warning.finding.clone(),
+            cause: warning.cause.clone(),
+            cure: warning.cure.clone(),
+        })
+    });
+    all.collect()
 }
 
 fn group_rows(predictions: &[Prediction], groups: Option<&Groups>) -> Vec<GroupRow> {
@@ -307,7 +336,7 @@ impl Verdict {
             accuracy_interval: interval(results.acc_interval_95, 1),
             top5: exact_percent(results.top5_acc),
             top5_interval: interval(results.top5_acc_interval_95, 1),
-            loss: format!("{:.3}", results.loss),
+            loss: format!("{:.4}", results.loss),
             pictures: grouped(results.images as usize),
             split: results.split_in_words(),
             dataset: results.dataset.clone(),

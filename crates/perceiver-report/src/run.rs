@@ -9,9 +9,8 @@ use perceiver_train::{
 
 use crate::error::{ReportError, Result};
 
-/// The command that repeats a run by its recipe. A recipe names every field but those that are none; preset `keras` is the
-/// defaults and sets none of these, and the preset that would be taken without it might.
-pub(crate) const REPEAT: &str = "perceiver train --preset keras --config recipe.toml";
+/// The command that repeats a run by its recipe.
+pub(crate) const REPEAT: &str = "perceiver train --recipe recipe.toml";
 
 /// What the files of a run say.
 #[derive(Clone, Debug)]

@@ -38,6 +38,54 @@ pub fn grouped(count: usize) -> String {
     grouped
 }
 
+/// A count of things, in the singular where there is one: `1 epoch`, `2,000 steps`.
+///
+/// ```
+/// assert_eq!(perceiver_report::counted(1, "epoch"), "1 epoch");
+/// assert_eq!(perceiver_report::counted(2_000, "step"), "2,000 steps");
+/// assert_eq!(perceiver_report::counted(3, "class"), "3 classes");
+/// ```
+pub fn counted(count: usize, thing: &str) -> String {
+    let ending = match thing {
+        _ if count == 1 => "",
+        _ if thing.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {thing}{ending}", grouped(count))
+}
+
+/// A large number with the unit that fits it, to three digits: `60.3 M`, `1.27 G`.
+///
+/// ```
+/// let texts = [812, 60_300_000, 999_600, 1_268_000_000].map(perceiver_report::with_unit);
+/// assert_eq!(texts, ["812", "60.3 M", "1.00 M", "1.27 G"]);
+/// ```
+pub fn with_unit(number: u64) -> String {
+    const UNITS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let value = number as f64;
+    // What would be rounded up to 1,000 of a unit is 1 of the next.
+    let unit = UNITS.iter().find(|(size, _)| value >= 0.9995 * size);
+    let Some((size, unit)) = unit.filter(|_| number >= 1000) else {
+        return number.to_string();
+    };
+    let value = value / size;
+    let digits = match value {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+/// Whether the top-5 accuracy says something: among five classes or fewer it is always 100%.
+///
+/// ```
+/// assert_eq!([2, 5, 6].map(perceiver_report::says_top5), [false, false, true]);
+/// ```
+pub fn says_top5(classes: usize) -> bool {
+    classes > perceiver_train::TOP_K
+}
+
 /// A time, to the unit that matters.
 pub(crate) fn time(seconds: f64) -> String {
     match seconds.round() as u64 {

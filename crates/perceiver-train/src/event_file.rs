@@ -21,12 +21,12 @@ use crate::diagnosis::{AttentionDiagnosis, Diagnosis};
 use crate::error::{Result, TrainError};
 use crate::evaluation::TestResults;
 use crate::observer::{EpochMetrics, Event, Observer};
-use crate::tensorboard::{FILE_VERSION, Scalar, Summary, TensorBoardEvent, first, record};
+use crate::tensorboard::{FILE_VERSION, Summary, SummaryValue, TensorBoardEvent, first, record};
 
 /// A curve's name and a value of it. What stands before the first slash puts curves together on TensorBoard's page.
 type Tagged = (String, f64);
 
-/// Writes the scalars of every epoch under the epoch's number.
+/// Writes the scalars of every epoch, and what it was warned of, under the epoch's number.
 #[derive(Debug)]
 pub struct EventFile {
     path: PathBuf,
@@ -112,6 +112,9 @@ fn content(beginning: f64, history: &[EpochMetrics], test: Option<&TestResults>)
     for epoch in history {
         time += epoch.seconds;
         content.extend(scalars(time, epoch.epoch, of_epoch(epoch)));
+        if !epoch.warnings.is_empty() {
+            content.extend(warnings(time, epoch));
+        }
     }
     if let Some(test) = test {
         content.extend(scalars(time, history.len(), of_test(test)));
@@ -120,15 +123,32 @@ fn content(beginning: f64, history: &[EpochMetrics], test: Option<&TestResults>)
 }
 
 fn scalars(wall_time: f64, epoch: usize, values: impl IntoIterator<Item = Tagged>) -> Vec<u8> {
-    let value = values.into_iter().map(|(tag, value)| Scalar {
-        tag,
-        simple_value: Some(value as f32),
-    });
+    let value = values.into_iter();
+    summary(
+        wall_time,
+        epoch,
+        value.map(|(tag, value)| SummaryValue::scalar(tag, value as f32)),
+    )
+}
+
+/// What a run was warned of in an epoch, as text.
+fn warnings(wall_time: f64, epoch: &EpochMetrics) -> Vec<u8> {
+    let lines = epoch.warnings.iter();
+    let lines = lines.map(|warning| format!("step {}: {warning}", warning.step));
+    let text = SummaryValue::text("warnings", lines.collect::<Vec<_>>().join("\n\n"));
+    summary(wall_time, epoch.epoch, [text])
+}
+
+fn summary(
+    wall_time: f64,
+    epoch: usize,
+    values: impl IntoIterator<Item = SummaryValue>,
+) -> Vec<u8> {
     record(&TensorBoardEvent {
         wall_time,
         step: i64::try_from(epoch).unwrap_or(i64::MAX),
         summary: Some(Summary {
-            value: value.collect(),
+            value: values.into_iter().collect(),
         }),
         ..TensorBoardEvent::default()
     })
@@ -147,6 +167,7 @@ fn of_epoch(epoch: &EpochMetrics) -> Vec<Tagged> {
         seconds,
         images_per_second,
         diagnosis,
+        warnings: _,
     } = epoch;
     let mut values = vec![
         tagged("loss/train", *loss),
@@ -229,6 +250,7 @@ mod tests {
             seconds: 2.5,
             images_per_second: 100.0,
             diagnosis: None,
+            warnings: Vec::new(),
         });
         epochs.collect()
     }

@@ -7,7 +7,7 @@ use crate::error::{Result, TrainError};
 use crate::observer::{EpochMetrics, Event, Observer};
 
 /// Writes a line of numbers an epoch under a line of names. What was measured inside the model, which differs from model to
-/// model, is left to `metrics.jsonl`. As there, the whole file is replaced every time.
+/// model, and warnings are left to `metrics.jsonl`. As there, the whole file is replaced every time.
 #[derive(Debug)]
 pub struct MetricsCsv {
     path: PathBuf,
@@ -42,6 +42,7 @@ fn table(path: &Path, history: &[EpochMetrics]) -> Result<Vec<u8>> {
     for epoch in history {
         let numbers = EpochMetrics {
             diagnosis: None,
+            warnings: Vec::new(),
             ..epoch.clone()
         };
         writer

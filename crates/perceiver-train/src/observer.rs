@@ -35,6 +35,9 @@ pub struct EpochMetrics {
     /// What was measured inside the model, where the recipe asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnosis: Option<Diagnosis>,
+    /// What the run was warned of in the epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// Something that happened in a run.

@@ -6,6 +6,8 @@
 //! 0,49,49,0.91842,0.91842,1
 //! 1,33,72,0.40112,0.22154,2
 //! ```
+//!
+//! Where the data set has names for its images, a last column `path` tells them: the path in the data folder, or `SHARD:KEY`.
 
 use std::path::Path;
 
@@ -16,6 +18,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::error::{Result, TrainError};
+
+/// The first line: the fields of a [`Prediction`], and the name of the picture where there is one.
+const COLUMNS: [&str; 6] = [
+    "image",
+    "label",
+    "predicted",
+    "probability",
+    "label_probability",
+    "label_rank",
+];
+const PATH: &str = "path";
 
 /// What was said of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,29 +119,46 @@ impl Prediction {
     }
 }
 
-/// Writes predictions, in the order of the pictures, replacing an old file at once or not at all.
+/// Writes predictions, in the order of the pictures, replacing an old file at once or not at all. `names` are those of the pictures, as
+/// [`Pictures::image_names`](perceiver_data::Pictures::image_names) has them.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let failed = |error: String| TrainError::Io {
+pub fn write_predictions(
+    path: &Path,
+    predictions: &[Prediction],
+    names: Option<&[String]>,
+) -> Result<()> {
+    let bytes = predictions_csv(predictions, names).map_err(|error| TrainError::Io {
         action: "write",
         path: path.to_path_buf(),
         source: std::io::Error::other(error),
-    };
-    for prediction in predictions {
-        writer
-            .serialize(prediction)
-            .map_err(|error| failed(error.to_string()))?;
-    }
-    let bytes = writer
-        .into_inner()
-        .map_err(|error| failed(error.to_string()))?;
+    })?;
     atomic_file::write(path, &bytes)
 }
 
-/// Reads what [`write_predictions`] wrote.
+/// The text of a `predictions.csv`.
+fn predictions_csv(
+    predictions: &[Prediction],
+    names: Option<&[String]>,
+) -> std::io::Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new()
+        .has_headers(false)
+        .from_writer(Vec::new());
+    if !predictions.is_empty() {
+        writer.write_record(COLUMNS.iter().chain(names.map(|_| &PATH)))?;
+    }
+    for prediction in predictions {
+        match names {
+            None => writer.serialize(prediction)?,
+            Some(names) => writer.serialize((prediction, names.get(prediction.image)))?,
+        }
+    }
+    let bytes = writer.into_inner();
+    bytes.map_err(|error| std::io::Error::other(error.to_string()))
+}
+
+/// Reads what [`write_predictions`] wrote, with names or without.
 ///
 /// # Errors
 /// When it cannot be read, or a line, named by its number, is not a picture's.
@@ -176,7 +206,7 @@ mod tests {
             .zip(&said)
             .map(|(image, probabilities)| Prediction::of(image, probabilities, 0))
             .collect();
-        write_predictions(&path, &said).unwrap();
+        write_predictions(&path, &said, None).unwrap();
         assert_eq!(read_predictions(&path).unwrap(), said);
 
         let text = std::fs::read_to_string(&path).unwrap();
@@ -190,5 +220,23 @@ mod tests {
             let error = read_predictions(&path).unwrap_err().to_string();
             assert!(error.contains("probabilities"), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn a_name_stands_in_the_last_column_whatever_is_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("predictions.csv");
+        let said: Vec<Prediction> = (0..2)
+            .map(|image| Prediction::of(image, &[0.25, 0.75], 0))
+            .collect();
+        let names = ["cat/1.jpg".to_string(), "cat/a, \"b\"\n.jpg".to_string()];
+        write_predictions(&path, &said, Some(&names)).unwrap();
+        assert_eq!(read_predictions(&path).unwrap(), said);
+        let mut reader = csv::Reader::from_path(&path).unwrap();
+        let headers: Vec<&str> = reader.headers().unwrap().iter().collect();
+        assert_eq!(headers[..6], COLUMNS);
+        assert_eq!(headers[6], "path");
+        let read = reader.records().map(|line| line.unwrap()[6].to_string());
+        assert_eq!(read.collect::<Vec<_>>(), names);
     }
 }

@@ -18,6 +18,7 @@ use crate::plateau::Plateau;
 use crate::recipe::Recipe;
 use crate::run_directory::RunDirectory;
 use crate::settled;
+use crate::watchdog::{Memory, Warning};
 
 /// The key of the numbers in the metadata of `state.safetensors`.
 const KEY: &str = "progress";
@@ -52,6 +53,9 @@ pub(crate) struct Progress {
     pub(crate) done: bool,
     #[serde(default)]
     pub(crate) time: TimeSpent,
+    /// What the watchdog remembers.
+    #[serde(default)]
+    pub(crate) watchdog: Memory,
 }
 
 /// How far the epoch under way has come.
@@ -63,6 +67,9 @@ pub(crate) struct EpochProgress {
     /// For a diagnosis, where the recipe asks for one.
     #[serde(default)]
     pub(crate) gradients: GradientSums,
+    /// What the run was warned of in it.
+    #[serde(default)]
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// [`FORMAT`]; no other can be read.

@@ -2,7 +2,7 @@
 //!
 //! A record is its length (u64), the length's checksum (u32), the message, and the message's checksum (u32), all
 //! little-endian; a checksum is a CRC-32C, masked. Of the messages `tensorflow.Event` and `tensorflow.Summary` there are the
-//! fields that scalars need.
+//! fields that scalars and texts need.
 
 use prost::Message;
 
@@ -27,16 +27,81 @@ pub(crate) struct TensorBoardEvent {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Summary {
     #[prost(message, repeated, tag = "1")]
-    pub(crate) value: Vec<Scalar>,
+    pub(crate) value: Vec<SummaryValue>,
 }
 
-/// `tensorflow.Summary.Value` with a `simple_value`.
+/// `tensorflow.Summary.Value`: a number, or a text.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Scalar {
+pub(crate) struct SummaryValue {
     #[prost(string, tag = "1")]
-    pub(crate) tag: String,
+    tag: String,
     #[prost(float, optional, tag = "2")]
-    pub(crate) simple_value: Option<f32>,
+    simple_value: Option<f32>,
+    #[prost(message, optional, tag = "8")]
+    tensor: Option<TensorProto>,
+    #[prost(message, optional, tag = "9")]
+    metadata: Option<SummaryMetadata>,
+}
+
+/// `tensorflow.TensorProto` of a single string.
+#[derive(Clone, PartialEq, Message)]
+struct TensorProto {
+    #[prost(int32, tag = "1")]
+    dtype: i32,
+    #[prost(message, optional, tag = "2")]
+    tensor_shape: Option<TensorShape>,
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    string_val: Vec<Vec<u8>>,
+}
+
+/// `tensorflow.TensorShapeProto` without dimensions: that of a single value.
+#[derive(Clone, PartialEq, Message)]
+struct TensorShape {}
+
+/// `tensorflow.SummaryMetadata`
+#[derive(Clone, PartialEq, Message)]
+struct SummaryMetadata {
+    #[prost(message, optional, tag = "1")]
+    plugin_data: Option<PluginData>,
+}
+
+/// `tensorflow.SummaryMetadata.PluginData`
+#[derive(Clone, PartialEq, Message)]
+struct PluginData {
+    #[prost(string, tag = "1")]
+    plugin_name: String,
+}
+
+/// `tensorflow.DataType.DT_STRING`
+const DT_STRING: i32 = 7;
+
+impl SummaryValue {
+    /// A point of a curve.
+    pub(crate) fn scalar(tag: String, value: f32) -> Self {
+        Self {
+            tag,
+            simple_value: Some(value),
+            ..Self::default()
+        }
+    }
+
+    /// A text, in Markdown, for TensorBoard's text page.
+    pub(crate) fn text(tag: &str, text: String) -> Self {
+        Self {
+            tag: tag.to_string(),
+            tensor: Some(TensorProto {
+                dtype: DT_STRING,
+                tensor_shape: Some(TensorShape {}),
+                string_val: vec![text.into_bytes()],
+            }),
+            metadata: Some(SummaryMetadata {
+                plugin_data: Some(PluginData {
+                    plugin_name: "text".to_string(),
+                }),
+            }),
+            ..Self::default()
+        }
+    }
 }
 
 /// A message as a record.

@@ -143,6 +143,11 @@ impl Trainer {
         &self.place
     }
 
+    /// The training images, validation included.
+    pub fn images(&self) -> usize {
+        self.data.len()
+    }
+
     /// Steps in a whole epoch.
     pub fn steps_per_epoch(&self) -> usize {
         self.data
@@ -404,10 +409,13 @@ impl Trainer {
         self.warn(observer)
     }
 
-    /// Passes on what the watchdog has found.
+    /// Passes on what the watchdog has found, and keeps it for the epoch's metrics.
     fn warn(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let mut warnings = self.watchdog.warnings().into_iter();
-        warnings.try_for_each(|warning| observer.notice(&Event::Warning(&warning)))
+        for warning in self.watchdog.warnings() {
+            observer.notice(&Event::Warning(&warning))?;
+            self.progress.epoch.warnings.push(warning);
+        }
+        Ok(())
     }
 
     /// The learning rate of the next step: what the plateau has left of it, times the schedule's factor.
@@ -453,6 +461,9 @@ impl Trainer {
                 model: look,
             });
         }
+        let found = self.watchdog.warnings();
+        metrics.warnings = std::mem::take(&mut self.progress.epoch.warnings);
+        metrics.warnings.extend(found.iter().cloned());
         self.progress.history.push(metrics);
         self.progress.epoch = EpochProgress::default();
 
@@ -468,7 +479,8 @@ impl Trainer {
         let history = &self.progress.history;
         let best = verdict == Verdict::Best;
         observer.notice(&Event::EpochEnded { history, best })?;
-        self.warn(observer)?;
+        let mut found = found.iter();
+        found.try_for_each(|warning| observer.notice(&Event::Warning(warning)))?;
         if from > to {
             observer.notice(&Event::LearningRateReduced { from, to })?;
         }
@@ -543,6 +555,7 @@ impl Trainer {
             seconds: seconds + validation_seconds,
             images_per_second: sums.samples() as f64 / seconds,
             diagnosis: None,
+            warnings: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
 use perceiver_model::PerceiverConfig;
+use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{AttentionDiagnosis, ModelDiagnosis};
 use crate::recipe::Recipe;
@@ -40,8 +41,10 @@ const SAME: f64 = 1e-4;
 const NO_SPREAD: f64 = 0.01;
 
 /// Something that goes wrong in a run, which goes on all the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
+    /// Steps of the run that were done when it was found.
+    pub step: u64,
     /// What.
     pub kind: WarningKind,
     /// What was found, in numbers.
@@ -53,7 +56,8 @@ pub struct Warning {
 }
 
 /// What can go wrong; each is told once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WarningKind {
     /// The loss stays at that of a guess.
     StuckLoss,
@@ -81,7 +85,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Watches a run of a process.
+/// Watches a run.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     model: PerceiverConfig,
@@ -89,16 +93,22 @@ pub(crate) struct Watchdog {
     clips: bool,
     /// Steps in which nothing has to move.
     warmup: u64,
+    memory: Memory,
+    warnings: Vec<Warning>,
+}
+
+/// What is remembered of a run so far. It is saved with the run, so that one that was interrupted is warned as another is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Memory {
     steps: u64,
     losses: VecDeque<f64>,
     norms: VecDeque<f64>,
     first_look: Option<ModelDiagnosis>,
     told: BTreeSet<WarningKind>,
-    warnings: Vec<Warning>,
 }
 
 impl Watchdog {
-    pub(crate) fn new(recipe: &Recipe, steps_per_epoch: usize) -> Self {
+    pub(crate) fn new(recipe: &Recipe, steps_per_epoch: usize, memory: Memory) -> Self {
         let training = &recipe.training;
         // By the clock there may be fewer; nobody knows how many yet.
         let steps = (training.epochs * steps_per_epoch) as f64;
@@ -109,11 +119,7 @@ impl Watchdog {
             learning_rate: recipe.training.learning_rate,
             clips: recipe.training.clip_norm.is_some(),
             warmup: warmup as u64,
-            steps: 0,
-            losses: VecDeque::with_capacity(MEMORY),
-            norms: VecDeque::with_capacity(MEMORY),
-            first_look: None,
-            told: BTreeSet::new(),
+            memory,
             warnings: Vec::new(),
         }
     }
@@ -123,20 +129,25 @@ impl Watchdog {
         std::mem::take(&mut self.warnings)
     }
 
+    /// What to go on with.
+    pub(crate) fn memory(&self) -> Memory {
+        self.memory.clone()
+    }
+
     /// A step with this mean loss and this norm of all gradients together, before they are clipped.
     pub(crate) fn step(&mut self, loss: f64, norm: f64) {
-        self.steps += 1;
+        self.memory.steps += 1;
         self.gradients(loss, norm);
-        remember(&mut self.losses, loss);
-        remember(&mut self.norms, norm);
-        if self.steps >= self.warmup + PATIENCE {
+        remember(&mut self.memory.losses, loss);
+        remember(&mut self.memory.norms, norm);
+        if self.memory.steps >= self.warmup + PATIENCE {
             self.loss();
         }
     }
 
     /// An epoch has ended, after which the model looks like this.
     pub(crate) fn epoch_ended(&mut self, epoch: usize, look: &ModelDiagnosis) {
-        if epoch >= 2 && self.steps >= self.warmup + PATIENCE_OF_EPOCHS {
+        if epoch >= 2 && self.memory.steps >= self.warmup + PATIENCE_OF_EPOCHS {
             self.loss();
             self.uniform(look);
         }
@@ -156,14 +167,15 @@ impl Watchdog {
     fn look(&mut self, look: &ModelDiagnosis, bounds: (f64, f64)) {
         self.saturated(look, bounds);
         self.latents(look);
-        if self.first_look.is_none() {
-            self.first_look = Some(look.clone());
+        if self.memory.first_look.is_none() {
+            self.memory.first_look = Some(look.clone());
         }
     }
 
     fn tell(&mut self, kind: WarningKind, finding: String, cause: &str, cure: String) {
-        if self.told.insert(kind) {
+        if self.memory.told.insert(kind) {
             self.warnings.push(Warning {
+                step: self.memory.steps,
                 kind,
                 finding,
                 cause: cause.to_string(),
@@ -177,9 +189,9 @@ impl Watchdog {
     }
 
     fn loss(&mut self) {
-        let last = self.losses.len() / 2;
+        let last = self.memory.losses.len() / 2;
         let mean_from = |start: usize| {
-            let losses = self.losses.iter().rev().skip(start).take(last);
+            let losses = self.memory.losses.iter().rev().skip(start).take(last);
             losses.sum::<f64>() / last as f64
         };
         let (mean, before) = (mean_from(0), mean_from(last));
@@ -220,12 +232,12 @@ impl Watchdog {
         if self.clips {
             return; // single steps of any size do no harm
         }
-        let median = median(&self.norms);
+        let median = median(&self.memory.norms);
         if norm > EXPLODED && median.is_some_and(|median| norm > FAR_ABOVE * median) {
             let median = median.unwrap_or_default();
             let finding = format!(
                 "the gradients have exploded: their norm is {norm:.1e}, where the median of the last {} was {median:.1e}",
-                self.norms.len()
+                self.memory.norms.len()
             );
             let cause = "steps that are too large";
             let cure = format!("--set training.clip_norm=1, or {}", self.slower());
@@ -288,7 +300,7 @@ impl Watchdog {
     }
 
     fn uniform(&mut self, look: &ModelDiagnosis) {
-        let Some(first) = &self.first_look else {
+        let Some(first) = &self.memory.first_look else {
             return;
         };
         let mut pairs = look.cross_attentions.iter().zip(&first.cross_attentions);
@@ -369,7 +381,7 @@ mod tests {
 
     fn watchdog(changes: &str) -> Watchdog {
         let recipe = Recipe::from_layers(&[("changes", toml::from_str(changes).unwrap())]);
-        Watchdog::new(&recipe.unwrap(), 10)
+        Watchdog::new(&recipe.unwrap(), 10, Memory::default())
     }
 
     fn kinds(watchdog: &mut Watchdog) -> Vec<WarningKind> {

@@ -583,3 +583,46 @@ fn class_folders_whose_names_are_one_text_are_refused() {
         "{message}"
     );
 }
+
+#[test]
+fn images_are_named_by_their_paths_in_the_folder() {
+    let files = [
+        "train/dog/a.png",
+        "train/dog/b.PNG",
+        "train/cat/deep/c.png",
+        "test/cat/d.png",
+        "test/dog/e.png",
+    ];
+    let root = tree(&files);
+    for split in [Split::Train, Split::Test] {
+        let data = load(&root, split).unwrap();
+        let names = data.image_names().unwrap();
+        let expected: Vec<&str> = reds(&data).iter().map(|&at| files[at as usize]).collect();
+        assert_eq!(names, expected);
+    }
+    let (first, tail) = load(&root, Split::Train).unwrap().split_tail(0.4);
+    let names = [first.image_names().unwrap(), tail.image_names().unwrap()].concat();
+    assert_eq!(
+        names,
+        load(&root, Split::Train).unwrap().image_names().unwrap()
+    );
+    assert_eq!((first.len(), tail.len()), (1, 2));
+}
+
+#[test]
+fn names_stay_with_their_images_where_one_is_broken() {
+    let root = flat(&["cat", "dog"], 5);
+    fs::write(root.path().join("cat/1.png"), "no image").unwrap();
+    let mut names = Vec::new();
+    for split in [Split::Train, Split::Test] {
+        let data = load(&root, split).unwrap();
+        assert_eq!(data.image_names().unwrap().len(), data.len());
+        for (name, image) in data.image_names().unwrap().iter().zip(data.images()) {
+            let image_there = Image::open(&root.path().join(name)).unwrap();
+            assert_eq!(&image_there, image, "{name}");
+        }
+        names.extend(data.image_names().unwrap().to_vec());
+    }
+    assert_eq!(names.len(), 9);
+    assert!(!names.contains(&"cat/1.png".to_string()));
+}

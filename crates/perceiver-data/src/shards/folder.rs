@@ -194,7 +194,8 @@ impl ShardFolder {
             decoded.collect::<Result<_>>()?,
             all.iter().map(|&index| pictures.label(index)).collect(),
             pictures.classes().to_vec(),
-        )
+        )?
+        .with_image_names(pictures.image_names()?)
     }
 
     /// The pictures in files; by the classes that these tell, or else matched by name with `wanted`.
@@ -217,8 +218,9 @@ impl ShardFolder {
         };
         let shards = files.into_iter();
         let shards = shards.map(|(labels, places)| Shard::new(labels, places));
+        let named = (self.name(), self.root.clone());
         Ok(Streamed::new(
-            self.name(),
+            named,
             classes,
             shards.collect(),
             shorter_side,

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::class_names::MAX_CLASSES;
-#[cfg(not(feature = "parquet"))]
-use crate::error::DataError;
-use crate::error::Result;
+use crate::error::{DataError, Result};
 use crate::file_labels::{FileClasses, FileLabels};
 use crate::labels::class_indices;
 use crate::shards::compression;
@@ -100,6 +98,27 @@ impl Shard {
     /// What errors call a picture of it.
     pub(crate) fn origin(&self, row: usize) -> PathBuf {
         PathBuf::from(format!("{}, picture {row}", self.path.display()))
+    }
+
+    /// What these rows, which ascend, are called in the file: its members' names, or else the rows.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has fewer.
+    pub(crate) fn keys(&self, rows: &[usize]) -> Result<Vec<String>> {
+        match &self.places {
+            Places::Tar(_) => {
+                let names = tar_shard::image_names(&self.path)?;
+                let named = rows.iter().map(|&row| names.get(row).cloned());
+                let named: Option<Vec<String>> = named.collect();
+                named.ok_or_else(|| DataError::Shard {
+                    path: self.path.clone(),
+                    expected: format!("{} images, as before", self.len()),
+                    found: names.len().to_string(),
+                })
+            }
+            #[cfg(feature = "parquet")]
+            Places::Parquet(_) => Ok(rows.iter().map(ToString::to_string).collect()),
+        }
     }
 
     /// The encoded pictures of these rows, which ascend.

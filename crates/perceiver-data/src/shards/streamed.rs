@@ -1,7 +1,7 @@
 //! Pictures in shards, read when they are asked for.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use perceiver_ops::Key;
@@ -10,6 +10,7 @@ use crate::broken_pictures::require_every_class;
 use crate::dataset::TestSplit;
 use crate::error::{DataError, Result};
 use crate::image::Image;
+use crate::image_names::{name_in_shard, name_of_file};
 use crate::shards::file::ShardFile;
 use crate::shards::shard::Shard;
 use crate::shards::survey::Survey;
@@ -18,6 +19,8 @@ use crate::shards::survey::Survey;
 #[derive(Clone, Debug)]
 pub struct Streamed {
     name: String,
+    /// The data folder.
+    root: PathBuf,
     classes: Vec<String>,
     shards: Arc<Vec<Shard>>,
     /// The position of every shard's first picture among all, and of the end.
@@ -42,7 +45,7 @@ pub(crate) struct Encoded {
 
 impl Streamed {
     pub(super) fn new(
-        name: String,
+        (name, root): (String, PathBuf),
         classes: Vec<String>,
         shards: Vec<Shard>,
         shorter_side: usize,
@@ -53,6 +56,7 @@ impl Streamed {
         }
         Self {
             name,
+            root,
             classes,
             kept: (0..starts[shards.len()]).collect(),
             shards: Arc::new(shards),
@@ -200,6 +204,25 @@ impl Streamed {
     pub fn image(&self, index: usize) -> Result<Image> {
         let encoded = self.read(&[index])?;
         self.decode(&encoded[0])
+    }
+
+    /// The name of every image, in order: its shard in the data folder, and its key there or its row. Shards are looked through one by
+    /// one, which reads no image.
+    ///
+    /// # Errors
+    /// When a shard cannot be read, or has changed.
+    pub fn image_names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::with_capacity(self.len());
+        for range in self.by_shard() {
+            let (shard, _) = self.place(range.start);
+            let rows = range.map(|index| self.place(index).1);
+            let rows: Vec<usize> = rows.collect();
+            let shard = &self.shards[shard];
+            let file = name_of_file(&self.root, shard.path());
+            let keys = shard.keys(&rows)?;
+            names.extend(keys.into_iter().map(|key| name_in_shard(&file, key)));
+        }
+        Ok(names)
     }
 
     /// The indices of every shard's pictures, of those that have some.

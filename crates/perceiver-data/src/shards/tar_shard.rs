@@ -37,6 +37,15 @@ pub(crate) struct Index {
 
 /// Where the pictures are, and their labels. Only headers and labels are read.
 pub(crate) fn index(path: &Path) -> Result<Index> {
+    Ok(samples(path)?.index)
+}
+
+/// What the images are called in the file, in the order of [`index`].
+pub(crate) fn image_names(path: &Path) -> Result<Vec<String>> {
+    Ok(samples(path)?.names)
+}
+
+fn samples(path: &Path) -> Result<Samples<'_>> {
     let failed = |source| match source {
         source if is_of_the_disk(&source) => io_error("read", path, source),
         source => shard(path, "a whole tar file", shown(&source)),
@@ -97,6 +106,7 @@ pub(crate) fn read(path: &Path, spans: impl Iterator<Item = Span>) -> Result<Vec
 struct Samples<'a> {
     path: &'a Path,
     index: Index,
+    names: Vec<String>,
     /// The one whose files pass by now.
     open: Sample,
 }
@@ -104,7 +114,8 @@ struct Samples<'a> {
 #[derive(Default)]
 struct Sample {
     key: String,
-    picture: Option<Span>,
+    /// Where it is, and its name.
+    picture: Option<(Span, String)>,
     label: Option<i64>,
     /// Files that would be parts of samples, had their names one dot only, with the class where it is a label.
     others: Vec<(String, Option<i64>)>,
@@ -115,6 +126,7 @@ impl<'a> Samples<'a> {
         Self {
             path,
             index: Index::default(),
+            names: Vec::new(),
             open: Sample::default(),
         }
     }
@@ -149,7 +161,7 @@ impl<'a> Samples<'a> {
             }
             let len = len as u32; // as the limit is less than 4 GiB
             let span = Span { offset, len };
-            if self.open.picture.replace(span).is_some() {
+            if self.open.picture.replace((span, name.to_owned())).is_some() {
                 return Err(twice());
             }
         } else if is_label_extension(extension) {
@@ -186,9 +198,10 @@ impl<'a> Samples<'a> {
             others,
         } = std::mem::take(&mut self.open);
         match (picture, label) {
-            (Some(span), Some(label)) => {
+            (Some((span, name)), Some(label)) => {
                 self.index.spans.push(span);
                 self.index.labels.push(label);
+                self.names.push(name);
                 Ok(())
             }
             (None, None) => {
@@ -208,9 +221,9 @@ impl<'a> Samples<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<Index> {
+    fn finish(mut self) -> Result<Self> {
         self.close()?;
-        Ok(self.index)
+        Ok(self)
     }
 }
 

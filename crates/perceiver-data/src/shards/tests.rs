@@ -525,3 +525,38 @@ fn columns_of_parquet_shards_are_named_in_the_text_of_the_source() {
         (&[1, 0][..], &picture(0))
     );
 }
+
+#[test]
+fn images_in_shards_are_named_by_shard_and_key() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), 7, 3);
+    let mut pictures = surveyed(root.path());
+    let names = pictures.image_names().unwrap();
+    assert_eq!(names.len(), 7);
+    assert_eq!(
+        names
+            .iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len(),
+        7
+    );
+    for (index, name) in names.iter().enumerate() {
+        let (shard, key) = name.split_once(':').unwrap();
+        let mut archive = tar::Archive::new(fs::File::open(root.path().join(shard)).unwrap());
+        let mut entries = archive.entries().unwrap().map(std::result::Result::unwrap);
+        let mut entry = entries
+            .find(|entry| entry.path().unwrap() == Path::new(key))
+            .unwrap_or_else(|| panic!("no {name}"));
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+        let image = Image::decode(&bytes, Path::new(name)).unwrap();
+        assert_eq!(image, pictures.image(index).unwrap(), "{name}");
+    }
+    pictures.truncate(2);
+    assert_eq!(pictures.image_names().unwrap(), names[..2]);
+    let memory = format!("shards:{}", root.path().display())
+        .parse::<Source>()
+        .unwrap();
+    let memory = memory.load(Split::Train, &LoadOptions::default()).unwrap();
+    assert_eq!(memory.image_names().unwrap(), names);
+}

@@ -26,7 +26,7 @@ use crate::run_directory::RunDirectory;
 use crate::settled;
 use crate::trainer::Trainer;
 use crate::training_data::TrainingData;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Memory, Watchdog};
 use crate::working_copy::WorkingCopy;
 
 /// What changes in the course of a run.
@@ -144,6 +144,7 @@ impl Trainer {
             stopped: false,
             done: false,
             time: TimeSpent::default(),
+            watchdog: Memory::default(),
         };
         require_agreement(&*place.ranks, &facts(&progress)?)?;
         if place.ranks.is_first() {
@@ -316,7 +317,7 @@ impl Trainer {
             test: TestAhead::default(),
         };
         let steps_per_epoch = data.train.len().div_ceil(training.batch_size);
-        let watchdog = Watchdog::new(&recipe, steps_per_epoch);
+        let watchdog = Watchdog::new(&recipe, steps_per_epoch, progress.watchdog.clone());
         let summary = Summary::new(&recipe.model)?;
         let read_after = Self::steps_between_readings(&recipe, &place);
         Ok(Self {

@@ -24,6 +24,7 @@ impl Trainer {
         let start = Instant::now();
         self.progress.time.seconds = self.clock.spent();
         self.progress.done = self.is_done();
+        self.progress.watchdog = self.watchdog.memory();
         let tensors = StateTensors {
             parameters: self.parameters.tensors(),
             best: self.best.clone(),
