@@ -430,7 +430,7 @@ fn without_a_good_state_the_weights_stay_and_a_new_run_is_offered() {
             let way = [
                 "no other good state",
                 "run/model.safetensors",
-                "--config run/training/recipe.toml",
+                "--recipe run/training/recipe.toml",
             ];
             assert_says(&said, &way, arguments);
         }
@@ -548,15 +548,19 @@ fn a_changed_recipe_is_refused_by_field() {
     for (from, to, says) in [
         ("[training]", "[training", ["TOML parse error", "mend it"]),
         (
-            "seed = 0",
-            "sed = 0",
+            "\nseed = 0",
+            "\nsed = 0",
             [
                 "unknown field training.sed; did you mean training.seed?",
                 "mend it",
             ],
         ),
-        ("seed = 0", "seed = 'x'", ["training.seed", "mend it"]),
-        ("seed = 0", "seed = 1", ["training.seed is 1, but", back]),
+        ("\nseed = 0", "\nseed = 'x'", ["training.seed", "mend it"]),
+        (
+            "\nseed = 0",
+            "\nseed = 1",
+            ["training.seed is 1, but", back],
+        ),
         (
             "latent_dim = 4",
             "latent_dim = 5",
@@ -767,7 +771,7 @@ fn scores_that_are_not_finite_are_never_printed() {
     with("cross_attention.scale");
     let command = "attention --checkpoint run --output map.png photos/class-0/0.png";
     let said = refused(&run, command, command);
-    assert_says(&said, &["attention: expected finite numbers"], command);
+    assert_says(&said, &["image 0: expected finite scores"], command);
 }
 
 /// What would never end, or take more memory than there is, by numbers alone.

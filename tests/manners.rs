@@ -461,7 +461,7 @@ fn commands_to_copy_are_quoted() {
             .contains(r"--resume 'my runs; it'\''s' --from-previous")
             || said
                 .err
-                .contains(r"--config 'my runs; it'\''s/training/recipe.toml'"),
+                .contains(r"--recipe 'my runs; it'\''s/training/recipe.toml'"),
         "{}",
         said.err
     );
