@@ -435,7 +435,9 @@ fn what_comes_to_nothing_is_named_and_the_rest_goes_on() {
         assert!(said.err.contains(message), "{}", said.err);
     }
     let nothing = with_input(&place, "predict --checkpoint run -", b"\n\r\n");
-    assert_eq!(nothing.code, Some(0), "{}", nothing.err);
+    assert_eq!(nothing.code, Some(1), "{}", nothing.err);
+    let message = "error: standard input: expected paths of images, one a line, found none";
+    assert!(nothing.err.contains(message), "{}", nothing.err);
     assert_eq!(place.run("predict --checkpoint run").code, Some(2));
 }
 
@@ -458,7 +460,7 @@ fn every_format_says_the_same() {
     assert_eq!(json.len(), 2);
     assert_eq!(said("--format json"), said("--json"));
 
-    let mut csv = "image,rank,class,probability\n".to_string();
+    let mut csv = "image,rank,class,probability,image_percent_encoded\n".to_string();
     let mut text = String::new();
     let mut cells = vec!["image", "probability", "class"]
         .into_iter()
@@ -478,7 +480,7 @@ fn every_format_says_the_same() {
                 image.to_string()
             };
             let line = (rank + 1, &candidate["probability"]);
-            writeln!(csv, "{quoted},{},{class},{}", line.0, line.1).unwrap();
+            writeln!(csv, "{quoted},{},{class},{},", line.0, line.1).unwrap();
             writeln!(text, "  {:6.2}%  {class}", 100.0 * probability).unwrap();
             cells.extend([format!("{:.2}%", 100.0 * probability), class.to_string()]);
         }
