@@ -14,7 +14,6 @@ use perceiver_files::read_regular;
 use perceiver_ops::{Key, first_not_finite};
 use rand::distr::{Distribution, Uniform};
 use rand_distr::Normal;
-use rayon::prelude::*;
 
 use crate::config::PerceiverConfig;
 use crate::error::{ModelError, Result};
@@ -120,7 +119,7 @@ impl Parameters {
 
     /// [`Parameters::from_tensors`] for values of a file, whoever wrote it: every one has to be finite.
     ///
-    /// All cores look at the values and copy them; before any is copied, names and shapes have been held against the architecture's.
+    /// All cores look at the values; before any is copied, names and shapes have been held against the architecture's.
     ///
     /// # Errors
     /// As for [`Parameters::from_tensors`], and [`ModelError::WeightNotFinite`] with the first weight that has a NaN or an infinity.
@@ -129,17 +128,15 @@ impl Parameters {
         tensors: HashMap<String, Tensor>,
         device: &Device,
     ) -> Result<Self> {
-        let fitting = fitting(config, tensors)?;
-        let loaded: Vec<Result<(String, Var)>> = fitting
-            .into_par_iter()
+        // Only the look is shared out: a copy takes the memory that the one before it has left, which other threads would not.
+        let variables = fitting(config, tensors)?
+            .into_iter()
             .map(|(name, tensor)| {
                 let tensor = tensor.to_dtype(DType::F32)?;
                 require_finite(&name, &tensor)?;
                 Ok((name, Var::from_tensor(&tensor.to_device(device)?)?))
             })
-            .collect();
-        // In order, so that the same file is always refused for the same weight.
-        let variables = loaded.into_iter().collect::<Result<_>>()?;
+            .collect::<Result<_>>()?;
         Ok(Self { variables })
     }
 
