@@ -63,7 +63,7 @@ fn folder_splits_in_any_case_are_used_and_the_validation_split_too() {
     let said = place.succeed(&format!("{TRAIN} --dataset folder:photos --output run"));
     for expected in [
         "folder:photos: 12 images of its own validation split are validated on",
-        "30 pictures of 3 classes to train on, 12 to validate",
+        "30 train, 12 validation, 6 test; 3 classes",
     ] {
         assert!(said.err.contains(expected), "{expected}: {}", said.err);
     }
@@ -81,14 +81,14 @@ fn folder_splits_in_any_case_are_used_and_the_validation_split_too() {
     assert!(
         resumed
             .err
-            .contains("30 pictures of 3 classes to train on, 12 to validate")
+            .contains("30 train, 12 validation, 6 test; 3 classes")
     );
 
     let off = "--set data.use_validation_split=false --output off";
     let said = place.succeed(&format!("{TRAIN} --dataset folder:photos {off}"));
     assert!(
         said.err
-            .contains("27 pictures of 3 classes to train on, 3 to validate"),
+            .contains("27 train, 3 validation, 6 test; 3 classes"),
         "{}",
         said.err
     );
@@ -103,7 +103,7 @@ fn folder_splits_in_any_case_are_used_and_the_validation_split_too() {
     );
     assert!(
         said.err
-            .contains("30 pictures of 3 classes to train on, 12 to validate"),
+            .contains("30 train, 12 validation, 6 test; 3 classes"),
         "{}",
         said.err
     );
@@ -111,7 +111,7 @@ fn folder_splits_in_any_case_are_used_and_the_validation_split_too() {
     let said = place.succeed(&format!("{TRAIN} --dataset shards:shards {off}"));
     assert!(
         said.err
-            .contains("27 pictures of 3 classes to train on, 3 to validate"),
+            .contains("27 train, 3 validation, 6 test; 3 classes"),
         "{}",
         said.err
     );
