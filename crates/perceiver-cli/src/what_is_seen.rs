@@ -1,6 +1,6 @@
 //! What is said before training of the images there are and of how they become input.
 
-use perceiver_data::{Fit, ImageSizes, Pictures, Source, Split};
+use perceiver_data::{Fit, ImageSizes, Pictures};
 use perceiver_report::grouped;
 use perceiver_train::{Recipe, TrainingData};
 
@@ -9,7 +9,7 @@ pub(crate) fn what_is_seen(recipe: &Recipe, data: &TrainingData) -> String {
     let counts = [
         (Some(data.train.len()), "train"),
         (Some(data.validation.len()), "validation"),
-        (test_images(recipe), "test"),
+        (test_images(recipe, data), "test"),
     ];
     let preprocessing = &data.preprocessing;
     let sizes = sizes(&data.train, preprocessing.image_size, preprocessing.fit);
@@ -17,19 +17,9 @@ pub(crate) fn what_is_seen(recipe: &Recipe, data: &TrainingData) -> String {
 }
 
 /// The number of test images, where it is known before they are read.
-fn test_images(recipe: &Recipe) -> Option<usize> {
-    if matches!(
-        recipe.data.dataset,
-        Source::Shards { .. } | Source::Hub { .. }
-    ) {
-        return None;
-    }
-    let count = recipe
-        .data
-        .dataset
-        .count(Split::Test, &recipe.load_options());
-    let limit = recipe.data.limit_test.unwrap_or(usize::MAX);
-    count.ok().flatten().map(|count| count.min(limit))
+fn test_images(recipe: &Recipe, data: &TrainingData) -> Option<usize> {
+    let count = data.test_counts.as_ref()?.iter().sum::<usize>();
+    Some(count.min(recipe.data.limit_test.unwrap_or(usize::MAX)))
 }
 
 fn parts(counts: [(Option<usize>, &str); 3]) -> String {

@@ -32,6 +32,9 @@ const CHUNK: usize = 1024;
 /// of a page may come to many large ones.
 const CHUNK_BYTES: usize = 256 << 20;
 
+/// The most bytes of a label that is a text. In a delta encoding a few bytes may come to many long ones that differ.
+const MAX_LABEL_BYTES: usize = 1024;
+
 /// The `parquet` crate returns errors for nearly all malformed files and panics for the rest (lengths that overflow,
 /// levels that disagree). A file is input, so a panic in its decoder is turned into what it means: a damaged file.
 pub(crate) fn contain_panics<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -125,6 +128,13 @@ impl<'a> ParquetFile<'a> {
             let reader = self.byte_arrays(group, column)?;
             self.in_chunks(group, column, reader, ByteArray::len, |start, cells| {
                 for text in self.values(column, start, cells)? {
+                    if text.len() > MAX_LABEL_BYTES {
+                        return Err(self.finding(format!(
+                            "a label of {} bytes in column {}, expected at most {MAX_LABEL_BYTES}",
+                            text.len(),
+                            column.name
+                        )));
+                    }
                     let next = numbers.len() as u32;
                     let number = numbers.get(text.data()).copied();
                     if number.is_none() {

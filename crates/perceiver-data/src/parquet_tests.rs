@@ -158,6 +158,23 @@ fn an_id_is_not_taken_for_a_label() {
 }
 
 #[test]
+fn a_text_longer_than_any_label_is_refused() {
+    let fixture = Fixture::new();
+    let schema = "message rows { required binary img; required binary class (STRING); }";
+    let file = |length: usize| {
+        let texts = ["cat".repeat(9), "x".repeat(length)].map(|text| Some(text.into_bytes()));
+        let images = Cells::Bytes(vec![Some(png_by_rows()); 2]);
+        fixture.write(schema, &[images, Cells::Bytes(texts.to_vec())])
+    };
+    assert_eq!(read(&file(1024)).unwrap().labels(), [0, 1]);
+    let message = error(&file(1025));
+    assert!(
+        message.ends_with("a label of 1025 bytes in column class, expected at most 1024"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_column_is_a_label_by_its_name_or_by_what_the_metadata_says() {
     let fixture = Fixture::new();
     let path = fixture.path("named.parquet");

@@ -1,0 +1,77 @@
+//! Readers of checkpoints and runs.
+
+use std::fs;
+
+use candle_core::Device;
+use perceiver_train::{Checkpoint, CheckpointConfig, Recipe, RunDirectory, Standing};
+
+use crate::sealed::sealed;
+
+/// The configuration that [`weights`] are of, and the recipe that a [`state`] is of.
+const CONFIG: &str = include_str!("../seeds/config.json");
+const RECIPE: &str = include_str!("../seeds/recipe.toml");
+
+/// The weights that a [`config`] comes with.
+const WEIGHTS: &[u8] = include_bytes!("../seeds/model.safetensors");
+
+/// A `config.json`, with the weights of a model of eight pixels.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn config(input: &[u8]) -> bool {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("config.json"), input).unwrap();
+    fs::write(root.path().join("model.safetensors"), WEIGHTS).unwrap();
+    let read = CheckpointConfig::read(&root.path().join("config.json")).is_ok();
+    read && Checkpoint::open(root.path(), &Device::Cpu).is_ok()
+}
+
+/// A `model.safetensors`, as it is and with the checksum it should have.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn weights(input: &[u8]) -> bool {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("config.json"), CONFIG).unwrap();
+    let open = |file| {
+        fs::write(root.path().join("model.safetensors"), file).unwrap();
+        Checkpoint::open(root.path(), &Device::Cpu).is_ok()
+    };
+    open(input.to_vec()) | sealed(input).is_some_and(open)
+}
+
+/// A `state.safetensors`, as it is and with the checksum it should have.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn state(input: &[u8]) -> bool {
+    let root = tempfile::tempdir().unwrap();
+    let training = root.path().join("training");
+    fs::create_dir(&training).unwrap();
+    fs::write(training.join("recipe.toml"), RECIPE).unwrap();
+    let run = RunDirectory::open(root.path()).unwrap();
+    let recipe = Recipe::read(&run.recipe()).unwrap();
+    let read = |file| {
+        fs::write(run.state(), file).unwrap();
+        Standing::read(&run, &run.state(), &recipe).is_ok()
+    };
+    read(input.to_vec()) | sealed(input).is_some_and(read)
+}
+
+/// A recipe.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn recipe(input: &[u8]) -> bool {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("recipe.toml");
+    fs::write(&path, input).unwrap();
+    let Ok(recipe) = Recipe::read(&path) else {
+        return false;
+    };
+    // One that can be read can be written, and read again.
+    let text = recipe.to_toml().unwrap();
+    fs::write(&path, &text).unwrap();
+    assert_eq!(Recipe::read(&path).unwrap().to_toml().unwrap(), text);
+    true
+}

@@ -1,0 +1,140 @@
+//! Readers of data sets.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use flate2::read::GzDecoder;
+use perceiver_data::{
+    BrokenPictures, Cifar, Dataset, Forward, Image, Labels, ParquetOptions, Part, ShardFolder,
+    Split, Survey, TarArchive, Watcher, read_parquet,
+};
+
+/// To this are pictures shrunk, as they are for a small model.
+const SHORTER_SIDE: usize = 16;
+
+/// A file of CIFAR's and its class names. Of the input the first byte says which, the second how many bytes are names.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn cifar(input: &[u8]) -> bool {
+    let [which, names, rest @ ..] = input else {
+        return false;
+    };
+    let (names, records) = rest.split_at(rest.len().min(usize::from(*names)));
+    let root = tempfile::tempdir().unwrap();
+    let (cifar, files, named) = match which & 1 {
+        0 => (
+            Cifar::Ten,
+            &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+                "test_batch.bin",
+            ][..],
+            &["batches.meta.txt"][..],
+        ),
+        _ => (
+            Cifar::Hundred,
+            &["train.bin", "test.bin"][..],
+            &["fine_label_names.txt", "coarse_label_names.txt"][..],
+        ),
+    };
+    let folder = root.path().join(cifar.directory());
+    fs::create_dir(&folder).unwrap();
+    for name in named {
+        fs::write(folder.join(name), names).unwrap();
+    }
+    for file in files {
+        fs::write(folder.join(file), records).unwrap();
+    }
+    let read = |labels| match cifar.read(root.path(), Split::Test, labels) {
+        Ok(data) => require_labels(&data),
+        Err(_) => false,
+    };
+    read(Labels::Fine) | read(Labels::Coarse)
+}
+
+/// An image file.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn image(input: &[u8]) -> bool {
+    let Ok(image) = Image::decode(input, Path::new("input")) else {
+        return false;
+    };
+    assert!(image.height() > 0 && image.width() > 0);
+    assert_eq!(image.pixels().len(), 3 * image.height() * image.width());
+    true
+}
+
+/// A Parquet file, read whole and as a shard.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn parquet(input: &[u8]) -> bool {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("train-00000.parquet");
+    fs::write(&file, input).unwrap();
+    let options = ParquetOptions {
+        shorter_side: SHORTER_SIDE,
+        ..ParquetOptions::default()
+    };
+    let whole = match read_parquet("input", &[file], &options) {
+        Ok(data) => require_labels(&data),
+        Err(_) => false,
+    };
+    fs::write(root.path().join("test-00000.parquet"), input).unwrap();
+    whole & shards(root.path())
+}
+
+/// A tar file: a shard, and compressed, as data sets come in.
+///
+/// # Panics
+/// When there is no room for its files, or a reader is wrong.
+pub fn tar(input: &[u8]) -> bool {
+    let root = tempfile::tempdir().unwrap();
+    for split in ["train", "test"] {
+        fs::write(root.path().join(format!("{split}-00000.tar")), input).unwrap();
+    }
+    shards(root.path()) | (archive(input) && archive(GzDecoder::new(input)))
+}
+
+/// What is in an archive, up to a limit, as a sparse file of a few bytes may have any length.
+fn archive(bytes: impl Read) -> bool {
+    let mut archive = TarArchive::new(Forward::new(bytes));
+    let entries = archive.entries().unwrap().map_while(Result::ok);
+    let read = entries.map(|entry| {
+        let _ = entry.path_bytes();
+        io::copy(&mut entry.take(1 << 20), &mut io::sink()).is_ok()
+    });
+    read.fold(false, |some, read| some | read)
+}
+
+/// Surveys the shards of a folder and decodes their pictures.
+fn shards(root: &Path) -> bool {
+    let read = || {
+        let images = ShardFolder::open(root)?.split(Split::Test, SHORTER_SIDE)?;
+        let (skip, watcher) = (BrokenPictures::Skip, Watcher::default());
+        let survey = Survey::of(&images, Part::WHOLE, skip, &watcher)?;
+        let all = images.len();
+        let left = images.surveyed(&survey)?.len();
+        assert!(0 < left && left <= all);
+        perceiver_data::Result::Ok(())
+    };
+    read().is_ok()
+}
+
+/// Every label names a class.
+fn require_labels(data: &Dataset) -> bool {
+    assert_eq!(data.images().len(), data.labels().len());
+    let classes = data.classes().len();
+    assert!(
+        data.labels()
+            .iter()
+            .all(|&label| (label as usize) < classes)
+    );
+    true
+}
