@@ -46,7 +46,7 @@ impl Seeds {
 }
 
 /// A model of a few hundred parameters, trained for two steps.
-const TINY: &str = r#"
+const TINY: &str = r"
 [model]
 image_size = 8
 patch_size = 8
@@ -65,7 +65,7 @@ limit_test = 20
 epochs = 1
 batch_size = 20
 averaging = 0.5
-"#;
+";
 
 fn run(bodies: &Path, seeds: &Seeds) -> Done {
     let layers = [
