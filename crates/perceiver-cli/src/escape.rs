@@ -1,8 +1,8 @@
 //! What came from outside, made fit for a terminal: names of files and classes, words of a server, text in an archive.
 //!
 //! A terminal takes some characters for commands, and a newline in a name makes two lines of one. Whatever is printed for people
-//! goes through here: [`line`] is for what stands in a line, [`text`] for whole texts, whose newlines are ours. JSON for other
-//! programs keeps every character, as its own escapes ([`json`]).
+//! goes through here: [`line()`] is for what stands in a line, [`text`] for whole texts, whose newlines are ours. JSON for other
+//! programs keeps every character, as its own escapes.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;

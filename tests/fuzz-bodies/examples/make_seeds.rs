@@ -135,10 +135,12 @@ fn images(here: &Path, seeds: &Seeds) -> Done {
     let rgba =
         image::RgbaImage::from_fn(5, 4, |x, y| image::Rgba([x as u8 * 50, 7, 9, y as u8 * 60]));
     let grey = image::ImageBuffer::from_fn(6, 5, |x, y| image::Luma([(x * y * 2000) as u16]));
-    let all: [(&str, image::DynamicImage, image::ImageFormat); 6] = [
+    let all: [(&str, image::DynamicImage, image::ImageFormat); 8] = [
         ("ok-rgb.jpg", rgb.clone().into(), image::ImageFormat::Jpeg),
         ("ok-rgb.webp", rgb.clone().into(), image::ImageFormat::WebP),
+        ("ok-rgb.tiff", rgb.clone().into(), image::ImageFormat::Tiff),
         ("ok-rgb.bmp", rgb.into(), image::ImageFormat::Bmp),
+        ("ok-alpha.gif", rgba.clone().into(), image::ImageFormat::Gif),
         ("ok-alpha.png", rgba.clone().into(), image::ImageFormat::Png),
         ("ok-alpha.bmp", rgba.into(), image::ImageFormat::Bmp),
         ("ok-grey16.png", grey.into(), image::ImageFormat::Png),
