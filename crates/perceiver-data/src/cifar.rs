@@ -33,8 +33,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use perceiver_files::read_text;
-
+use crate::class_names::read_class_names;
 use crate::dataset::Split;
 use crate::error::{DataError, Result};
 use crate::image::{CHANNELS, Image};
@@ -184,36 +183,30 @@ impl Cifar {
 
     fn read_names_file(self, data_dir: &Path, labels: Labels) -> Result<Vec<String>> {
         let path = self.path(data_dir, self.names_file(labels));
-        let text = read_text(&path).map_err(|error| self.unreadable(&path, error))?;
         // The official CIFAR-10 file ends in a blank line.
-        let names: Vec<String> = text
-            .trim_end()
-            .lines()
-            .map(|name| name.trim().into())
-            .collect();
-        if names.is_empty() {
-            return Err(DataError::WrongSize {
-                path,
-                expected: "the name of one class a line".into(),
-                found: text.len() as u64,
-            });
-        }
-        Ok(names)
+        read_class_names(&path).map_err(|error| match error {
+            DataError::Missing { path, .. } => self.missing(path),
+            error => error,
+        })
     }
 
     pub(crate) fn unreadable(self, path: &Path, source: io::Error) -> DataError {
         if source.kind() == io::ErrorKind::NotFound {
-            return DataError::Missing {
-                path: path.to_owned(),
-                expected: format!(
-                    "a file of {self}; `cargo xtask fetch-data --dataset {self}` brings it"
-                ),
-            };
+            return self.missing(path.to_owned());
         }
         DataError::Io {
             action: "read",
             path: path.to_owned(),
             source,
+        }
+    }
+
+    fn missing(self, path: PathBuf) -> DataError {
+        DataError::Missing {
+            path,
+            expected: format!(
+                "a file of {self}; `cargo xtask fetch-data --dataset {self}` brings it"
+            ),
         }
     }
 }

@@ -282,18 +282,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_no_name_is_refused() {
+    fn files_with_no_name_or_one_twice_are_refused() {
         let data = small(Cifar::Hundred);
-        fs::write(
-            Cifar::Hundred.path(data.path(), "fine_label_names.txt"),
-            "\n",
-        )
-        .unwrap();
-        let error = Cifar::Hundred.check(data.path()).unwrap_err();
-        assert!(
-            matches!(error, DataError::WrongSize { found: 1, .. }),
-            "{error}"
-        );
+        let file = Cifar::Hundred.path(data.path(), "fine_label_names.txt");
+        for (text, found) in [
+            ("\n", "found none"),
+            ("ant\nbee\nant\n", "\"ant\" in line 3"),
+        ] {
+            fs::write(&file, text).unwrap();
+            let error = Cifar::Hundred.check(data.path()).unwrap_err().to_string();
+            assert!(error.contains(found), "{error}");
+            assert!(error.contains("fine_label_names.txt"), "{error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Pictures and labels from Parquet files, as the Hugging Face Hub stores image data sets.
 //!
 //! One row is one picture. Its column is the Hub's `Image` feature, a struct `{bytes: binary, path: string}` of which
-//! `bytes` is an encoded PNG, JPEG, WebP or BMP file, or a plain binary column of such files; its label is a column of integers
+//! `bytes` is an encoded image file, or a plain binary column of such files; its label is a column of integers
 //! or of texts, which are the classes then, sorted. Names of integers come from the metadata that the Hub's library leaves in
 //! the file (key `huggingface`); without it the classes are numbers. A row without an image is a broken image.
 //!

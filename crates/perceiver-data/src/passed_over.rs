@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::image_formats::READABLE_FORMATS;
+
 /// Files and folders that programs and systems leave beside images. Thumbnails in them would double the data.
 const JUNK: [&str; 18] = [
     "@eaDir",
@@ -26,10 +28,9 @@ const JUNK: [&str; 18] = [
 ];
 
 /// Extensions of image files that are not read.
-const UNREAD_IMAGES: [&str; 30] = [
-    "jfif", "jpe", "jif", "gif", "tif", "tiff", "apng", "avif", "avifs", "heic", "heif", "jxl",
-    "jp2", "j2k", "jpf", "svg", "ico", "ppm", "pgm", "pbm", "pnm", "tga", "dds", "exr", "hdr",
-    "psd", "dng", "cr2", "nef", "arw",
+const UNREAD_IMAGES: [&str; 24] = [
+    "apng", "avif", "avifs", "heic", "heif", "jxl", "jp2", "j2k", "jpf", "svg", "ico", "ppm",
+    "pgm", "pbm", "pnm", "tga", "dds", "exr", "hdr", "psd", "dng", "cr2", "nef", "arw",
 ];
 
 /// What a listing passes over: junk, files that are not called images, folders that cannot be listed, runs.
@@ -140,8 +141,10 @@ impl PassedOver {
         let mut lines = Vec::new();
         let (images, _) = self.files();
         if !images.is_empty() {
-            let formats = "images are read from PNG, JPEG, WebP and BMP files";
-            lines.push(format!("{} passed over: {formats}", listed(&images)));
+            lines.push(format!(
+                "{} passed over: expected {READABLE_FORMATS} files",
+                listed(&images)
+            ));
         }
         let folders = self.unlisted.iter();
         lines.extend(folders.map(|(folder, why)| format!("{}: {why}; skipped", folder.display())));
@@ -219,16 +222,16 @@ mod tests {
     #[test]
     fn files_are_counted_by_extension_and_images_of_other_formats_are_a_warning() {
         let mut passed = PassedOver::default();
-        for name in ["a.HEIC", "b.heic", "c.tif", "d.txt", "e", "f.\u{1b}[2J"] {
+        for name in ["a.HEIC", "b.heic", "c.tga", "d.txt", "e", "f.\u{1b}[2J"] {
             passed.add_file(Path::new(name));
         }
-        let expected = "2 .heic files and 1 .tif file passed over: images are read from PNG, JPEG, WebP and BMP files";
+        let expected = "2 .heic files and 1 .tga file passed over: expected PNG, JPEG, WebP, BMP, GIF or TIFF files";
         assert_eq!(passed.warnings(), [expected]);
         let expected = "2 other files and 1 .txt file passed over: not called images";
         assert_eq!(passed.notes(), [expected]);
         assert_eq!(
             passed.files_in_words().unwrap(),
-            "2 .heic files, 1 .tif file, 2 other files and 1 .txt file"
+            "2 .heic files, 1 .tga file, 2 other files and 1 .txt file"
         );
     }
 

@@ -83,12 +83,10 @@ impl ShardFolder {
         let Some((_, split)) = splits.into_iter().find(|(files, _)| files.is_empty()) else {
             return Ok(());
         };
-        let others = match self.others.len() {
-            0 => String::new(),
-            count => format!(
-                "; found {count} shards of no split, such as {}",
-                self.some_others()
-            ),
+        let others = if self.others.is_empty() {
+            String::new()
+        } else {
+            format!("; found {}", self.others_in_words())
         };
         Err(DataError::Missing {
             path: self.root.join(format!("{split}-*.tar")),
@@ -96,13 +94,17 @@ impl ShardFolder {
         })
     }
 
-    /// The first few shards of no split.
-    fn some_others(&self) -> String {
+    /// How many shards of no split there are, and the first few.
+    fn others_in_words(&self) -> String {
         let names = self.others.iter().take(3).map(|path| {
             let name = path.file_name().unwrap_or_default();
             name.to_string_lossy().into_owned()
         });
-        names.collect::<Vec<_>>().join(", ")
+        let names = names.collect::<Vec<_>>().join(", ");
+        match self.others.len() {
+            1 => format!("1 shard of no split, {names}"),
+            count => format!("{count} shards of no split, such as {names}"),
+        }
     }
 
     /// What the data set is called, for people.
@@ -129,12 +131,7 @@ impl ShardFolder {
             return self.split_of_classes(split, shorter_side, &classes);
         }
         if !self.others.is_empty() {
-            tracing::warn!(
-                "{}: passed over {} shards of no split, such as {}",
-                self.name(),
-                self.others.len(),
-                self.some_others()
-            );
+            tracing::warn!("{}: passed over {}", self.name(), self.others_in_words());
         }
         self.pictures(&self.train, shorter_side, None)
     }
