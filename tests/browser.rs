@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use perceiver_data::Image;
-use perceiver_tests::program::Workplace;
+use perceiver_tests::program::Sandbox;
 
 /// Whom the browser itself may ask for something: its maker's services.
 const ITS_MAKERS: [&str; 5] = [
@@ -201,7 +201,7 @@ fn a_report_opens_without_errors_requests_or_overflow() {
     let Some(browser) = Browser::find() else {
         return;
     };
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     place.succeed("train --preset quickstart --config tiny.toml --epochs 3 --output run");
     place.succeed("train --preset quickstart --config tiny.toml --seed 1 --output other");
     place.succeed("compare run other --output compare.html");

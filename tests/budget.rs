@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use perceiver_tests::program::tiny;
 use perceiver_train::{
-    EpochMetrics, Event, Observer, Outcome, Preset, Recipe, RunDirectory, TestAhead, TestResults,
+    Callback, EpochMetrics, Event, Outcome, Preset, Recipe, RunDirectory, TestReserve, TestResults,
     Trainer, TrainingData,
 };
 
@@ -26,7 +26,7 @@ struct Steps<'a> {
     stop: &'a AtomicBool,
 }
 
-impl Observer for Steps<'_> {
+impl Callback for Steps<'_> {
     fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
         if let Event::Step { .. } = event {
             self.done += 1;
@@ -114,13 +114,13 @@ fn a_run_by_the_clock_goes_on_and_its_learning_rate_comes_down() {
         leave_after(1, run.trainer());
         // The rest of the first epoch, and more, when nine tenths of the time have gone by.
         let Some(since) = ago(90) else { return };
-        let history = leave_after(4, run.trainer().timed(since, TestAhead::default()));
+        let history = leave_after(4, run.trainer().timed(since, TestReserve::default()));
         assert_eq!(history.len(), 1, "{schedule}");
         let share = history[0].learning_rate / run.recipe.training.learning_rate;
         assert!(expected.contains(&share), "{schedule}: {share}");
         // And the end.
         let Some(since) = ago(10) else { return };
-        let (steps, history) = finish(run.trainer().timed(since, TestAhead::default()));
+        let (steps, history) = finish(run.trainer().timed(since, TestReserve::default()));
         assert_eq!((steps, history.len()), (0, 2), "{schedule}");
     }
 }
@@ -139,11 +139,11 @@ fn however_short_the_time_there_is_a_step_and_it_is_validated_and_recorded() {
 fn time_that_has_gone_by_is_gone() {
     let run = Run::new("training.budget = '1h'");
     if let Some(since) = ago(60) {
-        let trainer = run.trainer().timed(since, TestAhead::default());
+        let trainer = run.trainer().timed(since, TestReserve::default());
         assert_eq!(finish(trainer).0, 1);
     }
     let run = Run::new("training.budget = '1h'");
-    let test = TestAhead {
+    let test = TestReserve {
         images: 0,
         loading: Duration::from_hours(1),
     };
@@ -163,8 +163,7 @@ fn a_run_by_the_clock_that_was_left_in_an_epoch_ends_with_what_was_begun() {
 
 #[test]
 fn the_program_ends_a_run_by_the_clock_with_the_test() {
-    let place =
-        perceiver_tests::program::Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let place = perceiver_tests::program::Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     let said =
         place.succeed("train --preset quickstart --config tiny.toml --budget 1500ms --output run");
     assert!(
@@ -188,8 +187,7 @@ fn the_program_ends_a_run_by_the_clock_with_the_test() {
 /// Said before the first step, and one step is made all the same.
 #[test]
 fn a_budget_that_is_too_short_is_told_with_the_least_that_works() {
-    let place =
-        perceiver_tests::program::Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let place = perceiver_tests::program::Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     let said = place.succeed(
         "train --preset quickstart --config tiny.toml --limit-train 600 --budget 50ms --output run",
     );
@@ -209,7 +207,7 @@ fn the_least_budget_has_room_for_the_test() {
     let trainer = run.trainer();
     let forecast = trainer.forecast().unwrap().unwrap();
     let least = trainer.least_budget(&forecast).duration();
-    let test = TestAhead {
+    let test = TestReserve {
         images: 0,
         loading: Duration::from_secs(100),
     };

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use perceiver_data::{Dataset, Image, ShardWriter, Split, write_parquet};
-use perceiver_tests::program::{Workplace, tiny};
+use perceiver_tests::program::{Sandbox, tiny};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
@@ -56,8 +56,8 @@ fn numbers(text: &str) -> [Value; 3] {
     ["images", "acc", "loss"].map(|name| results[name].clone())
 }
 
-fn workplace() -> Workplace {
-    let place = Workplace::new(PROGRAM);
+fn workplace() -> Sandbox {
+    let place = Sandbox::new(PROGRAM);
     place.write("tiny.toml", tiny());
     place
 }
@@ -147,7 +147,7 @@ fn what_looks_wrong_with_classes_is_said() {
     );
     write_tar_shards(&place.path("gap"), &[0, 2].repeat(10), &[0, 2]);
     let said = place.succeed(&format!("{TRAIN} shards:gap --output gap-run"));
-    let gap = "there is no image to learn from of class \"1\", of 3 in all";
+    let gap = "no training image of class \"1\", of 3 classes";
     assert!(said.err.contains(gap), "{}", said.err);
 }
 
@@ -183,7 +183,7 @@ fn shard_skips_a_link_to_nothing_as_training_does() {
     let said = place.run("shard --dataset folder:photos --output more");
     assert_eq!(said.code, Some(1));
     assert!(
-        said.err.contains("class \"c\" has no picture left"),
+        said.err.contains("class \"c\" has no readable image"),
         "{}",
         said.err
     );

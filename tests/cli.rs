@@ -7,27 +7,27 @@ use candle_core::Device;
 use insta::assert_snapshot;
 use perceiver_data::{Cifar, CifarRecord, Image, Labels, Split, shapes};
 use perceiver_ops::Mode;
-use perceiver_tests::program::{Workplace, names_in, tiny};
+use perceiver_tests::program::{Sandbox, names_in, tiny};
 use perceiver_train::{Checkpoint, Preset};
 use serde_json::Value;
 
-fn workplace() -> Workplace {
-    Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
+fn workplace() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
 }
 
 /// A workplace with a model trained on shapes in `run`.
-fn trained() -> Workplace {
+fn trained() -> Sandbox {
     let place = workplace();
     place.succeed("train --preset quickstart --config tiny.toml --output run");
     place
 }
 
-fn json(place: &Workplace, file: &str) -> Value {
+fn json(place: &Sandbox, file: &str) -> Value {
     serde_json::from_slice(&fs::read(place.path(file)).unwrap()).unwrap()
 }
 
 /// The error message of a command that must fail with `code`.
-fn failure(place: &Workplace, arguments: &str, code: i32) -> String {
+fn failure(place: &Sandbox, arguments: &str, code: i32) -> String {
     let said = place.run(arguments);
     assert_eq!(said.code, Some(code), "{arguments}: {}", said.err);
     assert!(!said.err.contains("panicked"), "{}", said.err);
@@ -244,7 +244,11 @@ fn quiet_leaves_warnings_and_results() {
     let said =
         workplace().succeed("train --quiet --preset quickstart --config tiny.toml --output run");
     assert_eq!(said.err, "");
-    assert!(said.out.starts_with("test of shapes"), "{}", said.out);
+    assert!(
+        said.out.starts_with("test results on shapes"),
+        "{}",
+        said.out
+    );
 }
 
 #[test]
@@ -354,7 +358,7 @@ fn a_broken_picture_is_reported_and_the_rest_goes_on() {
     assert_eq!(said.code, Some(1));
     assert_eq!(said.out.lines().count(), 2, "{}", said.out);
     assert!(
-        said.err.contains("b.png is not a readable picture"),
+        said.err.contains("b.png is not a readable image"),
         "{}",
         said.err
     );
@@ -440,7 +444,7 @@ fn a_folder_of_pictures_trains_and_predicts() {
         }
     }
     let said = place.succeed("train --dataset folder:photos --config tiny.toml --epochs 30 --learning-rate 0.01 --output run");
-    assert!(said.out.contains("test of"), "{}", said.out);
+    assert!(said.out.contains("test results on"), "{}", said.out);
     let line = place
         .succeed("predict --checkpoint run --json photos/dark/4.jpg")
         .out;
@@ -454,7 +458,7 @@ fn a_folder_of_pictures_trains_and_predicts() {
 }
 
 /// A CIFAR-100 of a few pictures under `data`.
-fn write_cifar100(place: &Workplace) {
+fn write_cifar100(place: &Sandbox) {
     let records: Vec<CifarRecord> = (0..40u8)
         .map(|index| CifarRecord {
             coarse: index % 2,
@@ -484,7 +488,7 @@ fn cifar100_is_chosen_when_it_is_there() {
     let said = place.succeed("train --config tiny.toml --output fine");
     assert!(
         said.err
-            .contains("cifar100 (found), preset cifar100-cpu (for a CPU)"),
+            .contains("cifar100 (found in the data directory), preset cifar100-cpu (CPU default)"),
         "{}",
         said.err
     );
@@ -505,7 +509,7 @@ fn cifar100_is_chosen_when_it_is_there() {
 }
 
 /// Keras's golden case as files for `import-keras`.
-fn write_keras_case(place: &Workplace) -> Value {
+fn write_keras_case(place: &Sandbox) -> Value {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
     let facts: Value =
         serde_json::from_slice(&fs::read(golden.join("perceiver_small.json")).unwrap()).unwrap();
@@ -615,7 +619,11 @@ fn the_file_decides_about_device_and_data_directory_too() {
     let elsewhere = tiny.replace("[data]", "[data]\ndata_dir = 'elsewhere'");
     place.write("elsewhere.toml", elsewhere);
     let said = place.succeed("train --config elsewhere.toml --output run");
-    assert!(said.err.contains("cifar100 (found)"), "{}", said.err);
+    assert!(
+        said.err.contains("cifar100 (found in the data directory)"),
+        "{}",
+        said.err
+    );
 
     place.write("gpu.toml", format!("{tiny}device = 'metal'\n"));
     let message = failure(&place, "train --config gpu.toml", 1);
@@ -642,7 +650,7 @@ fn every_preset_trains_and_is_judged() {
             "train --preset {preset} {flags} --output {preset}"
         ));
         assert!(
-            said.out.contains("test of shapes on 4 pictures"),
+            said.out.contains("test results on shapes, 4 images"),
             "{}",
             said.out
         );

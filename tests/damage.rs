@@ -153,7 +153,7 @@ fn damage(
 
 fn cut(what: &'static str, length: impl Fn(&[u8]) -> usize + 'static) -> Damage {
     let change = move |file: &[u8]| file[..length(file)].to_vec();
-    damage(what, change, "is damaged or not ours")
+    damage(what, change, "is damaged or invalid")
 }
 
 fn flipped(what: &'static str, byte: impl Fn(&[u8]) -> usize + 'static) -> Damage {
@@ -163,7 +163,7 @@ fn flipped(what: &'static str, byte: impl Fn(&[u8]) -> usize + 'static) -> Damag
         file[byte] ^= 1;
         file
     };
-    damage(what, change, "is damaged or not ours")
+    damage(what, change, "is damaged or invalid")
 }
 
 /// A change by somebody who knows how to make the checksum right.
@@ -196,12 +196,12 @@ fn to_any_file() -> Vec<Damage> {
         damage(
             "longer",
             |file| [file, b"!"].concat(),
-            "is damaged or not ours",
+            "is damaged or invalid",
         ),
         damage(
             "another file",
             |_| b"not a tensor in it".to_vec(),
-            "is damaged or not ours",
+            "is damaged or invalid",
         ),
         flipped("flipped in the header's length", |_| 0),
         flipped("flipped in the header's length, high", |_| 7),
@@ -257,7 +257,7 @@ fn to_a_state() -> Vec<Damage> {
         resealed(
             "of a later format",
             |parts| parts.progress(|progress| progress["format"] = 3.into()),
-            "format 3, while this program reads format 2",
+            "format 3, but this program reads format 2",
         ),
         resealed(
             "without its progress",
@@ -301,7 +301,7 @@ fn to_a_state() -> Vec<Damage> {
         resealed(
             "with a tensor of another type",
             |parts| parts.tensor("best.latents").0 = "U32".into(),
-            "best.latents in U32 in the place of F32",
+            "best.latents of type U32 instead of F32",
         ),
         resealed(
             "with a parameter of another shape",
@@ -326,12 +326,12 @@ fn to_a_state() -> Vec<Damage> {
         resealed(
             "of another architecture",
             |parts| recipe_of_state(parts, "latent_dim = 4", "latent_dim = 5"),
-            "model.latent_dim is 4, but the run's state was made with 5",
+            "model.latent_dim is 4, but 5 in the saved training state",
         ),
         resealed(
             "of another recipe",
             |parts| recipe_of_state(parts, "learning_rate = 0.01", "learning_rate = 0.02"),
-            "training.learning_rate is 0.01, but the run's state was made with 0.02",
+            "training.learning_rate is 0.01, but 0.02 in the saved training state",
         ),
     ]);
     all
@@ -378,7 +378,7 @@ fn a_damaged_state_is_refused_and_the_one_before_it_leads_to_the_same_end() {
         assert!(&damaged != good, "{what}: nothing was changed");
         fs::write(&state, &damaged).unwrap();
         let said = refused(&run, "train --resume run", what);
-        let offer = "state.previous.safetensors, is good (2 epochs and 0 steps); go on from it with: perceiver train --resume run --from-previous";
+        let offer = "state.previous.safetensors, is intact (2 epochs and 0 steps); resume from it with: perceiver train --resume run --from-previous";
         assert_says(&said, &[finding, "run/training/", offer], what);
 
         finished(run.resume("--from-previous"));
@@ -428,7 +428,7 @@ fn without_a_good_state_the_weights_stay_and_a_new_run_is_offered() {
         {
             let said = refused(&run, arguments, arguments);
             let way = [
-                "no other good state",
+                "no other intact state",
                 "run/model.safetensors",
                 "--recipe run/training/recipe.toml",
             ];
@@ -478,7 +478,7 @@ fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
         ),
     ];
     let config = [
-        text("no JSON", "{", "[", "is damaged or not ours"),
+        text("no JSON", "{", "[", "is damaged or invalid"),
         text(
             "another model's",
             "perceiver-image",
@@ -495,7 +495,7 @@ fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
             "without a class",
             "\"0\": \"class-0\",",
             "",
-            "id2label with 1 in the place of 0",
+            "id2label with key 1 instead of 0",
         ),
         text(
             "of another width",
@@ -569,7 +569,7 @@ fn a_changed_recipe_is_refused_by_field() {
         (
             "averaging = 0.9",
             "",
-            ["training.averaging is nothing, but", "back to 0.9"],
+            ["training.averaging is unset, but", "back to 0.9"],
         ),
         (
             "limit_train = 100",
@@ -649,7 +649,7 @@ fn a_full_disk_costs_nothing_that_was_saved() {
         let said = String::from_utf8(limited(&run.resume(more), blocks).stderr).unwrap();
         let way = [
             "state.safetensors",
-            "free space there, then go on with: perceiver train --resume run",
+            "free disk space, then resume with: perceiver train --resume run",
         ];
         assert_says(&said, &way, "nothing saved yet");
     }
@@ -663,7 +663,7 @@ fn a_full_disk_costs_nothing_that_was_saved() {
         &said,
         &[
             "cannot write run/training/state.safetensors",
-            "free space there",
+            "free disk space",
         ],
         "full",
     );
@@ -703,7 +703,7 @@ fn a_place_that_cannot_be_written_is_named() {
             let said = refused(&run, "train --resume run --epochs 9", "read-only");
             assert_says(
                 &said,
-                &["cannot write run/training/", "allow to read and write"],
+                &["cannot write run/training/", "allow reading and writing"],
                 "read-only",
             );
         }
@@ -756,7 +756,7 @@ fn scores_that_are_not_finite_are_never_printed() {
         assert_eq!(said.code, Some(1), "{command}: {} {}", said.out, said.err);
         assert!(!said.out.contains("0.png"), "{command}: {}", said.out);
         let parts = [
-            "photos/class-0/0.png: image 0: expected finite scores",
+            "photos/class-0/0.png: image 0: expected finite logits",
             "weights are too large",
         ];
         assert_says(&said.err, &parts, &command);
@@ -766,12 +766,12 @@ fn scores_that_are_not_finite_are_never_printed() {
         "evaluate --checkpoint run --json",
     ] {
         let said = refused(&run, command, command);
-        assert_says(&said, &["image 0: expected finite scores"], command);
+        assert_says(&said, &["image 0: expected finite logits"], command);
     }
     with("cross_attention.scale");
     let command = "attention --checkpoint run --output map.png photos/class-0/0.png";
     let said = refused(&run, command, command);
-    assert_says(&said, &["image 0: expected finite scores"], command);
+    assert_says(&said, &["image 0: expected finite logits"], command);
 }
 
 /// What would never end, or take more memory than there is, by numbers alone.
@@ -863,8 +863,9 @@ fn a_recipe_that_memory_cannot_hold_is_refused_with_the_figure() {
     assert_says(
         &said.err,
         &[
-            "training takes ",
-            " GB of memory (at least), but this process may have ",
+            "training needs ",
+            " GB of memory (at least), but ",
+            " GB is available to this process",
         ],
         "wide",
     );
@@ -879,11 +880,11 @@ fn models_of_other_programs_are_told_by_name() {
     for (content, says) in [
         (
             r#"{"model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_size": 768}"#,
-            "a model of transformers (model_type \"vit\", architectures ViTForImageClassification)",
+            "a transformers model (model_type \"vit\", architectures ViTForImageClassification)",
         ),
         (
             r#"{"architecture": "vit_base_patch16_224", "num_classes": 1000}"#,
-            "a model of timm (architecture \"vit_base_patch16_224\")",
+            "a timm model (architecture \"vit_base_patch16_224\")",
         ),
         ("{}", "an empty JSON object"),
     ] {
@@ -903,8 +904,8 @@ fn models_of_other_programs_are_told_by_name() {
     let said = refused(&run, WITH_WEIGHTS[0], "in shards");
     let says = [
         "model.safetensors.index.json",
-        "weights in several files",
-        "join them into one",
+        "sharded weights",
+        "merge them into one file",
     ];
     assert_says(&said, &says, "in shards");
 }

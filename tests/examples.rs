@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use perceiver_data::{Image, LoadOptions, Source, Split};
-use perceiver_tests::program::Workplace;
+use perceiver_tests::program::Sandbox;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
@@ -40,7 +40,7 @@ fn is_left_out(example: &str) -> Option<&'static str> {
 }
 
 /// Images of four classes at `DIR/CLASS/NUMBER.jpg`.
-fn folder(place: &Workplace, name: &str) {
+fn folder(place: &Sandbox, name: &str) {
     for class in 0..4_u8 {
         let directory = place.path(format!("{name}/class-{class}"));
         fs::create_dir_all(&directory).unwrap();
@@ -55,8 +55,8 @@ fn folder(place: &Workplace, name: &str) {
 }
 
 /// A workplace with all that the examples name, and the program as `perceiver` in `bin`.
-fn workplace() -> Workplace {
-    let place = Workplace::new(PROGRAM);
+fn workplace() -> Sandbox {
+    let place = Sandbox::new(PROGRAM);
     fs::create_dir(place.path("bin")).unwrap();
     symlink(PROGRAM, place.path("bin/perceiver")).unwrap();
     for name in ["photos", "other-photos", "holiday", "moved/photos"] {

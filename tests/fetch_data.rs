@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use xtask::download::HttpOptions;
 use xtask::error::{Result, XtaskError};
 use xtask::fetch::{Fetch, Origin, Outcome};
-use xtask::observer::Silent;
+use xtask::progress::Silent;
 use xtask::spec::{DatasetSpec, FileSpec};
 
 const ETAG: &str = "\"v1\"";
@@ -109,7 +109,7 @@ impl Toy {
                 first_pause: Duration::from_millis(1),
                 read_timeout: Duration::from_secs(5),
             },
-            observer: &Silent,
+            progress: &Silent,
         };
         fetch.run(origin)
     }
@@ -239,7 +239,7 @@ fn lasting_failures_end() {
     let toy = Toy::new();
     let server = toy.server(|_, _| Response::new(500, "down"));
     let error = toy.fetch(&server).unwrap_err().to_string();
-    assert!(error.contains("the server answered 500"), "{error}");
+    assert!(error.contains("the server responded 500"), "{error}");
     assert!(error.contains("--from"), "{error}");
     assert_eq!(server.requests().len(), 3);
 
@@ -266,7 +266,7 @@ fn a_server_that_falls_silent_is_asked_again() {
             first_pause: Duration::from_millis(1),
             read_timeout: Duration::from_millis(200),
         },
-        observer: &Silent,
+        progress: &Silent,
     };
     fetch
         .run(&Origin::Url(server.url("/toy-binary.tar.gz")))
@@ -371,7 +371,7 @@ fn run_in_a_child_process() {
         spec: &toy.spec,
         data_dir: Path::new(&data),
         http: HttpOptions::default(),
-        observer: &Silent,
+        progress: &Silent,
     };
     fetch.run(&Origin::Url(url)).unwrap();
 }

@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use perceiver_tests::program::{Said, Workplace};
+use perceiver_tests::program::{Said, Sandbox};
 
-fn trained() -> Workplace {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+fn trained() -> Sandbox {
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     place.succeed("train --preset quickstart --config tiny.toml --output runs/tiny");
     place
 }

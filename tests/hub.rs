@@ -15,7 +15,7 @@ use perceiver_tests::hub::{large_entry, sha256};
 use serde_json::json;
 use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
-use xtask::observer::Silent;
+use xtask::progress::Silent;
 use xtask::spec::{DatasetSpec, FileSpec};
 
 const TOKEN: &str = "hf_NobodyMayReadThis";
@@ -377,7 +377,7 @@ fn a_machine_without_network_and_cache_is_told_what_to_do() {
     let error = cifar.load(Split::Train, 32).unwrap_err().to_string();
     assert!(
         error.starts_with(
-            "data set uoft-cs/cifar100 on the Hub: no whole answer from http://127.0.0.1"
+            "data set uoft-cs/cifar100 on the Hub: no complete response from http://127.0.0.1"
         ),
         "{error}"
     );
@@ -515,7 +515,7 @@ fn fetch_data_writes_the_official_layout_from_the_hub() {
         spec: &spec,
         data_dir: &data_dir,
         http: HttpOptions::default(),
-        observer: &Silent,
+        progress: &Silent,
     };
     let origin = Origin::Hub(Box::new(dataset("uoft-cs/cifar100", &server, &cache)));
     assert_eq!(fetch.run(&origin).unwrap(), Outcome::Installed);
@@ -533,7 +533,7 @@ fn fetch_data_writes_the_official_layout_from_the_hub() {
         spec: &DatasetSpec::cifar100(),
         data_dir: &dir.path().join("official"),
         http: HttpOptions::default(),
-        observer: &Silent,
+        progress: &Silent,
     };
     let error = official.run(&origin).unwrap_err().to_string();
     assert!(

@@ -169,7 +169,7 @@ fn error_pages_are_not_kept() {
     assert!(error.contains("found 30 bytes; it was removed"), "{error}");
     let error = refusal(page(None));
     assert!(
-        error.contains("is not what was announced: expected git's SHA-1"),
+        error.contains("is a corrupt download: expected git's SHA-1"),
         "{error}"
     );
     // Only the weights, which are known by another sum.
@@ -182,11 +182,11 @@ fn error_pages_are_not_kept() {
         body[last] ^= 1;
         Response::new(200, body)
     });
-    assert!(error.contains("is not what was announced"), "{error}");
+    assert!(error.contains("is a corrupt download"), "{error}");
     recovers(2, is_download, |_| Response::new(200, "<html>busy</html>"));
     // In the place of lists and headers.
     let error = refusal(|_, _| Response::new(200, "<html>maintenance</html>"));
-    assert!(error.contains("no whole answer"), "{error}");
+    assert!(error.contains("no complete response"), "{error}");
     recovers(2, |_| true, |_| Response::new(200, "<html>busy</html>"));
 }
 
@@ -200,7 +200,7 @@ fn truncated_files_are_asked_for_again() {
             response
         }
     });
-    assert!(error.contains("no whole answer"), "{error}");
+    assert!(error.contains("no complete response"), "{error}");
     // Cut, but with a length that fits what comes.
     let error = refusal(|request, response| {
         if is_download(request) {
@@ -232,7 +232,7 @@ fn a_tag_that_changes_between_two_requests_ends_in_an_error() {
             )
             .with("X-Repo-Commit", commit)
     });
-    assert!(error.contains("is not what was announced"), "{error}");
+    assert!(error.contains("is a corrupt download"), "{error}");
 }
 
 #[test]
@@ -308,7 +308,10 @@ fn connections_that_drop_anywhere_never_give_another_model() {
             }
             Err(error) => {
                 let error = error.to_string();
-                assert!(error.contains("no whole answer"), "seed {seed}: {error}");
+                assert!(
+                    error.contains("no complete response"),
+                    "seed {seed}: {error}"
+                );
                 1
             }
         };
@@ -372,7 +375,7 @@ fn an_upload_that_is_interrupted_leaves_a_whole_commit_or_none() {
             Err(error) => {
                 let error = error.to_string();
                 assert!(
-                    error.contains("no whole answer") && !error.contains(TOKEN),
+                    error.contains("no complete response") && !error.contains(TOKEN),
                     "seed {seed}: {error}"
                 );
                 outcomes.lock().unwrap()[1] += 1;
@@ -430,5 +433,5 @@ fn a_damaged_cache_is_mended_and_never_used_offline() {
     assert_eq!(fetched(&online).unwrap(), checkpoint(1));
     damage();
     let error = fetched(&offline).unwrap_err().to_string();
-    assert!(error.contains("is not what was announced"), "{error}");
+    assert!(error.contains("is a corrupt download"), "{error}");
 }

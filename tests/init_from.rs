@@ -3,19 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use perceiver_tests::program::Workplace;
+use perceiver_tests::program::Sandbox;
 use perceiver_train::EpochMetrics;
 use serde_json::Value;
 
 /// With this learning rate no weight changes that is not zero: what a run measures, it measures of the weights it began with.
 const STANDING_STILL: &str = "--epochs 1 --learning-rate 1e-35 --set training.optimizer.name=sgd --set training.optimizer.weight_decay=0.0";
 
-fn workplace() -> Workplace {
-    Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
+fn workplace() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
 }
 
 /// A workplace with a model trained on shapes in `base`.
-fn trained(flags: &str) -> Workplace {
+fn trained(flags: &str) -> Sandbox {
     let place = workplace();
     place.succeed(&format!(
         "train --preset quickstart --config tiny.toml --output base {flags}"
@@ -24,7 +24,7 @@ fn trained(flags: &str) -> Workplace {
 }
 
 /// Begins with `base`, in the directory `output`. Returns what was said.
-fn begin(place: &Workplace, output: &str, flags: &str) -> String {
+fn begin(place: &Sandbox, output: &str, flags: &str) -> String {
     place.write(
         "data.toml",
         "[data]\nlimit_train = 50\nlimit_test = 20\n[training]\nbatch_size = 16\nepochs = 1\n",
@@ -36,19 +36,19 @@ fn begin(place: &Workplace, output: &str, flags: &str) -> String {
         .err
 }
 
-fn text(place: &Workplace, file: &str) -> String {
+fn text(place: &Sandbox, file: &str) -> String {
     fs::read_to_string(place.path(file)).unwrap()
 }
 
-fn recipe(place: &Workplace, run: &str) -> toml::Table {
+fn recipe(place: &Sandbox, run: &str) -> toml::Table {
     toml::from_str(&text(place, &format!("{run}/training/recipe.toml"))).unwrap()
 }
 
-fn json(place: &Workplace, file: &str) -> Value {
+fn json(place: &Sandbox, file: &str) -> Value {
     serde_json::from_str(&text(place, file)).unwrap()
 }
 
-fn metrics(place: &Workplace, run: &str) -> Vec<EpochMetrics> {
+fn metrics(place: &Sandbox, run: &str) -> Vec<EpochMetrics> {
     let text = text(place, &format!("{run}/metrics.jsonl"));
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -65,7 +65,7 @@ fn metadata(path: &Path) -> Value {
 }
 
 /// Three classes of pictures in `photos`.
-fn photos(place: &Workplace) {
+fn photos(place: &Sandbox) {
     for (class, value) in [("dark", 20), ("grey", 120), ("light", 220)] {
         fs::create_dir_all(place.path(format!("photos/{class}"))).unwrap();
         for number in 0..10u8 {
@@ -87,11 +87,11 @@ fn the_same_model_begins_where_the_checkpoint_is() {
     let place = trained("");
     let said = begin(&place, "run", STANDING_STILL);
     assert!(
-        said.contains("beginning with the weights of base (sha256 "),
+        said.contains("starting from the weights and the normalization of base (sha256 "),
         "{said}"
     );
     assert!(
-        !said.contains("head is fresh") && !said.contains("resized"),
+        !said.contains("new classification head") && !said.contains("resized"),
         "{said}"
     );
     assert_eq!(
@@ -115,7 +115,7 @@ fn other_classes_get_a_fresh_head_by_the_seed() {
     photos(&place);
     let said = begin(&place, "run", "--dataset folder:photos --epochs 2");
     assert!(
-        said.contains("the head is fresh: the 3 classes are not the checkpoint's"),
+        said.contains("new classification head: the 3 classes differ from the checkpoint's"),
         "{said}"
     );
     let line = place
@@ -137,7 +137,7 @@ fn images_of_another_size_resize_the_positions() {
     let place = trained("");
     let said = begin(&place, "run", "--set model.image_size=32");
     assert!(
-        said.contains("positions were resized from 2 x 2 tokens to 4 x 4"),
+        said.contains("position encodings resized from 2 x 2 tokens to 4 x 4"),
         "{said}"
     );
     let config = json(&place, "run/config.json");
@@ -176,8 +176,9 @@ fn a_run_that_lost_its_first_state_is_begun_anew() {
     let said = place.run("train --resume run");
     assert_eq!(said.code, Some(1));
     assert!(
-        said.err
-            .contains("expected the state of a run that began with base, found no such file"),
+        said.err.contains(
+            "expected the training state of a run initialized from base, found no such file"
+        ),
         "{}",
         said.err
     );
@@ -197,7 +198,7 @@ fn what_does_not_fit_is_refused_by_name() {
         said.err
     };
     let said = refused("--set model.num_heads=4", 1);
-    let expected = "--init-from base: model.num_heads is 4, but the weights to begin with are those of a model with 2; leave the field out";
+    let expected = "--init-from base: model.num_heads is 4, but the initial weights are from a model with 2; omit the field";
     assert!(said.contains(expected), "{said}");
     let said = refused("--set model.positions=fourier", 1);
     assert!(said.contains("model.positions is \"fourier\""), "{said}");

@@ -2,14 +2,14 @@
 
 use std::process::Command;
 
-use perceiver_tests::program::{Said, Workplace, names_in};
+use perceiver_tests::program::{Said, Sandbox, names_in};
 
-fn workplace() -> Workplace {
-    Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
+fn workplace() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
 }
 
 /// The commands that `--help` lists, clap's `help` aside.
-fn commands(place: &Workplace) -> Vec<String> {
+fn commands(place: &Sandbox) -> Vec<String> {
     let help = place.succeed("--help").out;
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let names = lines
@@ -114,7 +114,7 @@ fn a_manual_that_cannot_be_written_is_named() {
 }
 
 /// Whether a warning has colours: in a command that fails, and in a log line.
-fn has_colours(place: &Workplace, arguments: &str, variables: &[(&str, &str)]) -> [bool; 2] {
+fn has_colours(place: &Sandbox, arguments: &str, variables: &[(&str, &str)]) -> [bool; 2] {
     let said = |command: &str| {
         let output = place
             .command(&format!("{command} {arguments}"))
@@ -146,7 +146,7 @@ fn colours_are_where_they_are_asked_for() {
 }
 
 /// A command, with arguments that may have spaces, and what it printed.
-fn run(place: &Workplace, plain: &str, more: &[&std::ffi::OsStr]) -> Said {
+fn run(place: &Sandbox, plain: &str, more: &[&std::ffi::OsStr]) -> Said {
     let output = place.command(plain).args(more).output().unwrap();
     Said {
         code: output.status.code(),
@@ -156,7 +156,7 @@ fn run(place: &Workplace, plain: &str, more: &[&std::ffi::OsStr]) -> Said {
 }
 
 /// A workplace with a model of shapes in `run`.
-fn trained() -> Workplace {
+fn trained() -> Sandbox {
     let place = workplace();
     place.succeed("train --quiet --preset quickstart --config tiny.toml --output run");
     place
@@ -173,7 +173,7 @@ mod hostile_names {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
 
-    use perceiver_tests::program::{Said, Workplace};
+    use perceiver_tests::program::{Said, Sandbox};
 
     use super::{image, run, trained, workplace};
 
@@ -297,7 +297,7 @@ mod hostile_names {
 
     #[test]
     fn a_run_of_any_name_is_listed_and_its_command_is_quoted() {
-        let place: Workplace = workplace();
+        let place: Sandbox = workplace();
         let name = OsStr::from_bytes(b"a b;\x1b\xff");
         let plain = "train --quiet --preset quickstart --config tiny.toml --output";
         assert_eq!(run(&place, plain, &[name]).code, Some(0));
@@ -305,7 +305,7 @@ mod hostile_names {
         let said = place.succeed("runs .");
         require_harmless(&said);
         assert!(said.out.contains(r"a b;\u{1b}\xff"), "{}", said.out);
-        let command = r"go on: perceiver train --resume $'./a b;\x1b\xff'";
+        let command = r"resume with: perceiver train --resume $'./a b;\x1b\xff'";
         assert!(said.out.contains(command), "{}", said.out);
         let json = place.succeed("runs . --json").out;
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -441,7 +441,8 @@ fn an_empty_list_of_images_is_said() {
     for flags in ["", "--json", "--format csv"] {
         let said = place.run(&format!("predict --checkpoint run {flags} -"));
         assert_eq!(said.code, Some(1), "{}", said.err);
-        let expected = "error: standard input: expected paths of images, one a line, found none\n";
+        let expected =
+            "error: standard input: expected paths of images, one per line, found none\n";
         assert_eq!(said.err, expected);
     }
 }
@@ -576,7 +577,7 @@ fn a_path_that_is_not_there_is_not_asked_of_the_hub() {
             assert_eq!(output.status.code(), Some(2), "{command} {name}: {said}");
             let last = said.lines().last().unwrap();
             assert!(
-                last.contains(&format!(" {name}: expected a directory, there is none")),
+                last.contains(&format!(" {name}: expected a directory, found none")),
                 "{said}"
             );
             assert!(!said.contains("Hub"), "{said}");

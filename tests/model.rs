@@ -6,7 +6,7 @@
 use candle_core::{D, Device, Tensor};
 use candle_nn::ModuleT;
 use perceiver_model::{Parameters, Perceiver, PerceiverConfig, patches};
-use perceiver_ops::{Key, Mode, Tape};
+use perceiver_ops::{Mode, RngKey, Tape};
 use perceiver_tests::tensors::{distance, images, values};
 use perceiver_train::{Gradients, cross_entropy};
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ fn model(config: &PerceiverConfig, seed: u64) -> Perceiver {
 /// A permutation of `0..len`, a function of `seed`.
 fn permutation(len: usize, seed: u64) -> Tensor {
     let mut order: Vec<u32> = (0..len as u32).collect();
-    order.sort_by_key(|&i| Key::new(seed).bits(u64::from(i)));
+    order.sort_by_key(|&i| RngKey::new(seed).bits(u64::from(i)));
     Tensor::new(order, &Device::Cpu).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn dropout_is_on_in_training_only_and_keyed() {
     let config = small();
     let (model, images) = (model(&config, 3), images(&config, 2, 3));
     let training = |seed| {
-        let mode = Mode::Training(Key::new(seed));
+        let mode = Mode::Training(RngKey::new(seed));
         values(&model.forward(&images, mode).unwrap())
     };
     let inference = values(&model.forward(&images, Mode::Inference).unwrap());
@@ -171,7 +171,7 @@ fn a_part_of_a_batch_has_the_dropout_it_has_in_the_whole() {
             ..small()
         };
         let (model, images) = (model(&config, 9), images(&config, 5, 9));
-        let key = Key::new(9);
+        let key = RngKey::new(9);
         let whole = model.forward(&images, Mode::Training(key)).unwrap();
         for (start, count) in [(0, 2), (2, 3), (4, 1)] {
             let part = images.narrow(0, start, count).unwrap();
@@ -198,7 +198,7 @@ fn recomputation_changes_no_bit_of_a_gradient() {
         let gradients = |recomputes| {
             let model = parameters.model(&config).unwrap();
             let model = model.with_recomputation(recomputes);
-            let mode = Mode::Training(Key::new(9));
+            let mode = Mode::Training(RngKey::new(9));
             let tape = Tape::start();
             let logits = model.forward(&images(&config, 3, 9), mode).unwrap();
             let loss = cross_entropy(&logits, &labels).unwrap();

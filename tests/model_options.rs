@@ -9,7 +9,7 @@ use perceiver_model::{
 };
 use perceiver_ops::{Mode, Tape, layer_norm, linear, split_heads};
 use perceiver_tests::tensors::{distance, images, values};
-use perceiver_train::{Gradients, Precision, WorkingCopy, cross_entropy};
+use perceiver_train::{Gradients, MixedPrecision, Precision, cross_entropy};
 use proptest::prelude::*;
 
 /// A small model that has several tokens behind the largest stem: of one alone, attention learns nothing.
@@ -105,7 +105,7 @@ proptest! {
         let labels = Tensor::new(&[1u32, 4], &Device::Cpu).unwrap();
         let images = images(&config, 2, seed);
         let of = |precision| {
-            let copy = WorkingCopy::new(&parameters, &config, precision, recompute).unwrap();
+            let copy = MixedPrecision::new(&parameters, &config, precision, recompute).unwrap();
             let tape = Tape::start();
             let model = copy.model(&parameters).unwrap();
             let logits = model.forward(&images, Mode::Inference).unwrap();

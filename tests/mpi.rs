@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use perceiver_tests::program::{TINY_MODEL, Workplace};
+use perceiver_tests::program::{Sandbox, TINY_MODEL};
 use perceiver_tests::run::Run;
 use perceiver_train::{EpochMetrics, MetricsFile};
 
@@ -26,14 +26,14 @@ early_stopping = { patience = 40 }
 checkpoint_every = 5
 ";
 
-fn place() -> Workplace {
-    let place = Workplace::new(PROGRAM);
+fn place() -> Sandbox {
+    let place = Sandbox::new(PROGRAM);
     place.write("long.toml", format!("{TINY_MODEL}{LONG}"));
     place
 }
 
 /// `mpirun` in a place, by root too and on fewer cores than ranks.
-fn mpirun(place: &Workplace, arguments: &str) -> Command {
+fn mpirun(place: &Sandbox, arguments: &str) -> Command {
     let mut command = Command::new("mpirun");
     command
         .arg("--oversubscribe")
@@ -49,13 +49,13 @@ fn mpirun(place: &Workplace, arguments: &str) -> Command {
     command
 }
 
-fn train(place: &Workplace, ranks: usize, run: &str) -> Command {
+fn train(place: &Sandbox, ranks: usize, run: &str) -> Command {
     let start =
         format!("-n {ranks} {PROGRAM} train --preset quickstart --config long.toml --output {run}");
     mpirun(place, &start)
 }
 
-fn resume(place: &Workplace, ranks: usize, run: &str) -> Command {
+fn resume(place: &Sandbox, ranks: usize, run: &str) -> Command {
     mpirun(place, &format!("-n {ranks} {PROGRAM} train --resume {run}"))
 }
 
@@ -72,7 +72,7 @@ fn finished(mut command: Command) -> String {
 }
 
 /// The epochs of a run, without what the clock says.
-fn metrics(place: &Workplace, run: &str) -> Vec<EpochMetrics> {
+fn metrics(place: &Sandbox, run: &str) -> Vec<EpochMetrics> {
     let epochs = MetricsFile::read(&place.path(run).join("metrics.jsonl")).unwrap();
     let timeless = |epoch| EpochMetrics {
         seconds: 0.0,
@@ -82,12 +82,12 @@ fn metrics(place: &Workplace, run: &str) -> Vec<EpochMetrics> {
     epochs.into_iter().map(timeless).collect()
 }
 
-fn weights(place: &Workplace, run: &str) -> Vec<u8> {
+fn weights(place: &Sandbox, run: &str) -> Vec<u8> {
     fs::read(place.path(run).join("model.safetensors")).unwrap()
 }
 
 /// Waits until a job has saved in a run and gone on for a moment.
-fn wait_until_saved(place: &Workplace, run: &str, job: &mut Child) {
+fn wait_until_saved(place: &Sandbox, run: &str, job: &mut Child) {
     let state = place.path(run).join("training/state.previous.safetensors");
     while !state.exists() {
         assert!(job.try_wait().unwrap().is_none(), "the job has ended");
@@ -100,8 +100,8 @@ fn wait_until_saved(place: &Workplace, run: &str, job: &mut Child) {
 fn losses(said: &str) -> Vec<f64> {
     let means = said.lines().filter_map(|line| {
         let (_, step) = line.split_once("TRACE step ")?;
-        let (step, mean) = step.split_once(": ")?;
-        let (mean, _) = mean.split_once(" is the mean loss")?;
+        let (step, mean) = step.split_once(": mean loss of the epoch so far ")?;
+        let mean = mean.split_whitespace().next()?;
         Some((step.parse::<f64>().unwrap(), mean.parse::<f64>().unwrap()))
     });
     let mut before = 0.0;
@@ -178,7 +178,7 @@ fn ranks_stream_the_pictures_of_one() {
 
 /// The number of the process that is rank `rank` of the job that works in a place.
 #[cfg(target_os = "linux")]
-fn process_of(place: &Workplace, rank: usize) -> String {
+fn process_of(place: &Sandbox, rank: usize) -> String {
     let variable = format!("OMPI_COMM_WORLD_RANK={rank}");
     let here = fs::canonicalize(place.path("")).unwrap();
     let processes = fs::read_dir("/proc").unwrap();
@@ -212,7 +212,7 @@ fn a_killed_rank_ends_the_job_which_goes_on_with_any_number() {
             said.contains(&who) && said.contains("on signal 9"),
             "{said}"
         );
-        let words = "go on from what was saved last with: mpirun ... perceiver train --resume";
+        let words = "resume from the last saved state with: mpirun ... perceiver train --resume";
         assert!(said.contains(&format!("{words} {run}")), "{said}");
     }
     finished(resume(&place, 2, "first"));
@@ -245,13 +245,13 @@ fn ranks_that_were_started_differently_are_refused_with_both_values() {
         said(&output.unwrap(), false)
     };
     let flags = job("--seed 1", "--seed 2");
-    let expected = "has training.seed = 2, where rank 0 has 1";
+    let expected = "has training.seed = 2, but rank 0 has 1";
     assert!(
         flags.contains("rank 1 on ") && flags.contains(expected),
         "{flags}"
     );
     let data = job("--limit-train 80", "--limit-train 90");
-    let expected = "has data.limit_train = 90, where rank 0 has 80";
+    let expected = "has data.limit_train = 90, but rank 0 has 80";
     assert!(
         data.contains("rank 1 on ") && data.contains(expected),
         "{data}"
@@ -270,7 +270,7 @@ fn an_interrupted_job_saves_and_goes_on() {
         .status();
     assert!(asked.unwrap().success());
     let said = said(&job.wait_with_output().unwrap(), false);
-    let expected = "saved; go on with: mpirun ... perceiver train --resume run";
+    let expected = "saved; resume with: mpirun ... perceiver train --resume run";
     assert!(said.contains(expected), "{said}");
     assert!(metrics(&place, "run").len() < 40);
     finished(resume(&place, 2, "run"));
@@ -306,7 +306,7 @@ impl Hosts {
     }
 
     /// A job of one rank on each, started on the first; settings by which a lost host is noticed.
-    fn mpirun(&self, place: &Workplace, program: &str) -> Command {
+    fn mpirun(&self, place: &Sandbox, program: &str) -> Command {
         let [a, b] = &self.names;
         let [on_a, on_b] = Self::ADDRESSES;
         place.write("hosts", format!("{on_a} slots=1\n{on_b} slots=1\n"));
@@ -400,7 +400,7 @@ fn a_host_that_is_cut_off_ends_the_job_on_both_sides() {
         "{said}"
     );
     assert!(said.contains(lost), "{said}");
-    let words = "go on from what was saved last with: mpirun ... perceiver train --resume run";
+    let words = "resume from the last saved state with: mpirun ... perceiver train --resume run";
     assert!(said.contains(words), "{said}");
     while !hosts.processes(1).trim().is_empty() {
         sleep(Duration::from_millis(100)); // it learns of it as late

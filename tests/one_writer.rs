@@ -7,16 +7,16 @@ use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
-use perceiver_tests::program::{Workplace, names_in};
+use perceiver_tests::program::{Sandbox, names_in};
 use perceiver_tests::run::{Run, finished};
-use perceiver_train::{DirectoryLock, Recipe, RunDirectory, Standing};
+use perceiver_train::{DirectoryLock, Recipe, RunDirectory, TrainingState};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
 #[test]
 fn two_starts_at_once_have_a_directory_each() {
-    let place = Workplace::new(PROGRAM);
+    let place = Sandbox::new(PROGRAM);
     let starts = [3, 4].map(|seed| {
         let start =
             format!("train --preset quickstart --config tiny.toml --epochs 2 --seed {seed}");
@@ -47,7 +47,7 @@ fn two_starts_at_once_have_a_directory_each() {
 fn seed_of(root: &Path) -> u64 {
     let run = RunDirectory::open(root).unwrap();
     let recipe = Recipe::read(&run.recipe()).unwrap();
-    Standing::read(&run, &run.state(), &recipe).unwrap();
+    TrainingState::read(&run, &run.state(), &recipe).unwrap();
     recipe.training.seed
 }
 
@@ -58,10 +58,7 @@ fn a_second_start_in_the_same_directory_is_refused() {
     let output = run.start().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    let process = format!(
-        "is being written by process {}, since 2",
-        std::process::id()
-    );
+    let process = format!("is in use by process {}, since 2", std::process::id());
     assert!(
         said.contains(&process) && said.contains("choose another --output"),
         "{said}"
@@ -75,7 +72,7 @@ fn a_second_start_in_the_same_directory_is_refused() {
 /// A start that fails leaves no directory behind.
 #[test]
 fn what_could_not_begin_leaves_nothing_behind() {
-    let place = Workplace::new(PROGRAM);
+    let place = Sandbox::new(PROGRAM);
     for at in ["", "--output a/b"] {
         let said = place.run(&format!(
             "train --preset quickstart --config tiny.toml --set model.num_heads=0 {at}"
@@ -101,14 +98,14 @@ fn resumes_of_a_run_that_is_at_work_do_it_no_harm() {
     while !run.path("model.safetensors").exists() && is_at_work(&mut child) {
         sleep(Duration::from_millis(1));
     }
-    let writer = format!("is being written by process {}", child.id());
+    let writer = format!("is in use by process {}", child.id());
     let (mut refused, mut running) = (0, 0);
     while is_at_work(&mut child) {
         let output = run.resume("").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         if output.status.code() == Some(1) {
             assert!(
-                said.contains(&writer) && said.contains("wait until that has ended"),
+                said.contains(&writer) && said.contains("wait until that process ends"),
                 "{said}"
             );
             refused += 1;
@@ -155,14 +152,14 @@ fn the_lock_of_a_killed_process_keeps_nobody_out() {
 
 #[test]
 fn a_second_sweep_in_the_same_directory_is_refused() {
-    let place = Workplace::new(PROGRAM);
+    let place = Sandbox::new(PROGRAM);
     place.write("sweep.toml", "[[variant]]\nname = 'one'\n");
     let held = DirectoryLock::take(&place.path("compared")).unwrap();
     let sweep = "train --preset quickstart --config tiny.toml --sweep sweep.toml --output compared";
     let said = place.run(sweep);
     assert_eq!(said.code, Some(1));
     assert!(
-        said.err.contains("compared is being written by process"),
+        said.err.contains("compared is in use by process"),
         "{}",
         said.err
     );

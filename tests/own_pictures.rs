@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use image::{DynamicImage, ImageFormat, Luma, Rgb, RgbImage, Rgba};
-use perceiver_tests::program::{Said, Workplace};
+use perceiver_tests::program::{Said, Sandbox};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -114,8 +114,8 @@ fn broken(name: &str) -> Vec<u8> {
 }
 
 /// A workplace with the folder `photos`.
-fn workplace() -> Workplace {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+fn workplace() -> Sandbox {
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     for (class, colour) in CLASSES {
         for number in 0..SIZES.len() {
             let (bytes, extension) = picture(colour, number);
@@ -154,15 +154,15 @@ fn circles(photos: &Path) {
 #[cfg(not(unix))]
 fn circles(_: &Path) {}
 
-fn trained(place: &Workplace) -> Said {
+fn trained(place: &Sandbox) -> Said {
     place.succeed("train --preset quickstart --dataset folder:photos --config tiny.toml --epochs 2 --output run")
 }
 
-/// Broken and all pictures by the lines that sum up a split each: "... 2 of 9 pictures cannot be read ...".
+/// Broken and all pictures by the lines that sum up a split each: "... 2 of 9 images cannot be read ...".
 fn counts(said: &str) -> (usize, usize) {
     let lines = said
         .lines()
-        .filter(|line| line.contains("pictures cannot be read"));
+        .filter(|line| line.contains("images cannot be read"));
     lines.fold((0, 0), |(broken, all), line| {
         let (before, after) = line.split_once(" of ").unwrap();
         let number = |word: Option<&str>| word.unwrap().parse::<usize>().unwrap();
@@ -226,7 +226,7 @@ fn a_broken_picture_is_refused_by_name_where_the_recipe_says_so() {
     assert!(
         BROKEN.iter().any(|(_, name)| said
             .err
-            .contains(&format!("{name} is not a readable picture"))
+            .contains(&format!("{name} is not a readable image"))
             || said
                 .err
                 .contains(&format!("{name} is too large: 60000 x 60000 pixels"))),
@@ -237,7 +237,7 @@ fn a_broken_picture_is_refused_by_name_where_the_recipe_says_so() {
 }
 
 /// Images of 30 x 20 pixels whose middle says the class, and noise on either side.
-fn wide(place: &Workplace) {
+fn wide(place: &Sandbox) {
     for (class, colour) in [("cat", [230, 10, 10]), ("dog", [10, 10, 230])] {
         for number in 0..10_u32 {
             let image = RgbImage::from_fn(30, 20, |x, y| {
@@ -258,7 +258,7 @@ fn wide(place: &Workplace) {
 
 #[test]
 fn images_that_are_no_squares_are_fitted_as_the_recipe_says_wherever_they_are_seen() {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     wide(&place);
     let train = "train --preset quickstart --dataset folder:wide --config tiny.toml";
     for (fit, done) in [
@@ -317,12 +317,13 @@ fn a_class_whose_pictures_are_all_broken_is_named() {
     }
     let said = place.run("train --preset quickstart --dataset folder:photos --config tiny.toml");
     assert_eq!(said.code, Some(1));
-    let expected = "class \"only broken\" has no picture left: expected one that can be read, found 3 that cannot";
+    let expected =
+        "class \"only broken\" has no readable image: expected at least one, found 3 unreadable";
     assert!(said.err.contains(expected), "{}", said.err);
 }
 
 /// Runs a command with a list on its standard input.
-fn with_input(place: &Workplace, arguments: &str, input: &[u8]) -> Said {
+fn with_input(place: &Sandbox, arguments: &str, input: &[u8]) -> Said {
     let mut program = place
         .command(arguments)
         .stdin(Stdio::piped())
@@ -422,10 +423,10 @@ fn what_comes_to_nothing_is_named_and_the_rest_goes_on() {
     let file = format!("photos/{name}/01.JPG");
     assert_eq!(picture(colour, 1).1, "JPG");
     for (named, message) in [
-        ("empty", "error: folder empty: expected pictures in it"),
+        ("empty", "error: folder empty: expected images, found no "),
         (
             "*.gif",
-            "error: pattern *.gif: expected a picture, found no file that it matches",
+            "error: pattern *.gif: expected images, found no matching file",
         ),
         ("nowhere.png", "error: cannot read nowhere.png"),
     ] {
@@ -436,7 +437,7 @@ fn what_comes_to_nothing_is_named_and_the_rest_goes_on() {
     }
     let nothing = with_input(&place, "predict --checkpoint run -", b"\n\r\n");
     assert_eq!(nothing.code, Some(1), "{}", nothing.err);
-    let message = "error: standard input: expected paths of images, one a line, found none";
+    let message = "error: standard input: expected paths of images, one per line, found none";
     assert!(nothing.err.contains(message), "{}", nothing.err);
     assert_eq!(place.run("predict --checkpoint run").code, Some(2));
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
-use perceiver_tests::program::{Workplace, tiny};
+use perceiver_tests::program::{Sandbox, tiny};
 use perceiver_tests::run::{Run, finished};
-use perceiver_train::{Observers, Preset, Recipe, RunDirectory, Trainer, TrainingData};
+use perceiver_train::{Callbacks, Preset, Recipe, RunDirectory, Trainer, TrainingData};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
@@ -27,7 +27,7 @@ fn bf16_learns_as_f32_does_and_keeps_f32() {
         let run = RunDirectory::unused(directory.path().join("run")).unwrap();
         let mut trainer = Trainer::start(recipe, data, run.clone(), Device::Cpu).unwrap();
         trainer
-            .fit(&mut Observers::new(), &AtomicBool::new(false))
+            .fit(&mut Callbacks::new(), &AtomicBool::new(false))
             .unwrap();
         let saved: HashMap<_, _> =
             candle_core::safetensors::load(run.state(), &Device::Cpu).unwrap();
@@ -74,7 +74,7 @@ fn a_run_in_bf16_is_resumed_to_the_bit() {
 
 #[test]
 fn a_checkpoint_is_judged_in_bf16_nearly_as_in_f32() {
-    let place = Workplace::new(PROGRAM);
+    let place = Sandbox::new(PROGRAM);
     place.write("tiny.toml", tiny());
     place.succeed("train --preset quickstart --config tiny.toml --device cpu --output run");
     let loss = |flags: &str| {
@@ -92,12 +92,12 @@ fn a_checkpoint_is_judged_in_bf16_nearly_as_in_f32() {
 
 #[test]
 fn tf32_is_for_an_nvidia_gpu() {
-    let place = Workplace::new(PROGRAM);
+    let place = Sandbox::new(PROGRAM);
     place.write("tiny.toml", tiny());
     let train = "train --preset quickstart --config tiny.toml --device cpu --output run";
     let said = place.run(&format!("{train} --precision tf32"));
     assert_eq!(said.code, Some(1));
-    let expected = "device cpu: expected an NVIDIA GPU, since the precision is tf32, found another";
+    let expected = "device cpu: expected an NVIDIA GPU for precision tf32, found another";
     assert!(said.err.contains(expected), "{}", said.err);
     let said = place.run(&format!("{train} --precision f64"));
     assert_eq!(said.code, Some(2));

@@ -11,7 +11,7 @@ use perceiver_hub::HubAccess;
 use perceiver_model::Perceiver;
 use perceiver_ops::Mode;
 use perceiver_tests::hub::{HubServer, TOKEN};
-use perceiver_tests::program::{Said, Workplace};
+use perceiver_tests::program::{Said, Sandbox};
 use perceiver_train::Checkpoint;
 
 const REPO: &str = "me/shapes";
@@ -28,7 +28,7 @@ const NOT_OURS: [&str; 6] = [
 
 /// A Hub, and a workplace with a model trained on shapes in `run` and three pictures.
 struct Place {
-    work: Workplace,
+    work: Sandbox,
     hub: HubServer,
 }
 
@@ -38,7 +38,7 @@ impl Place {
     }
 
     fn trained_beside(hub: HubServer) -> Self {
-        let work = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+        let work = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
         work.succeed("train --preset quickstart --config tiny.toml --output run");
         let shapes = Source::Shapes
             .load(Split::Test, &LoadOptions::default())
@@ -146,7 +146,9 @@ fn a_model_comes_back_to_the_last_digit() {
 
     let verified = place.succeed(&format!("verify {REPO}"));
     assert!(
-        verified.out.contains("as README.md and results.json says"),
+        verified
+            .out
+            .contains("as claimed by README.md and results.json"),
         "{}",
         verified.out
     );
@@ -154,7 +156,7 @@ fn a_model_comes_back_to_the_last_digit() {
     assert_eq!(evaluated(REPO).out, evaluated("run").out);
     let commit = place.hub.storage()[REPO].branches["main"].clone();
     let at = format!("summary --checkpoint {REPO}@{commit}");
-    assert!(place.succeed(&at).out.contains("in all"));
+    assert!(place.succeed(&at).out.contains("total"));
 
     // The cache is enough, by the flag, by the variable, and when nobody answers.
     let asked = place.hub.requests().len();
@@ -263,7 +265,10 @@ fn what_is_public_is_not_taken_for_private() {
     place.succeed("push --checkpoint run --repo me/shapes --no-verify");
     let before = place.hub.storage()[REPO].commits.len();
     let error = place.fail("push --checkpoint run --repo me/shapes --no-verify --private");
-    assert!(error.contains("there already and not private"), "{error}");
+    assert!(
+        error.contains("already exists and is not private"),
+        "{error}"
+    );
     assert_eq!(place.hub.storage()[REPO].commits.len(), before);
 }
 
@@ -376,7 +381,7 @@ fn nothing_of_the_authors_disk_is_published() {
         run.display()
     ));
     assert!(
-        error.contains("README.md: expected nothing of this machine's directories"),
+        error.contains("README.md: expected no directory of this machine"),
         "{error}"
     );
     assert_eq!(place.hub.storage()["me/own-1"].commits.len(), before);
@@ -437,7 +442,7 @@ fn a_card_that_promises_too_much_is_refused() {
         place
             .succeed("verify run")
             .out
-            .contains("as results.json says")
+            .contains("as claimed by results.json")
     );
 
     fs::write(place.work.path("run/README.md"), &card).unwrap();
@@ -445,7 +450,7 @@ fn a_card_that_promises_too_much_is_refused() {
     let card = place.work.path("run/README.md");
     overstate(&card, ["type: accuracy", "value: "]);
     let error = place.fail("verify run");
-    assert!(error.contains("README.md says accuracy"), "{error}");
+    assert!(error.contains("README.md: expected accuracy"), "{error}");
     let before = place.hub.storage()[REPO].commits.len();
     let error = place.fail("push --checkpoint run --repo me/shapes");
     assert!(error.contains("not pushed"), "{error}");
@@ -453,7 +458,7 @@ fn a_card_that_promises_too_much_is_refused() {
 
     overstate(&place.work.path("run/results.json"), ["{", "\"acc\": "]);
     let error = place.fail("push --checkpoint run --repo me/shapes");
-    assert!(error.contains("results.json says accuracy"), "{error}");
+    assert!(error.contains("results.json: expected accuracy"), "{error}");
     assert_eq!(place.hub.storage()[REPO].commits.len(), before);
 
     fs::write(place.work.path("run/results.json"), results).unwrap();
@@ -490,7 +495,7 @@ fn help_and_refusals() {
     for part in [
         "# me/shapes",
         "model-index:",
-        "## Limits",
+        "## Limitations",
         "perceiver verify me/shapes",
     ] {
         assert!(card.contains(part), "{card}");

@@ -6,8 +6,8 @@ use std::thread;
 
 use candle_core::Device;
 use perceiver_train::{
-    EpochMetrics, Event, Observer, Outcome, Preset, Ranks, Recipe, RunDirectory, TrainError,
-    Trainer, TrainingData, Workplace, ranks_of_threads,
+    Callback, Communicator, EpochMetrics, Event, Outcome, Placement, Preset, Recipe, RunDirectory,
+    TrainError, Trainer, TrainingData, ranks_of_threads,
 };
 
 /// Everything on that could depend on who does what. Batches of 7 in two turns of two parts; the last of an epoch has one picture.
@@ -40,7 +40,7 @@ struct Steps<'a> {
     stop: &'a AtomicBool,
 }
 
-impl Observer for Steps<'_> {
+impl Callback for Steps<'_> {
     fn notice(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
         if let Event::Step {
             step,
@@ -72,16 +72,16 @@ struct End {
 fn train(run: &RunDirectory, size: usize, changes: &str, stop_after: usize) -> Vec<End> {
     let recipe = recipe(changes);
     let data = TrainingData::load(&recipe).unwrap();
-    let goes_on = run.state().exists();
+    let after_steps = run.state().exists();
     let threads = ranks_of_threads(size).into_iter().map(|ranks| {
         let (recipe, data, run) = (recipe.clone(), data.clone(), run.clone());
         thread::spawn(move || {
             let is_last = ranks.rank() + 1 == size;
-            let place = Workplace {
+            let place = Placement {
                 device: Device::Cpu,
                 ranks: Arc::new(ranks),
             };
-            let trainer = if goes_on {
+            let trainer = if after_steps {
                 Trainer::resume(recipe, data, run, place)
             } else {
                 Trainer::start(recipe, data, run, place)
@@ -183,7 +183,7 @@ fn one_rank_is_none_to_the_bit() {
     let recipe = recipe("training.epochs = 1");
     let data = TrainingData::load(&recipe).unwrap();
     let mut alone = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
-    let (mut observers, stop) = (perceiver_train::Observers::new(), AtomicBool::new(false));
+    let (mut observers, stop) = (perceiver_train::Callbacks::new(), AtomicBool::new(false));
     alone.fit(&mut observers, &stop).unwrap();
     let (found, expected) = (&one.history[0], &alone.history()[0]);
     assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
@@ -217,7 +217,7 @@ fn ranks_that_differ_begin_nothing() {
         thread::spawn(move || {
             let recipe = recipe(&format!("training.seed = {}", ranks.rank() / 2));
             let data = TrainingData::load(&recipe).unwrap();
-            let place = Workplace {
+            let place = Placement {
                 device: Device::Cpu,
                 ranks: Arc::new(ranks),
             };
@@ -226,7 +226,7 @@ fn ranks_that_differ_begin_nothing() {
     });
     for thread in threads.collect::<Vec<_>>() {
         let error = thread.join().unwrap().to_string();
-        let expected = "rank 2 on this machine has training.seed = 1, where rank 0 has 0";
+        let expected = "rank 2 on this machine has training.seed = 1, but rank 0 has 0";
         assert_eq!(error, expected);
     }
     assert!(!run.root().exists());
@@ -236,7 +236,7 @@ fn ranks_that_differ_begin_nothing() {
 #[test]
 fn a_rank_that_fails_fails_all() {
     struct Fails;
-    impl Observer for Fails {
+    impl Callback for Fails {
         fn notice(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
             match event {
                 Event::Step { step: 3, .. } => Err(TrainError::NoGradient {
@@ -255,12 +255,12 @@ fn a_rank_that_fails_fails_all() {
         let errors = Arc::clone(&errors);
         thread::spawn(move || {
             let fails = ranks.rank() == 1;
-            let place = Workplace {
+            let place = Placement {
                 device: Device::Cpu,
                 ranks: Arc::new(ranks),
             };
             let mut trainer = Trainer::start(recipe, data, run, place).unwrap();
-            let mut observer: Vec<Box<dyn Observer>> = Vec::new();
+            let mut observer: Vec<Box<dyn Callback>> = Vec::new();
             if fails {
                 observer.push(Box::new(Fails));
             }
@@ -275,6 +275,6 @@ fn a_rank_that_fails_fails_all() {
     let errors = errors.lock().unwrap();
     let gone = errors
         .iter()
-        .filter(|error| error.contains("rank 1 has gone"));
+        .filter(|error| error.contains("rank 1 has exited"));
     assert_eq!((errors.len(), gone.count()), (3, 2), "{errors:?}");
 }

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use perceiver_data::{Cifar, Labels, LoadOptions, Normalization, Source, Split};
-use perceiver_tests::program::Workplace;
+use perceiver_tests::program::Sandbox;
 use serde_json::Value;
 use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
-use xtask::observer::Silent;
+use xtask::progress::Silent;
 use xtask::spec::DatasetSpec;
 
 fn directory() -> PathBuf {
@@ -62,15 +62,15 @@ fn fetching_from_the_directory_verifies_the_files() {
         spec: &DatasetSpec::cifar100(),
         data_dir: data.path(),
         http: HttpOptions::default(),
-        observer: &Silent,
+        progress: &Silent,
     };
     let origin = Origin::Directory(directory());
     assert_eq!(fetch.run(&origin).unwrap(), Outcome::Installed);
     assert_eq!(fetch.run(&origin).unwrap(), Outcome::AlreadyThere);
 }
 
-fn trained(flags: &str) -> (Workplace, String) {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+fn trained(flags: &str) -> (Sandbox, String) {
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     let data = directory();
     let said = place.succeed(&format!(
         "train --dataset cifar100 --data-dir {} --output run {flags}",

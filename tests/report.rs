@@ -5,16 +5,16 @@ use std::path::Path;
 
 use perceiver_data::{Image, LoadOptions, Source, Split};
 use perceiver_report::{Confusion, McNemar};
-use perceiver_tests::program::{Said, Workplace};
+use perceiver_tests::program::{Said, Sandbox};
 use perceiver_train::{Preset, Recipe, read_predictions};
 use serde_json::Value;
 
-fn workplace() -> Workplace {
-    Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
+fn workplace() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
 }
 
 /// A workplace with two models trained on shapes, `one` and `other`, which differ in their seeds.
-fn trained() -> Workplace {
+fn trained() -> Sandbox {
     let place = workplace();
     for (run, seed) in [("one", 0), ("other", 1)] {
         place.succeed(&format!(
@@ -24,11 +24,11 @@ fn trained() -> Workplace {
     place
 }
 
-fn text(place: &Workplace, file: &str) -> String {
+fn text(place: &Sandbox, file: &str) -> String {
     fs::read_to_string(place.path(file)).unwrap()
 }
 
-fn failure(place: &Workplace, arguments: &str) -> String {
+fn failure(place: &Sandbox, arguments: &str) -> String {
     let said = place.run(arguments);
     assert_eq!(said.code, Some(1), "{arguments}: {}", said.err);
     said.err
@@ -164,21 +164,21 @@ fn a_report_that_cannot_be_written_spoils_no_run() {
     let place = workplace();
     place.succeed("train --preset quickstart --config tiny.toml --output run");
     let (report, environment) = ("run/report.html", "run/training/environment.json");
-    let (before, noted) = (text(&place, report), text(&place, environment));
+    let (before, recorded) = (text(&place, report), text(&place, environment));
     fs::remove_file(place.path(report)).unwrap();
     place.write(environment, "[");
     let said = place.succeed("train --resume run");
     assert!(
-        said.err.contains("no report:") && said.err.contains("make it with: perceiver report run"),
+        said.err.contains("no report:") && said.err.contains("write it with: perceiver report run"),
         "{}",
         said.err
     );
     assert!(
-        said.out.contains("test of shapes on 20 pictures"),
+        said.out.contains("test results on shapes, 20 images"),
         "{}",
         said.out
     );
-    place.write(environment, noted);
+    place.write(environment, recorded);
     place.succeed("train --resume run");
     assert!(text(&place, report) == before);
 
@@ -276,8 +276,8 @@ fn a_report_is_made_of_data_that_were_moved_and_never_replaced_by_a_poorer_one()
     fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();
     let refused = failure(&run.place, "report run");
     assert!(
-        refused.contains("kept, as it shows the test images")
-            && refused.contains("--dataset folder:DIR says where it is now")
+        refused.contains("not overwritten, as it shows the test images")
+            && refused.contains("give its location by --dataset folder:DIR")
             && refused.contains("--output FILE"),
         "{refused}"
     );
@@ -371,7 +371,7 @@ fn runs_that_judged_other_pictures_are_not_compared() {
     place.succeed("train --preset quickstart --config tiny.toml --limit-test 10 --output fewer");
     let refused = failure(&place, "compare one other fewer");
     assert!(
-        refused.contains("expected the same number of test pictures, found 20 and 10"),
+        refused.contains("expected the same number of test images, found 20 and 10"),
         "{refused}"
     );
     let mut results: Value = serde_json::from_str(&text(&place, "other/results.json")).unwrap();
@@ -379,14 +379,14 @@ fn runs_that_judged_other_pictures_are_not_compared() {
     place.write("other/results.json", results.to_string());
     let refused = failure(&place, "compare one other");
     assert!(
-        refused.contains("expected the same test pictures (sha256)"),
+        refused.contains("expected the same test images (sha256)"),
         "{refused}"
     );
     let said = place.run("compare one");
     assert_eq!(said.code, Some(2), "{}", said.err);
 }
 
-fn attention(place: &Workplace, arguments: &str) -> (Said, Image) {
+fn attention(place: &Sandbox, arguments: &str) -> (Said, Image) {
     let said = place.succeed(&format!(
         "attention --checkpoint one picture.png --output out.png {arguments}"
     ));

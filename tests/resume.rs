@@ -8,11 +8,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use candle_core::Device;
-use perceiver_ops::Key;
+use perceiver_ops::RngKey;
 use perceiver_tests::program::names_in;
 use perceiver_tests::run::{Run, finished, several_epochs};
 use perceiver_train::{
-    EpochMetrics, Event, MetricsFile, Observer, Observers, Outcome, Preset, Recipe, RunDirectory,
+    Callback, Callbacks, EpochMetrics, Event, MetricsFile, Outcome, Preset, Recipe, RunDirectory,
     TrainError, Trainer, TrainingData,
 };
 
@@ -70,7 +70,7 @@ fn a_run_that_is_killed_fifty_times_ends_as_if_nothing_had_happened() {
     }
     finished(expected.start());
 
-    let (key, begun) = (Key::new(7), run.path("config.json"));
+    let (key, begun) = (RngKey::new(7), run.path("config.json"));
     kill_when(run.start(), || begun.exists(), Duration::ZERO);
     let mut in_the_middle = 0;
     for kill in 1..50 {
@@ -131,8 +131,7 @@ fn a_finished_run_resumed_says_that_it_is_finished_and_reads_nothing() {
     fs::rename(run.place.path("photos"), &moved).unwrap();
     let output = finished(run.resume(""));
     let said = String::from_utf8(output.stderr).unwrap();
-    let expected =
-        "run is already finished, after 6 epochs; --epochs N with more of them extends it";
+    let expected = "run is already finished, after 6 epochs; extend it by a larger --epochs N";
     assert!(
         said.contains(expected) && !said.contains("reading"),
         "{said}"
@@ -181,7 +180,7 @@ fn a_run_goes_on_where_its_data_have_moved_to() {
     assert!(
         said.contains(&format!(
             "the run was trained on data with sha256 {hash}, but folder:other has "
-        )) && said.contains("--dataset or --data-dir says where the run's data is"),
+        )) && said.contains("give the location of the run's data by --dataset or --data-dir"),
         "{said}"
     );
     assert!(
@@ -239,7 +238,7 @@ fn a_run_is_not_shortened_to_what_is_done() {
         assert_eq!(output.status.code(), Some(1));
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(
-            said.contains("expected more than the 6 that are done"),
+            said.contains("expected more than the 6 already completed"),
             "{said}"
         );
     }
@@ -257,7 +256,7 @@ fn a_run_that_was_stopped_early_can_be_extended() {
     let data = TrainingData::load(&recipe).unwrap();
     let run = RunDirectory::unused(&root).unwrap();
     let mut trainer = Trainer::start(recipe, data.clone(), run, Device::Cpu).unwrap();
-    let (mut observers, stop) = (Observers::new(), AtomicBool::new(false));
+    let (mut observers, stop) = (Callbacks::new(), AtomicBool::new(false));
     trainer.fit(&mut observers, &stop).unwrap();
     let stopped_after = trainer.history().len();
     assert!(stopped_after < 30, "the run was not stopped early");
@@ -301,7 +300,7 @@ fn a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_takes_it() {
     }
     trainer.parameters().assign(&large).unwrap();
     let error = trainer
-        .fit(&mut Observers::new(), &AtomicBool::new(false))
+        .fit(&mut Callbacks::new(), &AtomicBool::new(false))
         .unwrap_err();
     let said = error.to_string();
     assert!(
@@ -333,7 +332,7 @@ struct StopAfter<'a> {
     stop: &'a AtomicBool,
 }
 
-impl Observer for StopAfter<'_> {
+impl Callback for StopAfter<'_> {
     fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
         if let Event::Step { .. } = event {
             self.steps = self.steps.saturating_sub(1);
@@ -382,7 +381,7 @@ fn a_forecast_changes_no_bit_of_a_run() {
     let mut trainer = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
     let forecast = trainer.forecast().unwrap().unwrap();
     assert!(forecast.epoch_seconds > 0.0 && !trainer.is_done());
-    let (mut observers, stop) = (Observers::new(), AtomicBool::new(false));
+    let (mut observers, stop) = (Callbacks::new(), AtomicBool::new(false));
     trainer.fit(&mut observers, &stop).unwrap();
     assert!(trainer.is_done());
     assert!(fs::read(trainer.run().model()).unwrap() == expected);
@@ -468,7 +467,7 @@ fn a_run_does_not_go_on_with_other_data() {
     let run = RunDirectory::unused(&root).unwrap();
     let recipe_before = recipe("training.epochs = 1");
     let data = TrainingData::load(&recipe_before).unwrap();
-    let mut observers: Observers = vec![Box::new(MetricsFile::new(run.metrics()))];
+    let mut observers: Callbacks = vec![Box::new(MetricsFile::new(run.metrics()))];
     let mut trainer = Trainer::start(recipe_before, data, run, Device::Cpu).unwrap();
     trainer
         .fit(&mut observers, &AtomicBool::new(false))
@@ -490,7 +489,7 @@ fn a_new_run_never_overwrites_an_old_one() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("already holds a run") && said.contains("--resume"),
+        said.contains("already contains a run") && said.contains("--resume"),
         "{said}"
     );
     assert!(run.weights() == weights);

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::Device;
 use insta::assert_snapshot;
 use perceiver_data::{Dataset, Image};
-use perceiver_tests::program::{Workplace, tiny};
+use perceiver_tests::program::{Sandbox, tiny};
 use perceiver_train::{
-    EpochMetrics, Event, Observer, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData,
+    Callback, EpochMetrics, Event, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData,
 };
 use serde_json::Value;
 
 /// A place with a run of a moment in `runs/made`.
-fn trained() -> Workplace {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+fn trained() -> Sandbox {
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     place.succeed("train --preset quickstart --config tiny.toml --output runs/made");
     place
 }
@@ -34,7 +34,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A copy of the run with these validation accuracies, an epoch each of half a minute, and this test accuracy, if it is finished.
-fn run(place: &Workplace, name: &str, validation: &[f64], test: Option<f64>) {
+fn run(place: &Sandbox, name: &str, validation: &[f64], test: Option<f64>) {
     copy(&place.path("runs/made"), &place.path("runs").join(name));
     let file = |name_in: &str| format!("runs/{name}/{name_in}");
     let lines: Vec<String> = (1..)
@@ -75,7 +75,7 @@ fn run(place: &Workplace, name: &str, validation: &[f64], test: Option<f64>) {
 }
 
 /// Runs of every kind.
-fn all_kinds() -> Workplace {
+fn all_kinds() -> Sandbox {
     let place = trained();
     run(&place, "best", &[0.25, 0.5, 0.375], Some(0.625));
     run(&place, "short", &[0.125], Some(0.75));
@@ -106,7 +106,7 @@ fn all_kinds() -> Workplace {
 }
 
 /// A copy of a finished run with another file, or without it.
-fn run_in_ruins(place: &Workplace, name: &str, file: &str, content: Option<&str>) {
+fn run_in_ruins(place: &Sandbox, name: &str, file: &str, content: Option<&str>) {
     copy(&place.path("runs/short"), &place.path("runs").join(name));
     let path = format!("runs/{name}/{file}");
     match content {
@@ -130,7 +130,7 @@ fn runs_are_listed_whatever_is_wrong_with_one() {
 }
 
 /// The names of the runs in an order.
-fn order(place: &Workplace, arguments: &str) -> Vec<String> {
+fn order(place: &Sandbox, arguments: &str) -> Vec<String> {
     let json = place.succeed(&format!("runs --json {arguments}")).out;
     let runs: Vec<Value> = serde_json::from_str(&json).unwrap();
     let names = runs.iter().map(|run| run["run"].as_str().unwrap());
@@ -188,10 +188,10 @@ fn an_unfinished_run_goes_on_by_the_command_that_is_named() {
     let said = place.succeed("runs").out;
     let command = said
         .lines()
-        .find_map(|line| line.strip_prefix("go on: perceiver "));
+        .find_map(|line| line.strip_prefix("resume with: perceiver "));
     place.succeed(command.unwrap());
     assert!(place.path("runs/left/results.json").exists());
-    assert!(!place.succeed("runs").out.contains("go on"));
+    assert!(!place.succeed("runs").out.contains("resume with"));
 }
 
 /// Blobs of two colours, which no file has.
@@ -209,7 +209,7 @@ fn blobs() -> Dataset {
 /// Stops in the middle, if it has to.
 struct Interrupts<'a>(Option<&'a AtomicBool>);
 
-impl Observer for Interrupts<'_> {
+impl Callback for Interrupts<'_> {
     fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
         if let (Event::Step { .. }, Some(stop)) = (event, self.0) {
             stop.store(true, Ordering::Relaxed);
@@ -219,7 +219,7 @@ impl Observer for Interrupts<'_> {
 }
 
 /// Trains on data in memory, by the crates, from a recipe that has another data set's name in it.
-fn trained_in_memory(place: &Workplace, name: &str, to_the_end: bool) {
+fn trained_in_memory(place: &Sandbox, name: &str, to_the_end: bool) {
     let layers = [
         ("quickstart", Preset::Quickstart.table()),
         ("tiny", toml::from_str(&tiny()).unwrap()),
@@ -236,7 +236,7 @@ fn trained_in_memory(place: &Workplace, name: &str, to_the_end: bool) {
 /// The data have a name of their own, and a run that no test follows is finished when it has learned all that it was to.
 #[test]
 fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     trained_in_memory(&place, "done", true);
     trained_in_memory(&place, "left", false);
     let file = |name: &str| fs::read_to_string(place.path("runs/done").join(name)).unwrap();
@@ -257,7 +257,7 @@ fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
         ]
     );
     let said = place.succeed("runs").out;
-    let way = "go on: runs/left in the program that began it, which has its data";
+    let way = "resume runs/left in the program that started it, which has its data";
     assert!(said.contains(way) && !said.contains("--resume"), "{said}");
 
     // The program has not got the data, and says so.
@@ -268,8 +268,7 @@ fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
     ] {
         let said = place.run(command);
         assert_eq!(said.code, Some(1), "{command}");
-        let expected =
-            "expected a data set that can be read; name one with --dataset, found memory:two blobs";
+        let expected = "expected a data set that can be read; choose one with --dataset, found memory:two blobs";
         assert!(said.err.contains(expected), "{command}: {}", said.err);
     }
     // Who has, goes on.
@@ -285,7 +284,7 @@ fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
 
 #[test]
 fn a_directory_without_runs_says_so() {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     let said = place.run("runs");
     assert_eq!(said.code, Some(2));
     assert!(

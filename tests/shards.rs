@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use perceiver_data::{ShardWriter, Split, Watcher};
-use perceiver_tests::program::{Workplace, names_in, tiny};
+use perceiver_data::{ProgressCallback, ShardWriter, Split};
+use perceiver_tests::program::{Sandbox, names_in, tiny};
 use perceiver_tests::run::{Run, finished, several_epochs};
-use perceiver_train::{Alone, Preset, Ranks, Recipe, Surveys, TrainingData, ranks_of_threads};
+use perceiver_train::{
+    Communicator, Preset, Recipe, SingleProcess, Surveys, TrainingData, ranks_of_threads,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
@@ -37,11 +39,8 @@ fn a_folder_and_its_shards_are_judged_alike() {
     assert_eq!(names_in(&run.place.path("shards")), names);
     let said = finished(start(&run));
     let said = String::from_utf8(said.stderr).unwrap();
-    assert!(
-        said.contains("54 train, 6 validation, test images are counted when they are read"),
-        "{said}"
-    );
-    assert!(said.contains("reading pictures from 8 shards"), "{said}");
+    assert!(said.contains("54 train, 6 validation, 20 test"), "{said}");
+    assert!(said.contains("streaming images from 8 shards"), "{said}");
     let report = fs::read_to_string(run.path("report.html")).unwrap();
     assert!(report.contains("data:image/png;base64,"));
 
@@ -83,7 +82,7 @@ fn a_run_that_is_killed_in_the_middle_of_an_epoch_ends_as_if_nothing_had_happene
 
 #[test]
 fn ranks_learn_of_the_same_pictures() {
-    let place = Workplace::new(PROGRAM);
+    let place = Sandbox::new(PROGRAM);
     for (split, count) in [(Split::Train, 50), (Split::Test, 5)] {
         write(&place.path("shards"), split, count, 8);
     }
@@ -94,14 +93,18 @@ fn ranks_learn_of_the_same_pictures() {
         ("test", toml::from_str(&table).unwrap()),
     ];
     let recipe = Recipe::from_layers(&layers).unwrap();
-    let load = |recipe: &Recipe, ranks: Arc<dyn Ranks>| {
-        let data =
-            TrainingData::load_shared(recipe, &*ranks, &Watcher::default(), Surveys::default());
+    let load = |recipe: &Recipe, ranks: Arc<dyn Communicator>| {
+        let data = TrainingData::load_shared(
+            recipe,
+            &*ranks,
+            &ProgressCallback::default(),
+            Surveys::default(),
+        );
         let data = data.unwrap();
         let counts = (data.train.len(), data.validation.len());
         (counts, data.sha256, data.preprocessing)
     };
-    let expected = load(&recipe, Arc::new(Alone));
+    let expected = load(&recipe, Arc::new(SingleProcess));
     assert_eq!(expected.0, (45, 5));
     let threads = ranks_of_threads(3).into_iter().map(|ranks| {
         let recipe = recipe.clone();
@@ -148,7 +151,7 @@ fn peak_megabytes(mut child: Child) -> f64 {
 #[test]
 fn memory_does_not_grow_with_the_data() {
     let peaks = [32, 640].map(|pictures| {
-        let place = Workplace::new(PROGRAM);
+        let place = Sandbox::new(PROGRAM);
         for (split, count) in [(Split::Train, pictures), (Split::Test, 8)] {
             write(&place.path("shards"), split, count, 256);
         }
@@ -166,11 +169,11 @@ fn memory_does_not_grow_with_the_data() {
 
 #[test]
 fn shards_take_the_place_of_nothing() {
-    let place = Workplace::new(PROGRAM);
+    let place = Sandbox::new(PROGRAM);
     place.write("there/file", "mine");
     let said = place.run("shard --dataset shapes --output there");
     assert_eq!(said.code, Some(1));
-    let expected = "--output: expected a directory that is not there yet, found there";
+    let expected = "--output: expected a new directory, found the existing there";
     assert!(said.err.contains(expected), "{}", said.err);
     place.write("photos/cat/1.png", "no picture, and only one of its class");
     let said = place.run("shard --dataset folder:photos --output new");
@@ -187,7 +190,7 @@ fn a_damaged_shard_is_named_before_anything_is_learned() {
     let output = start(&run).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    let expected = "shards/train-00003.tar: expected a whole tar file, found ";
+    let expected = "shards/train-00003.tar: expected a complete tar file, found ";
     assert!(said.contains(expected), "{said}");
     assert!(!run.place.path("run").exists());
 }

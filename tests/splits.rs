@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use perceiver_data::{ShardWriter, Split};
-use perceiver_tests::program::{TINY_MODEL, Workplace};
+use perceiver_tests::program::{Sandbox, TINY_MODEL};
 use serde_json::Value;
 
 const TRAIN: &str = "train --preset quickstart --config small.toml";
 
-fn workplace() -> Workplace {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+fn workplace() -> Sandbox {
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     place.write(
         "small.toml",
         format!("{TINY_MODEL}[training]\nepochs = 1\nbatch_size = 16\n"),
@@ -27,7 +27,7 @@ fn image(shade: u8, number: u8) -> Vec<u8> {
 }
 
 /// Three classes of `count` images each in `folder`, numbered from `first`.
-fn classes(place: &Workplace, folder: &str, first: u8, count: u8) {
+fn classes(place: &Sandbox, folder: &str, first: u8, count: u8) {
     for (class, shade) in [("a", 20), ("b", 120), ("c", 220)] {
         for number in first..first + count {
             let file = format!("{folder}/{class}/{number:03}.png");
@@ -36,7 +36,7 @@ fn classes(place: &Workplace, folder: &str, first: u8, count: u8) {
     }
 }
 
-fn json(place: &Workplace, file: &str) -> Value {
+fn json(place: &Sandbox, file: &str) -> Value {
     serde_json::from_slice(&fs::read(place.path(file)).unwrap()).unwrap()
 }
 
@@ -62,13 +62,14 @@ fn folder_splits_in_any_case_are_used_and_the_validation_split_too() {
     classes(&place, "photos/TEST", 20, 2);
     let said = place.succeed(&format!("{TRAIN} --dataset folder:photos --output run"));
     for expected in [
-        "folder:photos: 12 images of its own validation split are validated on",
+        "folder:photos: validating on the 12 images of its own validation split",
         "30 train, 12 validation, 6 test; 3 classes",
     ] {
         assert!(said.err.contains(expected), "{expected}: {}", said.err);
     }
     assert!(
-        said.out.contains("test of folder:photos on 6 pictures\n"),
+        said.out
+            .contains("test results on folder:photos, 6 images\n"),
         "{}",
         said.out
     );
@@ -97,7 +98,7 @@ fn folder_splits_in_any_case_are_used_and_the_validation_split_too() {
     let said = place.succeed(&format!("{TRAIN} --dataset shards:shards --output sharded"));
     assert!(
         said.err
-            .contains("shards:shards: 12 images of its own validation split"),
+            .contains("shards:shards: validating on the 12 images of its own validation split"),
         "{}",
         said.err
     );
@@ -125,11 +126,11 @@ fn without_a_test_split_the_validation_split_judges_and_the_results_say_so() {
     let said = place.succeed(&format!("{TRAIN} --dataset folder:photos --output run"));
     assert!(
         said.err
-            .contains("no test split: its validation split photos/val is kept for the test"),
+            .contains("no test split: its validation split photos/val is used as the test split"),
         "{}",
         said.err
     );
-    let line = "on 12 pictures of its validation split, as it has no test split";
+    let line = ", 12 images of its validation split (no test split)";
     assert!(said.out.contains(line), "{}", said.out);
     assert_eq!(json(&place, "run/results.json")["split"], "validation");
     let report = fs::read_to_string(place.path("run/report.html")).unwrap();
@@ -176,7 +177,7 @@ fn one_class_is_refused_before_anything_is_learned() {
         failed.err
     );
     assert!(
-        failed.err.contains("name folder:outer/photos"),
+        failed.err.contains("use folder:outer/photos"),
         "{}",
         failed.err
     );
@@ -212,14 +213,15 @@ fn a_named_folder_is_judged_whole_and_the_training_folder_by_what_was_kept_from_
     };
     assert_eq!(
         evaluate("folder:others"),
-        "test of folder:others on all 30 pictures, as it has no test split"
+        "test results on folder:others, all 30 images (no test split)"
     );
     assert_eq!(
         evaluate("folder:others --limit-test 7"),
-        "test of folder:others on 7 of 30 pictures, as it has no test split"
+        "test results on folder:others, 7 of 30 images (no test split)"
     );
-    let own =
-        |name: &str| format!("test of folder:{name} on 6 of 30 pictures, those kept from training");
+    let own = |name: &str| {
+        format!("test results on folder:{name}, 6 of 30 images, held out from training")
+    };
     assert_eq!(evaluate("folder:photos"), own("photos"));
     assert_eq!(evaluate("folder:others/../photos"), own("others/../photos"));
     // By its content, wherever it lies now.
@@ -249,8 +251,8 @@ fn runs_are_not_taken_for_classes_of_the_folder_they_lie_in() {
     let first = place.path("photos/runs/photos-quickstart-1");
     assert!(first.join("results.json").is_file());
     let said = train("");
-    assert!(said.contains("./runs passed over: training runs"), "{said}");
-    assert!(said.contains("1 .toml file passed over"), "{said}");
+    assert!(said.contains("./runs skipped: training runs"), "{said}");
+    assert!(said.contains("1 .toml file skipped"), "{said}");
     let second = place.path("photos/runs/photos-quickstart-2/results.json");
     assert_eq!(
         fs::read_to_string(second).unwrap(),
@@ -273,9 +275,9 @@ fn what_is_passed_over_is_counted_and_said_once() {
     }
     let said = place.succeed(&format!("{TRAIN} --dataset folder:photos --output run"));
     for expected in [
-        "WARN folder:photos: 2 .heic files passed over",
-        "folder:photos: 1 .txt file passed over: not called images",
-        "folder:photos: @eaDir and Thumbs.db passed over",
+        "WARN folder:photos: 2 .heic files skipped",
+        "folder:photos: 1 .txt file skipped: no image extension",
+        "folder:photos: @eaDir and Thumbs.db skipped",
     ] {
         assert_eq!(
             said.err.matches(expected).count(),
@@ -350,7 +352,7 @@ fn test_images_of_the_checkpoint_that_are_trained_on_are_counted() {
         .find(|line| line.contains("of its 6 test images are training"));
     let line = line.unwrap_or_else(|| panic!("{}", said.err));
     assert!(
-        line.contains("--set data.split_seed=1 divides the folder as it was divided then"),
+        line.contains("--set data.split_seed=1 splits the folder as it was split then"),
         "{line}"
     );
     let shared = json(&place, "run/config.json")["data"]["init_overlap"]
@@ -362,7 +364,7 @@ fn test_images_of_the_checkpoint_that_are_trained_on_are_counted() {
     );
     let verified = place.succeed("verify run").err;
     assert!(
-        verified.contains(&format!("{shared} test images of the checkpoint")),
+        verified.contains(&format!("{shared} test images of its initial checkpoint")),
         "{verified}"
     );
     // The number stays when the run goes on, and the folder may lie elsewhere.

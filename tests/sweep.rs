@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use perceiver_tests::program::{Workplace, names_in};
+use perceiver_tests::program::{Sandbox, names_in};
 use serde_json::Value;
 
 const SWEEP: &str = "
@@ -25,22 +25,22 @@ const TRAIN: &str =
     "train --preset quickstart --config tiny.toml --epochs 2 --sweep sweep.toml --output all";
 
 /// A workplace with `sweep.toml`.
-fn workplace(sweep: &str) -> Workplace {
-    let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+fn workplace(sweep: &str) -> Sandbox {
+    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     place.write("sweep.toml", sweep);
     place
 }
 
-fn read(place: &Workplace, file: &str) -> String {
+fn read(place: &Sandbox, file: &str) -> String {
     fs::read_to_string(place.path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-fn json(place: &Workplace, file: &str) -> Value {
+fn json(place: &Sandbox, file: &str) -> Value {
     serde_json::from_str(&read(place, file)).unwrap()
 }
 
 /// The error of a command that must fail.
-fn failure(place: &Workplace, arguments: &str) -> String {
+fn failure(place: &Sandbox, arguments: &str) -> String {
     let said = place.run(arguments);
     assert_ne!(said.code, Some(0), "{arguments}");
     assert!(!said.err.contains("panicked"), "{}", said.err);
@@ -59,7 +59,7 @@ fn the_table_is_what_the_runs_results_say() {
     let forecasts = said
         .err
         .lines()
-        .filter(|line| line.contains("forecast of the sweep"));
+        .filter(|line| line.contains("estimate of the sweep"));
     let left = forecasts.map(|line| line.split("sweep: ").nth(1).unwrap()[..6].to_string());
     assert_eq!(left.collect::<Vec<_>>(), ["4 runs", "3 runs", "2 runs"]);
     assert_eq!(
@@ -133,7 +133,7 @@ fn a_member_is_an_ordinary_run() {
 }
 
 /// The results of all runs.
-fn results(place: &Workplace) -> [String; 4] {
+fn results(place: &Sandbox) -> [String; 4] {
     RUNS.map(|run| read(place, &format!("all/{run}/results.json")))
 }
 
@@ -154,7 +154,7 @@ fn a_sweep_that_is_killed_goes_on() {
     }
     let said = place.succeed(TRAIN);
     assert!(
-        said.err.contains("plain with seed 0: finished before"),
+        said.err.contains("plain with seed 0: already finished"),
         "{}",
         said.err
     );
@@ -164,7 +164,7 @@ fn a_sweep_that_is_killed_goes_on() {
     let weights = fs::read(place.path("all/fast-seed3/model.safetensors")).unwrap();
     let again = place.succeed(TRAIN);
     assert_eq!(again.out, said.out);
-    assert_eq!(again.err.matches("finished before").count(), 4);
+    assert_eq!(again.err.matches("already finished").count(), 4);
     assert!(weights == fs::read(place.path("all/fast-seed3/model.safetensors")).unwrap());
 }
 
@@ -186,7 +186,7 @@ fn an_interrupted_sweep_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(130));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("go on with the same command and --output all"),
+        said.contains("resume with the same command and --output all"),
         "{said}"
     );
     assert_eq!(names_in(&place.path("all")), ["plain-seed0"]);
@@ -262,7 +262,7 @@ fn a_recipe_that_diverges_does_not_end_the_comparison() {
     let said = place.run(TRAIN);
     assert_eq!(said.code, Some(1), "{}", said.err);
     assert!(
-        said.err.contains("without a result: wild with seed 0"),
+        said.err.contains("without test results, as the loss or a gradient became NaN or infinite: wild with seed 0"),
         "{}",
         said.err
     );

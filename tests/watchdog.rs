@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use perceiver_tests::program::Workplace;
+use perceiver_tests::program::Sandbox;
 use perceiver_train::{EpochMetrics, Warning, WarningKind};
 
 /// The example with few and small pictures, few latents and blocks; width, scale and learning rate stay.
@@ -19,14 +19,14 @@ batch_size = 8
 ";
 
 struct Run {
-    place: Workplace,
+    place: Sandbox,
     /// Everything it said.
     said: String,
 }
 
 impl Run {
     fn of(recipe: &str, flags: &str) -> Self {
-        let place = Workplace::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+        let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
         place.write("small.toml", recipe);
         let arguments = format!("train --dataset shapes --config small.toml --output run {flags}");
         let said = place.succeed(&arguments).err;
@@ -55,10 +55,10 @@ fn the_example_is_warned_before_its_first_step_and_when_its_loss_stays() {
     let warnings = run.warnings();
     let first = warnings[0];
     assert!(
-        first.contains("cross attention of iteration 1 is saturated"),
+        first.contains("cross-attention of iteration 1 is saturated"),
         "{first}"
     );
-    assert!(first.contains("sums of 256 products"), "{first}");
+    assert!(first.contains("dot products of 256 terms"), "{first}");
     assert!(
         first.contains("--set model.cross_attention_scale=0"),
         "{first}"
@@ -68,7 +68,7 @@ fn the_example_is_warned_before_its_first_step_and_when_its_loss_stays() {
         "{}",
         run.said
     );
-    let stuck = |line: &&&str| line.contains("no better than a guess among 20 classes");
+    let stuck = |line: &&&str| line.contains("no better than chance for 20 classes");
     assert_eq!(warnings.iter().filter(stuck).count(), 1, "{}", run.said);
     let saturated = |line: &&&str| line.contains("is saturated");
     assert_eq!(warnings.iter().filter(saturated).count(), 1, "{}", run.said);
@@ -156,7 +156,7 @@ fn a_learning_rate_that_does_nothing_is_told_by_the_loss() {
     );
     let warnings = run.warnings();
     assert_eq!(warnings.len(), 1, "{}", run.said);
-    assert!(warnings[0].contains("no better than a guess"));
+    assert!(warnings[0].contains("no better than chance"));
 }
 
 #[test]

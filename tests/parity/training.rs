@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use perceiver_model::{Parameters, PerceiverConfig};
 use perceiver_train::{
-    Adam, DecayForm, Decayed, EarlyStopping, Gradients, MetricSums, Optimizer, OptimizerName,
+    Adam, DecayForm, DecayScope, EarlyStopping, Gradients, MetricSums, Optimizer, OptimizerName,
     OptimizerRecipe, Plateau, PlateauConfig, Verdict,
 };
 
@@ -19,7 +19,7 @@ fn eight_steps_of_every_optimizer_equal_keras() {
     let decaying = |name| OptimizerRecipe {
         name,
         weight_decay: 1e-2,
-        decayed: Decayed::All,
+        decayed: DecayScope::All,
         ..OptimizerRecipe::default()
     };
     let adamw = decaying(OptimizerName::AdamW);

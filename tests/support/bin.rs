@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    perceiver_cli::process_settings::apply();
+    perceiver_cli::process_env::apply();
     perceiver_cli::run(std::env::args_os())
 }

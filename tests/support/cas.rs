@@ -1,8 +1,10 @@
-//! The Hub's storage of large files in chunks (xet), on loopback: what `hf-hub` sends its chunks to and takes them from. The storage is
-//! `xet-client`'s own in memory; this is the HTTP before it, in the first version of the protocol.
+//! The Hub's storage of large files in chunks (xet), on loopback: `hf-hub` uploads chunks to it and
+//! downloads them from it. The storage is `xet-client`'s own in-memory one; this file is the HTTP
+//! interface to it, in version 1 of the protocol.
 //!
-//! A file is sent as xorbs, which hold chunks, and a shard, which says of which chunks it consists, what the hash of the whole is,
-//! and its SHA-256. It is read by its reconstruction: which bytes of which xorbs to fetch.
+//! A file is uploaded as xorbs, which contain chunks, and a shard, which lists the chunks of the
+//! file, its hash and its SHA-256. It is downloaded by its reconstruction: the byte ranges of xorbs
+//! to fetch.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -20,18 +22,18 @@ use xet_runtime::core::XetContext;
 
 use crate::http::{Request, Response};
 
-/// Files in chunks.
+/// A store of files in chunks.
 pub struct ChunkStore {
     runtime: Runtime,
     client: Arc<MemoryClient>,
-    /// The hash of each file, in hexadecimal, by its SHA-256.
+    /// The hash of each file in hexadecimal, by its SHA-256.
     by_sha256: HashMap<String, String>,
 }
 
 type Answer = Result<Response, ClientError>;
 
 impl ChunkStore {
-    /// A store without files.
+    /// Creates an empty store.
     ///
     /// # Panics
     /// When threads cannot be started.
@@ -46,13 +48,13 @@ impl ChunkStore {
         }
     }
 
-    /// The name that the file of this SHA-256 has here, if it was sent.
+    /// Returns the hash of the file with this SHA-256, if it was uploaded.
     #[must_use]
     pub fn name_of(&self, sha256: &str) -> Option<&str> {
         self.by_sha256.get(sha256).map(String::as_str)
     }
 
-    /// The content of the file of this SHA-256, if it was sent.
+    /// Returns the content of the file with this SHA-256, if it was uploaded.
     #[must_use]
     pub fn content_of(&self, sha256: &str) -> Option<Vec<u8>> {
         let hash = MerkleHash::from_hex(self.name_of(sha256)?).ok()?;
@@ -62,7 +64,7 @@ impl ChunkStore {
         content.ok().map(|content| content.to_vec())
     }
 
-    /// The answer to a request, none to one that is not for this store.
+    /// Answers a request; none if it is not for this store.
     pub fn answer(&mut self, request: &Request, address: &str) -> Option<Response> {
         let path: Vec<&str> = request.path.trim_start_matches('/').split('/').collect();
         let answer = match (request.method.as_str(), path.as_slice()) {
@@ -154,7 +156,7 @@ fn parsed(hash: &str) -> Result<MerkleHash, ClientError> {
     MerkleHash::from_hex(hash).map_err(|_| ClientError::InvalidArguments)
 }
 
-/// `bytes=FIRST-LAST`, which is how all ranges here are asked for.
+/// Parses `bytes=FIRST-LAST`, the form of all ranges here.
 fn range_of(request: &Request) -> Option<FileRange> {
     let range = request.header("range")?.strip_prefix("bytes=")?;
     let (first, last) = range.split_once('-')?;

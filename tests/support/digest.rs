@@ -1,6 +1,6 @@
 //! Checksums in hexadecimal.
 
-/// Bytes in lowercase hexadecimal.
+/// Encodes bytes in lowercase hexadecimal.
 ///
 /// ```
 /// assert_eq!(perceiver_tests::digest::hex(&[0, 0xa5]), "00a5");

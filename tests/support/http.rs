@@ -1,5 +1,5 @@
-//! A small HTTP server on the loopback interface, for tests of downloads: it answers as a test says, and can also
-//! break off, stall, ignore ranges and change its files.
+//! A small HTTP server on the loopback interface, for tests of downloads. Each test defines its
+//! answers; it can also break off, stall, ignore ranges and change its files.
 //!
 //! ```
 //! use perceiver_tests::http::{Response, Server};
@@ -16,20 +16,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// What was asked.
+/// An HTTP request.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `GET`, `HEAD` or `POST`.
     pub method: String,
     /// The path, without the query.
     pub path: String,
-    /// What was sent with it.
+    /// The body.
     pub body: Vec<u8>,
     headers: Vec<(String, String)>,
 }
 
 impl Request {
-    /// The value of a header, if it was sent; `name` in lower case.
+    /// Returns the value of a header, if it was sent; `name` must be in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -70,7 +70,7 @@ impl Request {
     }
 }
 
-/// What is answered.
+/// An HTTP response.
 #[derive(Clone, Debug)]
 pub struct Response {
     status: u16,
@@ -82,7 +82,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// A body with a status.
+    /// Creates a response with a status and a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
@@ -94,7 +94,8 @@ impl Response {
         }
     }
 
-    /// The file `body`, whole or, when the request's `Range` and `If-Range` allow it, from the asked byte on.
+    /// Creates a response with the file `body`, whole or, if the request's `Range` and `If-Range`
+    /// allow it, from the requested byte on.
     pub fn file(request: &Request, body: &[u8], etag: &str) -> Self {
         let range = request.header("range").and_then(|range| {
             let start = range.strip_prefix("bytes=")?.strip_suffix('-')?;
@@ -112,33 +113,34 @@ impl Response {
         response.with("ETag", etag)
     }
 
-    /// The same with one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The same, but the connection ends after `count` bytes of the body.
+    /// Closes the connection after `count` bytes of the body.
     #[must_use]
     pub fn cut_after(mut self, count: usize) -> Self {
         self.cut_after = Some(count);
         self
     }
 
-    /// The same, but the connection ends after `count` bytes of the whole answer, its first line and headers included.
+    /// Closes the connection after `count` bytes of the whole response, including status line and
+    /// headers.
     #[must_use]
     pub fn drop_at(mut self, count: usize) -> Self {
         self.drop_at = Some(count);
         self
     }
 
-    /// The body.
+    /// Returns the body.
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// The same, but after `count` bytes of the body nothing more comes until the server stops.
+    /// Stalls after `count` bytes of the body until the server stops.
     #[must_use]
     pub fn stall_after(mut self, count: usize) -> Self {
         self.stall_after = Some(count);
@@ -192,7 +194,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server that answers each request with what `answer` makes of it, one thread a connection.
+    /// Starts a server that answers each request with the result of `answer`, with one thread per
+    /// connection.
     ///
     /// # Panics
     /// When the loopback interface has no free port.
@@ -229,12 +232,12 @@ impl Server {
         }
     }
 
-    /// The address of `path`, which begins with a slash.
+    /// Returns the URL of `path`, which begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// All requests so far, in order.
+    /// Returns all requests so far, in order.
     pub fn requests(&self) -> Vec<Request> {
         self.requests
             .lock()
@@ -256,7 +259,7 @@ fn serve(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(request.clone());
-    // A client that has gone away is part of what is tested.
+    // Tests include clients that disconnect.
     let _ = answer(&request).write(&mut stream, &request.method, stop);
 }
 

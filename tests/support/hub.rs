@@ -1,10 +1,11 @@
-//! A Hub of models on loopback, with its own storage: repositories of branches and commits, tokens, and the answers that the real one
-//! gives to what `hf-hub` asks.
+//! A Hub of models on loopback, with its own storage: repositories with branches and commits,
+//! tokens, and the real Hub's answers to the requests of `hf-hub`.
 //!
-//! A commit is a list of files that never changes; a branch is the name of a commit, and moves once a commit is whole. Files ending
-//! in `.safetensors` are large ones, so the listing has their SHA-256; of others it has git's own SHA-1. Large files go to a
-//! [`ChunkStore`] and come from it where the server was started with one; else they are sent within the commit, as `hf-hub` does
-//! where a server does not offer chunks.
+//! A commit is an immutable list of files; a branch names a commit, and moves once a commit is
+//! complete. Files ending in `.safetensors` are large files, which the listing gives a SHA-256;
+//! others have git's SHA-1. Large files are stored in a [`ChunkStore`] if the server was started
+//! with one. Otherwise they are sent within the commit, as `hf-hub` does for servers without
+//! chunks.
 
 use std::collections::BTreeMap;
 use std::ops::Index;
@@ -23,13 +24,13 @@ use crate::http::{Request, Response, Server};
 /// The files of a commit, by path.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// The token that may write.
+/// The token with write access.
 pub const TOKEN: &str = "hf_NobodyMayReadThisNorThat";
 
 /// A repository.
 #[derive(Clone, Debug, Default)]
 pub struct Repository {
-    /// Whether only those with the token see it.
+    /// Whether the repository is visible only with the token.
     pub private: bool,
     /// The commit of each branch.
     pub branches: BTreeMap<String, String>,
@@ -38,7 +39,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Puts files over those of a branch, in a commit of its own, and says which.
+    /// Commits files on top of those of a branch, and returns the commit.
     pub fn commit(&mut self, branch: &str, changes: Files) -> String {
         let mut files = self.files(branch).cloned().unwrap_or_default();
         files.extend(changes);
@@ -54,25 +55,25 @@ impl Repository {
         id
     }
 
-    /// The commit that a branch, or a commit's own name, stands for.
+    /// Resolves a branch or commit name to a commit.
     fn resolve(&self, revision: &str) -> Option<String> {
         let of_branch = self.branches.get(revision).cloned();
         let own = self.commits.contains_key(revision);
         of_branch.or_else(|| own.then(|| revision.to_owned()))
     }
 
-    /// The files of a branch or commit.
+    /// Returns the files of a branch or commit.
     pub fn files(&self, revision: &str) -> Option<&Files> {
         self.commits.get(&self.resolve(revision)?)
     }
 }
 
-/// What the server keeps.
+/// The server's storage.
 #[derive(Default)]
 pub struct Storage {
     /// Repositories by `USER/NAME`.
     pub repositories: BTreeMap<String, Repository>,
-    /// Large files, where they come in chunks.
+    /// The store of large files, if they come in chunks.
     pub chunks: Option<ChunkStore>,
 }
 
@@ -86,19 +87,19 @@ impl Index<&str> for Storage {
 
 type Spoil = dyn FnMut(&Request, Response) -> Response + Send;
 
-/// The server. It runs until it is dropped.
+/// A server that runs until it is dropped.
 pub struct HubServer {
     server: Server,
     storage: Arc<Mutex<Storage>>,
     spoil: Arc<Mutex<Box<Spoil>>>,
-    /// Asked before a request is answered or changes anything: an answer given here is all that happens.
+    /// Called before a request is handled: an answer from here replaces it.
     refuse: Arc<Mutex<Box<Refuse>>>,
 }
 
 type Refuse = dyn FnMut(&Request) -> Option<Response> + Send;
 
 impl HubServer {
-    /// A Hub without repositories.
+    /// Starts a Hub without repositories.
     ///
     /// # Panics
     /// When the loopback interface has no free port.
@@ -107,7 +108,7 @@ impl HubServer {
         Self::with(Storage::default())
     }
 
-    /// A Hub without repositories that has large files in chunks.
+    /// Starts a Hub without repositories that stores large files in chunks.
     ///
     /// # Panics
     /// When the loopback interface has no free port, or threads cannot be started.
@@ -144,28 +145,28 @@ impl HubServer {
         }
     }
 
-    /// Its address.
+    /// Returns its URL.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url("")
     }
 
-    /// What it keeps, to look at or change.
+    /// Returns its storage, to read or change.
     pub fn storage(&self) -> MutexGuard<'_, Storage> {
         locked(&self.storage)
     }
 
-    /// Changes answers from now on, after what was asked has been done.
+    /// Modifies all further answers after their requests have been handled.
     pub fn spoil(&self, spoil: impl FnMut(&Request, Response) -> Response + Send + 'static) {
         *locked(&self.spoil) = Box::new(spoil);
     }
 
-    /// Answers some requests in another way from now on, without doing what was asked.
+    /// Answers some further requests itself, without handling them.
     pub fn refuse(&self, refuse: impl FnMut(&Request) -> Option<Response> + Send + 'static) {
         *locked(&self.refuse) = Box::new(refuse);
     }
 
-    /// All requests so far, in order.
+    /// Returns all requests so far, in order.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         self.server.requests()
@@ -186,7 +187,7 @@ fn answer(storage: &mut Storage, request: &Request) -> Response {
     let known = request.header("authorization") == Some(&format!("Bearer {TOKEN}"));
     let reply = match (request.method.as_str(), known) {
         ("POST", true) => post(storage, request),
-        // A server may quote what it was sent.
+        // A server may quote the request.
         ("POST", false) => Err((401, "Invalid credentials in Authorization header")),
         _ => get(storage, request, known, &address),
     };
@@ -271,7 +272,7 @@ fn create(storage: &mut Storage, body: &[u8]) -> Reply {
     Ok(as_json(&json!({"url": url})))
 }
 
-/// The whole body is read before anything changes.
+/// Creates a commit. The whole body is read before anything changes.
 fn commit(
     repository: &mut Repository,
     chunks: Option<&ChunkStore>,
@@ -328,7 +329,7 @@ fn get(storage: &Storage, request: &Request, known: bool, address: &str) -> Repl
                 let entries: Vec<Value> = files.map(entry).collect();
                 Ok(as_json(&json!(entries)))
             }
-            // Chunks are stored elsewhere, under a token of their own that expires.
+            // Chunks are stored elsewhere, with their own token that expires.
             "xet-write-token" | "xet-read-token" => Ok(as_json(
                 &json!({"accessToken": "chunks", "exp": u32::MAX, "casUrl": address}),
             )),
@@ -363,7 +364,8 @@ fn get(storage: &Storage, request: &Request, known: bool, address: &str) -> Repl
     })
 }
 
-/// The real Hub does not tell strangers of private repositories.
+/// Returns a visible repository. Like the real Hub, it does not reveal private repositories to
+/// others.
 fn visible<'a>(
     storage: &'a Storage,
     id: &str,
@@ -374,7 +376,7 @@ fn visible<'a>(
     repository.ok_or((401, "Repository not found"))
 }
 
-/// `/api/models/USER/NAME[/ACTION/REST]` as (`USER/NAME`, `ACTION`, `REST`).
+/// Parses `/api/models/USER/NAME[/ACTION/REST]` as (`USER/NAME`, `ACTION`, `REST`).
 fn api_path(path: &str) -> Option<(String, &str, &str)> {
     let mut parts = path.strip_prefix("/api/models/")?.splitn(4, '/');
     let (user, name) = (parts.next()?, parts.next()?);
@@ -395,7 +397,7 @@ fn entry((path, content): (&String, &Vec<u8>)) -> Value {
     large_entry(path, size, &sum)
 }
 
-/// The entry of a large file in a listing: git itself has a pointer in its place.
+/// Returns the listing entry of a large file: git itself stores a pointer in its place.
 #[must_use]
 pub fn large_entry(path: &str, size: usize, sha256: &str) -> Value {
     let pointer =
@@ -409,13 +411,13 @@ fn is_large(path: &str) -> bool {
     path.ends_with(".safetensors")
 }
 
-/// The SHA-256 of these bytes, in hexadecimal.
+/// Returns the SHA-256 of these bytes in hexadecimal.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// What `git hash-object` prints.
+/// Returns the output of `git hash-object`.
 #[must_use]
 pub fn git_blob(bytes: &[u8]) -> String {
     let mut hash = Sha1::new();

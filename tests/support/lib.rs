@@ -1,4 +1,5 @@
-//! What the integration tests share: a server on loopback, checksums, and the program to be tested.
+//! Shared code of the integration tests: a server on loopback, checksums, and the program under
+//! test.
 
 pub mod cas;
 pub mod digest;

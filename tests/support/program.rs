@@ -1,10 +1,11 @@
-//! Running the real program in a directory of its own.
+//! Runs the real program in its own directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A model that trains in moments: the table of a file for `--config`, to which more of `[model]` can be added.
+/// A model that trains in moments: the `[model]` table of a `--config` file, which more fields can
+/// be added to.
 pub const TINY_MODEL: &str = "
 [model]
 image_size = 16
@@ -19,7 +20,8 @@ ffn_units = [8]
 classifier_units = [20]
 ";
 
-/// A whole file for `--config`: that model on few pictures, for an epoch. The last table is `[training]`.
+/// Returns a whole `--config` file: the tiny model on few images for one epoch. The last table is
+/// `[training]`.
 #[must_use]
 pub fn tiny() -> String {
     let rest = "
@@ -33,7 +35,7 @@ batch_size = 16
     format!("{TINY_MODEL}{rest}")
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 ///
 /// # Panics
 /// When it cannot be read.
@@ -47,16 +49,16 @@ pub fn names_in(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Variables of whoever runs the tests that would change what the program prints.
+/// Environment variables of the user that would change the program's output.
 const NOT_OURS: [&str; 4] = ["RUST_LOG", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS"];
 
 /// A directory to run the program in.
-pub struct Workplace {
+pub struct Sandbox {
     program: PathBuf,
     directory: tempfile::TempDir,
 }
 
-/// What a run of the program printed, and its exit code.
+/// The output and exit code of the program.
 #[derive(Debug)]
 pub struct Said {
     /// The exit code; none after a signal.
@@ -67,11 +69,11 @@ pub struct Said {
     pub err: String,
 }
 
-impl Workplace {
-    /// An empty directory but for `tiny.toml`, for the program at `program`.
+impl Sandbox {
+    /// Creates a directory that contains only `tiny.toml`, for the program at `program`.
     ///
     /// # Panics
-    /// When there is no room for it.
+    /// When it cannot be created.
     #[must_use]
     pub fn new(program: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -82,23 +84,24 @@ impl Workplace {
         }
     }
 
-    /// A path in the directory.
+    /// Returns a path in the directory.
     #[must_use]
     pub fn path(&self, file: impl AsRef<Path>) -> PathBuf {
         self.directory.path().join(file)
     }
 
-    /// Writes a file, its directories included.
+    /// Writes a file, and creates its directories.
     ///
     /// # Panics
-    /// When that is impossible.
+    /// When that fails.
     pub fn write(&self, file: &str, content: impl AsRef<[u8]>) {
         let path = self.path(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    /// The program with arguments that no space is in, to be run here: no input, output to be collected.
+    /// Returns the command of the program in this directory, with arguments that contain no spaces:
+    /// no input, output captured.
     #[must_use]
     pub fn command(&self, arguments: &str) -> Command {
         let mut program = Command::new(&self.program);
@@ -114,7 +117,7 @@ impl Workplace {
         program
     }
 
-    /// Runs [`Workplace::command`].
+    /// Runs [`Sandbox::command`].
     ///
     /// # Panics
     /// When it cannot be run.
@@ -128,7 +131,7 @@ impl Workplace {
         }
     }
 
-    /// [`Workplace::run`] of what must succeed.
+    /// [`Sandbox::run`], which must succeed.
     ///
     /// # Panics
     /// When it does not.

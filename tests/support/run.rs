@@ -1,4 +1,4 @@
-//! A run of the real program in a directory of its own, on pictures that are quickly read.
+//! A run of the real program in its own directory, on images that are fast to read.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,9 +7,10 @@ use std::process::{Command, Output};
 use perceiver_data::Image;
 use perceiver_train::EpochMetrics;
 
-use crate::program::{TINY_MODEL, Workplace};
+use crate::program::{Sandbox, TINY_MODEL};
 
-/// The tiny model with dropout, so that its masks are tested too, for several epochs of many steps.
+/// Returns the recipe of the tiny model with dropout, so that its masks are tested too, for several
+/// epochs of many steps.
 #[must_use]
 pub fn several_epochs() -> String {
     let rest = "
@@ -27,20 +28,21 @@ plateau = { patience = 1 }
     format!("{TINY_MODEL}{rest}")
 }
 
-/// A run of that recipe in `run`, beside its pictures in `photos`.
+/// A run of that recipe in `run`, with its images in `photos`.
 pub struct Run {
-    /// Where both are.
-    pub place: Workplace,
+    /// The directory of both.
+    pub place: Sandbox,
 }
 
 impl Run {
-    /// A run that has not begun, of the program at `program`, with further lines of `[training]`.
+    /// Creates a run that has not started, for the program at `program`, with additional lines of
+    /// `[training]`.
     ///
     /// # Panics
-    /// When there is no room for the pictures.
+    /// When the images cannot be written.
     #[must_use]
     pub fn new(program: &str, training: &str) -> Self {
-        let place = Workplace::new(program);
+        let place = Sandbox::new(program);
         place.write("tiny.toml", several_epochs() + training);
         for class in 0..4u8 {
             let folder = place.path(format!("photos/class-{class}"));
@@ -56,13 +58,13 @@ impl Run {
         Self { place }
     }
 
-    /// A file of the run.
+    /// Returns the path of a file of the run.
     #[must_use]
     pub fn path(&self, file: &str) -> PathBuf {
         self.place.path("run").join(file)
     }
 
-    /// The program that begins the run.
+    /// Returns the command that starts the run.
     #[must_use]
     pub fn start(&self) -> Command {
         let start =
@@ -70,13 +72,13 @@ impl Run {
         self.place.command(start)
     }
 
-    /// The program that goes on with it, with further arguments.
+    /// Returns the command that resumes it, with additional arguments.
     #[must_use]
     pub fn resume(&self, more: &str) -> Command {
         self.place.command(&format!("train --resume run {more}"))
     }
 
-    /// The best weights, as they lie on the disk.
+    /// Reads the best weights as bytes.
     ///
     /// # Panics
     /// When there are none.
@@ -85,7 +87,7 @@ impl Run {
         fs::read(self.path("model.safetensors")).unwrap()
     }
 
-    /// What the test split came to.
+    /// Reads the test results.
     ///
     /// # Panics
     /// When the run has not ended.
@@ -94,7 +96,7 @@ impl Run {
         fs::read_to_string(self.path("results.json")).unwrap()
     }
 
-    /// The metrics of every epoch, without what the clock says.
+    /// Reads the metrics of every epoch, without timings.
     ///
     /// # Panics
     /// When there are none.
@@ -110,13 +112,13 @@ impl Run {
             .collect()
     }
 
-    /// Epochs whose metrics are written.
+    /// Returns the number of epochs whose metrics are written.
     #[must_use]
     pub fn epochs_done(&self) -> usize {
         fs::read_to_string(self.path("metrics.jsonl")).map_or(0, |text| text.lines().count())
     }
 
-    /// Steps of the whole run that its state has behind it; none without a state.
+    /// Returns the number of steps in the saved state; none without a state.
     ///
     /// # Panics
     /// When there is a state that cannot be read.
@@ -131,7 +133,7 @@ impl Run {
         progress["steps"].as_u64()
     }
 
-    /// Makes sure that two runs have ended with the same metrics, results and bits.
+    /// Asserts that two runs ended with the same metrics, results and bits.
     ///
     /// # Panics
     /// When they have not.
@@ -142,7 +144,7 @@ impl Run {
     }
 }
 
-/// The output of a program that must succeed.
+/// Runs a program that must succeed, and returns its output.
 ///
 /// # Panics
 /// When it does not.

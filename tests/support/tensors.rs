@@ -1,16 +1,17 @@
-//! Images for models, and tensors compared.
+//! Input images for models, and comparison of tensors.
 
 use candle_core::{Device, Tensor};
 use perceiver_model::PerceiverConfig;
-use perceiver_ops::Key;
+use perceiver_ops::RngKey;
 
-/// Images of values in [-2, 2), a function of `seed`: `[batch, channels, image_size, image_size]`.
+/// Returns images with values in [-2, 2), a function of `seed`:
+/// `[batch, channels, image_size, image_size]`.
 ///
 /// # Panics
-/// When there is no room for them.
+/// When they cannot be allocated.
 #[must_use]
 pub fn images(config: &PerceiverConfig, batch: usize, seed: u64) -> Tensor {
-    let key = Key::new(seed);
+    let key = RngKey::new(seed);
     let shape = (batch, config.channels, config.image_size, config.image_size);
     let count = batch * config.channels * config.image_size.pow(2);
     let values: Vec<f32> = (0..count as u64)
@@ -19,7 +20,7 @@ pub fn images(config: &PerceiverConfig, batch: usize, seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// All values of an `f32` tensor.
+/// Returns all values of an `f32` tensor.
 ///
 /// # Panics
 /// When it has another type.
@@ -28,7 +29,7 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The largest difference between two tensors of one shape.
+/// Returns the largest absolute difference between two tensors of the same shape.
 ///
 /// # Panics
 /// When their shapes differ.

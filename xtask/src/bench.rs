@@ -1,8 +1,10 @@
-//! `cargo xtask bench`: how fast the model trains, predicts and starts on this machine, on request beside its peers.
+//! `cargo xtask bench`: training, inference and startup speed on this machine, optionally beside
+//! other frameworks.
 //!
-//! A machine's speed changes from minute to minute, so nothing is timed once. Every contestant of a benchmark is a
-//! process of its own that warms up, times a few repetitions and ends; the contestants take turns, round after round,
-//! and a figure is the median over all rounds. What counts are the ratios within one run.
+//! A machine's speed changes from minute to minute, so nothing is timed once. Every contestant of a
+//! benchmark is a separate process that warms up, times a few repetitions and exits. The
+//! contestants take turns, round after round, and a figure is the median over all rounds. The
+//! ratios within one run are what counts.
 
 pub mod cold_start;
 pub mod contestant;
@@ -21,7 +23,7 @@ use clap::ValueEnum;
 use perceiver_train::{DeviceChoice, Precision, Preset};
 
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 use crate::python;
 use contestant::Contestant;
 use peers::Peer;
@@ -29,26 +31,26 @@ use report::Report;
 use worker::Sample;
 use workload::{Task, Workload};
 
-/// What can be measured alone.
+/// The individual benchmarks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Subject {
     /// Training steps.
     Train,
-    /// Forward passes: whole batches, one picture, and larger pictures.
+    /// Forward passes: full batches, a single image, and larger images.
     Infer,
-    /// How a training step's time is divided among kernels and products, on an NVIDIA GPU.
+    /// Share of a training step's time by kernel and matrix product, on an NVIDIA GPU.
     Kernels,
-    /// Pictures through the loader, augmentation included.
+    /// Images per second of the loader, including augmentation.
     Loader,
-    /// Single operations beside their compositions of candle's.
+    /// Single operations, compared with compositions of candle operations.
     Ops,
-    /// From the start of the process to a printed prediction.
+    /// Time from process start to a printed prediction.
     Start,
-    /// Training by 2 processes of one thread beside 1, under `mpirun`; only on request.
+    /// Training with 2 single-threaded processes compared with 1, under `mpirun`; only on request.
     Ranks,
 }
 
-/// The batch sizes of a device unless others are asked for: none, for the preset's own, or those that a GPU is used with.
+/// Returns the default batch sizes of a device: none (the preset's own), or those common on a GPU.
 pub fn usual_batch_sizes(device: DeviceChoice) -> Vec<usize> {
     match device {
         DeviceChoice::Cpu => Vec::new(),
@@ -56,7 +58,7 @@ pub fn usual_batch_sizes(device: DeviceChoice) -> Vec<usize> {
     }
 }
 
-/// The precision of a device unless another is asked for.
+/// Returns the default precision of a device.
 pub const fn usual_precision(device: DeviceChoice) -> Precision {
     match device {
         DeviceChoice::Cpu => Precision::F32,
@@ -64,37 +66,38 @@ pub const fn usual_precision(device: DeviceChoice) -> Precision {
     }
 }
 
-/// Which benchmarks to run, and how.
+/// The benchmarks to run, and their options.
 #[derive(Clone, Debug)]
 pub struct Bench {
-    /// Only these; all when empty.
+    /// The benchmarks to run; all if empty.
     pub only: Vec<Subject>,
-    /// The preset whose model is measured.
+    /// The preset of the model.
     pub preset: Preset,
-    /// Pictures in a batch, one after another in training and inference; the preset's own number if empty.
+    /// The batch sizes, measured one after another in training and inference; the preset's own if
+    /// empty.
     pub batch_sizes: Vec<usize>,
-    /// Whether training recomputes.
+    /// Whether training uses activation checkpointing.
     pub recompute: bool,
-    /// Where to compute.
+    /// The device to compute on.
     pub device: DeviceChoice,
-    /// In what numbers.
+    /// The compute precision.
     pub precision: Precision,
-    /// A Python with the peers, to be measured too.
+    /// A Python interpreter with the peers, if they are to be measured.
     pub peers: Option<String>,
-    /// How often every contestant has its turn.
+    /// The number of rounds; every contestant runs once per round.
     pub rounds: usize,
-    /// Timed repetitions a turn.
+    /// The number of timed repetitions per process.
     pub steps: usize,
-    /// The directory with the peers' scripts.
+    /// The directory of the peers' scripts.
     pub scripts: PathBuf,
 }
 
 impl Bench {
-    /// Measures everything asked for.
+    /// Runs the requested benchmarks.
     ///
     /// # Errors
-    /// When a contestant cannot be started or fails.
-    pub fn run(&self, observer: &dyn Observer) -> Result<Report> {
+    /// When a contestant cannot be started, or fails.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Report> {
         if let Some(python) = &self.peers {
             let [modules, packages] = Peer::needs(self.device);
             python::check(python, modules).map_err(|finding| XtaskError::NoPeers {
@@ -105,35 +108,35 @@ impl Bench {
         }
         let mut report = Report::default();
         if self.includes(Subject::Train) {
-            self.in_turns("train", Task::Train, &mut report, observer)?;
+            self.in_turns("train", Task::Train, &mut report, progress)?;
         }
         match self.device {
             DeviceChoice::Cuda(_) if self.includes(Subject::Kernels) => {
-                self.kernels(&mut report, observer)?;
+                self.kernels(&mut report, progress)?;
             }
             _ if self.only.contains(&Subject::Kernels) => {
-                observer.say("kernels: left out, since they are noted on --device cuda alone");
+                progress.say("kernels: skipped, as they are profiled on --device cuda only");
             }
             _ => {}
         }
         if self.includes(Subject::Infer) {
-            self.in_turns("infer", Task::Infer, &mut report, observer)?;
-            self.one_picture(&mut report, observer)?;
-            self.larger_pictures(&mut report, observer)?;
+            self.in_turns("infer", Task::Infer, &mut report, progress)?;
+            self.one_picture(&mut report, progress)?;
+            self.larger_pictures(&mut report, progress)?;
         }
         if self.includes(Subject::Loader) {
             let loader = [self.ours(Task::Loader)];
-            self.compare("loader", &loader, &mut report, observer)?;
+            self.compare("loader", &loader, &mut report, progress)?;
             report.add_loader_ratios();
         }
         if self.includes(Subject::Start) {
-            cold_start::run(self, &mut report, observer)?;
+            cold_start::run(self, &mut report, progress)?;
         }
         if self.only.contains(&Subject::Ranks) {
-            ranks::run(self, &mut report, observer)?;
+            ranks::run(self, &mut report, progress)?;
         }
         if self.includes(Subject::Ops) {
-            criterion::run(&mut report, observer)?;
+            criterion::run(&mut report, progress)?;
         }
         Ok(report)
     }
@@ -142,7 +145,7 @@ impl Bench {
         self.only.is_empty() || self.only.contains(&subject)
     }
 
-    /// That of the first batch size.
+    /// Returns the workload of a task at the first batch size.
     fn workload(&self, task: Task) -> Workload {
         Workload {
             task,
@@ -170,21 +173,22 @@ impl Bench {
             .collect()
     }
 
-    /// Ours, the rate of matrix products alone, and the peers, with every batch size: `<name>`, or of several `<name>_<batch size>`.
+    /// Measures our process, matrix products alone, and the peers at every batch size, as `<name>`,
+    /// or `<name>_<batch size>` for several.
     fn in_turns(
         &self,
         name: &str,
         task: Task,
         report: &mut Report,
-        observer: &dyn Observer,
+        progress: &dyn Progress,
     ) -> Result<()> {
         if self.batch_sizes.len() < 2 {
-            return self.contest(name, &self.workload(task), report, observer);
+            return self.contest(name, &self.workload(task), report, progress);
         }
         for &batch_size in &self.batch_sizes {
             let mut workload = self.workload(task);
             workload.batch_size = Some(batch_size);
-            self.contest(&format!("{name}_{batch_size}"), &workload, report, observer)?;
+            self.contest(&format!("{name}_{batch_size}"), &workload, report, progress)?;
         }
         Ok(())
     }
@@ -194,13 +198,13 @@ impl Bench {
         name: &str,
         workload: &Workload,
         report: &mut Report,
-        observer: &dyn Observer,
+        progress: &dyn Progress,
     ) -> Result<()> {
         let mut contestants = vec![Contestant::ours(workload)];
         contestants.extend(self.peers_of(workload)?);
         let products = self.ours(Task::Products);
         let mut rates = Vec::new();
-        let samples = self.rounds(name, &contestants, observer, || {
+        let samples = self.rounds(name, &contestants, progress, || {
             let sample: Sample = products.run()?;
             rates.extend(sample.per_second());
             Ok(())
@@ -212,29 +216,30 @@ impl Bench {
         Ok(())
     }
 
-    /// How a training step's time on the GPU is divided.
-    fn kernels(&self, report: &mut Report, observer: &dyn Observer) -> Result<()> {
+    /// Measures the share of a training step's GPU time by kernel.
+    fn kernels(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         let contestant = self.ours(Task::Kernels);
         let mut samples = Vec::new();
         for round in 1..=self.rounds {
-            observer.say(&format!("kernels, round {round} of {}", self.rounds));
+            progress.say(&format!("kernels, round {round} of {}", self.rounds));
             samples.push(contestant.run()?);
         }
         gpu::add("train", &samples, report);
         Ok(())
     }
 
-    fn one_picture(&self, report: &mut Report, observer: &dyn Observer) -> Result<()> {
+    fn one_picture(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         let mut workload = self.workload(Task::Infer);
         workload.batch_size = Some(1);
         workload.steps *= 4;
         let mut contestants = vec![Contestant::ours(&workload)];
         contestants.extend(self.peers_of(&workload)?);
-        self.compare("infer_one", &contestants, report, observer)
+        self.compare("infer_one", &contestants, report, progress)
     }
 
-    /// Forward passes of 32 to 256 pixels a side: their time should grow as the number of tokens does.
-    fn larger_pictures(&self, report: &mut Report, observer: &dyn Observer) -> Result<()> {
+    /// Measures forward passes at image sizes of 32 to 256 pixels. Their time should grow with the
+    /// number of tokens.
+    fn larger_pictures(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         let sides = [32, 64, 128, 256];
         let contestants = sides.map(|side| {
             let mut workload = self.workload(Task::Infer);
@@ -242,7 +247,7 @@ impl Bench {
             workload.image_size = Some(side);
             Contestant::ours(&workload)
         });
-        let samples = self.rounds("sizes", &contestants, observer, || Ok(()))?;
+        let samples = self.rounds("sizes", &contestants, progress, || Ok(()))?;
         for (side, samples) in sides.iter().zip(&samples) {
             report.add_samples(&format!("infer_{side}px"), samples);
         }
@@ -254,19 +259,19 @@ impl Bench {
         name: &str,
         contestants: &[Contestant],
         report: &mut Report,
-        observer: &dyn Observer,
+        progress: &dyn Progress,
     ) -> Result<()> {
-        let samples = self.rounds(name, contestants, observer, || Ok(()))?;
+        let samples = self.rounds(name, contestants, progress, || Ok(()))?;
         report.add_contest(name, contestants, &samples);
         Ok(())
     }
 
-    /// Everyone's samples, one a round: `[contestants][rounds]`.
+    /// Runs all contestants and returns one sample per round: `[contestants][rounds]`.
     fn rounds(
         &self,
         name: &str,
         contestants: &[Contestant],
-        observer: &dyn Observer,
+        progress: &dyn Progress,
         mut every_round: impl FnMut() -> Result<()>,
     ) -> Result<Vec<Vec<Sample>>> {
         let mut samples = vec![Vec::new(); contestants.len()];
@@ -274,7 +279,7 @@ impl Bench {
             every_round()?;
             for (contestant, samples) in contestants.iter().zip(&mut samples) {
                 let who = &contestant.name;
-                observer.say(&format!("{name}, round {round} of {}: {who}", self.rounds));
+                progress.say(&format!("{name}, round {round} of {}: {who}", self.rounds));
                 samples.push(contestant.run()?);
             }
         }

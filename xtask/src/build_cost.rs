@@ -1,9 +1,9 @@
-//! What building costs: how many packages the README's first command compiles, which of them twice, and the CPU seconds of
-//! each.
+//! The cost of a build: how many packages the README's first command compiles, which of them twice,
+//! and the CPU seconds of each.
 //!
-//! Packages and features are asked of `cargo tree`, which compiles nothing. CPU seconds come from a build into an empty
-//! target directory, with this program in place of the compiler (`RUSTC_WRAPPER`): it starts the compiler and notes
-//! the time that it took.
+//! Packages and features come from `cargo tree`, which compiles nothing. CPU seconds come from a
+//! build into an empty target directory with this program as the compiler wrapper
+//! (`RUSTC_WRAPPER`): it runs the compiler and records its time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -19,30 +19,31 @@ use serde::Deserialize;
 use crate::cargo::cargo;
 use crate::error::{Result, XtaskError};
 
-/// The environment variable that makes this program time a compiler: the file that the times are noted in.
+/// The environment variable that makes this program time a compiler: the path of the log of times.
 pub const LOG: &str = "PERCEIVER_BUILD_COST_LOG";
 
 /// The arguments of `cargo tree` and `cargo build` for the README's first command.
 const FIRST: [&str; 2] = ["--package", "perceiver-cli"];
 
-/// What the README's two commands build, as `cargo tree` lists it.
+/// The packages that the README's two commands build, as listed by `cargo tree`.
 #[derive(Debug, Default)]
 pub struct Graph {
-    /// `name version` of every package of the first command.
+    /// Name and version of every package of the first command.
     packages: BTreeSet<(String, String)>,
-    /// Packages with their features that the first command builds and the second builds otherwise.
+    /// Packages with features of the first command that the second command builds differently.
     built_twice: BTreeSet<String>,
 }
 
-/// The most that a build may be; `xtask/build-budget.toml`.
+/// The limits of a build, from `xtask/build-budget.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// Packages of the first command.
+    /// The number of packages of the first command.
     pub packages: usize,
-    /// Packages of which it compiles several versions.
+    /// The number of packages that it compiles in several versions.
     pub several_versions: usize,
-    /// Packages that the second command compiles again with other features: ours that read the Hub.
+    /// The packages that the second command compiles again with other features: our own that read
+    /// the Hub.
     pub built_twice: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ impl Budget {
     /// Reads the budget.
     ///
     /// # Errors
-    /// When the file cannot be read or is no budget.
+    /// When the file cannot be read or parsed.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(XtaskError::io("read", path))?;
         toml::from_str(&text).map_err(|error| XtaskError::WrongContent {
@@ -62,7 +63,7 @@ impl Budget {
 }
 
 impl Graph {
-    /// Asks cargo what the two commands of the workspace at `root` build.
+    /// Runs `cargo tree` for the two commands in the workspace at `root`.
     ///
     /// # Errors
     /// When cargo fails.
@@ -91,7 +92,7 @@ impl Graph {
         }
     }
 
-    /// Names of which there are several versions.
+    /// Returns the packages with several versions.
     fn several_versions(&self) -> BTreeMap<&str, Vec<&str>> {
         let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, version) in &self.packages {
@@ -101,7 +102,7 @@ impl Graph {
         versions
     }
 
-    /// The counts, in a few lines.
+    /// Formats the counts in a few lines.
     pub fn summary(&self) -> String {
         let several: Vec<String> = self
             .several_versions()
@@ -118,15 +119,15 @@ impl Graph {
         )
     }
 
-    /// Holds the counts to a budget.
+    /// Checks the counts against a budget.
     ///
     /// # Errors
-    /// [`XtaskError::OverBudget`] with everything that is too much.
+    /// [`XtaskError::OverBudget`] with every excess.
     pub fn require(&self, budget: &Budget) -> Result<()> {
         let mut findings = Vec::new();
         let mut at_most = |what: &str, found: usize, budget: usize| {
             if found > budget {
-                findings.push(format!("{found} {what} of at most {budget}"));
+                findings.push(format!("{found} {what}, expected at most {budget}"));
             }
         };
         at_most("packages", self.packages.len(), budget.packages);
@@ -150,7 +151,7 @@ impl Graph {
     }
 }
 
-/// `cargo tree` with package, version and features a line.
+/// Runs `cargo tree` with package, version and features per line.
 fn tree(root: &Path, arguments: &[&str]) -> Result<String> {
     let mut command = cargo();
     command
@@ -170,12 +171,12 @@ fn tree(root: &Path, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// CPU seconds of a build.
+/// The CPU seconds of a build.
 #[derive(Debug)]
 pub struct Costs {
-    /// Of the compiler, by package.
+    /// The compiler's, by package.
     by_package: BTreeMap<String, f64>,
-    /// Of all, build scripts and what they start included.
+    /// The total, including build scripts and their children.
     total: f64,
 }
 
@@ -220,7 +221,7 @@ pub fn measure(root: &Path) -> Result<Costs> {
     })
 }
 
-/// Adds up lines of `package seconds`.
+/// Sums lines of `package seconds`.
 fn by_package(text: &str) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for line in text.lines() {
@@ -234,7 +235,7 @@ fn by_package(text: &str) -> BTreeMap<String, f64> {
 }
 
 impl Costs {
-    /// The most expensive packages, and what all cost.
+    /// Formats the most expensive packages and the total.
     pub fn table(&self, rows: usize) -> String {
         let mut packages: Vec<(&str, f64)> = self
             .by_package
@@ -267,10 +268,11 @@ impl Costs {
     }
 }
 
-/// Runs the compiler that cargo names in this process's arguments, and notes in `log` what it took.
+/// Runs the compiler in this process's arguments, as cargo passed it, and records its time in
+/// `log`.
 ///
 /// # Errors
-/// When it cannot be started, or the time cannot be noted.
+/// When it cannot be started, or the time cannot be recorded.
 pub fn time_compiler(log: &Path) -> Result<i32> {
     let mut arguments = std::env::args_os().skip(1);
     let compiler = arguments.next().unwrap_or_else(|| OsString::from("rustc"));
@@ -290,21 +292,22 @@ pub fn time_compiler(log: &Path) -> Result<i32> {
             .append(true)
             .open(log)
             .map_err(XtaskError::io("open", log))?;
-        // One write a line: compilers run side by side.
+        // A single write per line, because compilers run in parallel.
         file.write_all(format!("{name} {version} {seconds:.2}\n").as_bytes())
             .map_err(XtaskError::io("write", log))?;
     }
     Ok(status.code().unwrap_or(1))
 }
 
-/// User and system seconds of the children that this process has waited for, where the system tells (Linux).
+/// Returns the user and system seconds of the children that this process has waited for, if the
+/// system reports them (Linux).
 fn children_seconds() -> Option<f64> {
     parse_children_seconds(&fs::read_to_string("/proc/self/stat").ok()?)
 }
 
-/// `cutime` and `cstime` of `proc_pid_stat(5)`, in ticks of a hundredth of a second.
+/// Parses `cutime` and `cstime` of `proc_pid_stat(5)`, in ticks of 10 ms.
 fn parse_children_seconds(stat: &str) -> Option<f64> {
-    // The name of the program stands in parentheses and may hold spaces.
+    // The program's name is in parentheses and may contain spaces.
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut ticks = fields.split(' ').skip(13);
     let user: f64 = ticks.next()?.parse().ok()?;
@@ -350,7 +353,7 @@ serde v1.0.0 default,std (*)
             .unwrap_err()
             .to_string();
         for finding in [
-            "4 packages of at most 3",
+            "4 packages, expected at most 3",
             "1 packages in several",
             "builds syn again",
         ] {

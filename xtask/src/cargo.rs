@@ -1,8 +1,9 @@
-//! Cargo, as this program was started by it.
+//! Cargo, as it started this program.
 
 use std::process::Command;
 
-/// The command, to be given arguments. What `cargo xtask` is told about this crate is left out: build scripts that look at it would run again.
+/// Returns the cargo command, without arguments. It drops the variables that `cargo xtask` sets for
+/// this crate, which would make build scripts run again.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {

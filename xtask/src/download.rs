@@ -1,8 +1,9 @@
-//! Download of one archive over HTTP, resumed where an earlier run stopped, tried again when the connection fails.
+//! Download of an archive over HTTP, with resume and retries.
 //!
-//! The bytes go to a partial file; beside it lies the validator (entity tag or date) that the server gave for them.
-//! A later request asks for the rest by `Range`, with `If-Range` and that validator, so that a file that has changed
-//! on the server comes whole instead of as a wrong tail. Whatever arrives counts only when size and MD5 are right.
+//! The bytes go to a partial file, next to the validator (entity tag or date) that the server sent
+//! with them. A later request asks for the rest by `Range`, with `If-Range` and that validator, so
+//! that a file that has changed on the server is sent whole instead of as a wrong tail. A download
+//! is accepted only if its size and MD5 are correct.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -14,24 +15,25 @@ use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 use crate::spec::DatasetSpec;
 use crate::verify::verify_archive;
 
-/// The longest that a server's `Retry-After` is heeded.
+/// The maximum pause for a server's `Retry-After`.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// A try that brings fewer bytes than this counts as failed, so that a server cannot keep a download from ending.
+/// The minimum number of bytes of a successful attempt; otherwise, a server could keep a download
+/// from ever ending.
 const PROGRESS: u64 = 1 << 10;
 
-/// How patient a download is.
+/// The retries and timeouts of a download.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// Failures in a row before it gives up.
+    /// The maximum number of consecutive failures.
     pub attempts: u32,
     /// The pause after the first failure; it doubles with each.
     pub first_pause: Duration,
-    /// The longest silence of a server that answers.
+    /// The read timeout.
     pub read_timeout: Duration,
 }
 
@@ -45,11 +47,11 @@ impl Default for HttpOptions {
     }
 }
 
-/// Why one request did not bring the rest of the file.
+/// The failure of one request.
 enum Failure {
-    /// Another try may help, after this pause if the server named one.
+    /// A transient failure; retried after this pause, if the server sent one.
     Passing(String, Option<Duration>),
-    /// No other try will.
+    /// A permanent failure.
     Final(XtaskError),
 }
 
@@ -59,7 +61,7 @@ impl Failure {
     }
 }
 
-/// One archive on its way.
+/// The download of an archive.
 pub(crate) struct Download<'a> {
     spec: &'a DatasetSpec,
     url: &'a str,
@@ -67,21 +69,22 @@ pub(crate) struct Download<'a> {
     validator: PathBuf,
     agent: Agent,
     options: &'a HttpOptions,
-    observer: &'a dyn Observer,
+    progress: &'a dyn Progress,
 }
 
 impl<'a> Download<'a> {
-    /// The archive of `spec` from `url`, with its partial file in `directory`.
+    /// Creates the download of the archive of `spec` from `url`, with its partial file in
+    /// `directory`.
     pub(crate) fn new(
         spec: &'a DatasetSpec,
         url: &'a str,
         directory: &Path,
         options: &'a HttpOptions,
-        observer: &'a dyn Observer,
+        progress: &'a dyn Progress,
     ) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
-            .accept_encoding("identity") // the archive's own bytes, which sizes and ranges are about
+            .accept_encoding("identity") // sizes and ranges refer to the archive itself
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(options.read_timeout))
             .timeout_per_read(Some(options.read_timeout))
@@ -95,11 +98,11 @@ impl<'a> Download<'a> {
             validator: directory.join(format!("{name}.validator")),
             agent,
             options,
-            observer,
+            progress,
         }
     }
 
-    /// Brings the whole archive and checks it; returns where it lies.
+    /// Downloads and verifies the archive, and returns its path.
     pub(crate) fn run(&self) -> Result<PathBuf> {
         let size = self.spec.archive_size;
         let mut resumed = self.have()? > 0;
@@ -114,7 +117,7 @@ impl<'a> Download<'a> {
                         if !resumed {
                             return Err(error);
                         }
-                        self.observer.say(&format!("{error}; starting over"));
+                        self.progress.say(&format!("{error}; starting over"));
                         resumed = false;
                         continue;
                     }
@@ -137,8 +140,8 @@ impl<'a> Download<'a> {
             }
             let pause =
                 pause.unwrap_or(self.options.first_pause * 2_u32.saturating_pow(failures - 1));
-            self.observer.say(&format!(
-                "{finding}; trying again in {pause:.0?}, {after} bytes are here"
+            self.progress.say(&format!(
+                "{finding}; retrying in {pause:.0?}, {after} bytes downloaded"
             ));
             thread::sleep(pause.min(LONGEST_PAUSE));
         }
@@ -157,7 +160,7 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    /// Bytes that are here.
+    /// Returns the size of the partial file.
     fn have(&self) -> Result<u64> {
         match fs::metadata(&self.partial) {
             Ok(metadata) => Ok(metadata.len()),
@@ -166,7 +169,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Asks for everything from byte `have` on, and writes what comes.
+    /// Requests everything from byte `have` on, and writes it.
     fn request_rest(&self, have: u64) -> std::result::Result<(), Failure> {
         let mut request = self.agent.get(self.url);
         if have > 0 {
@@ -182,20 +185,20 @@ impl<'a> Download<'a> {
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 self.discard().map_err(Failure::Final)?;
                 return Err(Failure::passing(
-                    &"the server has another range of the file",
+                    &"the server sent another range of the file",
                 ));
             }
             _ => return Err(self.refusal(&response)),
         };
         self.check_length(start, &response)?;
         if start < have {
-            self.observer
-                .say("the server sends the file from its start");
+            self.progress
+                .say("the server sends the file from the beginning");
         }
         self.receive(start, response)
     }
 
-    /// What an answer without the file means.
+    /// Classifies a response without the file.
     fn refusal(&self, response: &Response<Body>) -> Failure {
         let status = response.status();
         let passing =
@@ -204,14 +207,15 @@ impl<'a> Download<'a> {
             let pause =
                 header(response.headers(), "retry-after").and_then(|text| text.parse().ok());
             return Failure::Passing(
-                format!("the server answered {status}"),
+                format!("the server responded {status}"),
                 pause.map(Duration::from_secs),
             );
         }
         Failure::Final(self.wrong_answer(format!("status {status}")))
     }
 
-    /// Whether the announced body completes the file. One that does not is an error page or another file.
+    /// Checks that the announced body completes the file. Otherwise, it is an error page or another
+    /// file.
     fn check_length(
         &self,
         start: u64,
@@ -255,7 +259,7 @@ impl<'a> Download<'a> {
                 Ok(count) => {
                     file.write_all(&buffer[..count]).map_err(refused)?;
                     done += count as u64;
-                    self.observer.progress(done, size);
+                    self.progress.progress(done, size);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -269,7 +273,8 @@ impl<'a> Download<'a> {
         outcome
     }
 
-    /// The partial file, opened to go on at byte `start`, with the validator of `headers` noted when it begins anew.
+    /// Opens the partial file at byte `start`. At the start of the file, it also saves the
+    /// validator of `headers`.
     fn open_at(&self, start: u64, headers: &HeaderMap) -> Result<File> {
         if start > 0 {
             let file = OpenOptions::new().append(true).open(&self.partial);
@@ -309,13 +314,13 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// What `If-Range` accepts: a strong entity tag, or a date.
+/// Returns a validator that `If-Range` accepts: a strong entity tag, or a date.
 fn validator(headers: &HeaderMap) -> Option<&str> {
     let strong = header(headers, "etag").filter(|tag| !tag.starts_with("W/"));
     strong.or_else(|| header(headers, "last-modified"))
 }
 
-/// The first byte of `Content-Range: bytes 100-199/200`.
+/// Parses the first byte of `Content-Range: bytes 100-199/200`.
 fn range_start(headers: &HeaderMap) -> Option<u64> {
     let range = header(headers, "content-range")?.strip_prefix("bytes ")?;
     range.split_once('-')?.0.trim().parse().ok()

@@ -1,103 +1,103 @@
-//! Why a chore was not done.
+//! Errors of the workspace's tasks.
 
 use std::io;
 use std::path::PathBuf;
 
-/// What went wrong. Every message names the file or the address, what was expected and what was found.
+/// An error of a task. Every message names the file or URL, the expected and the found value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum XtaskError {
-    /// The operating system refused to read or write a file.
+    /// The operating system failed to read or write a file.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was being done, as a verb: "read", "create".
+        /// The operation, as a verb: "read", "create".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 
-    /// A file or a checksum is not what it should be.
+    /// A file or a checksum is wrong.
     #[error("{}: expected {expected}, found {found}", path.display())]
     WrongContent {
         /// The file.
         path: PathBuf,
-        /// What was expected, in words.
+        /// The expectation, in words.
         expected: String,
-        /// What was found.
+        /// The value found.
         found: String,
     },
 
-    /// A server answered, but not with the file.
+    /// A server responded, but not with the file.
     #[error("{url}: expected {expected}, found {found}")]
     WrongAnswer {
-        /// The address.
+        /// The URL.
         url: String,
-        /// What was expected, in words.
+        /// The expectation, in words.
         expected: String,
-        /// What was answered.
+        /// The response.
         found: String,
     },
 
-    /// No answer, or none to the end, however often it was tried.
+    /// No response, or an incomplete one, after all retries.
     #[error(
         "cannot download {url}: {finding}; on a machine without a network, download that file on another one, copy it here and run: \
          cargo xtask fetch-data --dataset {dataset} --from PATH/TO/{archive}"
     )]
     Unreachable {
-        /// The address.
+        /// The URL.
         url: String,
         /// The last failure.
         finding: String,
-        /// The data set's name, as `--dataset` takes it.
+        /// The name of the data set, as in `--dataset`.
         dataset: String,
-        /// The file name of its archive.
+        /// The file name of the archive.
         archive: String,
     },
 
-    /// An archive has an entry that a data set has no use for and that could do harm.
+    /// An archive has an entry that no data set needs and that could do harm.
     #[error("{}: refused to unpack entry {entry:?}: {finding}", path.display())]
     UnsafeArchive {
         /// The archive.
         path: PathBuf,
-        /// The entry's name in it.
+        /// The name of the entry.
         entry: String,
-        /// Why it was refused.
+        /// The reason.
         finding: String,
     },
 
-    /// `--from` names something that is no source.
+    /// `--from` does not name a valid source.
     #[error(
         "--from {found}: expected a directory with {directory}, a .tar.gz archive or an http(s) address"
     )]
     NoSource {
-        /// What was given.
+        /// The value given.
         found: String,
         /// The directory of the data set.
         directory: String,
     },
 
-    /// Standard output takes no more.
+    /// Writing to standard output failed.
     #[error(transparent)]
     Output(#[from] perceiver_cli::terminal::OutputError),
 
-    /// The Hub or the data from it.
+    /// The Hub or its data failed.
     #[error(transparent)]
     Data(#[from] perceiver_data::DataError),
 
     /// Python, or a package for it, is missing.
     #[error(
-        "{python} cannot run the Keras oracle: {finding}; make an environment for it with: \
+        "{python} cannot run the Keras oracle: {finding}; create an environment for it with: \
          python3 -m venv .venv && .venv/bin/pip install {packages}; and run: \
          cargo xtask goldens --python .venv/bin/python"
     )]
     NoOracle {
         /// The interpreter.
         python: String,
-        /// What it said.
+        /// The error message.
         finding: String,
-        /// What to install.
+        /// The packages to install.
         packages: &'static str,
     },
 
@@ -106,79 +106,79 @@ pub enum XtaskError {
     Oracle {
         /// The script.
         script: PathBuf,
-        /// How it ended.
+        /// The exit status.
         finding: String,
     },
 
     /// A process of a benchmark could not be measured.
     #[error("{name} ({command}) could not be measured: {finding}")]
     Contestant {
-        /// Its name in the report.
+        /// The name in the report.
         name: String,
-        /// What was started.
+        /// The program started.
         command: String,
-        /// How it ended and what it said.
+        /// The exit status and the output.
         finding: String,
     },
 
-    /// The Python for the peers cannot run them.
+    /// The Python interpreter cannot run the peers.
     #[error(
-        "{python} cannot run the peers: {finding}; make an environment for them with: \
+        "{python} cannot run the peers: {finding}; create an environment for them with: \
          python3 -m venv .venv && .venv/bin/pip install {packages}; and run: \
          cargo xtask bench --peers .venv/bin/python"
     )]
     NoPeers {
         /// The interpreter.
         python: String,
-        /// What it said.
+        /// The error message.
         finding: String,
-        /// What to install.
+        /// The packages to install.
         packages: &'static str,
     },
 
-    /// Cargo did not do what it was asked to.
+    /// Cargo failed.
     #[error("`cargo {command}` failed: {finding}")]
     Cargo {
-        /// Its arguments.
+        /// The arguments.
         command: String,
-        /// How it ended and what it said.
+        /// The exit status and the output.
         finding: String,
     },
 
-    /// The build has grown beyond its budget.
+    /// The build exceeds its budget.
     #[error(
-        "the build is over its budget in xtask/build-budget.toml: {finding}; leave something out, or raise the budget \
+        "the build exceeds its budget in xtask/build-budget.toml: {finding}; remove dependencies, or raise the budget \
          and say why"
     )]
     OverBudget {
-        /// What is too much, and by how much.
+        /// The excess.
         finding: String,
     },
 
-    /// A plot of no run, or of more than there are colours.
+    /// A plot without runs, or with more runs than colors.
     #[error("runs in one plot: expected 1 to {most}, found {found}")]
     TooManyRuns {
-        /// The number of colours.
+        /// The number of colors.
         most: usize,
         /// The number of runs.
         found: usize,
     },
 
-    /// The model's configuration was refused.
+    /// The model's configuration was rejected.
     #[error(transparent)]
     Model(#[from] perceiver_model::ModelError),
 
-    /// A recipe, a device or a file of a checkpoint was refused.
+    /// A recipe, a device or a file of a checkpoint was rejected.
     #[error(transparent)]
     Train(#[from] perceiver_train::TrainError),
 
-    /// candle refused an operation.
+    /// candle rejected an operation.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
 impl XtaskError {
-    /// A function that makes an [`XtaskError::Io`] of the operating system's answer.
+    /// Returns a function that converts an error of the operating system to [`XtaskError::Io`].
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
@@ -192,5 +192,5 @@ impl XtaskError {
     }
 }
 
-/// The result of a chore.
+/// The result type of the tasks.
 pub type Result<T> = std::result::Result<T, XtaskError>;

@@ -1,8 +1,9 @@
-//! Bringing a data set into the data directory, whole and checked, or not at all.
+//! Installation of a data set in the data directory: complete and verified, or not at all.
 //!
-//! Everything happens in `<data>/.partial`, under a lock that the system releases even for a killed process. Only when
-//! every file there is right, and on the disk, is the directory renamed into its place. A run that is killed leaves
-//! at most a partial download, which the next run goes on with, and an unpacked directory, which it removes.
+//! All work is done in `<data>/.partial`, under a lock that the system releases even for a killed
+//! process. The directory is renamed into place only when every file is correct and on disk. A
+//! killed run leaves at most a partial download, which the next run resumes, and an unpacked
+//! directory, which it removes.
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
@@ -16,27 +17,27 @@ use crate::download::{Download, HttpOptions};
 use crate::error::{Result, XtaskError};
 #[cfg(feature = "hub")]
 use crate::hub_source::write_from_hub;
-use crate::observer::Observer;
+use crate::progress::Progress;
 use crate::spec::DatasetSpec;
 use crate::unpack::unpack;
 use crate::verify::{verify_archive, verify_directory};
 
-/// Where a data set comes from.
+/// The source of a data set.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// The address of its archive.
+    /// The URL of its archive.
     Url(String),
     /// A local copy of its archive.
     Archive(PathBuf),
-    /// A directory that is the data set's, has it, or has its archive.
+    /// A directory that is the data set, or contains it or its archive.
     Directory(PathBuf),
-    /// The Hub, whose images are written in the official layout.
+    /// The Hub; its images are written in the official layout.
     #[cfg(feature = "hub")]
     Hub(Box<HubDataset>),
 }
 
 impl Origin {
-    /// What `--from` means: an http(s) address, a directory, or an archive.
+    /// Parses `--from`: an http(s) URL, a directory, or an archive.
     ///
     /// # Errors
     /// When it is none of these.
@@ -71,51 +72,51 @@ fn no_source(found: impl Into<String>, spec: &DatasetSpec) -> XtaskError {
     }
 }
 
-/// How a fetch ended.
+/// The outcome of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The data set was there, and right.
+    /// The data set was already present and correct.
     AlreadyThere,
-    /// The data set is there now.
+    /// The data set was installed.
     Installed,
 }
 
-/// A data set to bring.
+/// The installation of a data set.
 pub struct Fetch<'a> {
-    /// What it must be.
+    /// The expected files of the data set.
     pub spec: &'a DatasetSpec,
-    /// The directory that its directory comes into.
+    /// The parent directory of the data set.
     pub data_dir: &'a Path,
-    /// How patient downloads are.
+    /// The retries and timeouts of downloads.
     pub http: HttpOptions,
-    /// Is told what happens.
-    pub observer: &'a dyn Observer,
+    /// The receiver of messages and progress.
+    pub progress: &'a dyn Progress,
 }
 
 impl Fetch<'_> {
-    /// Where the data set lies in the end.
+    /// Returns the final directory of the data set.
     pub fn target(&self) -> PathBuf {
         self.data_dir.join(&self.spec.directory)
     }
 
-    /// Brings the data set from `origin`, unless it is there and right.
+    /// Installs the data set from `origin`, unless it is present and correct.
     ///
     /// # Errors
-    /// When the origin does not have it, whole and right. What was in place before stays there then.
+    /// When the origin does not have it complete and correct. Existing files are then kept.
     pub fn run(&self, origin: &Origin) -> Result<Outcome> {
         let target = self.target();
         if verify_directory(&target, self.spec).is_ok() {
             return Ok(Outcome::AlreadyThere);
         }
-        let workshop = Workshop::enter(self.data_dir, self.observer)?;
+        let workshop = Workshop::enter(self.data_dir, self.progress)?;
         if let Err(error) = verify_directory(&target, self.spec) {
             if target.exists() {
-                self.observer.say(&format!("{error}; it will be replaced"));
+                self.progress.say(&format!("{error}; it will be replaced"));
             }
         } else {
             return Ok(Outcome::AlreadyThere); // another run was faster
         }
-        self.observer
+        self.progress
             .say(&format!("fetching {} from {origin}", self.spec.name));
         let fresh = workshop.fresh_directory(&self.spec.directory)?;
         self.fill(origin, &workshop, &fresh)?;
@@ -124,15 +125,15 @@ impl Fetch<'_> {
         Ok(Outcome::Installed)
     }
 
-    /// Puts the data set's files into the directory `fresh`.
+    /// Writes the files of the data set to the directory `fresh`.
     fn fill(&self, origin: &Origin, workshop: &Workshop, fresh: &Path) -> Result<()> {
         match origin {
             Origin::Url(url) => {
                 let download =
-                    Download::new(self.spec, url, &workshop.root, &self.http, self.observer);
-                unpack(&download.run()?, self.spec, fresh, self.observer)?;
-                // What the archive holds is checked against its own sums by the caller, and the archive is the
-                // official one: it has served.
+                    Download::new(self.spec, url, &workshop.root, &self.http, self.progress);
+                unpack(&download.run()?, self.spec, fresh, self.progress)?;
+                // The archive is verified, and the caller verifies its content: it is no longer
+                // needed.
                 download.discard()
             }
             Origin::Archive(archive) => self.fill_from_archive(archive, fresh),
@@ -140,7 +141,7 @@ impl Fetch<'_> {
             #[cfg(feature = "hub")]
             Origin::Hub(dataset) => {
                 let parent = fresh.parent().unwrap_or(fresh);
-                write_from_hub(dataset, self.spec, parent, self.observer)
+                write_from_hub(dataset, self.spec, parent, self.progress)
             }
         }
     }
@@ -149,7 +150,7 @@ impl Fetch<'_> {
         if !self.spec.has_all_sums() {
             verify_archive(archive, self.spec)?;
         }
-        unpack(archive, self.spec, fresh, self.observer)
+        unpack(archive, self.spec, fresh, self.progress)
     }
 
     fn fill_from_directory(&self, directory: &Path, fresh: &Path) -> Result<()> {
@@ -176,7 +177,7 @@ impl Fetch<'_> {
     }
 }
 
-/// Copies the content alone: a read-only original is no reason for a read-only copy.
+/// Copies the content only: the copy of a read-only file need not be read-only.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut original = File::open(from).map_err(XtaskError::io("read", from))?;
     let mut copy = File::create_new(to).map_err(XtaskError::io("create", to))?;
@@ -191,7 +192,7 @@ struct Workshop {
 }
 
 impl Workshop {
-    fn enter(data_dir: &Path, observer: &dyn Observer) -> Result<Self> {
+    fn enter(data_dir: &Path, progress: &dyn Progress) -> Result<Self> {
         let root = data_dir.join(".partial");
         fs::create_dir_all(&root).map_err(XtaskError::io("create", &root))?;
         let path = root.join("lock");
@@ -199,7 +200,7 @@ impl Workshop {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                observer.say("waiting for another run of fetch-data to end");
+                progress.say("waiting for another run of fetch-data to end");
                 lock.lock().map_err(XtaskError::io("lock", &path))?;
             }
             Err(TryLockError::Error(error)) => return Err(XtaskError::io("lock", &path)(error)),
@@ -217,7 +218,7 @@ impl Workshop {
         self.root.join("replaced")
     }
 
-    /// Removes what a killed run left, except its partial download.
+    /// Removes the remains of a killed run, except its partial download.
     fn sweep(&self) -> Result<()> {
         for path in [self.unpacked(), self.replaced()] {
             match fs::remove_dir_all(&path) {
@@ -236,7 +237,7 @@ impl Workshop {
         Ok(path)
     }
 
-    /// Moves the directory `fresh` to `target` by one rename, after a wrong one that is there has been moved away.
+    /// Moves the directory `fresh` to `target` by one rename, after moving an incorrect one away.
     fn install(&self, fresh: &Path, target: &Path) -> Result<()> {
         sync_directory(fresh)?;
         if fs::symlink_metadata(target).is_ok() {
@@ -253,13 +254,13 @@ impl Workshop {
 }
 
 impl Drop for Workshop {
-    /// A run that fails leaves no half-filled directory. If even that fails, the next run sees to it.
+    /// A failed run leaves no half-filled directory. If removal fails too, the next run retries it.
     fn drop(&mut self) {
         let _ = self.sweep();
     }
 }
 
-/// Makes the names in a directory outlast a power cut, where the system can.
+/// Syncs the entries of a directory to disk, where supported, so that they survive a power failure.
 fn sync_directory(path: &Path) -> Result<()> {
     if cfg!(unix) {
         let directory = File::open(path).map_err(XtaskError::io("read", path))?;

@@ -1,29 +1,30 @@
-//! Golden numbers for the parity tests, made anew by Keras: runs the scripts in `tests/oracle`.
+//! Golden values for the parity tests, regenerated with Keras by the scripts in `tests/oracle`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 use crate::python;
 
-/// What the scripts import.
+/// The packages that the scripts import.
 const PACKAGES: &str = "keras \"jax[cpu]\" numpy safetensors";
 
 const SCRIPTS: [&str; 3] = ["perceiver.py", "preprocess.py", "training.py"];
 
-/// Which golden numbers to make.
+/// The options of the golden values.
 #[derive(Clone, Debug)]
 pub struct Goldens {
     /// The Python interpreter.
     pub python: String,
-    /// Seed of all random input.
+    /// The seed of all random input.
     pub seed: u64,
-    /// Directory with the scripts.
+    /// The directory of the scripts.
     pub oracle: PathBuf,
-    /// Directory that the files go into; those there are replaced.
+    /// The output directory; existing files are replaced.
     pub out: PathBuf,
-    /// JSON files, each the configuration of one more Perceiver, called as the file is.
+    /// JSON files, each with the configuration of an additional Perceiver, which is named after the
+    /// file.
     pub configs: Vec<PathBuf>,
 }
 
@@ -31,8 +32,8 @@ impl Goldens {
     /// Runs every script.
     ///
     /// # Errors
-    /// When Python or a package is missing, with the command that installs it, or when a script fails.
-    pub fn run(&self, observer: &dyn Observer) -> Result<()> {
+    /// When Python or a package is missing (with the command that installs it), or a script fails.
+    pub fn run(&self, progress: &dyn Progress) -> Result<()> {
         self.check_python()?;
         for script in SCRIPTS {
             let mut arguments = Vec::new();
@@ -41,7 +42,7 @@ impl Goldens {
                     arguments.extend(["--config".into(), config.clone().into_os_string()]);
                 }
             }
-            observer.say(&format!("running {script} for {}", self.out.display()));
+            progress.say(&format!("running {script} for {}", self.out.display()));
             let path = self.oracle.join(script);
             let status = self
                 .command(&path)
@@ -72,7 +73,7 @@ impl Goldens {
         })
     }
 
-    /// Python, to be run on JAX and the CPU, whose results vary least between machines.
+    /// Returns a Python command with JAX on the CPU, whose results vary least between machines.
     fn command(&self, first_argument: &Path) -> Command {
         let mut command = Command::new(&self.python);
         command
@@ -86,7 +87,7 @@ impl Goldens {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observer::Silent;
+    use crate::progress::Silent;
 
     #[test]
     fn a_missing_python_is_explained() {

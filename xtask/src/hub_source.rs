@@ -1,14 +1,15 @@
-//! CIFAR from the Hub, written in the official binary layout, which then passes the same checks as the archive.
+//! CIFAR from the Hub, written in the official binary layout, which then passes the same checks as
+//! the archive.
 
 use std::path::Path;
 
 use perceiver_data::{Cifar, CifarRecord, DataError, Dataset, HubDataset, Split};
 
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 use crate::spec::DatasetSpec;
 
-/// Where CIFAR lies on the Hub.
+/// Returns the repository of a CIFAR data set on the Hub.
 pub fn hub_repo(cifar: Cifar) -> &'static str {
     match cifar {
         Cifar::Ten => "uoft-cs/cifar10",
@@ -21,7 +22,7 @@ pub(crate) fn write_from_hub(
     dataset: &HubDataset,
     spec: &DatasetSpec,
     parent: &Path,
-    observer: &dyn Observer,
+    progress: &dyn Progress,
 ) -> Result<()> {
     let known = [Cifar::Ten, Cifar::Hundred];
     let Some(cifar) = known
@@ -34,7 +35,7 @@ pub(crate) fn write_from_hub(
         });
     };
     for split in [Split::Train, Split::Test] {
-        observer.say(&format!(
+        progress.say(&format!(
             "reading the {} split",
             format!("{split:?}").to_lowercase()
         ));
@@ -46,7 +47,7 @@ pub(crate) fn write_from_hub(
     Ok(())
 }
 
-/// The pictures with both labels, as the files have them.
+/// Converts the images and both labels to the records of the files.
 fn records(pictures: &Dataset, cifar: Cifar) -> Result<Vec<CifarRecord>> {
     let groups = pictures.groups();
     if cifar == Cifar::Hundred && groups.is_none() {

@@ -1,11 +1,12 @@
-//! Chores of the workspace, behind `cargo xtask`.
+//! Development tasks of the workspace, behind `cargo xtask`.
 //!
-//! - [`fetch`]: brings a data set into `data/`, whole and checked, or not at all.
-//! - [`pictures`]: writes pictures of a data set as PNG files.
-//! - [`goldens`]: regenerates the numbers that the parity tests compare with, by Keras.
-//! - [`plot`]: draws curves of training.
+//! - [`fetch`]: installs a data set in `data/`, complete and verified, or not at all.
+//! - [`pictures`]: writes images of a data set as PNG files.
+//! - [`goldens`]: regenerates the reference values of the parity tests with Keras.
+//! - [`plot`]: plots training curves.
 //! - [`build_cost`]: counts and times what a first build compiles.
-//! - [`mod@bench`]: measures how fast the model trains, predicts and starts, on request beside its peers.
+//! - [`mod@bench`]: measures training, inference and startup speed, optionally beside other
+//!   frameworks.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -19,9 +20,9 @@ pub mod goldens;
 #[cfg(feature = "hub")]
 pub mod hub_source;
 pub mod measure;
-pub mod observer;
 pub mod pictures;
 pub mod plot;
+pub mod progress;
 mod python;
 pub mod spec;
 pub mod unpack;

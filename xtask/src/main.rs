@@ -1,6 +1,6 @@
-//! `cargo xtask`: the workspace's chores.
+//! `cargo xtask`: development tasks of the workspace.
 
-// The one place that writes is `perceiver_cli::terminal`.
+// Only `perceiver_cli::terminal` writes output.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use std::io::IsTerminal;
@@ -21,12 +21,12 @@ use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
 use xtask::measure::{self, Measure};
-use xtask::observer::Terminal;
 use xtask::pictures;
 use xtask::plot::{By, Metric, Plot};
+use xtask::progress::Terminal;
 use xtask::spec::DatasetSpec;
 
-/// Chores of the workspace.
+/// Run development tasks of the workspace.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -36,37 +36,38 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Bring a data set into the data directory, checked to the last byte.
+    /// Install a data set in the data directory, verified to the last byte.
     FetchData(FetchData),
-    /// Write pictures of a data set as PNG files, to look at or to try `perceiver predict` on.
+    /// Write images of a data set as PNG files, to view or to try `perceiver predict` on.
     SavePictures(SavePictures),
-    /// Regenerate the parity tests' numbers with Keras.
+    /// Regenerate the golden values of the parity tests with Keras.
     Goldens(GoldensArguments),
-    /// Measure how fast the model trains, predicts and starts on this machine.
+    /// Measure training, inference and startup speed on this machine.
     Bench(BenchArguments),
-    /// Measure a device: operations beside the CPU's, speed, and presets trained to their verdicts.
+    /// Measure a device: parity of operations with the CPU, speed, and test results of presets.
     Measure(MeasureArguments),
-    /// Draw curves of one or more runs, as an SVG picture.
+    /// Plot training curves of one or more runs as SVG.
     Plot(PlotArguments),
-    /// Show what building costs: packages, CPU seconds by package, versions built twice.
+    /// Show the cost of a build: packages, CPU seconds by package, packages built twice.
     BuildCost(BuildCostArguments),
-    /// One process of a benchmark.
+    /// Run one process of a benchmark.
     #[command(hide = true)]
     BenchWorker(Workload),
 }
 
 #[derive(Args)]
 struct FetchData {
-    /// The data set.
+    /// Data set to install.
     #[arg(long, value_enum, default_value_t = Name::Cifar100)]
     dataset: Name,
-    /// Where to download it from.
+    /// Source of the download.
     #[arg(long, value_enum, default_value_t = Source::Toronto, conflicts_with = "from")]
     source: Source,
-    /// A copy of it: a directory with it, its .tar.gz archive, or another address of the archive.
+    /// Local copy or mirror: a directory with the data set, its .tar.gz archive, or another URL of
+    /// the archive.
     #[arg(long, value_name = "DIR|ARCHIVE|URL")]
     from: Option<String>,
-    /// The directory that it comes into.
+    /// Directory to install it in.
     #[arg(long, default_value_os_t = workspace().join("data"))]
     data_dir: PathBuf,
 }
@@ -87,19 +88,19 @@ enum Source {
 
 #[derive(Args)]
 struct SavePictures {
-    /// The data set: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME.
+    /// Data set: cifar100, cifar10, shapes, folder:DIR or hf:USER/NAME.
     #[arg(long, default_value = "shapes")]
     dataset: perceiver_data::Source,
-    /// Which part of it.
+    /// Split to write.
     #[arg(long, value_enum, default_value_t = Part::Test)]
     split: Part,
-    /// How many pictures, from the first on.
+    /// Number of images, from the first on.
     #[arg(long, default_value_t = 20)]
     count: usize,
-    /// The directory that fetched data sets lie in.
+    /// Directory of downloaded data sets.
     #[arg(long, default_value_os_t = workspace().join("data"))]
     data_dir: PathBuf,
-    /// The directory that the pictures go into.
+    /// Directory to write the images to.
     #[arg(long, default_value = "pictures")]
     output: PathBuf,
 }
@@ -112,23 +113,23 @@ enum Part {
 
 #[derive(Args)]
 struct GoldensArguments {
-    /// A Python with keras, jax, numpy and safetensors.
+    /// Python interpreter with keras, jax, numpy and safetensors.
     #[arg(long, default_value = "python3")]
     python: String,
     /// Seed of all random input.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The directory that the files go into.
+    /// Directory to write the files to.
     #[arg(long, default_value_os_t = workspace().join("tests/fixtures/golden"))]
     out: PathBuf,
-    /// A JSON file with the configuration of one more Perceiver; may be given several times.
+    /// JSON file with the configuration of an additional Perceiver; repeatable.
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
 }
 
 #[derive(Args)]
 #[command(
-    after_help = "Figures are medians over all rounds, with the least and the most. Compare within one run only.
+    after_help = "Figures are medians over all rounds, with minimum and maximum. Compare within one run only.
 
 Examples:
   cargo xtask bench --only train --batch-size 16
@@ -137,73 +138,71 @@ Examples:
   cargo xtask bench --device cuda --only train,infer,kernels --peers .venv/bin/python"
 )]
 struct BenchArguments {
-    /// Only these benchmarks.
+    /// Run only these benchmarks.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Subject>,
-    /// The preset whose model is measured.
+    /// Preset of the model.
     #[arg(long, default_value_t = Preset::Keras)]
     preset: Preset,
-    /// Pictures in a batch, if not the preset's number; of several, one after another. On a GPU 64, 256 and 1024.
+    /// Batch sizes, measured one after another [default: the preset's; on a GPU 64, 256 and 1024].
     #[arg(long, value_delimiter = ',')]
     batch_size: Vec<NonZeroUsize>,
-    /// Train with recomputation, as `perceiver train --recompute` does.
+    /// Train with activation checkpointing, as `perceiver train --recompute` does.
     #[arg(long)]
     recompute: bool,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    /// Device to compute on: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
-    /// In what numbers: f32, tf32 or bf16; on a GPU bf16.
+    /// Compute precision: f32, tf32 or bf16 [default: f32; on a GPU bf16].
     #[arg(long)]
     precision: Option<Precision>,
-    /// How often every process is started.
+    /// Number of rounds; each process runs once per round.
     #[arg(long, default_value = "3")]
     rounds: NonZeroUsize,
-    /// How many repetitions a process times, after two that do not count.
+    /// Number of timed repetitions per process, after two warm-up repetitions.
     #[arg(long, default_value = "3")]
     steps: NonZeroUsize,
-    /// Also write the figures here, as JSON.
+    /// Also write the figures to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure Keras and PyTorch too, in turns, with this Python.
+    /// Also measure Keras and PyTorch, in turns, with this Python interpreter.
     #[arg(long, value_name = "PYTHON")]
     peers: Option<String>,
 }
 
 #[derive(Args)]
-#[command(
-    after_help = "The same command goes on with what it was kept from finishing.
+#[command(after_help = "Repeat the command to resume an interrupted measurement.
 
 Examples:
   cargo xtask measure --device cuda --peers .venv/bin/python --output runs/gpu
   cargo xtask measure --device cuda --only learning --presets cifar100 --seeds 3 --output runs/gpu
-  cargo xtask measure --device cpu --only learning --presets cifar100 --output runs/try -- --epochs 1 --limit-train 64"
-)]
+  cargo xtask measure --device cpu --only learning --presets cifar100 --output runs/try -- --epochs 1 --limit-train 64")]
 struct MeasureArguments {
-    /// Only these.
+    /// Run only these parts.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<measure::Part>,
-    /// Where to compute: cpu, cuda, cuda:N or metal.
+    /// Device to compute on: cpu, cuda, cuda:N or metal.
     #[arg(long, default_value = "cuda")]
     device: DeviceChoice,
-    /// In what numbers: f32, tf32 or bf16 [default: bf16, on the CPU f32].
+    /// Compute precision: f32, tf32 or bf16 [default: bf16, on the CPU f32].
     #[arg(long)]
     precision: Option<Precision>,
-    /// The presets to train.
+    /// Presets to train.
     #[arg(long, value_delimiter = ',', default_values_t = measure::PRESETS)]
     presets: Vec<Preset>,
-    /// With how many seeds.
+    /// Number of seeds.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
-    /// Where CIFAR-100 lies.
+    /// Directory of CIFAR-100.
     #[arg(long, value_name = "DIR", default_value_os_t = workspace().join("data"))]
     data_dir: PathBuf,
-    /// The directory of the runs and of what was found.
+    /// Directory of the runs and results.
     #[arg(long, value_name = "DIR", default_value = "runs/measured")]
     output: PathBuf,
-    /// Measure PyTorch's speed too, in turns, with this Python.
+    /// Also measure PyTorch, in turns, with this Python interpreter.
     #[arg(long, value_name = "PYTHON")]
     peers: Option<String>,
-    /// More flags for `perceiver train`.
+    /// Additional flags for `perceiver train`.
     #[arg(last = true, value_name = "FLAG")]
     flags: Vec<String>,
 }
@@ -212,19 +211,19 @@ struct MeasureArguments {
 #[command(after_help = "Example:
   cargo xtask plot runs/comparison/*-seed0 --output curves.svg --by minutes")]
 struct PlotArguments {
-    /// Directories of runs, by whose names the curves are called.
+    /// Run directories; their names label the curves.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The picture.
+    /// Output file.
     #[arg(long, value_name = "FILE.svg")]
     output: PathBuf,
-    /// What is drawn.
+    /// Metric to plot.
     #[arg(long, value_enum, default_value_t = Metric::ValAcc)]
     metric: Metric,
-    /// Over what.
+    /// Horizontal axis.
     #[arg(long, value_enum, default_value_t = By::Epoch)]
     by: By,
-    /// What stands above it.
+    /// Title above the plot.
     #[arg(long, value_name = "T")]
     title: Option<String>,
 }
@@ -232,12 +231,13 @@ struct PlotArguments {
 #[derive(Args)]
 #[command(after_help = "Examples:
   cargo xtask build-cost              # from an empty target directory: minutes
-  cargo xtask build-cost --check      # counts packages alone, against xtask/build-budget.toml")]
+  cargo xtask build-cost --check      # only counts packages, against xtask/build-budget.toml")]
 struct BuildCostArguments {
-    /// Build nothing; fail when the build has grown beyond its budget or the two commands of the README share less.
+    /// Do not build; fail if the build exceeds its budget or the README's two commands share fewer
+    /// packages.
     #[arg(long)]
     check: bool,
-    /// How many packages to list, the most expensive first.
+    /// Number of packages to list, the most expensive first.
     #[arg(long, default_value_t = 40)]
     rows: usize,
 }
@@ -269,7 +269,7 @@ fn plot(arguments: PlotArguments) -> Result<()> {
         title,
     };
     plot.write(&output)?;
-    terminal::print(format_args!("drawn: {}", output.display()))?;
+    terminal::print(format_args!("written to {}", output.display()))?;
     Ok(())
 }
 
@@ -333,7 +333,7 @@ fn measure(arguments: MeasureArguments) -> Result<()> {
     Ok(measure.run(&Terminal::default())?)
 }
 
-/// The Cargo feature that a device needs and this program was built without.
+/// Returns the Cargo feature that a device needs and this program lacks.
 fn missing_feature(device: DeviceChoice) -> Option<&'static str> {
     match device {
         DeviceChoice::Cuda(_) if !cfg!(feature = "cuda") => Some("cuda"),
@@ -342,7 +342,7 @@ fn missing_feature(device: DeviceChoice) -> Option<&'static str> {
     }
 }
 
-/// Does the same by a program that is built with a feature.
+/// Runs the same command in a program built with a feature.
 fn with_feature(feature: &str) -> Result<()> {
     let status = cargo()
         .args(["run", "--package", "xtask", "--features", feature, "--"])
@@ -352,10 +352,10 @@ fn with_feature(feature: &str) -> Result<()> {
     std::process::exit(status.code().unwrap_or(1))
 }
 
-/// Measures this process and prints what it found.
+/// Runs a workload in this process and prints the measurements.
 fn bench_worker(workload: &Workload) -> Result<()> {
-    // As the program does it: a benchmark of other settings would be one of another program.
-    perceiver_cli::process_settings::apply();
+    // As the program does; with other settings, the benchmark would measure another program.
+    perceiver_cli::process_env::apply();
     Ok(terminal::print(workload.found()?)?)
 }
 
@@ -375,12 +375,12 @@ fn save_pictures(arguments: &SavePictures) -> Result<()> {
     let paths = pictures::save(source, split, arguments.count, &options, output)?;
     let (count, output) = (paths.len(), output.display());
     Ok(terminal::print(format_args!(
-        "{count} pictures written to {output}"
+        "{count} images written to {output}"
     ))?)
 }
 
 fn main() -> ExitCode {
-    // Started by cargo in place of the compiler, to time it.
+    // Started by cargo as the compiler wrapper, to time it.
     if let Some(log) = std::env::var_os(build_cost::LOG) {
         match build_cost::time_compiler(log.as_ref()) {
             Ok(code) => std::process::exit(code),
@@ -400,7 +400,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what failed.
+/// Prints an error.
 fn failed(error: &anyhow::Error) -> ExitCode {
     let output = error.downcast_ref::<OutputError>();
     if output.is_some_and(OutputError::is_unheard) {
@@ -442,7 +442,8 @@ fn fetch_data(arguments: &FetchData) -> Result<()> {
         (None, Source::Toronto) => Origin::Url(spec.archive_url.clone()),
         #[cfg(feature = "hub")]
         (None, Source::Hub) => hub_origin(arguments.dataset),
-        // The Hub's client takes longer to compile than all other chores, so it is built when it is asked for.
+        // The Hub client takes longer to compile than all other tasks, so it is built only on
+        // request.
         #[cfg(not(feature = "hub"))]
         (None, Source::Hub) => return with_feature("hub"),
     };
@@ -451,14 +452,14 @@ fn fetch_data(arguments: &FetchData) -> Result<()> {
         spec: &spec,
         data_dir: &arguments.data_dir,
         http: HttpOptions::default(),
-        observer: &terminal,
+        progress: &terminal,
     };
     let there = match fetch.run(&origin)? {
-        Outcome::AlreadyThere => "is already there",
-        Outcome::Installed => "is there now",
+        Outcome::AlreadyThere => "is already installed",
+        Outcome::Installed => "is now installed",
     };
     Ok(terminal::print(format_args!(
-        "{} {there}, checked: {}",
+        "{} {there}, verified: {}",
         spec.name,
         fetch.target().display()
     ))?)
@@ -467,7 +468,7 @@ fn fetch_data(arguments: &FetchData) -> Result<()> {
 #[cfg(feature = "hub")]
 fn hub_origin(name: Name) -> Origin {
     use perceiver_data::{Cifar, HubDataset, HubProgress};
-    use xtask::observer::Observer;
+    use xtask::progress::Progress;
 
     let cifar = match name {
         Name::Cifar100 => Cifar::Hundred,
@@ -481,7 +482,7 @@ fn hub_origin(name: Name) -> Origin {
     Origin::Hub(Box::new(dataset))
 }
 
-/// The root of the workspace, wherever it is called from.
+/// Returns the root of the workspace, from any working directory.
 fn workspace() -> &'static Path {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask)

@@ -1,7 +1,8 @@
-//! `cargo xtask measure`: all that docs/results.md and docs/performance.md say of a device, by one command that can be left and entered again.
+//! `cargo xtask measure`: all figures of a device in docs/results.md and docs/performance.md, by
+//! one command that can be interrupted and resumed.
 //!
-//! The operations are compared with those of the CPU, training and inference are timed, and presets are trained to their verdicts, each an
-//! ordinary run of `perceiver train` in `OUTPUT/PRESET-seedN`.
+//! Operations are compared with those of the CPU, training and inference are timed, and presets are
+//! trained and tested, each as an ordinary run of `perceiver train` in `OUTPUT/PRESET-seedN`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,57 +15,57 @@ use perceiver_train::{DeviceChoice, EpochMetrics, MetricsFile, Preset, RunDirect
 use crate::bench::{Bench, Subject, program};
 use crate::cargo::cargo;
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 
-/// What can be done alone.
+/// The individual parts of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
-    /// The operations on the device, compared with those of the CPU in f32.
+    /// The operations on the device, compared with those on the CPU in f32.
     Parity,
     /// The benchmarks.
     Speed,
-    /// The presets, trained.
+    /// Training of the presets.
     Learning,
 }
 
-/// What to measure, and where.
+/// The options of a measurement.
 #[derive(Clone, Debug)]
 pub struct Measure {
-    /// Only these; all when empty.
+    /// The parts to run; all if empty.
     pub only: Vec<Part>,
     /// The device, precision, batch sizes and peers.
     pub bench: Bench,
-    /// The presets that are trained.
+    /// The presets to train.
     pub presets: Vec<Preset>,
-    /// With how many seeds, from 0 on.
+    /// The number of seeds, from 0 on.
     pub seeds: u64,
-    /// Where CIFAR-100 lies.
+    /// The directory of CIFAR-100.
     pub data_dir: PathBuf,
-    /// The directory of the runs and of what was found.
+    /// The directory of the runs and results.
     pub output: PathBuf,
-    /// More flags for `perceiver train`.
+    /// Additional flags for `perceiver train`.
     pub flags: Vec<String>,
 }
 
 impl Measure {
-    /// Measures what is not measured yet; `bench.json` and `results.md` say what was found.
+    /// Measures what is missing, and writes `bench.json` and `results.md`.
     ///
     /// # Errors
     /// When something cannot be built or started, or fails.
-    pub fn run(&self, observer: &dyn Observer) -> Result<()> {
+    pub fn run(&self, progress: &dyn Progress) -> Result<()> {
         let output = &self.output;
         std::fs::create_dir_all(output).map_err(XtaskError::io("create", output))?;
         if self.includes(Part::Parity) {
-            observer.say("parity: cargo test --package perceiver-ops --test devices");
+            progress.say("parity: cargo test --package perceiver-ops --test devices");
             run("cargo", &mut parity(self.bench.device))?;
         }
         if self.includes(Part::Speed) {
-            let report = self.bench.run(observer)?;
+            let report = self.bench.run(progress)?;
             terminal::print(report.table())?;
             report.write_json(&output.join("bench.json"))?;
         }
         if self.includes(Part::Learning) {
-            self.learn(observer)?;
+            self.learn(progress)?;
         }
         Ok(())
     }
@@ -73,13 +74,13 @@ impl Measure {
         self.only.is_empty() || self.only.contains(&part)
     }
 
-    fn learn(&self, observer: &dyn Observer) -> Result<()> {
-        observer.say("learning: building the program");
+    fn learn(&self, progress: &dyn Progress) -> Result<()> {
+        progress.say("learning: building the program");
         let program = program::build(program::features(self.bench.device))?;
         for (preset, seed) in self.runs() {
             let root = self.root(preset, seed);
             if let Some(mut command) = self.training(&program, preset, seed) {
-                observer.say(&format!("learning: {}", root.display()));
+                progress.say(&format!("learning: {}", root.display()));
                 run("perceiver", &mut command)?;
             }
             let table = self.table()?;
@@ -90,7 +91,8 @@ impl Measure {
         Ok(())
     }
 
-    /// Seeds are the outer loop, so that whoever leaves early has seen all presets.
+    /// Returns the runs, with seeds as the outer loop, so that an interrupted measurement has
+    /// covered all presets.
     fn runs(&self) -> impl Iterator<Item = (Preset, u64)> {
         let presets = self.presets.clone();
         (0..self.seeds).flat_map(move |seed| presets.clone().into_iter().map(move |p| (p, seed)))
@@ -100,7 +102,7 @@ impl Measure {
         self.output.join(format!("{preset}-seed{seed}"))
     }
 
-    /// The command that begins a run or goes on with it; none where it has its verdict.
+    /// Returns the command that starts or resumes a run; `None` if it has test results.
     fn training(&self, program: &Path, preset: Preset, seed: u64) -> Option<Command> {
         let root = self.root(preset, seed);
         let mut command = Command::new(program);
@@ -126,7 +128,7 @@ impl Measure {
         Some(command)
     }
 
-    /// A row for every run that has its verdict.
+    /// Formats a table with a row for every run with test results.
     fn table(&self) -> Result<String> {
         let mut table = String::from(
             "| preset | seed | epochs | minutes of training and validation | images/s | top-1 (95% interval) | top-5 | loss |\n\
@@ -152,7 +154,7 @@ fn row(preset: Preset, seed: u64, epochs: &[EpochMetrics], results: &TestResults
     let percent = |share: f64| format!("{:.2}", 100.0 * share);
     let [low, high] = results.acc_interval_95.map(percent);
     let mut row = String::new();
-    // Writing to a string does not fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(
         row,
         "| `{preset}` | {seed} | {} | {minutes:.1} | {speed:.0} | {}% ({low} to {high}) | {}% | {:.3} |",
@@ -164,7 +166,7 @@ fn row(preset: Preset, seed: u64, epochs: &[EpochMetrics], results: &TestResults
     row
 }
 
-/// The comparison with the CPU, built for the device.
+/// Returns the command of the comparison with the CPU, built for the device.
 fn parity(device: DeviceChoice) -> Command {
     let mut command = cargo();
     command
@@ -173,11 +175,11 @@ fn parity(device: DeviceChoice) -> Command {
     command
 }
 
-/// Runs a command to its end, its words on the terminal.
+/// Runs a command to its end, with its output on the terminal.
 fn run(name: &str, command: &mut Command) -> Result<()> {
     let finding = match command.status() {
         Ok(status) if status.success() => return Ok(()),
-        Ok(status) => format!("{status}; the same command goes on where it ended"),
+        Ok(status) => format!("{status}; repeat the command to resume"),
         Err(error) => error.to_string(),
     };
     Err(XtaskError::Contestant {
@@ -187,7 +189,7 @@ fn run(name: &str, command: &mut Command) -> Result<()> {
     })
 }
 
-/// What a benchmark of a device measures by default here.
+/// The default benchmarks of a device.
 pub const SUBJECTS: [Subject; 4] = [
     Subject::Train,
     Subject::Infer,
@@ -195,7 +197,7 @@ pub const SUBJECTS: [Subject; 4] = [
     Subject::Loader,
 ];
 
-/// The presets that are trained by default.
+/// The default presets to train.
 pub const PRESETS: [Preset; 4] = [
     Preset::Cifar100,
     Preset::Cifar100Best,

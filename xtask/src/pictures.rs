@@ -1,14 +1,15 @@
-//! Writes pictures of a data set as PNG files, to look at or to try `perceiver predict` on.
+//! Writes images of a data set as PNG files, to view or to try `perceiver predict` on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use perceiver_data::{DataError, LoadOptions, Source, Split};
 
-/// Writes the first `count` pictures of a split to `output`, each called `INDEX-CLASS.png`, and returns their paths.
+/// Writes the first `count` images of a split to `output` as `INDEX-CLASS.png`, and returns their
+/// paths.
 ///
 /// # Errors
-/// When the data set cannot be read or a file not written.
+/// When the data set cannot be read or a file cannot be written.
 pub fn save(
     source: &Source,
     split: Split,
@@ -25,7 +26,7 @@ pub fn save(
     let pictures = dataset.images().iter().zip(dataset.labels());
     let mut paths = Vec::new();
     for (index, (image, &label)) in pictures.take(count).enumerate() {
-        // Class names are for people and may hold anything; file names may not.
+        // Class names may contain any character; file names may not.
         let class = dataset.classes()[label as usize].replace(|c: char| !c.is_alphanumeric(), "_");
         let path = output.join(format!("{index:05}-{class}.png"));
         image.write_png(&path)?;

@@ -1,4 +1,4 @@
-//! Draws curves of training: a metric of one or more runs, epoch by epoch, as an SVG picture.
+//! Plots training curves: a metric of one or more runs over epochs or time, as SVG.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use perceiver_train::{EpochMetrics, MetricsFile};
 
 use crate::error::{Result, XtaskError};
 
-/// What is drawn.
+/// The metric to plot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Metric {
@@ -35,7 +35,7 @@ impl Metric {
         }
     }
 
-    /// The value in the label's unit.
+    /// Returns the value in the label's unit.
     fn of(self, epoch: &EpochMetrics) -> f64 {
         match self {
             Self::ValAcc => 100.0 * epoch.val_acc,
@@ -47,25 +47,25 @@ impl Metric {
     }
 }
 
-/// What it is drawn over.
+/// The horizontal axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
-    /// Epochs done.
+    /// Completed epochs.
     Epoch,
     /// Minutes of training and validation.
     Minutes,
 }
 
-/// A picture to be drawn.
+/// The options of a plot.
 #[derive(Clone, Debug)]
 pub struct Plot {
-    /// The directories of the runs, at most as many as there are colours: 10.
+    /// The run directories, at most as many as there are colors: 10.
     pub runs: Vec<PathBuf>,
-    /// What is drawn.
+    /// The metric to plot.
     pub metric: Metric,
-    /// Over what.
+    /// The horizontal axis.
     pub by: By,
-    /// What stands above it.
+    /// The title above the plot.
     pub title: Option<String>,
 }
 
@@ -73,16 +73,17 @@ pub struct Plot {
 const SIZE: (u32, u32) = (720, 450);
 
 impl Plot {
-    /// Reads the runs and writes the picture to `output`.
+    /// Reads the runs and writes the plot to `output`.
     ///
     /// # Errors
-    /// When a run has no readable metrics, there are more runs than colours, or the file cannot be written.
+    /// When a run has no readable metrics, there are more runs than colors, or the file cannot be
+    /// written.
     pub fn write(&self, output: &Path) -> Result<()> {
         let svg = self.svg()?;
         Ok(perceiver_train::write_file(output, svg.as_bytes())?)
     }
 
-    /// The picture as SVG.
+    /// Renders the plot as SVG.
     ///
     /// # Errors
     /// As for [`Plot::write`].
@@ -154,7 +155,7 @@ impl Plot {
     }
 }
 
-/// Where a run has its metrics.
+/// The file name of the metrics.
 const METRICS: &str = "metrics.jsonl";
 
 #[cfg(test)]
@@ -167,7 +168,7 @@ mod tests {
         )
     }
 
-    /// A directory with runs of these names and metrics.
+    /// Creates a directory with runs of these names and metrics.
     fn runs(contents: &[(&str, &str)]) -> (tempfile::TempDir, Plot) {
         let directory = tempfile::tempdir().unwrap();
         let paths = contents.iter().map(|(name, metrics)| {
@@ -200,7 +201,7 @@ mod tests {
         ] {
             assert!(svg.contains(text), "{text} in {svg}");
         }
-        // The curve, a mark an epoch, and the line in the legend.
+        // The curve, a marker per epoch, and the line in the legend.
         for colour in ["#4E79A7", "#F28E2B"] {
             assert_eq!(svg.matches(colour).count(), 4, "{colour} in {svg}");
         }

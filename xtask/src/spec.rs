@@ -1,37 +1,38 @@
-//! What a data set must be: where it comes from, and the size and checksum of everything in it.
+//! The specification of a data set: its source, and the size and checksum of every file.
 
 use perceiver_data::Cifar;
 
-/// One file of a data set.
+/// A file of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSpec {
-    /// Its name in the data set's directory.
+    /// The name in the data set's directory.
     pub name: String,
-    /// Its size in bytes; `None` for lists of names, whose last blank lines vary.
+    /// The size in bytes; `None` for lists of names, whose trailing blank lines vary.
     pub size: Option<u64>,
-    /// Its SHA-256 in hexadecimal, where it is known.
+    /// The SHA-256 in hexadecimal, if known.
     pub sha256: Option<String>,
 }
 
 /// A data set: one archive that unpacks to one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetSpec {
-    /// What `--dataset` calls it.
+    /// The name, as in `--dataset`.
     pub name: String,
-    /// The directory it lies in, both in the archive and in the data directory.
+    /// The directory, both in the archive and in the data directory.
     pub directory: String,
-    /// Where the archive is.
+    /// The URL of the archive.
     pub archive_url: String,
-    /// The archive's size in bytes.
+    /// The size of the archive in bytes.
     pub archive_size: u64,
-    /// The archive's MD5 in hexadecimal, as its authors publish it.
+    /// The MD5 of the archive in hexadecimal, as published by its authors.
     pub archive_md5: String,
-    /// The files that are needed; others in the archive are passed over.
+    /// The required files; others in the archive are skipped.
     pub files: Vec<FileSpec>,
 }
 
 impl DatasetSpec {
-    /// CIFAR-100, binary version. The archive's size and MD5 are those on <https://www.cs.toronto.edu/~kriz/cifar.html>.
+    /// Returns CIFAR-100, binary version. The archive's size and MD5 are those on
+    /// <https://www.cs.toronto.edu/~kriz/cifar.html>.
     pub fn cifar100() -> Self {
         let file = |name: &str, size, sha256: &str| FileSpec {
             name: name.into(),
@@ -69,7 +70,8 @@ impl DatasetSpec {
         }
     }
 
-    /// CIFAR-10, binary version, from the same page. Its authors publish no checksums of the files in the archive.
+    /// Returns CIFAR-10, binary version, from the same page. Its authors publish no checksums of
+    /// the files in the archive.
     pub fn cifar10() -> Self {
         let file = |name: String, size| FileSpec {
             name,
@@ -92,7 +94,7 @@ impl DatasetSpec {
         }
     }
 
-    /// The file name of the archive.
+    /// Returns the file name of the archive.
     pub fn archive_name(&self) -> &str {
         self.archive_url
             .rsplit('/')
@@ -100,8 +102,8 @@ impl DatasetSpec {
             .unwrap_or(&self.archive_url)
     }
 
-    /// Whether the files' own checksums vouch for all of the content, so that an archive packed anew is as good as
-    /// the official one.
+    /// Whether the checksums of the files cover all content, so that a repacked archive is as good
+    /// as the official one.
     pub fn has_all_sums(&self) -> bool {
         self.files.iter().all(|file| file.sha256.is_some())
     }

@@ -1,7 +1,7 @@
-//! Unpacking of a data set's `.tar.gz`, which may come from anywhere.
+//! Unpacking of a data set's `.tar.gz` from an untrusted source.
 //!
-//! Only regular files and directories are accepted, only by plain relative names, and no more bytes than the data
-//! set has. Of these, only the files that the data set needs are written.
+//! Only regular files and directories with plain relative names are accepted, and no more bytes
+//! than the data set has. Of these, only the required files are written.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -13,36 +13,37 @@ use perceiver_files::open_regular;
 use tar::{Entry, EntryType};
 
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 use crate::spec::DatasetSpec;
 
-/// Bytes that entries beside the data set's own files may have: a readme, a licence.
+/// The maximum bytes of entries other than the data set's files, such as a readme or a license.
 const SLACK: u64 = 16 << 20;
 
-/// Unpacks the data set's files from `archive` into the existing directory `into`, telling `observer` how much of the archive is
-/// read.
+/// Unpacks the data set's files from `archive` into the existing directory `into`, and reports to
+/// `progress` how much of the archive has been read.
 ///
 /// # Errors
-/// When the archive is damaged, lacks a file, or has an entry that is no plain file of a data set.
+/// When the archive is damaged, lacks a file, or has an entry that is not a plain file of a data
+/// set.
 pub fn unpack(
     archive: &Path,
     spec: &DatasetSpec,
     into: &Path,
-    observer: &dyn Observer,
+    progress: &dyn Progress,
 ) -> Result<()> {
     let (file, total) = open_regular(archive).map_err(XtaskError::io("read", archive))?;
-    observer.say("unpacking");
+    progress.say("unpacking");
     let watched = Watched {
         file,
         done: 0,
         total,
-        observer,
+        progress,
     };
     let unzipped = GzDecoder::new(BufReader::with_capacity(1 << 16, watched));
     let mut tar = TarArchive::new(Forward::new(unzipped));
     let damaged = |error: io::Error| XtaskError::WrongContent {
         path: archive.to_owned(),
-        expected: "a whole .tar.gz archive".into(),
+        expected: "a complete .tar.gz archive".into(),
         found: error.to_string(),
     };
     let mut budget = SLACK + spec.files.iter().filter_map(|file| file.size).sum::<u64>();
@@ -61,35 +62,36 @@ pub fn unpack(
             })?;
         }
     }
-    observer.progress(total, total);
+    progress.progress(total, total);
     Ok(())
 }
 
-/// A file that tells how much of it was read.
+/// A file that reports how much of it has been read.
 struct Watched<'a> {
     file: File,
     done: u64,
     total: u64,
-    observer: &'a dyn Observer,
+    progress: &'a dyn Progress,
 }
 
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
         self.done += count as u64;
-        self.observer.progress(self.done, self.total);
+        self.progress.progress(self.done, self.total);
         Ok(count)
     }
 }
 
-/// Why an entry must not be unpacked, if so. `budget` is what entries may still have in bytes.
+/// Checks that an entry may be unpacked; the error says why not. `budget` is the number of bytes
+/// left for entries.
 fn check(entry: &Entry<impl Read>, budget: &mut u64) -> std::result::Result<(), String> {
     if !matches!(
         entry.header().entry_type(),
         EntryType::Regular | EntryType::Directory
     ) {
         return Err(format!(
-            "it is no plain file but {:?}",
+            "it is not a regular file but {:?}",
             entry.header().entry_type()
         ));
     }
@@ -98,15 +100,15 @@ fn check(entry: &Entry<impl Read>, budget: &mut u64) -> std::result::Result<(), 
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
     {
-        return Err("its path leads out of the data directory".into());
+        return Err("its path leads outside the data directory".into());
     }
     *budget = budget
         .checked_sub(entry.size())
-        .ok_or_else(|| format!("its {} bytes are more than the data set has", entry.size()))?;
+        .ok_or_else(|| format!("its {} bytes exceed the size of the data set", entry.size()))?;
     Ok(())
 }
 
-/// The name of the data set's file that this entry is, if it is one: `directory/name`.
+/// Returns the name of the required file that this entry is, if any: `directory/name`.
 fn wanted<'a>(entry: &Entry<impl Read>, spec: &'a DatasetSpec) -> Option<&'a str> {
     let path = entry.path().ok()?;
     let mut parts = path.components().filter(|part| *part != Component::CurDir);
@@ -130,7 +132,7 @@ enum WriteError {
 
 fn write(entry: &mut impl Read, path: &Path) -> std::result::Result<(), WriteError> {
     let failed = |error| WriteError::File(XtaskError::io("write", path)(error));
-    // A second entry of the same name fails here, too.
+    // This also rejects a second entry of the same name.
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -11,7 +11,7 @@ use sha2::digest::Digest;
 use crate::error::{Result, XtaskError};
 use crate::spec::{DatasetSpec, FileSpec};
 
-/// Whether `directory` holds every file of the data set, right to the last byte.
+/// Verifies that `directory` holds every file of the data set, byte by byte.
 ///
 /// # Errors
 /// The first file that is missing or wrong.
@@ -29,10 +29,10 @@ fn verify_file(path: &Path, spec: &FileSpec) -> Result<()> {
     }
 }
 
-/// Whether `archive` is the official one.
+/// Verifies that `archive` is the official one.
 ///
 /// # Errors
-/// When its size or its MD5 is another.
+/// When its size or MD5 differs.
 pub fn verify_archive(archive: &Path, spec: &DatasetSpec) -> Result<()> {
     verify_size(archive, Some(spec.archive_size))?;
     verify_sum::<Md5>(archive, "MD5", &spec.archive_md5)
@@ -75,7 +75,7 @@ fn verify_sum<D: Digest>(path: &Path, name: &str, expected: &str) -> Result<()> 
     })
 }
 
-/// The checksum of a file in lowercase hexadecimal.
+/// Computes the checksum of a file in lowercase hexadecimal.
 fn sum<D: Digest>(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(XtaskError::io("read", path))?;
     let mut digest = D::new();

@@ -7,63 +7,33 @@
 //! assert_eq!(code, ExitCode::SUCCESS);
 //! ```
 
-// The one place that writes is `terminal`: these macros panic where nothing can be written.
+// Only `terminal` writes output: these macros panic if nothing can be written.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
-mod attention;
-mod build_features;
-mod checkpoint;
-mod class_check;
-mod colour;
-mod compare;
-mod completions;
-pub mod escape;
-mod evaluate;
-mod forecast;
-#[cfg(feature = "hub")]
-mod hub_access;
-mod import_keras;
-mod init_from;
-mod interrupt;
-mod job;
-mod kernels;
-mod listed_run;
-mod logging;
-mod man;
-mod named_directory;
-mod picture_list;
-mod predict;
-mod prediction_format;
-pub mod process_settings;
-mod progress;
-#[cfg(feature = "hub")]
-mod push;
-mod reading_bars;
-mod recipe_changes;
-mod recipe_flags;
-mod report;
-mod runs;
-mod shard;
-mod summary;
-mod sweep;
-mod sweep_file;
-mod sweep_table;
-pub mod terminal;
-mod train;
-mod verify;
-mod way_out;
-mod what_is_seen;
-mod wrong_arguments;
+mod args; // shared flags
+mod commands; // one file per command
+mod runtime; // environment, signals, MPI, the Hub
+mod ui; // progress bars, terminal output, log, error hints
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::colour::Colour;
-use crate::terminal::OutputError;
-pub use crate::wrong_arguments::show as show_arguments_error;
-use crate::wrong_arguments::{WRONG_ARGUMENTS, WrongArguments};
+pub use crate::args::errors::show as show_arguments_error;
+use crate::args::errors::{WRONG_ARGUMENTS, WrongArguments};
+#[cfg(feature = "hub")]
+use crate::commands::push;
+use crate::commands::{
+    attention, compare, completions, evaluate, import_keras, man, predict, report, runs, shard,
+    summary, train, verify,
+};
+pub use crate::runtime::process_env;
+use crate::runtime::{build_features, mpi_job};
+use crate::ui::color::Colour;
+use crate::ui::logging;
+use crate::ui::terminal::OutputError;
+pub use crate::ui::{escape, terminal};
 
 /// Train, evaluate and use Perceiver image classifiers.
 #[derive(Debug, Parser)]
@@ -79,10 +49,10 @@ use crate::wrong_arguments::{WRONG_ARGUMENTS, WrongArguments};
     after_long_help = "Start with `perceiver train`: it needs no flags, no data and no network.
 
 Exit codes:
-  0    success, also when the reader of our output has gone, as `head` does
-  1    something failed, or a part: a picture that cannot be read, a run of a sweep
-  2    wrong arguments
-  130  training was interrupted, and saved
+  0    success, also on a broken pipe, as with `head`
+  1    an error, also in part: an unreadable image, a failed run of a sweep
+  2    invalid arguments
+  130  training was interrupted and saved
 
 Examples:
   perceiver train
@@ -93,11 +63,11 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
 
-    /// Say less: warnings and results only.
+    /// Print only warnings and results.
     #[arg(long, short, global = true, help_heading = "Messages")]
     quiet: bool,
 
-    /// Say more: what each step does; twice: every detail.
+    /// Print what each step does; twice: every detail.
     #[arg(
         long,
         short,
@@ -108,7 +78,7 @@ struct Arguments {
     )]
     verbose: u8,
 
-    /// When to use colours; auto heeds `NO_COLOR`, `CLICOLOR` and `CLICOLOR_FORCE`.
+    /// When to use colors; auto respects `NO_COLOR`, `CLICOLOR` and `CLICOLOR_FORCE`.
     #[arg(
         long = "color",
         value_enum,
@@ -141,15 +111,15 @@ enum Command {
     Man(man::Arguments),
 }
 
-/// The program's commands and flags.
+/// Returns the clap command with all subcommands.
 pub(crate) fn command() -> clap::Command {
     Arguments::command()
 }
 
-/// Runs the program with these arguments, the first of which is its name. Results go to standard output, everything else
-/// to standard error.
+/// Runs the program with these arguments, the first of which is its name. Results go to standard
+/// output, everything else to standard error.
 ///
-/// The exit code is 0 on success, 1 when something failed, 2 for wrong arguments, and 130 when training was
+/// The exit code is 0 on success, 1 on failure, 2 for invalid arguments, and 130 when training was
 /// interrupted and saved.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
@@ -158,11 +128,11 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
     let matches = command.try_get_matches_from(arguments);
     let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
-        Err(error) => return show_arguments_error(error, colour.of_log()), // help and version too
+        Err(error) => return show_arguments_error(error, colour.of_log()), // also help and version
     };
-    let quiet = arguments.quiet || job::is_spoken_for();
+    let quiet = arguments.quiet || mpi_job::is_spoken_for();
     logging::start(quiet, arguments.verbose, arguments.colour);
-    process_settings::warn_of_threads();
+    process_env::warn_of_threads();
     let outcome = match arguments.command {
         Command::Train(arguments) => train::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
@@ -196,12 +166,13 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
     })
 }
 
-/// An error with its causes, those left out that the messages before them have told already.
+/// Formats an error and its causes in one line, without causes that an earlier message already
+/// contains.
 pub fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     let told = |cause: &(dyn std::error::Error + 'static)| {
         let text = cause.to_string();
-        // These alone are of several lines of their own: the last says where.
+        // Only these errors span several lines: the last one has the place.
         match cause.downcast_ref::<toml::de::Error>() {
             Some(_) => text.trim_end().replace('\n', " "),
             None => text,
@@ -221,7 +192,8 @@ mod tests {
     use super::*;
     use anyhow::anyhow;
 
-    /// The words of a command in a shell, as far as examples go: quotes, and no more after a pipe.
+    /// Splits a shell command into words, as far as examples need: quotes, and nothing after a
+    /// pipe.
     fn words(line: &str) -> Vec<String> {
         let mut words = vec![String::new()];
         let mut quote = None;
@@ -238,7 +210,7 @@ mod tests {
         words
     }
 
-    /// The lines of the examples in a command's help, as they were written.
+    /// Returns the example lines in a command's help, verbatim.
     fn lines(command: &clap::Command) -> Vec<String> {
         let help = command.get_after_long_help().or(command.get_after_help());
         let help = help.map(ToString::to_string).unwrap_or_default();
@@ -246,7 +218,7 @@ mod tests {
         examples.lines().map(ToString::to_string).collect()
     }
 
-    /// The commands in those lines, of which a backslash joins two.
+    /// Returns the commands in these lines, with backslash continuations joined.
     fn examples(lines: &[String]) -> Vec<String> {
         let joined = lines.join("\n").replace("\\\n", " ");
         joined.lines().map(|line| line.trim().to_string()).collect()
@@ -256,7 +228,10 @@ mod tests {
         let program = command();
         let all = program.get_subcommands().chain([&program]);
         let shown = all.filter(|command| !command.is_hide_set());
-        shown.cloned().collect()
+        // Without the feature `hub`, `push` only says how to get it.
+        let complete =
+            shown.filter(|command| cfg!(feature = "hub") || command.get_name() != "push");
+        complete.cloned().collect()
     }
 
     #[test]
@@ -272,7 +247,7 @@ mod tests {
         }
     }
 
-    /// A line that the terminal's width breaks is two commands to whoever pastes it.
+    /// A wrapped line would be two commands when pasted.
     #[test]
     fn no_example_is_broken_in_two_on_a_narrow_terminal() {
         for command in with_examples() {
@@ -288,7 +263,7 @@ mod tests {
         }
     }
 
-    /// Text is wrapped by the terminal's width alone: a line end within a paragraph would stay in it.
+    /// clap wraps text to the terminal's width; it would keep a line break within a paragraph.
     #[test]
     fn no_paragraph_of_a_help_is_broken_by_hand() {
         for command in with_examples() {

@@ -1,37 +1,46 @@
-//! A labelled set of pictures in memory: what every source is read into and every loader reads from.
+//! A labelled image data set in memory.
+
+#[cfg(feature = "candle-datasets")]
+pub mod candle;
+pub(crate) mod class_names;
+pub(crate) mod image;
+pub(crate) mod image_names;
+pub(crate) mod labels;
+pub(crate) mod part;
+pub(crate) mod splits;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::class_names::{ClassMap, require_few_enough};
+use crate::dataset::class_names::{ClassMap, require_few_enough};
+use crate::dataset::image::Image;
 use crate::error::{DataError, Result};
 use crate::hex::hex;
-use crate::image::Image;
 
-/// Which part of a data set: the one to learn from, or the one to be judged by, once, at the end.
+/// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// The training part; validation is cut from its tail.
+    /// The training split; the validation split is cut from its tail.
     Train,
-    /// The test part.
+    /// The test split, evaluated once, at the end.
     Test,
-    /// The part to choose by, where the data set has one of its own; empty where it has none, and where it is judged by that for
-    /// want of a test part.
+    /// The validation split that the data set comes with. Empty if it has none, or if it stands in
+    /// for a missing test split.
     Validation,
 }
 
-/// What images a model is judged by.
+/// The origin of the test images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TestSplit {
     /// The data set's own test split.
     #[default]
     Own,
-    /// Its validation split, as it has no test split.
+    /// The data set's validation split, as it has no test split.
     Validation,
-    /// A part that was drawn by a seed and kept from training, as it has no splits.
+    /// A held-out part, drawn by a seed, of a data set without splits.
     HeldOut,
     /// All images of a data set without splits.
     Whole,
@@ -40,13 +49,13 @@ pub enum TestSplit {
 /// Coarse groups of classes, such as CIFAR-100's 20 superclasses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
-    /// Name of every group.
+    /// Names of the groups.
     pub names: Vec<String>,
-    /// The group that each class belongs to, an index into `names`.
+    /// The group of each class, an index into `names`.
     pub of_class: Vec<u32>,
 }
 
-/// Pictures with a class each.
+/// Labelled images in memory.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     name: String,
@@ -55,17 +64,17 @@ pub struct Dataset {
     classes: Vec<String>,
     groups: Option<Groups>,
     test_split: TestSplit,
-    /// The images that those of a held-out part were drawn from; 0 where that is not told.
+    /// The number of images that a held-out part was drawn from; 0 if unknown.
     of: usize,
     image_names: Option<Vec<String>>,
 }
 
 impl Dataset {
-    /// A data set called `name` whose i-th picture has class `classes[labels[i]]`.
+    /// Creates a data set called `name` in which image `i` has class `classes[labels[i]]`.
     ///
     /// # Errors
-    /// When the number of labels is not that of the pictures, a label names no class, or there are more than
-    /// [`MAX_CLASSES`](crate::MAX_CLASSES).
+    /// When there are not as many labels as images, a label names no class, or there are more than
+    /// [`MAX_CLASSES`](crate::MAX_CLASSES) classes.
     pub fn new(
         name: impl Into<String>,
         images: Vec<Image>,
@@ -77,7 +86,7 @@ impl Dataset {
         if images.len() != labels.len() {
             return Err(DataError::Inconsistent {
                 name,
-                expected: format!("{} labels, one a picture", images.len()),
+                expected: format!("{} labels, one per image", images.len()),
                 found: format!("{} labels", labels.len()),
             });
         }
@@ -101,21 +110,21 @@ impl Dataset {
         })
     }
 
-    /// The same data set, whose images are `kind` of a test split, of `of` images in all.
+    /// Marks the images as a test split of this `kind`, drawn from `of` images.
     #[must_use]
     pub(crate) fn with_test_split(mut self, kind: TestSplit, of: usize) -> Self {
         (self.test_split, self.of) = (kind, of);
         self
     }
 
-    /// What kind of a test split these are, and, where a seed has drawn it, of how many images; [`TestSplit::Own`] of those that
-    /// are none.
+    /// Returns the kind of test split, and the number of images it was drawn from, if a seed has
+    /// drawn it. The kind is [`TestSplit::Own`] for other splits.
     pub fn test_split(&self) -> (TestSplit, Option<usize>) {
         (self.test_split, Some(self.of).filter(|&of| of > 0))
     }
 
-    /// The same data set by another list of classes, such as a model's: its labels are matched by name. Groups stay where every class of
-    /// the list has one.
+    /// Relabels the data set for another list of classes, such as a model's, by name. Groups stay
+    /// if the list has every class.
     ///
     /// # Errors
     /// [`DataError::OtherClasses`] for images of a class that is not among `classes`.
@@ -137,7 +146,7 @@ impl Dataset {
         Ok(self)
     }
 
-    /// The same data set with coarse groups of its classes.
+    /// Attaches coarse groups of the classes.
     ///
     /// # Errors
     /// When `groups` does not give every class an existing group.
@@ -161,7 +170,7 @@ impl Dataset {
         Ok(self)
     }
 
-    /// All images of a data set without splits, whose parts these are.
+    /// Joins two parts of a data set without splits and marks the result as [`TestSplit::Whole`].
     #[must_use]
     pub fn whole(mut self, other: Self) -> Self {
         self.images.extend(other.images);
@@ -177,7 +186,8 @@ impl Dataset {
         self.with_test_split(TestSplit::Whole, of)
     }
 
-    /// The same data set with a name for each image, by which people find it: its path in the data folder, or its file and place there.
+    /// Attaches a display name to each image: its path in the data folder, or its shard and key
+    /// there.
     ///
     /// # Errors
     /// When the number of names is not that of the images.
@@ -185,7 +195,7 @@ impl Dataset {
         if names.len() != self.len() {
             return Err(DataError::Inconsistent {
                 name: self.name,
-                expected: format!("{} names, one an image", self.images.len()),
+                expected: format!("{} names, one per image", self.images.len()),
                 found: format!("{} names", names.len()),
             });
         }
@@ -193,47 +203,47 @@ impl Dataset {
         Ok(self)
     }
 
-    /// What the data set is called, for people.
+    /// Returns the display name of the data set.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The number of pictures.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.images.len()
     }
 
-    /// Whether there is no picture.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }
 
-    /// All pictures, in order.
+    /// Returns the images, in order.
     pub fn images(&self) -> &[Image] {
         &self.images
     }
 
-    /// The class index of every picture, in order.
+    /// Returns the class index of every image, in order.
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// Class names; a label indexes them.
+    /// Returns the class names, indexed by label.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
 
-    /// The coarse groups of the classes, where the data set has them.
+    /// Returns the coarse groups of the classes, if there are any.
     pub fn groups(&self) -> Option<&Groups> {
         self.groups.as_ref()
     }
 
-    /// The name of every image, in order, where the data set has them.
+    /// Returns the names of the images, in order, if they have any.
     pub fn image_names(&self) -> Option<&[String]> {
         self.image_names.as_deref()
     }
 
-    /// Keeps the first `len` pictures.
+    /// Keeps the first `len` images.
     pub fn truncate(&mut self, len: usize) {
         self.images.truncate(len);
         self.labels.truncate(len);
@@ -242,8 +252,9 @@ impl Dataset {
         }
     }
 
-    /// Cuts the last `fraction` off as a second data set: Keras's `validation_split`, which takes the tail of
-    /// the arrays before any shuffling, `floor(len * (1 - fraction))` pictures staying in the first.
+    /// Splits off the last `fraction` as a second data set: Keras's `validation_split`, which takes
+    /// the tail of the arrays before shuffling. `floor(len * (1 - fraction))` images stay in the
+    /// first.
     pub fn split_tail(mut self, fraction: f64) -> (Self, Self) {
         let keep = (self.len() as f64 * (1.0 - fraction)).floor() as usize;
         let tail = Self {
@@ -259,9 +270,9 @@ impl Dataset {
         (self, tail)
     }
 
-    /// The same pictures in an order that `key` draws.
+    /// Permutes the images in an order drawn by `key`.
     #[cfg(feature = "hub")]
-    pub(crate) fn shuffled(mut self, key: perceiver_ops::Key) -> Self {
+    pub(crate) fn shuffled(mut self, key: perceiver_ops::RngKey) -> Self {
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.sort_by_key(|&at| key.bits(at as u64));
         self.images = in_order(self.images, &order);
@@ -270,13 +281,13 @@ impl Dataset {
         self
     }
 
-    /// SHA-256, in hexadecimal, of class names, sizes, pixels and labels in order: equal for equal data, and
-    /// for nothing else.
+    /// Returns the SHA-256, in hexadecimal, of class names, sizes, pixels and labels in order:
+    /// equal for equal data only.
     pub fn sha256(&self) -> String {
         self.sha256_of_first(self.len())
     }
 
-    /// [`Dataset::sha256`] of the first `len` pictures.
+    /// Returns [`Dataset::sha256`] of the first `len` images.
     pub fn sha256_of_first(&self, len: usize) -> String {
         let mut hash = Sha256::new();
         let length = |n: usize| (n as u64).to_le_bytes();
@@ -295,7 +306,7 @@ impl Dataset {
     }
 }
 
-/// These values in an order that names each of them once.
+/// Reorders values by a permutation of their indices.
 #[cfg(feature = "hub")]
 fn in_order<T>(values: Vec<T>, order: &[usize]) -> Vec<T> {
     let mut values: Vec<Option<T>> = values.into_iter().map(Some).collect();

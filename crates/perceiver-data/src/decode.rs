@@ -1,8 +1,10 @@
-//! Images from and to files: PNG, JPEG, WebP, BMP, GIF and TIFF become 8-bit RGB as people see them.
+//! Image decoding and encoding: PNG, JPEG, WebP, BMP, GIF and TIFF to 8-bit RGB.
 //!
-//! The format is read off the content, never the file name. EXIF orientation is applied, transparency is laid over
-//! white, grey, palette and 16-bit images become 8-bit RGB. What that takes is reckoned before any pixel is decoded: an image
-//! that would take more than [`MAX_DECODED_BYTES`] is refused, and threads wait for one another rather than take more together.
+//! The format is detected from the content, never from the file name. EXIF orientation is applied,
+//! transparency is composited over white, and grey, palette and 16-bit images become 8-bit RGB. The
+//! memory this takes is computed before any pixel is decoded: an image that needs more than
+//! [`MAX_DECODED_BYTES`] is an error, and threads wait for each other to stay below that limit
+//! together.
 //!
 //! ```
 //! use std::path::Path;
@@ -14,9 +16,16 @@
 //! assert_eq!(Image::open(&dir.path().join("two.png"))?, picture);
 //!
 //! let error = Image::decode(b"<html>", Path::new("cat.png")).unwrap_err();
-//! assert!(error.to_string().starts_with("cat.png is not a readable picture"));
+//! assert!(error.to_string().starts_with("cat.png is not a readable image"));
 //! # Ok::<(), perceiver_data::DataError>(())
 //! ```
+
+pub(crate) mod budget;
+pub(crate) mod downscale;
+pub(crate) mod jpeg;
+pub(crate) mod source;
+pub(crate) mod to_rgb;
+pub(crate) mod truncated;
 
 use std::fs;
 use std::io;
@@ -27,45 +36,47 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, RgbImage};
 use perceiver_files::read_regular;
 
-use crate::decode_budget::DecodeBudget;
-use crate::decode_source::ImageSource;
+use crate::dataset::image::Image;
+use crate::decode::budget::DecodeBudget;
+use crate::decode::downscale::{shrinking_bytes, shrunk};
+use crate::decode::source::ImageSource;
+use crate::decode::truncated::is_cut_short;
 use crate::error::{DataError, Result};
-use crate::image::Image;
-use crate::shrink::{shrinking_bytes, shrunk};
-use crate::truncation::is_cut_short;
 
-/// The most memory that images may take while they are decoded and converted, those of all threads together: 512 MiB. That is a
-/// camera's 178 million pixels of 8-bit RGB, and far below what a few bytes of hostile header can ask for.
+/// The memory limit of image decoding and conversion, shared by all threads: 512 MiB. That is a
+/// 178-megapixel photo in 8-bit RGB, and far below what a few bytes of hostile header can claim.
 pub const MAX_DECODED_BYTES: u64 = 512 << 20;
 
-/// The most bytes of an encoded picture, 512 MiB: as many as its pixels may take, which no format exceeds by much.
+/// The largest size of an encoded image, 512 MiB: the limit of its pixels, which no format exceeds
+/// by much.
 pub const MAX_ENCODED_BYTES: u64 = 512 << 20;
 
-/// What is being decoded by all threads together.
+/// The decoding budget shared by all threads.
 static BUDGET: DecodeBudget = DecodeBudget::new(MAX_DECODED_BYTES);
 
 impl Image {
     /// Reads and decodes the PNG, JPEG, WebP, BMP, GIF or TIFF file at `path`.
     ///
     /// # Errors
-    /// [`DataError::Io`] when the file cannot be read, is no regular file or has more than [`MAX_ENCODED_BYTES`], else as [`Image::decode`].
+    /// [`DataError::Io`] when the file cannot be read, is not a regular file or has more than
+    /// [`MAX_ENCODED_BYTES`]; otherwise as [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
         Self::decode(&read(path)?, path)
     }
 
-    /// Decodes a PNG, JPEG, WebP, BMP, GIF or TIFF file held in memory; `origin` names it in errors. Of an animation, the
-    /// first frame; of a file with several pages, the first.
+    /// Decodes a PNG, JPEG, WebP, BMP, GIF or TIFF file in memory; `origin` names it in errors.
+    /// Returns the first frame of an animation and the first page of a multi-page file.
     ///
-    /// Waits while other threads decode images that leave no room for this one.
+    /// Blocks while other threads decode images that leave no room for this one.
     ///
     /// # Errors
-    /// [`DataError::NotAnImage`] when the bytes are none of these, damaged or cut short, and
+    /// [`DataError::NotAnImage`] when the bytes are in another format, damaged or truncated, and
     /// [`DataError::TooManyPixels`] when decoding would take more than [`MAX_DECODED_BYTES`].
     pub fn decode(bytes: &[u8], origin: &Path) -> Result<Self> {
         decode_within(&BUDGET, bytes, origin, None)
     }
 
-    /// [`Image::open`] and [`Image::shrunk_to`] in one, which takes less memory.
+    /// Combines [`Image::open`] and [`Image::shrunk_to`], with less memory.
     ///
     /// # Errors
     /// As for [`Image::open`].
@@ -73,7 +84,8 @@ impl Image {
         Self::decode_shrunk(&read(path)?, path, shorter_side)
     }
 
-    /// [`Image::decode`] and [`Image::shrunk_to`] in one, which takes less memory: larger images are read.
+    /// Combines [`Image::decode`] and [`Image::shrunk_to`], with less memory, so that larger images
+    /// can be read.
     ///
     /// # Errors
     /// As for [`Image::decode`].
@@ -81,7 +93,7 @@ impl Image {
         decode_within(&BUDGET, bytes, origin, Some(shorter_side))
     }
 
-    /// Writes the picture as an 8-bit RGB PNG file.
+    /// Writes the image as an 8-bit RGB PNG file.
     pub fn write_png(&self, path: &Path) -> Result<()> {
         let written = self.to_png().and_then(|bytes| fs::write(path, bytes));
         written.map_err(|source| DataError::Io {
@@ -91,10 +103,10 @@ impl Image {
         })
     }
 
-    /// The picture as the bytes of an 8-bit RGB PNG file.
+    /// Encodes the image as an 8-bit RGB PNG file in memory.
     ///
     /// # Errors
-    /// When it is too large for one.
+    /// When it is too large for PNG.
     pub fn to_png(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let written = PngEncoder::new(&mut bytes).write_image(
@@ -125,7 +137,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// Decodes, turns and shrinks an image while its share of `budget` is reserved.
+/// Decodes, orients and downscales an image while its memory is reserved in `budget`.
 fn decode_within(
     budget: &DecodeBudget,
     bytes: &[u8],
@@ -141,17 +153,18 @@ fn decode_within(
         .filter(ImageFormat::reading_enabled)
         .ok_or_else(|| refuse(first_bytes(bytes)))?;
     if is_cut_short(format, bytes) {
-        return Err(refuse(format!("a {format:?} file cut short")));
+        return Err(refuse(format!("a truncated {format:?} file")));
     }
     let source = ImageSource::open(bytes, format, budget.limit()).map_err(refuse)?;
     let (width, height, orientation) = (source.width, source.height, source.orientation);
     if width == 0 || height == 0 {
-        return Err(refuse(format!("a picture of {width} x {height} pixels")));
+        return Err(refuse(format!("an image of {width} x {height} pixels")));
     }
 
     let transposed = source.is_transposed();
     let turned_first = memory(&source, shorter_side, true);
-    // An image that takes too much memory when it is turned as it should be is turned when it is small.
+    // If orienting the full-size image exceeds the budget, the downscaled image is oriented
+    // instead.
     let turns_last = shorter_side.is_some() && turned_first > budget.limit();
     let needed = memory(&source, shorter_side, !turns_last);
     let reservation = budget.reserve(needed);
@@ -182,7 +195,7 @@ fn decode_within(
     Ok(from_rgb(&picture)?.shrunk_from((height as usize, width as usize)))
 }
 
-/// The most bytes that an image takes at once, from its encoded bytes to an [`Image`].
+/// Returns the peak memory in bytes from encoded bytes to an [`Image`].
 fn memory(source: &ImageSource, shorter_side: Option<usize>, turned_whole: bool) -> u64 {
     let rgb = 3 * source.pixels();
     let turning = if turned_whole && source.is_transposed() {
@@ -207,7 +220,7 @@ fn turned(picture: RgbImage, orientation: Orientation) -> RgbImage {
     picture.into_rgb8()
 }
 
-/// What a file that is no picture begins with, for people.
+/// Describes the first bytes of a file that is not an image.
 fn first_bytes(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "an empty file".into();

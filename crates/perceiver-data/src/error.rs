@@ -1,32 +1,32 @@
-//! Every way in which data can be wrong, one variant each.
+//! Errors of data loading, one variant each.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::image_formats::READABLE_FORMATS;
 
-/// Why a data set, a picture or an option was refused. Every message names the file or option, what was
-/// expected there and what was found.
+/// An error in a data set, an image or an option. Every message names the file or option, the
+/// expected value and the value found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// The operating system refused to read or write a file.
+    /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was being done, as a verb: "read", "create".
+        /// The attempted action, as a verb: "read", "create".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 
-    /// A file or directory that the data set consists of is not there.
+    /// A file or directory of the data set is missing.
     #[error("{} is missing: expected {expected}", path.display())]
     Missing {
-        /// Where it should be.
+        /// The expected path.
         path: PathBuf,
-        /// What should be there.
+        /// A description of the missing file.
         expected: String,
     },
 
@@ -35,18 +35,18 @@ pub enum DataError {
     WrongSize {
         /// The file.
         path: PathBuf,
-        /// The size its format demands, in words.
+        /// The size that its format requires, in words.
         expected: String,
         /// Its size in bytes.
         found: u64,
     },
 
-    /// A label names a class that does not exist.
+    /// A label is not a valid class index.
     #[error("{}: record {record} has label {label}: expected 0 to {}", path.display(), classes.saturating_sub(1))]
     LabelOutOfRange {
         /// The file, or the name of the data set.
         path: PathBuf,
-        /// Which record, from 0.
+        /// The index of the record, from 0.
         record: usize,
         /// Its label.
         label: i64,
@@ -54,106 +54,106 @@ pub enum DataError {
         classes: usize,
     },
 
-    /// The bytes are no picture, or one that cannot be decoded.
-    #[error("{} is not a readable picture: expected {READABLE_FORMATS}, found {finding}", path.display())]
+    /// The bytes are not an image, or cannot be decoded.
+    #[error("{} is not a readable image: expected {READABLE_FORMATS}, found {finding}", path.display())]
     NotAnImage {
-        /// The file, or where in a data set the bytes come from.
+        /// The file, or the location of the bytes in a data set.
         path: PathBuf,
-        /// What the decoder found.
+        /// The decoder's message.
         finding: String,
     },
 
-    /// A picture would take more memory than any honest one.
+    /// An image would take more memory to decode than the limit.
     #[error(
         "{} is too large: {width} x {height} pixels take {} MiB to decode, expected at most {} MiB",
         path.display(), needed.div_ceil(1 << 20), limit >> 20
     )]
     TooManyPixels {
-        /// The file, or where in a data set the bytes come from.
+        /// The file, or the location of the bytes in a data set.
         path: PathBuf,
         /// Its height in pixels.
         height: u32,
         /// Its width in pixels.
         width: u32,
-        /// The bytes that decoding it would take.
+        /// The bytes that decoding would take.
         needed: u64,
-        /// The most bytes that decoding may take.
+        /// The limit in bytes.
         limit: u64,
     },
 
-    /// A class directory holds no picture.
+    /// A class folder contains no image.
     #[error(
         "class folder {} is empty: expected at least one {READABLE_FORMATS} file{}",
         path.display(),
         found.as_ref().map(|found| format!(", found {found}")).unwrap_or_default()
     )]
     EmptyClass {
-        /// The class directory.
+        /// The class folder.
         path: PathBuf,
-        /// The files that are there instead, in words, if there are some.
+        /// The other files in it, in words, if there are any.
         found: Option<String>,
     },
 
-    /// No picture of a class can be read.
+    /// No image of a class can be read.
     #[error(
-        "data set {name}: class {class:?} has no picture left: expected one that can be read, found {pictures} that cannot"
+        "data set {name}: class {class:?} has no readable image: expected at least one, found {pictures} unreadable"
     )]
     UnreadableClass {
         /// The data set.
         name: String,
         /// The class.
         class: String,
-        /// The number of its pictures.
+        /// The number of its images.
         pictures: usize,
     },
 
-    /// Pixels do not fill the picture they belong to.
+    /// The number of pixels does not match the image size.
     #[error("{what}: expected {expected} bytes of pixels, found {found}")]
     WrongPixelCount {
-        /// The picture, in words.
+        /// The image, in words.
         what: String,
-        /// channels * height * width.
+        /// `channels * height * width`.
         expected: usize,
         /// The number of bytes given.
         found: usize,
     },
 
-    /// Classes are told by their numbers, and most numbers do not occur.
+    /// Labels without names are not class numbers, as most numbers do not occur.
     #[error(
-        "{}: expected labels from 0 on without large gaps, found {used} different ones up to {largest}, none of {} to {}; if they are \
-         numbers of classes, name all classes in a classes.txt, a line each",
+        "{}: expected labels from 0 on without large gaps, found {used} distinct labels up to {largest}, none from {} to {}; if they are \
+         class indices, list all class names in a classes.txt, one per line",
         path.display(), gap.0, gap.1
     )]
     SparseLabels {
         /// The data set.
         path: PathBuf,
-        /// How many different labels there are.
+        /// The number of distinct labels.
         used: usize,
-        /// The largest of them.
+        /// The largest label.
         largest: u32,
         /// The first and the last number of the first gap.
         gap: (u32, u32),
     },
 
-    /// There are images of a class that the training split or the model does not have.
+    /// Images have a class that the training split or the model lacks.
     #[error("{name}: expected images of the classes {expected}, found class {found}")]
     OtherClasses {
         /// The data set, or the file.
         name: String,
         /// The first classes of the training split or the model.
         expected: String,
-        /// The first class that is none of them, how many more there are, and what to do.
+        /// The first unknown class, the number of others, and a hint.
         found: String,
     },
 
-    /// The parts of a data set disagree with one another.
+    /// Parts of a data set contradict each other.
     #[error("data set {name}: expected {expected}, found {found}")]
     Inconsistent {
         /// The data set.
         name: String,
-        /// What was expected, in words.
+        /// The expected value, in words.
         expected: String,
-        /// What was found, in words.
+        /// The value found, in words.
         found: String,
     },
 
@@ -162,7 +162,7 @@ pub enum DataError {
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What was found in it.
+        /// The problem found.
         finding: String,
     },
 
@@ -171,76 +171,76 @@ pub enum DataError {
     Column {
         /// The file.
         path: PathBuf,
-        /// The column that was looked for, in words.
+        /// The expected column, in words.
         expected: String,
-        /// The columns that are there, with their types.
+        /// The columns of the file, with their types.
         found: String,
     },
 
-    /// A shard is damaged, or has something else in it.
+    /// A shard is damaged or has unexpected content.
     #[error("{}: expected {expected}, found {found}", path.display())]
     Shard {
         /// The file.
         path: PathBuf,
-        /// What was expected, in words.
+        /// The expected content, in words.
         expected: String,
-        /// What was found, in words.
+        /// The content found, in words.
         found: String,
     },
 
-    /// A downloaded file is not the one that its server announced.
-    #[error("{} is not what was announced: expected {expected}, found {found}; it was removed", path.display())]
+    /// A downloaded file differs from the one that its server announced.
+    #[error("{} is a corrupt download: expected {expected}, found {found}; it was removed", path.display())]
     WrongDownload {
         /// The file.
         path: PathBuf,
-        /// Its announced size or checksum, in words.
+        /// The announced size or checksum, in words.
         expected: String,
-        /// What arrived.
+        /// The size or checksum of the download.
         found: String,
     },
 
-    /// A data set cannot be had from the Hugging Face Hub.
+    /// A data set is not available from the Hugging Face Hub.
     #[error("data set {repo} on the Hub: {finding}; {hint}")]
     Hub {
         /// The repository.
         repo: String,
-        /// What went wrong.
+        /// The problem.
         finding: String,
-        /// What to do about it.
+        /// A suggested fix.
         hint: String,
     },
 
-    /// The data is of a kind whose reader was left out of this build.
+    /// The reader of this kind of data is not compiled in.
     #[error("{what} needs the Cargo feature `{feature}`, which this program was built without")]
     NotBuiltIn {
         /// The file or data set.
         what: String,
-        /// The feature of this crate that brings the reader.
+        /// The Cargo feature of this crate that enables the reader.
         feature: &'static str,
     },
 
-    /// An option has a value it cannot have.
+    /// An option has an invalid value.
     #[error("{option}: expected {expected}, found {found}")]
     InvalidOption {
         /// The option.
         option: &'static str,
-        /// What is accepted, in words.
+        /// The accepted values, in words.
         expected: String,
-        /// What was given.
+        /// The given value.
         found: String,
     },
 
-    /// The loader's threads could not be started, or stopped before their work was done.
-    #[error("the loader: expected batches to the end of the epoch, found: {reason}")]
+    /// The loader's threads could not be started, or stopped early.
+    #[error("data loader: expected batches up to the end of the epoch, found: {reason}")]
     Loader {
-        /// What the operating system, or the panic, said.
+        /// The message of the operating system or the panic.
         reason: String,
     },
 
-    /// candle refused a tensor operation.
+    /// A candle tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
-/// The result of reading or preparing data.
+/// A `Result` with [`DataError`].
 pub type Result<T> = std::result::Result<T, DataError>;

@@ -1,6 +1,6 @@
-//! Checksums as people write them.
+//! Hexadecimal encoding of checksums.
 
-/// Bytes in lowercase hexadecimal.
+/// Encodes bytes in lowercase hexadecimal.
 ///
 /// ```
 /// assert_eq!(perceiver_data::hex(&[0, 0xa5]), "00a5");

@@ -1,14 +1,14 @@
-//! The image formats that are read, what their files are called, and what people call them.
+//! Supported image formats and their file extensions.
 
-/// The formats, as messages name them.
+/// The supported formats, as listed in messages.
 pub const READABLE_FORMATS: &str = "PNG, JPEG, WebP, BMP, GIF or TIFF";
 
-/// What image files are called, in any mixture of upper and lower case.
+/// File extensions of images, matched case-insensitively.
 const EXTENSIONS: [&str; 12] = [
     "png", "jpg", "jpeg", "jpe", "jif", "jfif", "webp", "bmp", "dib", "gif", "tif", "tiff",
 ];
 
-/// Whether files of images are called so: an extension without its dot.
+/// Whether a file extension, without its dot, is that of an image.
 pub(crate) fn is_image_extension(extension: &str) -> bool {
     EXTENSIONS
         .iter()

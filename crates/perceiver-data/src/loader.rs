@@ -1,9 +1,10 @@
-//! Batches of preprocessed pictures, made ahead of time by the loader's own threads.
+//! The data loader: preprocessed batches, prefetched on background threads.
 //!
-//! What a batch holds is a function of `(seed, epoch, index)`: the order of an epoch of `(seed, epoch)`, the
-//! augmentation of a picture of `(seed, epoch, its place in the data set)`; of pictures in shards the order is one also of batch
-//! size and window, and what a picture is mixed with is of its window. Threads and prefetching change when a
-//! batch is ready and nothing else, and an epoch can be resumed at any batch.
+//! The content of a batch is a function of `(seed, epoch, index)`: the order of an epoch of
+//! `(seed, epoch)`, and the augmentation of an image of `(seed, epoch, its index in the data set)`.
+//! With shards, the order also depends on batch size and window, and images are mixed with others
+//! of their window. Threads and prefetching affect only when a batch is ready, and an epoch can be
+//! resumed at any batch.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -27,132 +28,58 @@
 //! # Ok::<(), perceiver_data::DataError>(())
 //! ```
 
-use std::ops::Range;
+pub(crate) mod batch;
+pub(crate) mod config;
+pub(crate) mod epoch;
+pub(crate) mod shard_order;
+pub(crate) mod shard_stream;
+pub(crate) mod shuffle;
+
 use std::sync::Arc;
 
 use rayon::ThreadPoolBuilder;
 
-use crate::augment::Augmentation;
-use crate::batches::Batches;
 use crate::dataset::Dataset;
-use crate::epoch::Epoch;
 use crate::error::{DataError, Result};
-use crate::pictures::Pictures;
-use crate::preprocess::{Prepared, Preprocessing};
-use crate::shards::{Drawn, Stream, Streamed};
+use crate::formats::shards::ShardedDataset;
+use crate::loader::batch::Batches;
+use crate::loader::config::LoaderConfig;
+use crate::loader::epoch::Epoch;
+use crate::loader::shard_stream::{Drawn, Stream};
+use crate::source::samples::Samples;
+use crate::transforms::preprocess::{Prepared, Preprocessing};
 
-/// One of several parts of every batch, which several processes make between them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Which part, from 0.
-    pub index: usize,
-    /// How many there are, at least 1.
-    pub of: usize,
-}
-
-impl Part {
-    /// All there is.
-    pub const WHOLE: Self = Self { index: 0, of: 1 };
-
-    /// This part of `len` things in a row; empty where there are too few. Parts differ by one thing at most.
-    ///
-    /// ```
-    /// use perceiver_data::Part;
-    ///
-    /// let parts = [0, 1, 2].map(|index| Part { index, of: 3 }.range(7));
-    /// assert_eq!(parts, [0..2, 2..4, 4..7]);
-    /// ```
-    pub fn range(self, len: usize) -> Range<usize> {
-        self.index * len / self.of..(self.index + 1) * len / self.of
-    }
-}
-
-/// How a [`Loader`] goes through a data set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoaderConfig {
-    /// Pictures in a batch; the last one of an epoch may have fewer. 64 by default.
-    pub batch_size: usize,
-    /// The root of shuffling and augmentation. 0 by default.
-    pub seed: u64,
-    /// Whether every epoch has its own random order; else the data set's. Off by default.
-    pub shuffle: bool,
-    /// Encoded pictures that are in memory to be drawn from, where they are in shards: those of all parts together. 4096 by default.
-    pub shuffle_buffer: usize,
-    /// The part of every batch that is made. The whole by default.
-    pub part: Part,
-    /// Random changes of the pictures. None by default.
-    pub augmentation: Option<Augmentation>,
-    /// How many finished batches may wait to be taken. 2 by default.
-    pub prefetch: usize,
-    /// Threads that make a batch. By default rayon's choice: `RAYON_NUM_THREADS`, or as many as the machine offers.
-    pub threads: Option<usize>,
-}
-
-impl Default for LoaderConfig {
-    fn default() -> Self {
-        Self {
-            batch_size: 64,
-            seed: 0,
-            shuffle: false,
-            shuffle_buffer: 4096,
-            part: Part::WHOLE,
-            augmentation: None,
-            prefetch: 2,
-            threads: None,
-        }
-    }
-}
-
-impl LoaderConfig {
-    fn validate(&self) -> Result<()> {
-        let positive = |option, value| match value {
-            0 => Err(DataError::InvalidOption {
-                option,
-                expected: "at least 1".to_owned(),
-                found: "0".to_owned(),
-            }),
-            _ => Ok(()),
-        };
-        positive("batch_size", self.batch_size)?;
-        positive("part.of", self.part.of)?;
-        positive("threads", self.threads.unwrap_or(1))?;
-        self.augmentation
-            .as_ref()
-            .map_or(Ok(()), Augmentation::validate)
-    }
-}
-
-/// Goes through a data set in batches, epoch after epoch.
+/// A data loader, which iterates over a data set in batches, epoch by epoch.
 pub struct Loader {
     batches: Arc<Batches>,
     pictures: Held,
     preprocessing: Preprocessing,
 }
 
-/// Pictures with what can be made ready for all epochs.
+/// Samples, with the preprocessing tables that all epochs share.
 enum Held {
     InMemory(Arc<Dataset>, Arc<Prepared>),
-    Streamed(Arc<Streamed>),
+    Sharded(Arc<ShardedDataset>),
 }
 
 impl Loader {
-    /// A loader of pictures, which are shared, not copied.
+    /// Creates a loader. Samples are shared, not copied.
     ///
     /// # Errors
-    /// When an option is not valid, or the operating system grants no threads.
+    /// When an option is invalid, or the threads cannot be started.
     pub fn new(
-        pictures: impl Into<Pictures>,
+        pictures: impl Into<Samples>,
         preprocessing: Preprocessing,
         config: LoaderConfig,
     ) -> Result<Self> {
         config.validate()?;
         preprocessing.validate()?;
         let pictures = match pictures.into() {
-            Pictures::InMemory(data) => {
+            Samples::InMemory(data) => {
                 let prepared = preprocessing.prepare(data.images())?;
                 Held::InMemory(data, Arc::new(prepared))
             }
-            Pictures::Streamed(data) => Held::Streamed(data),
+            Samples::Sharded(data) => Held::Sharded(data),
         };
         let pool = ThreadPoolBuilder::new()
             .num_threads(config.threads.unwrap_or(0)) // 0: rayon's choice
@@ -168,25 +95,26 @@ impl Loader {
         })
     }
 
-    /// What happens to every picture but for augmentation, which a checkpoint has to keep.
+    /// Returns the preprocessing, without augmentation, which a checkpoint must store.
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
     }
 
-    /// The number of pictures in an epoch.
+    /// Returns the number of images per epoch.
     pub fn num_samples(&self) -> usize {
         match &self.pictures {
             Held::InMemory(data, _) => data.len(),
-            Held::Streamed(data) => data.len(),
+            Held::Sharded(data) => data.len(),
         }
     }
 
-    /// The number of batches in an epoch, a last partial one included.
+    /// Returns the number of batches per epoch, including a partial last one.
     pub fn batches_per_epoch(&self) -> usize {
         self.num_samples().div_ceil(self.batches.config.batch_size)
     }
 
-    /// The batches of an epoch from `first_batch` on, the same that skipping as many of the whole epoch would give.
+    /// Returns the batches of an epoch from `first_batch` on, identical to skipping that many
+    /// batches of the whole epoch.
     pub fn epoch(&self, epoch: usize, first_batch: usize) -> Epoch {
         let batches = Arc::clone(&self.batches);
         let prefetch = batches.config.prefetch;
@@ -209,7 +137,7 @@ impl Loader {
                     chunks.into_iter().map(batch)
                 })
             }
-            Held::Streamed(data) => {
+            Held::Sharded(data) => {
                 let (data, preprocessing) = (Arc::clone(data), self.preprocessing.clone());
                 Epoch::start(prefetch, move || {
                     let config = &batches.config;
@@ -229,10 +157,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batches::Batch;
-    use crate::fit::Fit;
-    use crate::image::Image;
-    use crate::normalization::Normalization;
+    use crate::dataset::image::Image;
+    use crate::dataset::part::Part;
+    use crate::loader::batch::Batch;
+    use crate::transforms::augment::Augmentation;
+    use crate::transforms::fit::Fit;
+    use crate::transforms::normalize::Normalization;
 
     fn loader(len: usize, config: LoaderConfig) -> Loader {
         let images = (0..len)
@@ -267,7 +197,7 @@ mod tests {
         }
     }
 
-    /// Indices, labels and the bits of the pixels of every batch.
+    /// Returns the indices, labels and pixel bits of every batch.
     fn contents(epoch: Epoch) -> Vec<(Vec<usize>, Vec<u32>, Vec<u32>)> {
         let read = |batch: Batch| {
             let pixels = batch
@@ -374,7 +304,7 @@ mod tests {
         );
         let mut epoch = loader.epoch(0, 0);
         assert!(epoch.next().unwrap().is_ok());
-        drop(epoch); // waits for the thread: a deadlock would hang here
+        drop(epoch); // joins the thread: a deadlock would hang here
         assert_eq!(Arc::strong_count(&loader.batches), 1);
     }
 

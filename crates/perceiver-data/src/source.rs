@@ -1,25 +1,28 @@
-//! Where a data set comes from, as people write it: `cifar100`, `folder:photos`, `hf:uoft-cs/cifar10`.
+//! Data sets by name: `cifar100`, `folder:photos`, `hf:uoft-cs/cifar10`.
+
+pub(crate) mod image_sizes;
+pub(crate) mod parse;
+pub(crate) mod samples;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broken_pictures::BrokenPictures;
-use crate::cifar::Cifar;
-use crate::class_names::ClassMap;
+use crate::dataset::class_names::ClassMap;
+use crate::dataset::labels::Labels;
 use crate::dataset::{Dataset, Split};
 use crate::error::{DataError, Result};
-use crate::folder::{FolderFiles, ImageFolder};
-use crate::folder_listing::FolderListing;
+use crate::formats::cifar::Cifar;
 #[cfg(feature = "hub")]
-use crate::hub::HubDataset;
-use crate::labels::Labels;
-use crate::shapes::{self, shapes};
-use crate::shards::ShardFolder;
-use crate::watcher::Watcher;
+use crate::formats::hub::HubDataset;
+use crate::formats::image_folder::listing::FolderListing;
+use crate::formats::image_folder::{FolderFiles, ImageFolder};
+use crate::formats::load_options::LoadOptions;
+use crate::formats::shapes::{self, shapes};
+use crate::formats::shards::ShardFolder;
 
-/// The place a data set is read from. Its text form is what configuration files and flags hold.
+/// The origin of a data set. Its text form is used in configuration files and flags.
 ///
 /// ```
 /// use std::path::PathBuf;
@@ -37,72 +40,38 @@ pub enum Source {
     Cifar100,
     /// `cifar10`: 10 classes, from the data directory.
     Cifar10,
-    /// `shapes`: the embedded data set, drawn when it is asked for.
+    /// `shapes`: the embedded data set, generated on demand.
     Shapes,
-    /// `folder:DIR`: picture files in class folders.
+    /// `folder:DIR`: image files in class folders.
     Folder(PathBuf),
-    /// `shards:DIR[,image=COLUMN][,label=COLUMN]`: files of many pictures, which training reads piece by piece; see [`ShardFolder`].
+    /// `shards:DIR[,image=COLUMN][,label=COLUMN]`: shards, which training streams; see
+    /// [`ShardFolder`].
     Shards {
         /// The directory.
         root: PathBuf,
-        /// The column of the images of Parquet files, where it cannot be told by its name.
+        /// The image column of Parquet files; guessed if `None`.
         image_column: Option<String>,
-        /// The column of the labels of Parquet files, where it cannot be told by its name.
+        /// The label column of Parquet files; guessed if `None`.
         label_column: Option<String>,
     },
-    /// `hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]`: a data set of the Hugging Face Hub. Needs the crate's feature
-    /// `hub`.
+    /// `hf:USER/NAME[:IMAGE_COLUMN:LABEL_COLUMN]`: a data set of the Hugging Face Hub. Needs the
+    /// crate's feature `hub`.
     Hub {
         /// The repository, `USER/NAME`.
         repo: String,
-        /// The column of the pictures, where it cannot be guessed.
+        /// The image column; guessed if `None`.
         image_column: Option<String>,
-        /// The column of the labels, where it cannot be guessed.
+        /// The label column; guessed if `None`.
         label_column: Option<String>,
     },
-    /// `memory:NAME`: a data set that a program had in memory, by its name. Nothing can read it again.
+    /// `memory:NAME`: a data set that was in a program's memory, by its name. It cannot be loaded
+    /// again.
     Memory(String),
 }
 
-/// How to read a [`Source`]; each source uses what concerns it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoadOptions {
-    /// The directory that CIFAR's directories lie in; `data` by default.
-    pub data_dir: PathBuf,
-    /// Classes or coarse groups.
-    pub labels: Labels,
-    /// Pictures of folders and of the Hub are shrunk until their shorter side has this many pixels; 64 by default.
-    pub shorter_side: usize,
-    /// The test part of a folder that has no split of its own, of each class; 0.2 by default.
-    pub test_fraction: f64,
-    /// The seed of a folder's order and split, and of the Hub's order; 0 by default.
-    pub seed: u64,
-    /// Who is told how far reading is; nobody by default.
-    pub watcher: Watcher,
-    /// What becomes of pictures of folders and of the Hub that cannot be read; skipped by default.
-    pub broken: BrokenPictures,
-    /// The files of a folder, where they are listed already; see [`Source::listing`].
-    pub listing: Option<Arc<FolderListing>>,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            data_dir: PathBuf::from("data"),
-            labels: Labels::Fine,
-            shorter_side: 64,
-            test_fraction: 0.2,
-            seed: 0,
-            watcher: Watcher::default(),
-            broken: BrokenPictures::Skip,
-            listing: None,
-        }
-    }
-}
-
 impl Source {
-    /// The files of a folder as they are now, for [`LoadOptions::listing`]: whoever trains for hours judges by the files that
-    /// were there at the start. None of other sources.
+    /// Lists the current files of a folder, for [`LoadOptions::listing`], so that a long run is
+    /// tested on the files present at its start. `None` for other sources.
     ///
     /// # Errors
     /// Those of [`FolderListing::read`].
@@ -113,11 +82,11 @@ impl Source {
         }
     }
 
-    /// Reads all images of a source without splits: the training part and the test part that would be drawn. None of a source that
-    /// has splits.
+    /// Reads all images of a source without splits, as the training part and the test part that
+    /// would be drawn. `None` for a source with splits.
     ///
     /// # Errors
-    /// As for [`Source::load`], but for classes with too few images or none that can be read.
+    /// As for [`Source::load`], except for classes with too few images or no readable one.
     pub fn load_parts(&self, options: &LoadOptions) -> Result<Option<[Dataset; 2]>> {
         match self {
             Self::Folder(root) => self.image_folder(root, options)?.load_parts(),
@@ -125,7 +94,7 @@ impl Source {
         }
     }
 
-    /// Whether another source is this one: the same, or the same directory by another path.
+    /// Whether two sources are equal, or are the same directory under different paths.
     pub fn is_same_place(&self, other: &Self) -> bool {
         let real = |path: &Path| path.canonicalize().ok();
         let same = |a: &Path, b: &Path| real(a).is_some_and(|a| Some(a) == real(b));
@@ -136,7 +105,8 @@ impl Source {
         }
     }
 
-    /// A short name for people and for directories of runs: of a directory its real name, also of `.`.
+    /// Returns a short name for display and for run directories; for a directory, including `.`,
+    /// its real name.
     pub fn short_name(&self) -> String {
         let text = self.to_string();
         let last = text.rsplit([':', '/']).find(|part| !part.is_empty());
@@ -152,10 +122,10 @@ impl Source {
         name.unwrap_or_else(|| "run".to_owned())
     }
 
-    /// Reads a split. A validation split that is not there is empty.
+    /// Reads a split. A missing validation split is empty.
     ///
     /// # Errors
-    /// Whatever is wrong with the data, or with the options for this source.
+    /// When the data, or the options for this source, are invalid.
     pub fn load(&self, split: Split, options: &LoadOptions) -> Result<Dataset> {
         match self {
             Self::Cifar100 => Cifar::Hundred.read(&options.data_dir, split, options.labels),
@@ -171,10 +141,12 @@ impl Source {
         }
     }
 
-    /// Reads a split as [`Source::load`] does, its labels matched by name with `classes`: those of the training split, or a model's.
+    /// Reads a split as [`Source::load`] does, with labels matched by name to `classes`: those of
+    /// the training split, or of a model.
     ///
     /// # Errors
-    /// As for [`Source::load`], and [`DataError::OtherClasses`] for images of a class that is not among `classes`.
+    /// As for [`Source::load`], and [`DataError::OtherClasses`] for images of a class that is not
+    /// among `classes`.
     pub fn load_of_classes(
         &self,
         split: Split,
@@ -191,13 +163,13 @@ impl Source {
         }
     }
 
-    /// The number of images of each of `classes` in a split, matched by name, told by its labels, of which no image is read. A folder's
-    /// broken ones are counted too. The Hub's files are fetched for it.
+    /// Counts the images of each of `classes` in a split, matched by name, from the labels alone. A
+    /// folder's broken images are counted too. Files on the Hub are downloaded for it.
     ///
-    /// A test split of which this fails would fail when all has been learned.
+    /// It finds errors of a test split before training.
     ///
     /// # Errors
-    /// Those of [`Source::load_of_classes`], as far as files and labels go.
+    /// Those of [`Source::load_of_classes`] that concern files and labels.
     pub fn count_of_classes(
         &self,
         split: Split,
@@ -213,7 +185,7 @@ impl Source {
         Ok(counts)
     }
 
-    /// The labels of a split and the classes that it names.
+    /// Returns the labels of a split and the class names they index.
     fn labels(&self, split: Split, options: &LoadOptions) -> Result<(Vec<u32>, Vec<String>)> {
         match self {
             Self::Cifar100 => Cifar::Hundred.labels(&options.data_dir, split, options.labels),
@@ -233,12 +205,12 @@ impl Source {
         }
     }
 
-    /// Looks whether both splits are there and have sizes that fit, without reading pictures, so that a long
-    /// training does not fail at its end for want of a test file. The
-    /// Hub is asked for the list of files only.
+    /// Checks that the training and test splits exist with plausible sizes, without reading images,
+    /// so that a long training run does not fail at its end because a test file is missing. Of the
+    /// Hub, only the list of files is requested.
     ///
     /// # Errors
-    /// The one that loading would end in, as far as it can be told.
+    /// Those of [`Source::load`] that can be found this way.
     pub fn check(&self, options: &LoadOptions) -> Result<()> {
         match self {
             Self::Cifar100 => Cifar::Hundred.check(&options.data_dir),
@@ -257,8 +229,8 @@ impl Source {
         }
     }
 
-    /// The number of pictures in a split, told without reading any, so that a folder's broken ones are counted too; none of
-    /// shards and of the Hub's, where only reading would tell.
+    /// Returns the number of images in a split without reading any, so a folder's broken images are
+    /// counted too. `None` for shards and the Hub, which would have to be read.
     ///
     /// # Errors
     /// Those of [`Source::check`].
@@ -272,7 +244,8 @@ impl Source {
         }
     }
 
-    /// The number of classes, told without reading any image; none of shards and of the Hub's, where only reading would tell.
+    /// Returns the number of classes without reading any image. `None` for shards and the Hub,
+    /// which would have to be read.
     ///
     /// # Errors
     /// Those of [`Source::check`] for a folder.
@@ -290,8 +263,8 @@ impl Source {
         }
     }
 
-    /// Whether the data set's files are on this machine, whole or not; never of the Hub's, whose cache is not
-    /// searched.
+    /// Whether the data set's files are on this machine, complete or not; always false for the Hub,
+    /// whose cache is not searched.
     pub fn is_present(&self, data_dir: &Path) -> bool {
         match self {
             Self::Cifar100 => Cifar::Hundred.is_present(data_dir),
@@ -315,10 +288,10 @@ impl Source {
         })
     }
 
-    /// The shards that the source names.
+    /// Opens the source's shards.
     ///
     /// # Errors
-    /// When there are none, the source is another, or the labels asked for are coarse.
+    /// When there are none, the source is of another kind, or coarse labels are requested.
     pub fn shard_folder(&self, options: &LoadOptions) -> Result<ShardFolder> {
         options.labels.require_fine(self)?;
         match self {
@@ -344,7 +317,7 @@ impl Source {
                 image_column,
                 label_column,
             } => (repo.as_str(), image_column.clone(), label_column.clone()),
-            _ => ("", None, None), // refused as the name of a repository
+            _ => ("", None, None), // rejected as a repository name
         };
         HubDataset {
             image_column,
@@ -360,8 +333,8 @@ impl Source {
     fn only_in_memory(&self) -> DataError {
         DataError::InvalidOption {
             option: "dataset",
-            expected: "a data set that can be read; name one with --dataset".into(),
-            found: format!("{self}, which another program had in memory"),
+            expected: "a data set that can be read; choose one with --dataset".into(),
+            found: format!("{self}, an in-memory data set of another program"),
         }
     }
 
@@ -489,8 +462,8 @@ mod tests {
             source.load(Split::Train, &options).unwrap_err(),
         ] {
             let message = error.to_string();
-            let expected = "dataset: expected a data set that can be read; name one with --dataset, found memory:blobs, which another \
-                            program had in memory";
+            let expected = "dataset: expected a data set that can be read; choose one with --dataset, found memory:blobs, an in-memory \
+                            data set of another program";
             assert_eq!(message, expected);
         }
     }

@@ -1,8 +1,9 @@
-//! Files that anyone may have made, read the same way everywhere: regular ones alone, up to a limit, and text whatever editor wrote it.
+//! Reads untrusted files safely: only regular files, only up to a limit, and text with any byte
+//! order mark.
 //!
-//! Editors differ in what they put around the text. Notepad begins a file with a byte order mark, and PowerShell's `>` writes UTF-16. Both
-//! are read as if they were plain UTF-8 by [`read_text`], which every reader of such a file goes through. Line ends stay as they are:
-//! [`str::lines`], TOML and JSON take `\r\n` for what it is.
+//! Editors differ in what they write around the text: Notepad begins a file with a byte order mark,
+//! and PowerShell's `>` writes UTF-16. [`read_text`] decodes both to plain UTF-8, and every reader
+//! of such a file uses it. Line ends stay as they are: [`str::lines`], TOML and JSON accept `\r\n`.
 //!
 //! ```
 //! let dir = tempfile::tempdir().unwrap();

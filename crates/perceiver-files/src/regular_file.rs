@@ -1,24 +1,27 @@
-//! Files that anyone may have made: only regular ones are read, and only up to a limit.
+//! Reads regular files only, up to a size limit.
 //!
-//! A named pipe would keep whoever opens it waiting, a device such as `/dev/zero` has no end, and a file of many
-//! gigabytes that are mostly holes takes no room on the disk but all of memory.
+//! Opening a named pipe blocks, a device such as `/dev/zero` has no end, and a sparse file of many
+//! gigabytes takes no room on the disk but all of memory.
 
 use std::fs::{self, File, FileType};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// The most bytes of a file of settings that is read whole: a `config.json`, a recipe, a list of class names.
+/// The maximum size in bytes of a settings file that is read whole: a `config.json`, a recipe, a
+/// list of class names.
 pub const MAX_TEXT_BYTES: u64 = 64 << 20;
 
-/// The most bytes of a table that grows with a run or a data set: metrics, predictions.
+/// The maximum size in bytes of a table that grows with a run or a data set: metrics, predictions.
 pub const MAX_TABLE_BYTES: u64 = 1 << 30;
 
-/// Opens the regular file at `path`; and its size in bytes.
+/// Opens the regular file at `path` and returns it with its size in bytes.
 ///
 /// # Errors
-/// As [`File::open`], and [`ErrorKind::IsADirectory`] for a directory, [`ErrorKind::InvalidInput`] for a pipe, a socket or a device.
+/// As [`File::open`], and [`ErrorKind::IsADirectory`] for a directory, [`ErrorKind::InvalidInput`]
+/// for a pipe, a socket or a device.
 pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
-    // Before it is opened, as that alone waits at a pipe; and after, as it may be another file by now.
+    // Check before opening, since opening a pipe blocks, and after, since the path may name another
+    // file by now.
     require_regular(fs::metadata(path)?.file_type())?;
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -26,7 +29,7 @@ pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-/// The bytes of the regular file at `path`, of which there may be `limit`.
+/// Reads the regular file at `path`, up to `limit` bytes.
 ///
 /// ```
 /// let dir = tempfile::tempdir().unwrap();
@@ -47,7 +50,7 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_at_most(file, limit, size as usize)
 }
 
-/// The bytes that come from `source`, of which there may be `limit`: for what a user names, which may be a pipe.
+/// Reads `source` to its end, up to `limit` bytes: for user-supplied paths, which may be pipes.
 ///
 /// # Errors
 /// As reading does, and [`ErrorKind::FileTooLarge`] when there are more bytes.
@@ -58,7 +61,8 @@ pub fn read_limited(source: impl Read, limit: u64) -> io::Result<Vec<u8>> {
 fn read_at_most(source: impl Read, limit: u64, expected: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(expected)?;
-    // Whatever size was told: files of `/proc` have none, and others grow while they are read.
+    // The reported size is only a hint: files of `/proc` report none, and others grow during the
+    // read.
     source
         .take(limit.saturating_add(1))
         .read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! The text of a file, whatever editor wrote it.
+//! Reads text files with a byte order mark or in UTF-16.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -6,26 +6,28 @@ use std::path::Path;
 
 use crate::regular_file::{MAX_TEXT_BYTES, read_limited, read_regular};
 
-/// The text in the regular file at `path`, without a byte order mark.
+/// Reads the regular file at `path` as text, without a byte order mark.
 ///
 /// # Errors
-/// Those of [`read_regular`] with [`MAX_TEXT_BYTES`]; [`ErrorKind::InvalidData`] for what is no text.
+/// Those of [`read_regular`] with [`MAX_TEXT_BYTES`]; [`ErrorKind::InvalidData`] for what is no
+/// text.
 pub fn read_text(path: &Path) -> io::Result<String> {
     decode_text(read_regular(path, MAX_TEXT_BYTES)?)
 }
 
-/// The text in the file that a user names on the command line, which may be a pipe, as `<(...)` is in a shell.
+/// Reads a file named on the command line as text; it may be a pipe, such as `<(...)` of a shell.
 ///
 /// # Errors
-/// Those of [`File::open`] and [`read_limited`] with [`MAX_TEXT_BYTES`]; [`ErrorKind::InvalidData`] for what is no text.
+/// Those of [`File::open`] and [`read_limited`] with [`MAX_TEXT_BYTES`]; [`ErrorKind::InvalidData`]
+/// for what is no text.
 pub fn read_named_text(path: &Path) -> io::Result<String> {
     decode_text(read_limited(File::open(path)?, MAX_TEXT_BYTES)?)
 }
 
-/// The text that bytes are: UTF-8, with a byte order mark or without, or UTF-16 with one.
+/// Decodes text: UTF-8 with or without a byte order mark, or UTF-16 with one.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidData`] for anything else, with the place of the first byte that is no text.
+/// [`ErrorKind::InvalidData`] for anything else, with the position of the first invalid byte.
 pub fn decode_text(mut bytes: Vec<u8>) -> io::Result<String> {
     match &bytes[..] {
         [0xEF, 0xBB, 0xBF, ..] => {
@@ -39,7 +41,7 @@ pub fn decode_text(mut bytes: Vec<u8>) -> io::Result<String> {
         let at = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..at].split(|&byte| byte == b'\n').count();
         invalid(format!(
-            "expected text in UTF-8, found other bytes in line {line}; save the file as UTF-8"
+            "expected UTF-8 text, found invalid bytes in line {line}; save the file as UTF-8"
         ))
     })
 }
@@ -51,7 +53,7 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> io::Result<String> {
         .ok()
         .filter(|_| rest.is_empty())
         .ok_or_else(|| {
-            invalid("expected text, found damaged UTF-16; save the file as UTF-8".to_owned())
+            invalid("expected text, found invalid UTF-16; save the file as UTF-8".to_owned())
         })
 }
 
@@ -88,10 +90,10 @@ mod tests {
     #[test]
     fn what_is_no_text_is_refused_by_its_line() {
         for (bytes, finding) in [
-            (&b"cat\nd\xF6g\n"[..], "other bytes in line 2"),
-            (b"\x1F\x8B\x08", "other bytes in line 1"),
-            (b"\xFF\xFEa", "damaged UTF-16"),
-            (b"\xFF\xFE\x00\xD8", "damaged UTF-16"),
+            (&b"cat\nd\xF6g\n"[..], "invalid bytes in line 2"),
+            (b"\x1F\x8B\x08", "invalid bytes in line 1"),
+            (b"\xFF\xFEa", "invalid UTF-16"),
+            (b"\xFF\xFE\x00\xD8", "invalid UTF-16"),
         ] {
             let error = decode_text(bytes.to_vec()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidData);
@@ -105,7 +107,7 @@ mod tests {
         let path = dir.path().join("long.txt");
         File::create(&path)
             .unwrap()
-            .set_len(MAX_TEXT_BYTES + 1) // a hole: no disk is written
+            .set_len(MAX_TEXT_BYTES + 1) // sparse: no disk space is used
             .unwrap();
         for read in [read_text, read_named_text] {
             let error = read(&path).unwrap_err().to_string();

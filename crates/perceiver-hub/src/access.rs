@@ -1,4 +1,4 @@
-//! Where and how to reach the Hub.
+//! Access to the Hub: endpoint, token, cache, offline mode.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,26 +8,28 @@ use hf_hub::{HFClient, HFClientSync, HFError};
 use crate::progress::OnProgress;
 use crate::token;
 
-/// The Hub's own address.
+/// The address of the official Hub.
 const OFFICIAL: &str = "https://huggingface.co";
 
-/// Where and how to reach the Hub. What is not given comes from the environment.
+/// Options for access to the Hub. The environment supplies what is not set.
 #[derive(Clone, Default)]
 pub struct HubAccess {
-    /// Address of the Hub; else `HF_ENDPOINT`, else the official one. It is sent the token, whichever it is.
+    /// Address of the Hub; else `HF_ENDPOINT`, else the official one. The token is sent to it in
+    /// every case.
     pub endpoint: Option<String>,
-    /// Directory of the cache; else `HF_HUB_CACHE`, else `HF_HOME/hub`.
+    /// Cache directory; else `HF_HUB_CACHE`, else `HF_HOME/hub`.
     pub cache_dir: Option<PathBuf>,
-    /// Access token; else `HF_TOKEN`, else the token file. It is never part of a message.
+    /// Access token; else `HF_TOKEN`, else the token file. It never appears in a message.
     pub token: Option<String>,
-    /// Read the cache only and open no connection.
+    /// Read from the cache only and open no connection.
     pub offline: bool,
-    /// Called while files arrive or leave.
+    /// Progress callback of downloads and uploads.
     pub on_progress: Option<OnProgress>,
 }
 
 impl HubAccess {
-    /// All by the environment; `offline` by `HF_HUB_OFFLINE`, which `hf-hub` itself ignores.
+    /// Returns the options of the environment; `offline` follows `HF_HUB_OFFLINE`, which `hf-hub`
+    /// itself ignores.
     pub fn from_env() -> Self {
         let offline = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
         Self {
@@ -36,7 +38,7 @@ impl HubAccess {
         }
     }
 
-    /// The token that will be sent, if any.
+    /// Returns the token to send, if any.
     pub(crate) fn resolved_token(&self) -> Option<String> {
         self.token.clone().or_else(token::from_env)
     }
@@ -46,7 +48,7 @@ impl HubAccess {
         cache.unwrap_or_else(hf_hub::resolve_cache_dir)
     }
 
-    /// Where a person finds a repository.
+    /// Returns the base address of repository web pages.
     pub(crate) fn address(&self) -> String {
         let set = self.endpoint.clone();
         let endpoint = set.or_else(|| std::env::var("HF_ENDPOINT").ok());

@@ -1,5 +1,5 @@
-//! `hf-hub`'s cache, which is that of Python's `huggingface_hub`: `refs/<revision>` holds a commit, `snapshots/<commit>` the
-//! files, as links into `blobs`.
+//! The cache of `hf-hub`, shared with Python's `huggingface_hub`: `refs/<revision>` holds a commit,
+//! `snapshots/<commit>` the files, as links into `blobs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use crate::error::{HubError, Result};
 use crate::repository::Repository;
 
 impl Repository {
-    /// The directory of the cache in which this repository is.
+    /// Returns this repository's directory in the cache.
     fn cache_root(&self) -> PathBuf {
         let id = self.id().replace('/', "--");
         self.cache().join(format!("{}s--{id}", self.kind().word()))
     }
 
-    /// The commit that the cache knows a revision as; a commit is its own.
+    /// Returns the commit of a revision by the cache; for a commit, the commit itself.
     pub(crate) fn cached_commit(&self, revision: &str) -> String {
         let path = self.cache_root().join("refs").join(revision);
         fs::read_to_string(path)
@@ -28,7 +28,7 @@ impl Repository {
         self.cache_root().join("snapshots").join(commit)
     }
 
-    /// The files that the cache has of a revision.
+    /// Lists the cached files of a revision.
     pub fn list_cached(&self, revision: &str) -> Vec<RemoteFile> {
         let snapshot = self.snapshot(&self.cached_commit(revision));
         let relative = |path: &Path| {
@@ -40,7 +40,7 @@ impl Repository {
             .into_iter()
             .flatten();
         entries
-            .filter(|entry| entry.path().is_file()) // what a link points to, which a broken one does not
+            .filter(|entry| entry.path().is_file()) // false for a broken link
             .filter_map(|entry| relative(entry.path()))
             .map(|path| RemoteFile {
                 path,
@@ -50,7 +50,8 @@ impl Repository {
             .collect()
     }
 
-    /// Notes that a revision is this commit, as `hf-hub` does where it downloads by the name of a branch.
+    /// Records the commit of a revision in the cache, as `hf-hub` does when it downloads by branch
+    /// name.
     ///
     /// # Errors
     /// When the cache cannot be written.
@@ -70,7 +71,7 @@ impl Repository {
         })
     }
 
-    /// A file or repository that the cache would have to have.
+    /// Returns the error for a file or repository that is not in the cache.
     pub fn not_cached(&self, finding: &str) -> HubError {
         HubError::Refused {
             kind: self.kind(),
@@ -79,7 +80,7 @@ impl Repository {
                 "{finding} {} and no connection is allowed or possible",
                 self.cache().display()
             ),
-            hint: "load it once with a network and without HF_HUB_OFFLINE, or copy the cache directory from a machine that has it".into(),
+            hint: "download it once with a network and without HF_HUB_OFFLINE, or copy the cache directory from a machine that has it".into(),
         }
     }
 }

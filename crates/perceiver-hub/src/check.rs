@@ -1,9 +1,10 @@
-//! Whether a downloaded file is the one that the Hub announced.
+//! Verifies downloaded files by size and checksum.
 //!
-//! Why: `hf-hub` stores whatever a server answers to a download under the name of the file, an error page included,
-//! and serves it from its cache from then on. So a file must have the announced size, and the announced checksum: the
-//! SHA-256 of a large file, or git's SHA-1 of the pointer that holds it; git's SHA-1 of a small one. Without a server the checksum is the name of the file's blob
-//! in the cache, which is the entity tag that came with it.
+//! `hf-hub` stores any server response to a download under the name of the file, an error page
+//! included, and serves it from its cache from then on. So a file must have the announced size and
+//! checksum. The checksum is the SHA-256 of a large file or git's SHA-1 of its pointer, and git's
+//! SHA-1 of a small file. Offline, the checksum is the name of the file's blob in the cache, which
+//! is the entity tag of the download.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -14,30 +15,31 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{HubError, Result};
 
-/// What the Hub says of a file.
+/// A file of a repository listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteFile {
-    /// Its path in the repository.
+    /// Path in the repository.
     pub path: String,
-    /// Its size in bytes; none of a file that only the cache tells of.
+    /// Size in bytes; `None` for a file that only the cache lists.
     pub size: Option<u64>,
-    /// The sum of its content, where the Hub states one.
+    /// Checksum of the content, if the Hub states one.
     pub(crate) sum: Option<Sum>,
 }
 
 /// A checksum, in lowercase hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sum {
-    /// Of the content of a large file.
+    /// SHA-256 of the content of a large file.
     Sha256(String),
-    /// Of a small file, as git names it: over `blob SIZE`, a zero and the content.
+    /// Git's SHA-1 of a small file: over `blob SIZE`, a zero byte and the content.
     GitBlob(String),
-    /// Of the pointer that git has in a large file's place, which holds the SHA-256 and the size of the content.
+    /// Git's SHA-1 of a large file's LFS pointer, which holds the SHA-256 and the size of the
+    /// content.
     GitPointer(String),
 }
 
 impl Sum {
-    /// The sum that a blob of the cache is named after.
+    /// Parses the checksum in the name of a cache blob.
     fn of_blob_name(name: &str) -> Option<Self> {
         let is_hex = name.bytes().all(|byte| byte.is_ascii_hexdigit());
         let name = name.to_ascii_lowercase();
@@ -48,13 +50,14 @@ impl Sum {
         }
     }
 
-    /// The sum by a pointer's name in git, for a pointer of the usual form, which its size tells.
+    /// Returns the checksum for a pointer's git object ID, if the pointer has the usual form, which
+    /// its size tells.
     pub(crate) fn of_pointer(oid: String, pointer_size: u64, size: u64) -> Option<Self> {
         let usual = pointer(&"0".repeat(64), size).len() as u64;
         (pointer_size == usual).then_some(Self::GitPointer(oid))
     }
 
-    /// The sum of the same kind of other content.
+    /// Computes a checksum of the same kind over other content.
     pub(crate) fn of_same_kind(&self, reader: &mut impl Read, size: u64) -> io::Result<Self> {
         Ok(match self {
             Self::Sha256(_) => Self::Sha256(digest(Sha256::new(), reader)?),
@@ -76,7 +79,7 @@ impl Sum {
     }
 }
 
-/// What git LFS keeps in a repository in the place of a file.
+/// Returns the Git LFS pointer of a file.
 fn pointer(sha256: &str, size: u64) -> String {
     format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n")
 }
@@ -102,10 +105,10 @@ fn digest(mut hash: impl Digest, reader: &mut impl Read) -> io::Result<String> {
     }
 }
 
-/// Whether the file at `path` is the one that the Hub announced.
+/// Verifies that the file at `path` is the announced one.
 ///
 /// # Errors
-/// When it has another size or checksum, or cannot be read.
+/// When its size or checksum differs, or it cannot be read.
 pub(crate) fn check_file(path: &Path, announced: &RemoteFile) -> Result<()> {
     let io = |source| HubError::Io {
         action: "read",
@@ -133,13 +136,13 @@ pub(crate) fn check_file(path: &Path, announced: &RemoteFile) -> Result<()> {
     Ok(())
 }
 
-/// The sum by the name of the blob that `path` is a link to.
+/// Returns the checksum in the name of the blob that `path` links to.
 fn sum_of_blob(path: &Path) -> Option<Sum> {
     let target = fs::read_link(path).ok()?;
     Sum::of_blob_name(target.file_name()?.to_str()?)
 }
 
-/// Removes a file of the cache: the blob, and the link to it.
+/// Removes a file from the cache: the blob and the link to it.
 ///
 /// # Errors
 /// When the operating system refuses.
@@ -172,7 +175,7 @@ mod tests {
             size,
             sum,
         };
-        // What `sha256sum` and `git hash-object` print.
+        // Output of `sha256sum` and `git hash-object`.
         let sha256 = "a948904f2f0f479b8f8197694b30184b0d2ed1c1cd2a1ec0fb85d299a192a447";
         let git = "3b18e512dba79e4c8300dd08aeb37f8e728b8dad";
         for name in [sha256, git] {
@@ -200,7 +203,7 @@ mod tests {
     fn a_large_file_is_known_by_its_pointer() {
         let content = b"hello world\n";
         let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:a948904f2f0f479b8f8197694b30184b0d2ed1c1cd2a1ec0fb85d299a192a447\nsize 12\n";
-        // What `git hash-object` prints of that pointer.
+        // Output of `git hash-object` for that pointer.
         let oid = "0db788d9cca75b69bc4c2430024a654fafdb504e";
         let sum = Sum::of_pointer(oid.into(), pointer.len() as u64, 12).unwrap();
         assert_eq!(sum.of_same_kind(&mut content.as_slice(), 12).unwrap(), sum);

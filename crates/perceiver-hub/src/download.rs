@@ -1,4 +1,4 @@
-//! Files from the Hub, or from the cache, each checked before it is used.
+//! Downloads files from the Hub, or finds them in the cache, and verifies each.
 
 use std::path::PathBuf;
 
@@ -11,20 +11,22 @@ use crate::check::{RemoteFile, check_file, remove_cached};
 use crate::error::{HubError, Result};
 use crate::name::RepoName;
 use crate::progress::Reporter;
-use crate::refusal::Purpose;
-use crate::repository::{RepoKind, Repository};
+use crate::repo_kind::RepoKind;
+use crate::repository::Purpose;
+use crate::repository::Repository;
 use crate::retry::ATTEMPTS;
 
-/// The branch that is meant where none is named.
+/// The branch used if no revision is given.
 const DEFAULT_BRANCH: &str = "main";
 
 impl Repository {
-    /// A listed file on this machine, downloaded where it is not yet; `local` opens no connection. What does not have the
-    /// size and checksum that the listing states is removed and asked for again, a few times.
+    /// Returns the local path of a listed file and downloads it if it is not cached; `local` opens
+    /// no connection. A file without the listed size and checksum is removed and downloaded again,
+    /// a few times.
     ///
     /// # Errors
-    /// [`HubError::WrongDownload`] when what arrives is something else every time, and when the Hub refuses, or the cache does
-    /// not have the file.
+    /// [`HubError::WrongDownload`] when every attempt yields a wrong file, and when the Hub refuses
+    /// or the cache does not have the file.
     pub fn fetch(&self, file: &RemoteFile, revision: &str, local: bool) -> Result<PathBuf> {
         let mut attempt = 1;
         loop {
@@ -37,7 +39,7 @@ impl Repository {
                 Err(error) => return Err(self.refused(&error, Purpose::Read)),
             };
             let Err(error) = check_file(&path, file) else {
-                debug!("{} at {revision}: checked, {}", file.path, path.display());
+                debug!("{} at {revision}: verified, {}", file.path, path.display());
                 return Ok(path);
             };
             remove_cached(&path)?;
@@ -67,16 +69,18 @@ impl Repository {
 }
 
 impl RepoName {
-    /// The directory in the cache that holds `files`, all of one commit and each checked, downloaded where they are not yet.
-    /// Without a connection, by the wish of `access` or for want of one, it is the commit that the cache has.
+    /// Returns the cache directory that holds `files`, all of one commit and each verified;
+    /// downloads missing ones. Offline, by request of `access` or for lack of a connection, it is
+    /// the commit in the cache.
     ///
     /// # Errors
-    /// When there is no such repository, revision or file, on the Hub or in the cache, and all of [`Repository::fetch`]'s.
+    /// When the repository, revision or file does not exist on the Hub or in the cache, and all
+    /// errors of [`Repository::fetch`].
     pub fn fetch(&self, kind: RepoKind, access: &HubAccess, files: &[&str]) -> Result<PathBuf> {
         self.fetch_with(kind, access, files, &[])
     }
 
-    /// [`RepoName::fetch`] of `files`, and of those in `optional` that are there.
+    /// Fetches `files` as [`RepoName::fetch`] does, and those of `optional` that exist.
     ///
     /// # Errors
     /// As [`RepoName::fetch`].
@@ -112,16 +116,17 @@ impl RepoName {
     }
 }
 
-/// What a revision is at one moment.
+/// A revision's commit and files at one moment.
 struct Moment {
     commit: String,
     files: Vec<RemoteFile>,
-    /// Whether only the cache was asked.
+    /// Whether this comes from the cache alone.
     local: bool,
 }
 
 impl Repository {
-    /// A revision's commit and files: on the Hub, or, offline or out of its reach, in the cache.
+    /// Looks up a revision's commit and files: on the Hub or, offline or without a connection, in
+    /// the cache.
     fn look_up(&self, revision: &str) -> Result<Moment> {
         if !self.access().offline {
             let remote = self.commit_of(revision);

@@ -1,80 +1,80 @@
-//! Every way in which a transfer can fail, one variant each.
+//! Errors of Hub transfers, one variant each.
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::repository::RepoKind;
+use crate::repo_kind::RepoKind;
 
-/// Why the Hub, the cache or a downloaded file was refused. No message ever holds a token.
+/// Errors of the Hub, the cache or a downloaded file. No message ever holds a token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// A text that is no repository's name.
+    /// The text is no repository name.
     #[error("Hub repository: expected {expected}, found {found}")]
     Name {
-        /// What a name looks like, in words.
+        /// The expected form, in words.
         expected: &'static str,
-        /// The text.
+        /// The text found.
         found: String,
     },
 
-    /// A text that is neither a directory nor the name of a model.
+    /// The text is neither a directory nor a model name.
     #[error(
         "expected an existing directory, or a model on the Hub as USER/NAME or USER/NAME@REVISION, found {found:?}"
     )]
     NoModel {
-        /// The text.
+        /// The text found.
         found: String,
     },
 
-    /// The Hub, or the cache in its place, does not give or take what was asked for.
+    /// The Hub, or the cache in its place, refuses a request.
     #[error("{kind} {repo} on the Hub: {finding}; {hint}")]
     Refused {
         /// Model or data set.
         kind: RepoKind,
         /// The repository.
         repo: String,
-        /// What went wrong.
+        /// The reason.
         finding: String,
-        /// What to do about it.
+        /// The remedy.
         hint: String,
     },
 
-    /// The Hub cannot be reached, or breaks off.
+    /// The Hub cannot be reached, or the connection breaks.
     #[error("{kind} {repo} on the Hub: {finding}; {hint}")]
     Unreachable {
         /// Model or data set.
         kind: RepoKind,
         /// The repository.
         repo: String,
-        /// What went wrong.
+        /// The reason.
         finding: String,
-        /// What to do about it.
+        /// The remedy.
         hint: String,
     },
 
-    /// A file is not the one that the Hub announced.
-    #[error("{} is not what was announced: expected {expected}, found {found}; it was removed", path.display())]
+    /// A downloaded file differs from the announced one.
+    #[error("{} is a corrupt download: expected {expected}, found {found}; it was removed", path.display())]
     WrongDownload {
         /// The file.
         path: PathBuf,
         /// Its announced size or checksum, in words.
         expected: String,
-        /// What arrived.
+        /// The size or checksum of the download.
         found: String,
     },
 
     /// The operating system refused to read or write a file.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was being done, as a verb: "read", "remove".
+        /// The failed action, as a verb: "read", "remove".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// The result of a transfer.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, HubError>;

@@ -1,4 +1,5 @@
-//! Files of the Hugging Face Hub: downloads that are checked before they are used, uploads in one commit.
+//! Files of the Hugging Face Hub: downloads that are checked before they are used, uploads in one
+//! commit.
 //!
 //! ```no_run
 //! use perceiver_hub::{HubAccess, RepoKind, RepoName, Repository, Upload};
@@ -20,14 +21,15 @@
 //! # Ok::<(), perceiver_hub::HubError>(())
 //! ```
 //!
-//! All goes through the `hf-hub` library, so `HF_TOKEN` (or the token file of `hf auth login`), `HF_HOME`,
-//! `HF_HUB_CACHE` and `HF_ENDPOINT` have their usual meaning. What this crate adds:
+//! All transfers use the `hf-hub` library, so `HF_TOKEN` (or the token file of `hf auth login`),
+//! `HF_HOME`, `HF_HUB_CACHE` and `HF_ENDPOINT` have their usual meaning. This crate adds:
 //!
-//! - A file is used when it has the size and the checksum that the Hub states for it, and never otherwise: `hf-hub`
-//!   keeps whatever a server answers to a download, an error page included. A wrong one is removed and asked for again.
-//! - Several files come from one commit, also when somebody pushes in between.
-//! - `HF_HUB_OFFLINE`, and the cache where no server can be reached.
-//! - A refusal comes with what to do about it, and without tokens.
+//! - Checksums: a file is used only if it has the size and checksum that the Hub states. `hf-hub`
+//!   keeps any server response to a download, an error page included. A wrong file is removed and
+//!   downloaded again.
+//! - Consistency: several files come from one commit, even if somebody pushes in between.
+//! - Offline use: `HF_HUB_OFFLINE`, and the cache if no server can be reached.
+//! - Errors that say what to do, and contain no tokens.
 
 mod access;
 mod cache;
@@ -38,6 +40,7 @@ mod model;
 mod name;
 mod progress;
 mod refusal;
+mod repo_kind;
 mod repository;
 mod retry;
 mod token;
@@ -49,6 +52,7 @@ pub use error::{HubError, Result};
 pub use model::ModelPlace;
 pub use name::RepoName;
 pub use progress::{HubProgress, OnProgress};
-pub use repository::{RepoKind, Repository};
+pub use repo_kind::RepoKind;
+pub use repository::Repository;
 pub use token::{from_env as token_from_env, without_tokens};
 pub use upload::{Commit, Upload};

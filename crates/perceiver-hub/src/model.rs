@@ -1,23 +1,23 @@
-//! Models by the one name that people have for them: a directory, or a repository of the Hub.
+//! Resolves a model name: a directory, or a repository of the Hub.
 
 use std::path::{Path, PathBuf};
 
 use crate::access::HubAccess;
 use crate::error::{HubError, Result};
 use crate::name::RepoName;
-use crate::repository::RepoKind;
+use crate::repo_kind::RepoKind;
 
-/// Where a model is.
+/// The location of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelPlace {
-    /// In a directory of this machine.
+    /// A local directory.
     Directory(PathBuf),
-    /// On the Hub.
+    /// A repository of the Hub.
     Hub(RepoName),
 }
 
 impl ModelPlace {
-    /// What `name` stands for: an existing directory, else `USER/NAME` or `USER/NAME@REVISION`.
+    /// Resolves `name`: an existing directory, else `USER/NAME` or `USER/NAME@REVISION`.
     ///
     /// # Errors
     /// When it is neither.
@@ -31,11 +31,11 @@ impl ModelPlace {
         })
     }
 
-    /// The directory with `files`, and with those in `optional` that there are; of the Hub's, all of one commit and checked. What
-    /// a directory of this machine holds is not looked at.
+    /// Returns the directory with `files` and the existing ones of `optional`. Files from the Hub
+    /// are all of one commit and verified; the contents of a local directory are not checked.
     ///
     /// # Errors
-    /// All of [`RepoName::fetch`]'s.
+    /// All errors of [`RepoName::fetch`].
     pub fn directory(
         &self,
         access: &HubAccess,

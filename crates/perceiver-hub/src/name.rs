@@ -1,11 +1,11 @@
-//! Names of repositories, as people write them: `USER/NAME`, `USER/NAME@REVISION`.
+//! Repository names: `USER/NAME`, `USER/NAME@REVISION`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{HubError, Result};
 
-/// A repository, at a revision if one is named.
+/// A repository name with an optional revision.
 ///
 /// ```
 /// use perceiver_hub::RepoName;
@@ -19,7 +19,7 @@ use crate::error::{HubError, Result};
 pub struct RepoName {
     /// `USER/NAME`.
     pub id: String,
-    /// A branch, tag or commit.
+    /// Branch, tag or commit.
     pub revision: Option<String>,
 }
 
@@ -54,11 +54,11 @@ impl fmt::Display for RepoName {
     }
 }
 
-/// `owner/name` or `name`, of the characters that the Hub allows. The name becomes part of addresses and of paths in
-/// the cache.
+/// Checks for `owner/name` or `name` in the characters that the Hub allows. The name becomes part
+/// of addresses and of cache paths.
 ///
 /// # Errors
-/// When it is anything else.
+/// When the text is anything else.
 pub(crate) fn check_id(id: &str) -> Result<()> {
     if is_id(id) {
         return Ok(());
@@ -80,7 +80,8 @@ fn is_id(id: &str) -> bool {
     id.split('/').count() <= 2 && id.split('/').all(plain)
 }
 
-/// What git allows as a name, as far as it is safe in a path of the cache: `main`, `v1.0`, `refs/pr/2`.
+/// Returns whether git allows this name and it is safe in a cache path: `main`, `v1.0`,
+/// `refs/pr/2`.
 fn is_revision(revision: &str) -> bool {
     let plain = |part: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
@@ -92,7 +93,7 @@ fn is_revision(revision: &str) -> bool {
     revision.split('/').all(plain)
 }
 
-/// Refuses a revision that is not safe in addresses and paths.
+/// Checks that a revision is safe in addresses and paths.
 ///
 /// # Errors
 /// When it is not.

@@ -1,4 +1,5 @@
-//! How far a transfer is: `hf-hub`'s events, passed on to whoever watches, and logged where one begins.
+//! Transfer progress: passes the events of `hf-hub` to the callback, and logs the start of each
+//! file.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,27 +8,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hf_hub::progress::{DownloadEvent, FileStatus, ProgressEvent, ProgressHandler, UploadEvent};
 use tracing::info;
 
-/// How far a transfer is.
+/// Progress of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubProgress<'a> {
-    /// The file, by its path in the repository; of an upload, what it is in words.
+    /// Path of the file in the repository; for an upload, a description.
     pub file: &'a str,
-    /// Bytes that have arrived.
+    /// Bytes transferred so far.
     pub done: u64,
-    /// Bytes of the whole.
+    /// Total bytes.
     pub total: u64,
 }
 
-/// Called while files arrive or leave, from another thread.
+/// Progress callback of downloads and uploads; called from another thread.
 pub type OnProgress = Arc<dyn Fn(&HubProgress) + Send + Sync>;
 
-/// Passes `hf-hub`'s progress on.
+/// Adapter from the progress events of `hf-hub` to [`OnProgress`].
 #[derive(Default)]
 pub(crate) struct Reporter {
     on_progress: Option<OnProgress>,
-    /// Bytes of each file that was begun: a file is announced once.
+    /// Sizes of the files announced so far, in bytes: each file is announced once.
     begun: Mutex<HashMap<String, u64>>,
-    /// What is uploaded, in words, and its bytes.
+    /// Description and size in bytes of the current upload.
     upload: Mutex<(String, u64)>,
 }
 

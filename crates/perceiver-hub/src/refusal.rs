@@ -1,26 +1,19 @@
-//! What the Hub's refusals mean and what to do about them.
+//! Explains HTTP errors of the Hub, with remedies.
 
 use std::error::Error;
 
 use hf_hub::HFError;
 
 use crate::error::HubError;
-use crate::repository::Repository;
+use crate::repository::{Purpose, Repository};
 use crate::token::without_tokens;
 
-/// What was to be done when the Hub refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Read,
-    Write,
-}
-
-/// Whether there was no answer at all.
+/// Returns whether there was no response at all.
 pub(crate) fn is_unreachable(error: &HFError) -> bool {
     matches!(error, HFError::Request { source, .. } if source.is_connect() || source.is_timeout() || source.is_request())
 }
 
-/// Whether an answer ended before its time, or is not what it should be.
+/// Returns whether a response was truncated or malformed.
 pub(crate) fn is_cut_short(error: &HFError) -> bool {
     match error {
         HFError::Request { source, .. } => source.is_body() || source.is_decode(),
@@ -29,7 +22,7 @@ pub(crate) fn is_cut_short(error: &HFError) -> bool {
     }
 }
 
-/// The HTTP status of a refusal; 0 where it is none.
+/// Returns the HTTP status of an error; 0 if it has none.
 pub(crate) fn status(error: &HFError) -> u16 {
     match error {
         HFError::Http { context } => context.status.as_u16(),
@@ -45,7 +38,7 @@ pub(crate) fn status(error: &HFError) -> u16 {
 }
 
 impl Repository {
-    /// A refusal by the Hub, with what to do about it.
+    /// Converts an error of the Hub to [`HubError`], with a remedy.
     pub(crate) fn refused(&self, error: &HFError, purpose: Purpose) -> HubError {
         let (kind, repo) = (self.kind(), self.id().to_owned());
         let (finding, hint) = (self.finding(error), hint(error, purpose).to_owned());
@@ -65,7 +58,7 @@ impl Repository {
         }
     }
 
-    /// The error in words, without tokens.
+    /// Describes the error in words, without tokens.
     pub(crate) fn finding(&self, error: &HFError) -> String {
         without_tokens(&in_words(error), self.token())
     }
@@ -82,20 +75,21 @@ fn hint(error: &HFError, purpose: Purpose) -> &'static str {
         (404, ..) => {
             "check the name and the revision; a private repository needs a token in HF_TOKEN"
         }
-        (429, ..) => "wait a while, or set HF_TOKEN, since the limits for known users are higher",
+        (429, ..) => "wait a while, or set HF_TOKEN, since rate limits are higher with a token",
         (500.., ..) => "try again later",
         (_, Purpose::Read, HFError::Request { .. }) => {
-            "without a network, load it once on a machine with one, copy its cache directory here and set HF_HUB_OFFLINE=1"
+            "without a network, download it once on a machine with one, copy its cache directory here and set HF_HUB_OFFLINE=1"
         }
         (_, Purpose::Write, HFError::Request { .. }) => {
-            "nothing was changed there that a second try would not mend; try again"
+            "it is safe to try again: an incomplete upload leaves no commit"
         }
         (_, _, HFError::CacheLockTimeout { .. }) => "wait for the other process that downloads it",
         _ => "check HF_ENDPOINT and the cache directory",
     }
 }
 
-/// The error in words; of a connection that failed, the cause at the bottom, such as a name that was not found.
+/// Describes the error in words; for a failed connection, by its root cause, such as an unknown
+/// host name.
 fn in_words(error: &HFError) -> String {
     let HFError::Request { source, url } = error else {
         return error.to_string();
@@ -105,5 +99,5 @@ fn in_words(error: &HFError) -> String {
         cause = deeper;
     }
     let url = url.as_deref().unwrap_or("the server");
-    format!("no whole answer from {url}: {cause}")
+    format!("no complete response from {url}: {cause}")
 }

@@ -1,4 +1,4 @@
-//! One repository of the Hub.
+//! A repository of the Hub.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,37 +10,16 @@ use crate::access::HubAccess;
 use crate::check::{RemoteFile, Sum};
 use crate::error::{HubError, Result};
 use crate::name::{check_id, check_revision};
-use crate::refusal::Purpose;
+use crate::repo_kind::RepoKind;
 
-/// What a repository holds.
+/// The purpose of a refused request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RepoKind {
-    /// A model.
-    Model,
-    /// A data set.
-    Dataset,
+pub(crate) enum Purpose {
+    Read,
+    Write,
 }
 
-impl RepoKind {
-    /// The kind as the Hub's addresses have it, in the singular.
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Dataset => "dataset",
-        }
-    }
-}
-
-impl fmt::Display for RepoKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Model => "model",
-            Self::Dataset => "data set",
-        })
-    }
-}
-
-/// A repository of the Hub, with the way to it.
+/// A repository of the Hub, with the client for it.
 #[derive(Debug)]
 pub struct Repository {
     kind: RepoKind,
@@ -52,7 +31,7 @@ pub struct Repository {
     client: HFRepositorySync<RepoTypeAny>,
 }
 
-/// A token, to be taken out of messages.
+/// A token to be removed from messages.
 struct Secret(Option<String>);
 
 impl fmt::Debug for Secret {
@@ -62,10 +41,10 @@ impl fmt::Debug for Secret {
 }
 
 impl Repository {
-    /// The repository `id`, `USER/NAME`. Opens no connection yet.
+    /// Creates a handle to the repository `id`, `USER/NAME`. Opens no connection.
     ///
     /// # Errors
-    /// When the name is none, or the address of the Hub.
+    /// When the name or the address of the Hub is invalid.
     pub fn connect(kind: RepoKind, id: &str, access: &HubAccess) -> Result<Self> {
         check_id(id)?;
         let hub = access.client().map_err(|error| HubError::Refused {
@@ -90,17 +69,17 @@ impl Repository {
         })
     }
 
-    /// Model or data set.
+    /// Returns the kind: model or data set.
     pub fn kind(&self) -> RepoKind {
         self.kind
     }
 
-    /// `USER/NAME`.
+    /// Returns the name, `USER/NAME`.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Where people find it.
+    /// Returns the web address.
     pub fn address(&self) -> String {
         let prefix = match self.kind {
             RepoKind::Model => "",
@@ -129,7 +108,7 @@ impl Repository {
         &self.client
     }
 
-    /// The files of a revision, as the Hub lists them.
+    /// Lists the files of a revision on the Hub.
     ///
     /// # Errors
     /// When the Hub refuses or cannot be reached.
@@ -148,7 +127,7 @@ impl Repository {
         Ok(entries.into_iter().filter_map(remote_file).collect())
     }
 
-    /// The commit that a branch, tag or short commit stands for now.
+    /// Returns the current commit of a branch, tag or short commit.
     ///
     /// # Errors
     /// When the Hub refuses or cannot be reached.
@@ -158,17 +137,17 @@ impl Repository {
             .persist("looking up the revision", || self.info(Some(revision)))
             .map(|(sha, _)| sha)
             .map_err(|error| self.refused(&error, Purpose::Read))?;
-        // The commit becomes part of a path in the cache.
+        // The commit becomes part of a cache path.
         sha.filter(|sha| sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .ok_or_else(|| HubError::Refused {
                 kind: self.kind,
                 repo: self.id.clone(),
-                finding: format!("the answer names no commit for {revision}"),
+                finding: format!("the response contains no commit for {revision}"),
                 hint: "check HF_ENDPOINT".into(),
             })
     }
 
-    /// The commit of a revision, and whether the repository is private.
+    /// Returns the commit of a revision and whether the repository is private.
     pub(crate) fn info(
         &self,
         revision: Option<&str>,
@@ -189,7 +168,8 @@ impl Repository {
     }
 }
 
-/// A file of a listing. Of a large file the listing's `oid` is that of a pointer, and the sum of the content is beside it.
+/// Converts an entry of a listing. The `oid` of a large file is that of its pointer; the checksum
+/// of the content is beside it.
 fn remote_file(entry: RepoTreeEntry) -> Option<RemoteFile> {
     let RepoTreeEntry::File {
         path,
@@ -204,7 +184,7 @@ fn remote_file(entry: RepoTreeEntry) -> Option<RemoteFile> {
     let sum = match lfs {
         None => Some(Sum::GitBlob(oid)),
         Some(lfs) => {
-            // The listing has the SHA-256 too, but by a name that `hf-hub` 1.0 does not look for.
+            // The listing has the SHA-256 too, but under a name that `hf-hub` 1.0 does not read.
             let by_pointer = || Sum::of_pointer(oid, lfs.pointer_size?, size);
             lfs.sha256.map(Sum::Sha256).or_else(by_pointer)
         }
@@ -213,7 +193,7 @@ fn remote_file(entry: RepoTreeEntry) -> Option<RemoteFile> {
     is_tame(&path).then_some(RemoteFile { path, size, sum })
 }
 
-/// Whether a path of the repository stays within the directory that it is put in.
+/// Returns whether a repository path stays within its target directory.
 fn is_tame(path: &str) -> bool {
     let tame =
         |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':']);

@@ -1,7 +1,7 @@
-//! What is tried again: answers that were cut short, and refusals that say how long to wait.
+//! Retries: truncated responses, and rate limits that say how long to wait.
 //!
-//! `hf-hub` itself asks again where a server is busy or a connection cannot be made, a few times within seconds. It does not
-//! wait as long as a server asks for, nor ask again for an answer that broke off.
+//! `hf-hub` itself retries a few times within seconds when a server is busy or a connection fails.
+//! It neither waits as long as a server asks for nor retries a truncated response.
 
 use std::thread;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use tracing::warn;
 use crate::refusal::is_cut_short;
 use crate::repository::Repository;
 
-/// How often something is tried before it is an error.
+/// The maximum number of attempts.
 pub(crate) const ATTEMPTS: usize = 3;
 
-/// A longer wait is for people to decide on.
+/// The longest automatic wait; the user decides on a longer one.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 impl Repository {
-    /// Does something with the Hub, several times if need be.
+    /// Calls the Hub with retries.
     ///
     /// # Errors
-    /// The last attempt's, or the first that no repetition would mend.
+    /// The error of the last attempt, or the first that a retry would not fix.
     pub(crate) fn persist<T>(
         &self,
         what: &str,

@@ -1,11 +1,11 @@
-//! Access tokens: where they are found, and how they are kept out of messages.
+//! Access tokens: lookup, and removal from messages.
 
 use std::path::PathBuf;
 
 use perceiver_files::read_text;
 
-/// The token by the environment, found as `hf-hub` finds it: `HF_TOKEN`, the file at `HF_TOKEN_PATH`, the file that
-/// `hf auth login` writes.
+/// Returns the token of the environment, in the lookup order of `hf-hub`: `HF_TOKEN`, the file at
+/// `HF_TOKEN_PATH`, the file that `hf auth login` writes.
 pub fn from_env() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if set("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
@@ -17,7 +17,8 @@ pub fn from_env() -> Option<String> {
         .or_else(|| read(hf_hub::hf_home().join("token")).filter(|token| !token.is_empty()))
 }
 
-/// `text` without access tokens, which a server may quote in its refusals: the one given, and whatever looks like one.
+/// Removes access tokens from `text`, which a server may quote in its errors: the given one, and
+/// anything that looks like one.
 ///
 /// ```
 /// let quoted = "Bearer hf_AbC123 may not read this";
@@ -43,8 +44,8 @@ pub fn without_tokens(text: &str, token: Option<&str>) -> String {
     clean
 }
 
-/// Whether a word after `hf_` makes a token of it, which it does not in the name `hf_hub`: a real one is long and of both
-/// cases.
+/// Returns whether a word after `hf_` makes it a token, unlike in the name `hf_hub`: a real one is
+/// long and of both cases.
 fn is_tokens_rest(word: &str) -> bool {
     let of_a_name = |byte: u8| byte.is_ascii_lowercase();
     word.len() >= 16 || !word.bytes().all(of_a_name)

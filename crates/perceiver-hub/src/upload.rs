@@ -1,4 +1,4 @@
-//! Files to the Hub, all in one commit.
+//! Uploads files to the Hub in one commit.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -12,10 +12,12 @@ use crate::check::RemoteFile;
 use crate::error::{HubError, Result};
 use crate::name::check_revision;
 use crate::progress::Reporter;
-use crate::refusal::{Purpose, status};
-use crate::repository::{RepoKind, Repository};
+use crate::refusal::status;
+use crate::repo_kind::RepoKind;
+use crate::repository::Purpose;
+use crate::repository::Repository;
 
-/// A file to be uploaded.
+/// A file to upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
     path: String,
@@ -28,34 +30,34 @@ enum Content {
     Bytes(Vec<u8>),
 }
 
-/// What an upload came to.
+/// The result of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// The commit.
+    /// Commit ID.
     pub id: String,
-    /// Where people find it.
+    /// Web address.
     pub address: String,
 }
 
 impl Upload {
-    /// The file `source`, as `path` in the repository.
+    /// Creates an upload of the local file `source` to `path` in the repository.
     pub fn file(path: impl Into<String>, source: impl Into<PathBuf>) -> Self {
         let (path, content) = (path.into(), Content::File(source.into()));
         Self { path, content }
     }
 
-    /// These bytes, as `path` in the repository.
+    /// Creates an upload of `bytes` to `path` in the repository.
     pub fn bytes(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
         let (path, content) = (path.into(), Content::Bytes(bytes.into()));
         Self { path, content }
     }
 
-    /// The path in the repository.
+    /// Returns the path in the repository.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -69,7 +71,7 @@ impl Upload {
         }
     }
 
-    /// Its content.
+    /// Returns the content.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -97,7 +99,7 @@ impl Upload {
         }
     }
 
-    /// What is wrong with what the Hub has in this file's place, in words.
+    /// Compares the file with the Hub's listing of it; returns the difference in words.
     fn difference(&self, listed: Option<&RemoteFile>) -> Result<Option<String>> {
         let Some(listed) = listed else {
             return Ok(Some(format!("no {} in the new commit", self.path)));
@@ -127,10 +129,11 @@ fn unreadable(path: &Path, source: io::Error) -> HubError {
 }
 
 impl Repository {
-    /// Creates the repository unless it is there.
+    /// Creates the repository unless it exists.
     ///
     /// # Errors
-    /// When there is no token, or the Hub refuses; also when it is to be private, and is there already and public.
+    /// When there is no token or the Hub refuses; also when it should be private, but exists and is
+    /// public.
     pub fn create(&self, private: bool) -> Result<()> {
         self.require_token()?;
         let of_kind = match self.kind() {
@@ -149,7 +152,7 @@ impl Repository {
         }
         let look = || self.info(None);
         let (_, is_private) = self
-            .persist("looking at the repository", look)
+            .persist("checking the repository", look)
             .map_err(|error| self.refused(&error, Purpose::Write))?;
         if is_private == Some(true) {
             return Ok(());
@@ -157,17 +160,18 @@ impl Repository {
         Err(HubError::Refused {
             kind: self.kind(),
             repo: self.id().to_owned(),
-            finding: "it is there already and not private".into(),
+            finding: "it already exists and is not private".into(),
             hint: "make it private in its settings, choose another name, or push without --private"
                 .into(),
         })
     }
 
-    /// Puts files into one commit on a branch, which begins where `main` is if it is not there, and makes sure that the Hub has
-    /// them as they are here. Other files of the branch stay.
+    /// Uploads files to a branch in one commit and verifies that the Hub has them. A missing branch
+    /// is created from `main`. Other files of the branch stay.
     ///
     /// # Errors
-    /// When there is no token, the Hub refuses or breaks off: then there is the whole commit or none.
+    /// When there is no token, the Hub refuses or the connection breaks; the commit is then
+    /// complete or absent.
     pub fn upload(&self, branch: &str, message: &str, files: &[Upload]) -> Result<Commit> {
         self.require_token()?;
         check_revision(branch)?;
@@ -197,7 +201,7 @@ impl Repository {
 
     fn require_branch(&self, branch: &str) -> Result<()> {
         let look = || self.info(Some(branch));
-        match self.persist("looking at the branch", look) {
+        match self.persist("checking the branch", look) {
             Ok(_) => return Ok(()),
             Err(error) if status(&error) != 404 || branch == "main" => {
                 return Err(self.refused(&error, Purpose::Write));
@@ -211,7 +215,7 @@ impl Repository {
         }
     }
 
-    /// Makes sure that a commit has the files as they are here.
+    /// Verifies that a commit has the same files as this machine.
     fn require_same(&self, commit: &str, files: &[Upload]) -> Result<()> {
         let listed = self.list(commit)?;
         for file in files {

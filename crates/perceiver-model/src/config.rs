@@ -1,65 +1,72 @@
-//! Every hyperparameter of the model, with the names and defaults of the Keras example.
+//! The model configuration: all hyperparameters, with the names and defaults of the Keras example.
+
+pub(crate) mod foreign;
+pub(crate) mod sharing;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
 
-/// Which iterations have the same weights.
+/// The sharing of weights between iterations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sharing {
-    /// All of them: the Keras example's.
+    /// All iterations share their weights, as in the Keras example.
     #[default]
     All,
-    /// All, but the first cross attention has its own: the paper's model for `ImageNet`, where sharing it was unstable.
+    /// All share, but the first cross-attention has its own: the paper's `ImageNet` model, where
+    /// sharing it was unstable.
     AllButFirstCross,
-    /// None: every iteration has its own.
+    /// Every iteration has its own weights.
     None,
 }
 
-/// How a token knows where in the image it is.
+/// The position encoding of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Positions {
-    /// By a learned vector for each place: the Keras example's.
+    /// A learned vector per position, as in the Keras example.
     #[default]
     Learned,
-    /// By Fourier features of its coordinates, which join the patch before its projection: the paper's.
+    /// Fourier features of the coordinates, concatenated with the patch before its projection, as
+    /// in the paper.
     Fourier,
 }
 
-/// The largest image side, in pixels.
+/// The maximum image side, in pixels.
 const MOST_PIXELS: usize = 4096;
 
-/// The largest width of anything: tokens, latents, heads, layers that are not the last of a classifier.
+/// The maximum width of tokens, latents, heads and layers, except the last layer of a classifier.
 const MOST_WIDTH: usize = 65_536;
 
-/// The most classes, and the largest width of the head's layers.
+/// The maximum number of classes, and the maximum width of the head's layers.
 const MOST_CLASSES: usize = 1 << 20;
 
-/// The most layers in a list of them.
+/// The maximum number of layers in a list.
 const MOST_LAYERS: usize = 32;
 
-/// The most heads, blocks, iterations, channels of an image.
+/// The maximum number of heads, blocks, iterations or image channels.
 const MOST_REPEATS: usize = 1024;
 
-/// The most blocks of all iterations together.
+/// The maximum number of blocks over all iterations.
 const MOST_DEPTH: usize = 4096;
 
-/// The most frequencies of Fourier features in each direction.
+/// The maximum number of Fourier frequencies per direction.
 const MOST_BANDS: usize = 4096;
 
-/// The most values of one weight, or of one array that a forward pass makes of an image: 4 GiB in `f32`.
+/// The maximum number of values of a weight, or of an activation per image: 4 GiB in `f32`.
 const MOST_VALUES: usize = 1 << 30;
 
-/// The most values of the table of Fourier features, which is made with a model and is in no file: 512 MiB in `f32`.
+/// The maximum number of values of the Fourier feature table, which is built with the model and not
+/// saved: 512 MiB in `f32`.
 const MOST_FEATURES: usize = 1 << 27;
 
-/// The most multiply-adds of one image's forward pass, roughly: hours on a machine without a GPU.
+/// The maximum multiply-adds of one image's forward pass, roughly: hours on a machine without a
+/// GPU.
 const MOST_MULTIPLY_ADDS: f64 = 1e15;
 
-/// The architecture of a [`Perceiver`](crate::Perceiver). The default is the Keras example's: 9,697,637 parameters on
-/// CIFAR-100.
+/// The architecture of a [`Perceiver`](crate::Perceiver). The default is that of the Keras example:
+/// 9,697,637 parameters on CIFAR-100.
 ///
 /// ```
 /// use perceiver_model::PerceiverConfig;
@@ -72,55 +79,62 @@ const MOST_MULTIPLY_ADDS: f64 = 1e15;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PerceiverConfig {
-    /// Height and width of the images the model sees, in pixels, after resizing.
+    /// Height and width of the model's input images in pixels, after resizing.
     pub image_size: usize,
-    /// Colour channels of an image.
+    /// Number of colour channels.
     pub channels: usize,
-    /// Channels of each layer of a convolutional stem that halves height and width: a convolution of 3 x 3, a layer norm over
-    /// channels, a GELU. None in the example.
+    /// Channels of each stem layer: a 3 x 3 convolution that halves height and width, a layer norm
+    /// over channels, a GELU. The example has no stem.
     pub stem_units: Vec<usize>,
-    /// Height and width of a patch, in pixels or in points of what the stem makes; 1 makes every one a token.
+    /// Height and width of a patch, in pixels or in points of the stem's output; 1 makes each a
+    /// token.
     pub patch_size: usize,
-    /// How a token knows where it is: learned or fourier.
+    /// Position encoding: learned or fourier.
     pub positions: Positions,
-    /// Frequencies of Fourier features in each direction, evenly from half a wave across the image to the Nyquist frequency.
+    /// Number of Fourier frequencies per direction, evenly spaced from one wave across the image to
+    /// the Nyquist frequency.
     pub fourier_bands: usize,
-    /// Number of latents. (The example calls it the latent dimension, after the array's first axis.)
+    /// Number of latents. (The example calls it the latent dimension, after the first axis of the
+    /// array.)
     pub latent_dim: usize,
-    /// Standard deviation of the first latents: Keras's `random_normal` has 0.05, the paper 0.02.
+    /// Standard deviation of the initial latents: 0.05 in Keras's `random_normal`, 0.02 in the
+    /// paper.
     pub latent_deviation: f64,
-    /// Width of data tokens and latents.
+    /// Width of tokens and latents.
     pub projection_dim: usize,
-    /// Heads of cross attention, each a part of `projection_dim`; with more than the example's one, a projection of what they read
-    /// follows.
+    /// Number of cross-attention heads, which split `projection_dim`. The example has one; with
+    /// more, an output projection follows.
     pub num_cross_heads: usize,
-    /// Heads of the latent transformer's self-attention.
+    /// Number of self-attention heads in the latent transformer.
     pub num_heads: usize,
-    /// Width of queries, keys and values of one head; 0 stands for `projection_dim`, as in the example, where
-    /// eight heads are together eight times as wide as the model.
+    /// Width of queries, keys and values of one head; 0 means `projection_dim`, as in the example,
+    /// whose eight heads together are eight times as wide as the model.
     pub head_dim: usize,
-    /// Blocks of the latent transformer.
+    /// Number of blocks in the latent transformer.
     pub num_transformer_blocks: usize,
-    /// How often cross attention and latent transformer are applied.
+    /// Number of iterations of cross-attention and latent transformer.
     pub num_iterations: usize,
-    /// In how many iterations, from the first on, there is a cross attention; 0 stands for all, as in the example.
+    /// Number of iterations, from the first on, that have a cross-attention; 0 means all, as in the
+    /// example.
     pub num_cross_attends: usize,
-    /// Which iterations have the same weights: all, all-but-first-cross or none.
+    /// Weight sharing between iterations: all, all-but-first-cross or none.
     pub sharing: Sharing,
     /// Widths of the feed-forward layers; the last equals `projection_dim`, for the residual.
     pub ffn_units: Vec<usize>,
-    /// Whether the mean over latents is normalized before the head, as vision transformers do and the example does not.
+    /// Whether the mean over latents is normalized before the head, as in vision transformers but
+    /// not in the example.
     pub norm_pooled: bool,
     /// Widths of the classification head's layers; the last is the number of classes.
     pub classifier_units: Vec<usize>,
-    /// Dropout after each feed-forward network, the head included.
+    /// Dropout rate after each feed-forward network, including the head.
     pub dropout_rate: f64,
-    /// Dropout on attention probabilities.
+    /// Dropout rate of the attention weights.
     pub attention_dropout: f64,
-    /// First value of the learned factor on cross-attention logits. The example starts at 1, where the softmax over
-    /// dot products of 256 terms is all but a maximum; 0 stands for the usual `1 / sqrt(width of a head)`.
+    /// Initial value of the learned scale of cross-attention logits. The example starts at 1, where
+    /// the softmax over dot products of 256 terms is almost a hard maximum; 0 means the usual
+    /// `1 / sqrt(head width)`.
     pub cross_attention_scale: f64,
-    /// Added to the variance in layer norms.
+    /// Epsilon of layer norms, added to the variance.
     pub layer_norm_epsilon: f64,
 }
 
@@ -155,22 +169,23 @@ impl Default for PerceiverConfig {
 }
 
 impl PerceiverConfig {
-    /// Tokens in a row of the image, and rows of them.
+    /// Returns the number of tokens per row, which equals the number of rows.
     pub fn tokens_per_side(&self) -> usize {
         (self.image_size >> self.stem_units.len()) / self.patch_size
     }
 
-    /// Number of data tokens: patches of an image, or of what the stem makes of it.
+    /// Returns the number of tokens: patches of the image or of the stem's output.
     pub fn num_patches(&self) -> usize {
         self.tokens_per_side().pow(2)
     }
 
-    /// Values in a patch: `patch_size * patch_size * channels`, those of the stem where there is one.
+    /// Returns the number of values in a patch: `patch_size * patch_size * channels`, with the
+    /// stem's channels if there is one.
     pub fn patch_len(&self) -> usize {
         self.patch_size.pow(2) * self.stem_units.last().unwrap_or(&self.channels)
     }
 
-    /// Iterations that begin with a cross attention.
+    /// Returns the number of iterations with a cross-attention.
     pub fn cross_attends(&self) -> usize {
         match self.num_cross_attends {
             0 => self.num_iterations,
@@ -178,7 +193,8 @@ impl PerceiverConfig {
         }
     }
 
-    /// Which set of cross attention's weights an iteration has, from 0; none where it has no cross attention.
+    /// Returns the index of an iteration's cross-attention weights; `None` if it has no
+    /// cross-attention.
     pub fn cross_attention_set(&self, iteration: usize) -> Option<usize> {
         (iteration < self.cross_attends()).then_some(match self.sharing {
             Sharing::All => 0,
@@ -187,7 +203,7 @@ impl PerceiverConfig {
         })
     }
 
-    /// Which set of the latent transformer's weights an iteration has, from 0.
+    /// Returns the index of an iteration's latent transformer weights.
     pub fn transformer_set(&self, iteration: usize) -> usize {
         match self.sharing {
             Sharing::None => iteration,
@@ -195,12 +211,12 @@ impl PerceiverConfig {
         }
     }
 
-    /// Width of one cross-attention head.
+    /// Returns the width of a cross-attention head.
     pub fn cross_head_width(&self) -> usize {
         self.projection_dim / self.num_cross_heads
     }
 
-    /// First value of the learned factor on cross-attention logits.
+    /// Returns the initial value of the learned scale of cross-attention logits.
     pub fn first_cross_scale(&self) -> f64 {
         if self.cross_attention_scale == 0.0 {
             1.0 / (self.cross_head_width() as f64).sqrt()
@@ -209,12 +225,12 @@ impl PerceiverConfig {
         }
     }
 
-    /// Number of classes: the width of the head's last layer.
+    /// Returns the number of classes: the width of the head's last layer.
     pub fn num_classes(&self) -> usize {
         self.classifier_units.last().copied().unwrap_or(0)
     }
 
-    /// Width of one self-attention head.
+    /// Returns the width of a self-attention head.
     pub fn head_width(&self) -> usize {
         if self.head_dim == 0 {
             self.projection_dim
@@ -223,7 +239,7 @@ impl PerceiverConfig {
         }
     }
 
-    /// The same architecture for another number of classes.
+    /// Returns the architecture with another number of classes.
     #[must_use]
     pub fn with_num_classes(mut self, classes: usize) -> Self {
         if let Some(last) = self.classifier_units.last_mut() {
@@ -232,11 +248,11 @@ impl PerceiverConfig {
         self
     }
 
-    /// Checks that every field has a value it can have, that the fields agree with one another, and that no array gets too large:
-    /// of a valid configuration no product of sizes overflows, and nothing but its weights takes much memory.
+    /// Checks that every field is valid, that the fields agree, and that no array is too large: in
+    /// a valid configuration no product of sizes overflows, and only the weights take much memory.
     ///
     /// # Errors
-    /// [`ModelError::Config`], naming the fields and their values.
+    /// [`ModelError::Config`], with the names and values of the fields.
     pub fn validate(&self) -> Result<()> {
         self.check_sizes()?;
         let halvings = u32::try_from(self.stem_units.len()).unwrap_or(u32::MAX);
@@ -263,7 +279,7 @@ impl PerceiverConfig {
         if !self.projection_dim.is_multiple_of(self.num_cross_heads) {
             return Err(disagreement(
                 "projection_dim and num_cross_heads",
-                "a width that the heads can divide",
+                "a width that is a multiple of the number of heads",
                 format!("{} and {}", self.projection_dim, self.num_cross_heads),
             ));
         }
@@ -285,7 +301,7 @@ impl PerceiverConfig {
         self.check_products()
     }
 
-    /// Every size is within its own bounds.
+    /// Checks every size against its own bounds.
     fn check_sizes(&self) -> Result<()> {
         let sizes = [
             ("image_size", self.image_size, 1, MOST_PIXELS),
@@ -324,8 +340,8 @@ impl PerceiverConfig {
         Ok(())
     }
 
-    /// No weight, and no array that a forward pass makes of an image, is larger than memory could hold, and the pass ends in a
-    /// time that somebody might wait. To be called on sizes within their bounds.
+    /// Checks that every weight and every activation of one image fits into memory, and that a
+    /// forward pass ends in reasonable time. Expects sizes within their bounds.
     fn check_products(&self) -> Result<()> {
         let (tokens, latents, width) = (self.num_patches(), self.latent_dim, self.projection_dim);
         let (heads, inner) = (self.num_heads, self.num_heads * self.head_width());
@@ -345,7 +361,7 @@ impl PerceiverConfig {
         require_room("num_heads and latent_dim", &[heads, latents, latents])?;
         let cross = [self.num_cross_heads, latents, tokens];
         require_room("num_cross_heads, latent_dim and image_size", &cross)?;
-        // An attention may have the products of its weights in their place, a matrix a head.
+        // Absorbed attention may have weight products instead, one matrix per head.
         let absorbed = [self.num_cross_heads, width, width];
         require_room("num_cross_heads and projection_dim", &absorbed)?;
         for (field, units, rows) in [
@@ -386,7 +402,8 @@ impl PerceiverConfig {
         Ok(())
     }
 
-    /// In `f64`, which does not overflow; [`Summary`](crate::Summary) has the exact number.
+    /// Estimates in `f64`, which does not overflow; [`Summary`](crate::Summary) has the exact
+    /// number.
     fn check_time(&self) -> Result<()> {
         let [tokens, latents, width, inner] = [
             self.num_patches(),
@@ -407,7 +424,7 @@ impl PerceiverConfig {
         }
         Err(disagreement(
             "the sizes together",
-            format!("at most {MOST_MULTIPLY_ADDS:.0e} multiply-adds an image"),
+            format!("at most {MOST_MULTIPLY_ADDS:.0e} multiply-adds per image"),
             format!("about {found:.0e}"),
         ))
     }
@@ -437,7 +454,7 @@ impl PerceiverConfig {
     }
 }
 
-/// A list of layers is as long and its layers as wide as they may be.
+/// Checks the length of a list of layers and their widths.
 fn check_layers(field: &'static str, units: &[usize], least: usize, widest: usize) -> Result<()> {
     if units.len() < least || units.contains(&0) {
         let expected = match least {
@@ -460,7 +477,7 @@ fn check_layers(field: &'static str, units: &[usize], least: usize, widest: usiz
     }
 }
 
-/// An array of these sides has room: it has at most [`MOST_VALUES`].
+/// Checks that an array of these dimensions has at most [`MOST_VALUES`] values.
 fn require_room(fields: &'static str, sides: &[usize]) -> Result<()> {
     require_at_most(MOST_VALUES, fields, sides)
 }
@@ -499,7 +516,7 @@ mod tests {
     type Change = fn(&mut PerceiverConfig);
     type SetSize = fn(&mut PerceiverConfig, usize);
 
-    /// The message with which a changed default configuration is refused.
+    /// Returns the error message for a changed default configuration.
     fn refusal(change: impl FnOnce(&mut PerceiverConfig)) -> String {
         let mut config = PerceiverConfig::default();
         change(&mut config);
@@ -545,7 +562,10 @@ mod tests {
         );
         refusal(|c| c.stem_units = vec![8; 80]);
         refusal(|c| c.stem_units = vec![0]);
-        assert!(refusal(|c| c.num_cross_heads = 3).contains("a width that the heads can divide"));
+        assert!(
+            refusal(|c| c.num_cross_heads = 3)
+                .contains("a width that is a multiple of the number of heads")
+        );
         assert!(refusal(|c| c.num_cross_attends = 3).contains("no more cross attentions"));
     }
 
@@ -625,7 +645,7 @@ mod tests {
             c.num_iterations = 1024;
         });
         assert!(
-            slow.contains("multiply-adds an image, found about"),
+            slow.contains("multiply-adds per image, found about"),
             "{slow}"
         );
     }

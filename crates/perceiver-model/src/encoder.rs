@@ -1,4 +1,4 @@
-//! The encoder: a linear projection of every patch plus its position.
+//! The patch encoder: a linear projection of every patch plus its position embedding.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -6,9 +6,9 @@ use perceiver_ops::add_bias;
 
 use crate::config::PerceiverConfig;
 use crate::layers::Dense;
-use crate::positions::PositionRows;
+use crate::layers::positions::PositionRows;
 
-/// Makes the data array of an image's patches.
+/// The layer from patches to the data array.
 #[derive(Debug, Clone)]
 pub(crate) struct PatchEncoder {
     projection: Dense,
@@ -24,7 +24,7 @@ impl PatchEncoder {
         })
     }
 
-    /// `[batch, tokens, patch_len] -> [batch, tokens, width]`
+    /// Encodes patches: `[batch, tokens, patch_len] -> [batch, tokens, width]`.
     pub(crate) fn forward(&self, patches: &Tensor) -> Result<Tensor> {
         add_bias(&self.projection.forward(patches)?, &self.positions.rows()?)
     }

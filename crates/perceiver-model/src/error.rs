@@ -1,67 +1,67 @@
-//! Every way in which a model or its weights can be refused, one variant each.
+//! Errors of the model and its weights, one variant each.
 
 use std::path::PathBuf;
 
-/// Why a configuration or a set of weights was refused.
+/// Errors of a configuration or a set of weights.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// Fields of a configuration disagree with one another, or have no meaning.
+    /// Fields of a configuration are invalid or disagree.
     #[error("model configuration: {fields}: expected {expected}, found {found}")]
     Config {
-        /// The field or fields.
+        /// Name of the field or fields.
         fields: &'static str,
-        /// What was expected, in words.
+        /// The expected values, in words.
         expected: String,
         /// The values found.
         found: String,
     },
 
-    /// A weight that the architecture needs is not among those given.
+    /// A weight of the architecture is missing.
     #[error("weights: {name} is missing: expected shape {expected:?}")]
     MissingWeight {
         /// Name of the weight.
         name: String,
-        /// Its shape.
+        /// Its expected shape.
         expected: Vec<usize>,
     },
 
-    /// A weight has another shape than the architecture gives it.
+    /// A weight has the wrong shape.
     #[error("weights: {name}: expected shape {expected:?}, found {found:?}")]
     WeightShape {
         /// Name of the weight.
         name: String,
         /// Its shape by the configuration.
         expected: Vec<usize>,
-        /// Its shape in the weights given.
+        /// Its shape in the given weights.
         found: Vec<usize>,
     },
 
-    /// A weight is of a type that holds no weights, such as integers.
+    /// A weight has no floating-point type, for example integers.
     #[error("weights: {name}: expected a floating-point type such as F32, found {found}")]
     WeightType {
         /// Name of the weight.
         name: String,
-        /// Its type, as candle calls it.
+        /// Its type, in candle's notation.
         found: String,
     },
 
-    /// A weight has a value that is NaN or infinite, as a training that diverged leaves it, or a damaged file.
+    /// A weight has a NaN or infinite value, after a training that diverged or in a damaged file.
     #[error(
         "weights: {name}: expected finite numbers, found {value} at position {position} of {count}"
     )]
     WeightNotFinite {
         /// Name of the weight.
         name: String,
-        /// The first value that is none, as an `f32`.
+        /// The first such value, as an `f32`.
         value: f32,
-        /// Its place among the weight's values, from 0.
+        /// Its position among the weight's values, from 0.
         position: usize,
-        /// How many values the weight has.
+        /// Number of values of the weight.
         count: usize,
     },
 
-    /// Weights were given that the architecture has no place for.
+    /// The given weights include some that the architecture does not have.
     #[error("weights: found {} that this architecture does not have: {}", names.len(), names.join(", "))]
     UnexpectedWeights {
         /// Their names.
@@ -73,48 +73,48 @@ pub enum ModelError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What stood in the way.
+        /// The reason.
         finding: String,
     },
 
-    /// What is wrong with the weights in a file.
+    /// An error in the weights of a file.
     #[error("{}: {source}", path.display())]
     InFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: Box<ModelError>,
     },
 
-    /// Images of another shape than the configuration says.
+    /// The shape of the images differs from the configuration.
     #[error("images: expected [batch, {channels}, {image_size}, {image_size}], found {found:?}")]
     ImageShape {
-        /// Colour channels.
+        /// Number of colour channels.
         channels: usize,
         /// Height and width.
         image_size: usize,
-        /// The shape given.
+        /// The given shape.
         found: Vec<usize>,
     },
 
-    /// What should be a checkpoint's `config.json` is not.
+    /// A file is not the `config.json` of a checkpoint.
     #[error("{}: expected the config.json of a Perceiver checkpoint, found {finding}", path.display())]
     NoConfig {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// A description of the content, or the error of reading it.
         finding: String,
     },
 
-    /// The Hugging Face Hub does not give a model.
+    /// The Hugging Face Hub does not provide a model.
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] perceiver_hub::HubError),
 
-    /// candle refused a tensor operation.
+    /// A tensor operation of candle failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
-/// The result of building or running a model.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;

@@ -1,11 +1,17 @@
-//! The two layers everything is made of, with Keras's initialisation.
+//! Dense and layer norm layers, with Keras's initialization.
+
+pub(crate) mod feed_forward;
+pub(crate) mod patches;
+pub(crate) mod positions;
+pub(crate) mod resize_positions;
+pub(crate) mod stem;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use perceiver_ops::{Mode, layer_norm, linear, linear_gelu, linear_onto};
+use perceiver_ops::{Mode, layer_norm, linear, linear_gelu, linear_residual};
 
-/// A fully connected layer `y = x W^T + b`: Keras's `Dense`, with the kernel stored transposed, `[outputs, inputs]`, as
-/// candle and PyTorch do.
+/// A fully connected layer `y = x W^T + b`: Keras's `Dense` with the kernel transposed,
+/// `[outputs, inputs]`, as in candle and PyTorch.
 #[derive(Debug, Clone)]
 pub(crate) struct Dense {
     pub(crate) weight: Tensor, // [outputs, inputs]
@@ -13,7 +19,8 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
-    /// The weight starts Glorot-uniform (limit `sqrt(6 / (inputs + outputs))`), the bias at 0.
+    /// Creates a layer with Glorot-uniform weight (limit `sqrt(6 / (inputs + outputs))`) and zero
+    /// bias.
     pub(crate) fn new(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
         let limit = (6.0 / (inputs + outputs) as f64).sqrt();
         let glorot = Init::Uniform {
@@ -26,7 +33,7 @@ impl Dense {
         })
     }
 
-    /// Weight and bias.
+    /// Returns weight and bias.
     pub(crate) fn tensors(&self) -> [&Tensor; 2] {
         [&self.weight, &self.bias]
     }
@@ -35,29 +42,29 @@ impl Dense {
         [&mut self.weight, &mut self.bias]
     }
 
-    /// `[..., inputs] -> [..., outputs]`
+    /// Applies the layer: `[..., inputs] -> [..., outputs]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         linear(x, &self.weight, &self.bias)
     }
 
-    /// The same, followed by GELU.
-    /// [`Dense::forward`] of a branch, of which dropout takes its part, added to `x`.
-    pub(crate) fn forward_onto(
+    /// Adds dropout of [`Dense::forward`] of `branch` to `x`.
+    pub(crate) fn forward_residual(
         &self,
         x: &Tensor,
         branch: &Tensor,
         rate: f64,
         mode: Mode,
     ) -> Result<Tensor> {
-        linear_onto(x, branch, self.tensors(), rate, mode)
+        linear_residual(x, branch, self.tensors(), rate, mode)
     }
 
+    /// Applies the layer, followed by GELU.
     pub(crate) fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         linear_gelu(x, &self.weight, &self.bias)
     }
 }
 
-/// Layer norm over the last dimension, gain starting at 1 and shift at 0.
+/// Layer norm over the last dimension; the gain starts at 1 and the shift at 0.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
     gamma: Tensor,
@@ -78,7 +85,7 @@ impl LayerNorm {
         [&mut self.gamma, &mut self.beta]
     }
 
-    /// `[..., width] -> [..., width]`
+    /// Normalizes: `[..., width] -> [..., width]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         layer_norm(x, &self.gamma, &self.beta, self.epsilon)
     }

@@ -1,5 +1,6 @@
-//! The Perceiver image classifier of the Keras example "Image classification with Perceiver", on candle: the same
-//! architecture, the same initialisation and, given the same weights, the same numbers.
+//! The Perceiver image classifier of the Keras example "Image classification with Perceiver", on
+//! candle: the same architecture, the same initialisation and, given the same weights, the same
+//! numbers.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -28,41 +29,28 @@
 //! # Ok::<(), perceiver_model::ModelError>(())
 //! ```
 //!
-//! The path of an image: the stem where there is one, [`patches`], the encoder, then cross attention and the latent transformer in turns,
-//! the mean over the latents, the head. Each is a file of that name.
+//! The path of an image: the optional stem, [`patches`], the encoder, then cross-attention and
+//! latent transformer in each iteration, the mean over the latents, the head.
 
-mod attention_form;
-mod attention_logits;
-mod config;
-mod cross_attention;
-mod encoder;
-mod error;
-mod feed_forward;
-mod foreign_config;
-mod grid;
-pub mod keras;
-mod layers;
-mod parameters;
-mod patches;
-mod perceiver;
-mod positions;
-#[cfg(feature = "hub")]
-mod pretrained;
-mod probe;
-mod self_attention;
-mod stem;
-mod summary;
-mod transfer;
-mod transformer;
-mod weight_sets;
+mod attention; // cross-attention and self-attention modules
+mod config; // every size of a model
+mod encoder; // patches and positions to tokens
+mod error; // error type
+mod hooks; // activations of a forward pass
+mod layers; // dense, layer norm, feed-forward, patches, positions, stem
+mod perceiver; // the model and its forward pass
+mod summary; // parameters and multiply-adds
+mod transformer; // latent transformer blocks
+mod weights; // names, initialization, safetensors, Keras, transfer
 
-pub use attention_form::AttentionForm;
+pub use attention::form::AttentionForm;
+pub use config::foreign::{MODEL_TYPE, foreign_config};
 pub use config::{PerceiverConfig, Positions, Sharing};
 pub use error::{ModelError, Result};
-pub use foreign_config::{MODEL_TYPE, foreign_config};
-pub use parameters::{Parameters, read_safetensors, require_finite};
-pub use patches::patches;
+pub use hooks::{Probe, Stage};
+pub use layers::patches::patches;
 pub use perceiver::Perceiver;
-pub use probe::{Probe, Stage};
 pub use summary::{Summary, SummaryRow};
-pub use transfer::Transfer;
+pub use weights::keras;
+pub use weights::parameters::{Parameters, read_safetensors, require_finite};
+pub use weights::transfer::Transfer;

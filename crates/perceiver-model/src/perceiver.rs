@@ -1,29 +1,30 @@
-//! The Perceiver: a data array of patches, read again and again by a small array of latents.
+//! The Perceiver: a small array of latents repeatedly reads an array of image patches by
+//! cross-attention.
 //!
-//! Jaegle et al., "Perceiver: General Perception with Iterative Attention", 2021, in the form of the Keras example
-//! "Image classification with Perceiver".
+//! Jaegle et al., "Perceiver: General Perception with Iterative Attention", 2021, in the form of
+//! the Keras example "Image classification with Perceiver".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, ModuleT, VarBuilder};
-use perceiver_ops::{Key, Mode, mean_of_tokens, reshape, softmax, to_dtype};
+use perceiver_ops::{Mode, RngKey, mean_pool, reshape, softmax, to_dtype};
 
-use crate::attention_form::AttentionForm;
+use crate::attention::cross_attention::CrossAttention;
+use crate::attention::form::AttentionForm;
 use crate::config::PerceiverConfig;
-use crate::cross_attention::CrossAttention;
+use crate::config::sharing::WeightSet;
 use crate::encoder::PatchEncoder;
 use crate::error::{ModelError, Result};
-use crate::feed_forward::FeedForward;
+use crate::hooks::{Probe, Stage};
 use crate::layers::LayerNorm;
-use crate::patches::{patches, patches_of_map};
-use crate::probe::{Probe, Stage};
-use crate::stem::Stem;
+use crate::layers::feed_forward::FeedForward;
+use crate::layers::patches::{patches, patches_of_map};
+use crate::layers::stem::Stem;
 use crate::transformer::{Look, Transformer};
-use crate::weight_sets::WeightSet;
 
-/// The image classifier `[batch, channels, H, W] -> [batch, classes]`.
+/// The image classifier, `[batch, channels, H, W] -> [batch, classes]`.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -46,21 +47,21 @@ pub struct Perceiver {
     stem: Stem,
     encoder: PatchEncoder,
     latents: Tensor, // [latents, width]
-    /// One for each set of weights; so are the transformers.
+    /// One per set of weights; so are the transformers.
     cross_attentions: Vec<CrossAttention>,
     transformers: Vec<Transformer>,
     norm_pooled: Option<LayerNorm>,
     head: FeedForward,
-    /// Counts the training passes of [`ModuleT::forward_t`], which has no argument for a key.
+    /// Number of training passes through [`ModuleT::forward_t`], which has no argument for a key.
     passes: Arc<AtomicU64>,
 }
 
 impl Perceiver {
-    /// Builds the model on the weights, or the initialisers, that `vb` provides.
+    /// Builds the model from the weights or initializers that `vb` provides.
     ///
     /// # Errors
     /// When the configuration is invalid, or `vb` lacks a weight or has it in another shape.
-    #[allow(clippy::needless_pass_by_value)] // VarBuilders are passed by value everywhere on candle.
+    #[allow(clippy::needless_pass_by_value)] // VarBuilders are passed by value throughout candle.
     pub fn new(config: &PerceiverConfig, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
         let width = config.projection_dim;
@@ -96,17 +97,18 @@ impl Perceiver {
         })
     }
 
-    /// The architecture.
+    /// Returns the architecture.
     pub fn config(&self) -> &PerceiverConfig {
         &self.config
     }
 
-    /// The type of the parameters.
+    /// Returns the type of the parameters.
     pub fn dtype(&self) -> DType {
         self.latents.dtype()
     }
 
-    /// The same model with every attention computed in the given form; by default each takes the one with fewer products.
+    /// Returns the model with every attention in the given form; by default each takes the one with
+    /// fewer multiply-adds.
     #[must_use]
     pub fn with_attention_form(mut self, form: AttentionForm) -> Self {
         for cross_attention in &mut self.cross_attentions {
@@ -118,8 +120,9 @@ impl Perceiver {
         self
     }
 
-    /// The same model, training with less memory and in more time, or not, as is the default: of every transformer block
-    /// backward keeps the input alone and computes the rest again. Neither values nor gradients change.
+    /// Returns the model with activation checkpointing on or off (the default): the backward pass
+    /// keeps only the input of each transformer block and recomputes the rest. It takes less memory
+    /// and more time. Values and gradients stay the same.
     #[must_use]
     pub fn with_recomputation(mut self, recomputes: bool) -> Self {
         for transformer in &mut self.transformers {
@@ -128,7 +131,7 @@ impl Perceiver {
         self
     }
 
-    /// The same model with the products of its weights made once.
+    /// Returns a copy with precomputed weight products.
     pub(crate) fn folded(&self) -> Result<Self> {
         let cross_attentions = self.cross_attentions.iter().map(CrossAttention::absorb);
         let transformers = self.transformers.iter().map(Transformer::absorb);
@@ -139,18 +142,18 @@ impl Perceiver {
         })
     }
 
-    /// Class scores of preprocessed `images` `[batch, channels, H, W]`: logits `[batch, classes]`.
+    /// Computes the logits `[batch, classes]` of preprocessed `images` `[batch, channels, H, W]`.
     ///
-    /// In training, `mode` carries the key of this step; equal keys drop equal values. What lies between images and logits is of the
-    /// parameters' type; logits are `f32`.
+    /// In training, `mode` carries the key of this step; equal keys give equal dropout masks.
+    /// Activations have the parameters' type; logits are `f32`.
     ///
     /// # Errors
-    /// When the images have another shape than the configuration says.
+    /// When the shape of the images differs from the configuration.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         self.pass(&self.encode(images)?, mode, None)
     }
 
-    /// [`Perceiver::forward`], showing `probe` the tensor of every [`Stage`] on the way.
+    /// Computes [`Perceiver::forward`] and passes the tensor of every [`Stage`] to `probe`.
     ///
     /// # Errors
     /// As for [`Perceiver::forward`].
@@ -160,11 +163,11 @@ impl Perceiver {
         self.forward_encoded(&data, mode, probe)
     }
 
-    /// The data array of `images` `[batch, channels, H, W]`: projected patches with their positions,
-    /// `[batch, tokens, width]`.
+    /// Encodes `images` `[batch, channels, H, W]` to the data array: projected patches with their
+    /// positions, `[batch, tokens, width]`.
     ///
     /// # Errors
-    /// When the images have another shape than the configuration says.
+    /// When the shape of the images differs from the configuration.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let (channels, image_size) = (self.config.channels, self.config.image_size);
         match images.dims() {
@@ -187,8 +190,9 @@ impl Perceiver {
         Ok(self.encoder.forward(&patches)?)
     }
 
-    /// Class scores of a data array `[batch, tokens, width]`, such as [`Perceiver::encode`] makes. The order of the
-    /// tokens does not matter: their positions are in them.
+    /// Computes the logits of a data array `[batch, tokens, width]`, such as that of
+    /// [`Perceiver::encode`]. The order of the tokens does not matter, since they include their
+    /// positions.
     ///
     /// # Errors
     /// When candle refuses an operation.
@@ -196,7 +200,7 @@ impl Perceiver {
         self.pass(data, mode, Some(probe))
     }
 
-    /// Everything after the encoder. Attention maps are made only where a probe asks for them.
+    /// Runs everything after the encoder. Attention maps are computed only for a probe.
     fn pass(&self, data: &Tensor, mode: Mode, mut probe: Option<&mut Probe>) -> Result<Tensor> {
         let probed = probe.is_some();
         let mut show = |stage, tensor: &Tensor| {
@@ -233,7 +237,7 @@ impl Perceiver {
             latents = transformer.forward(&latents, mode.child(1), look)?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);
         }
-        let mut pooled = mean_of_tokens(&latents)?; // [batch, width]
+        let mut pooled = mean_pool(&latents)?; // [batch, width]
         if let Some(norm) = &self.norm_pooled {
             pooled = norm.forward(&pooled)?;
         }
@@ -245,8 +249,8 @@ impl Perceiver {
         Ok(logits)
     }
 
-    /// Where the latents look in `images`: one map `[batch, latents, tokens]` a cross attention, rows summing to 1. Token
-    /// `t` is the patch in row `t / tokens_per_side`.
+    /// Returns the attention maps of `images`: one `[batch, latents, tokens]` per cross-attention,
+    /// with rows that sum to 1. Token `t` is the patch in row `t / tokens_per_side`.
     ///
     /// # Errors
     /// As for [`Perceiver::forward`].
@@ -262,11 +266,12 @@ impl Perceiver {
 }
 
 impl ModuleT for Perceiver {
-    /// [`Perceiver::forward`] for loops that are written on candle's traits. When training, the dropout key is the
-    /// number of training passes so far; to resume such a run exactly, call [`Perceiver::forward`] with a key.
+    /// Runs [`Perceiver::forward`] for training loops written for candle's traits. In training, the
+    /// dropout key is the number of training passes so far; for exact resume, call
+    /// [`Perceiver::forward`] with a key.
     fn forward_t(&self, images: &Tensor, train: bool) -> candle_core::Result<Tensor> {
         let mode = if train {
-            Mode::Training(Key::new(self.passes.fetch_add(1, Ordering::Relaxed)))
+            Mode::Training(RngKey::new(self.passes.fetch_add(1, Ordering::Relaxed)))
         } else {
             Mode::Inference
         };

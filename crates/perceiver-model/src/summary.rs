@@ -1,29 +1,29 @@
-//! What the model consists of and what a forward pass costs, layer by layer, as Keras's `summary` shows it.
+//! The model summary: parameters and multiply-adds by layer, as Keras's `summary` shows it.
 
-use crate::attention_form::{AttentionCost, AttentionForm};
+use crate::attention::cross_attention::CrossAttention;
+use crate::attention::form::{AttentionCost, AttentionForm};
+use crate::attention::self_attention::SelfAttention;
 use crate::config::PerceiverConfig;
-use crate::cross_attention::CrossAttention;
+use crate::config::sharing::WeightSet;
 use crate::error::Result;
-use crate::parameters::specifications;
-use crate::self_attention::SelfAttention;
-use crate::stem::{KERNEL, STRIDE};
-use crate::weight_sets::WeightSet;
+use crate::layers::stem::{KERNEL, STRIDE};
+use crate::weights::parameters::specifications;
 
-/// One layer.
+/// A layer of the summary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SummaryRow {
-    /// The layer's name: the prefix its parameters share.
+    /// Name of the layer: the common prefix of its parameters.
     pub layer: String,
-    /// The shape of its output without the batch dimension.
+    /// Shape of its output without the batch dimension.
     pub output_shape: Vec<usize>,
-    /// Trainable values.
+    /// Number of trainable values.
     pub parameters: usize,
-    /// Multiply-adds of one image's matrix products, over all iterations, in the form of attention with the
-    /// fewest.
+    /// Multiply-adds per image in matrix products, over all iterations, with the cheaper form of
+    /// attention.
     pub multiply_adds: u64,
 }
 
-/// All layers of an architecture.
+/// The layers of an architecture, with parameters and multiply-adds.
 ///
 /// ```
 /// use perceiver_model::{PerceiverConfig, Summary};
@@ -34,12 +34,12 @@ pub struct SummaryRow {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// The layers in the order an image meets them.
+    /// The layers in forward order.
     pub rows: Vec<SummaryRow>,
 }
 
 impl Summary {
-    /// Counts an architecture's parameters and multiply-adds.
+    /// Counts the parameters and multiply-adds of an architecture.
     ///
     /// # Errors
     /// When the configuration is invalid.
@@ -64,7 +64,8 @@ impl Summary {
         Ok(Self { rows })
     }
 
-    /// Every attention by its layer, with the form that takes the fewest products, in which it is computed.
+    /// Returns every attention layer with the form it is computed in: the one with fewer
+    /// multiply-adds.
     pub fn attention_forms(config: &PerceiverConfig) -> Vec<(String, AttentionForm)> {
         let cross = WeightSet::of_cross_attention(config);
         let cross = cross.into_iter().map(|set| {
@@ -75,12 +76,12 @@ impl Summary {
         cross.chain([("transformer".to_string(), own)]).collect()
     }
 
-    /// Trainable values in all.
+    /// Returns the total number of trainable values.
     pub fn parameters(&self) -> usize {
         self.rows.iter().map(|row| row.parameters).sum()
     }
 
-    /// The name of the layer that a parameter belongs to.
+    /// Returns the name of the layer that a parameter belongs to.
     ///
     /// ```
     /// # use perceiver_model::{PerceiverConfig, Summary};
@@ -93,7 +94,7 @@ impl Summary {
         layers.find(|layer| belongs_to(parameter, layer))
     }
 
-    /// Multiply-adds of one image's forward pass.
+    /// Returns the multiply-adds of one image's forward pass.
     pub fn multiply_adds(&self) -> u64 {
         self.rows.iter().map(|row| row.multiply_adds).sum()
     }
@@ -105,7 +106,7 @@ fn belongs_to(parameter: &str, layer: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Layer, output shape, multiply-adds of every row.
+/// Returns name, output shape and multiply-adds of every row.
 fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
     let (latents, tokens) = (config.latent_dim, config.num_patches());
     let width = config.projection_dim;
@@ -139,7 +140,7 @@ fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
     rows
 }
 
-/// The rows of the stem's layers.
+/// Returns the rows of the stem's layers.
 fn stem_costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
     let (mut side, mut channels) = (config.image_size, config.channels);
     let mut rows = Vec::new();
@@ -152,7 +153,7 @@ fn stem_costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
     rows
 }
 
-/// Multiply-adds of a feed-forward network on one vector.
+/// Returns the multiply-adds of a feed-forward network per vector.
 fn feed_forward_cost(inputs: usize, units: &[usize]) -> u64 {
     let inputs_of_layers = std::iter::once(&inputs).chain(units);
     inputs_of_layers

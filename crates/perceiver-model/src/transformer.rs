@@ -4,13 +4,13 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use perceiver_ops::{Mode, recompute};
 
-use crate::attention_form::AttentionForm;
+use crate::attention::form::AttentionForm;
+use crate::attention::self_attention::SelfAttention;
 use crate::config::PerceiverConfig;
-use crate::feed_forward::FeedForward;
 use crate::layers::LayerNorm;
-use crate::self_attention::SelfAttention;
+use crate::layers::feed_forward::FeedForward;
 
-/// Self-attention and a feed-forward network, each on normalized input and added to its input.
+/// A pre-norm residual block: self-attention and a feed-forward network.
 #[derive(Debug, Clone)]
 struct Block {
     norm_attention: LayerNorm,
@@ -31,7 +31,7 @@ impl Block {
         })
     }
 
-    /// The tensors that a forward pass uses.
+    /// Returns the tensors that a forward pass uses.
     fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
         let mut tensors = self.attention.tensors_mut();
         tensors.extend(self.norm_attention.tensors_mut());
@@ -40,7 +40,8 @@ impl Block {
         tensors
     }
 
-    /// [`Block::forward`] of which backward keeps the input alone.
+    /// Runs [`Block::forward`] with activation checkpointing: the backward pass keeps only the
+    /// input.
     fn forward_recomputed(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let block = self.clone();
         let mut own = self.clone();
@@ -58,23 +59,26 @@ impl Block {
         })
     }
 
-    /// What the softmax of the attention is over: `[batch, heads, latents, latents]`.
+    /// Returns the attention logits: `[batch, heads, latents, latents]`.
     fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.attention.logits(&self.norm_attention.forward(x)?)
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let normalized = self.norm_attention.forward(x)?;
-        let x = self.attention.forward_onto(x, &normalized, mode.child(0))?;
+        let x = self
+            .attention
+            .forward_residual(x, &normalized, mode.child(0))?;
         let normalized = self.norm_ffn.forward(&x)?;
-        self.ffn.forward_onto(&x, &normalized, mode.child(1))
+        self.ffn.forward_residual(&x, &normalized, mode.child(1))
     }
 }
 
-/// What is shown every block's number and attention logits `[batch, heads, latents, latents]`.
+/// A callback that receives every block's index and attention logits
+/// `[batch, heads, latents, latents]`.
 pub(crate) type Look<'a> = dyn FnMut(usize, &Tensor) + 'a;
 
-/// The blocks in a row.
+/// A sequence of blocks.
 #[derive(Debug, Clone)]
 pub(crate) struct Transformer {
     blocks: Vec<Block>,
@@ -102,7 +106,8 @@ impl Transformer {
         }
     }
 
-    /// The same blocks with the products of their weights at hand, for as many passes as these weights are used.
+    /// Returns a copy with precomputed weight products, valid for as many passes as these weights
+    /// are used.
     pub(crate) fn absorb(&self) -> Result<Self> {
         let absorb = |block: &Block| {
             Ok(Block {
@@ -116,7 +121,8 @@ impl Transformer {
         })
     }
 
-    /// `[batch, latents, width] -> [batch, latents, width]`. Who `looks` is shown every block's number and attention logits.
+    /// Applies the blocks: `[batch, latents, width] -> [batch, latents, width]`. `look` receives
+    /// every block's index and attention logits.
     pub(crate) fn forward(
         &self,
         latents: &Tensor,

@@ -1,5 +1,6 @@
-//! Every fused operation beside its composition of candle's own, forward and backward together, in the shapes of the `keras`
-//! preset's model: `<operation>/kernel` and `<operation>/composed`.
+//! Benchmarks every fused operation against its composition of candle's operations, forward and
+//! backward together, in the shapes of the `keras` preset: `<operation>/kernel` and
+//! `<operation>/composed`.
 
 // `criterion_group!` makes a function without documentation.
 #![allow(missing_docs)]
@@ -9,7 +10,7 @@ use std::hint::black_box;
 use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use perceiver_ops::{
-    AbsorbedWeights, AdamStep, Attention, Key, Mode, absorbed_attention,
+    AbsorbedWeights, AdamStep, Attention, Mode, RngKey, absorbed_attention,
     absorbed_attention_composed, adam_step, adam_step_composed, add_dropout, add_dropout_composed,
     attention, attention_composed, gelu, gelu_composed, layer_norm, layer_norm_composed, linear,
     linear_composed, softmax, softmax_composed,
@@ -19,7 +20,7 @@ const BATCH: usize = 2;
 const LATENTS: usize = 256;
 const WIDTH: usize = 256;
 const HEADS: usize = 8;
-/// Cross attention reads so many tokens: a picture of 64 x 64 pixels in patches of 2 x 2.
+/// Number of tokens in cross-attention: a 64 x 64 image in patches of 2 x 2.
 const TOKENS: usize = 1024;
 
 type Op<'a> = &'a dyn Fn(&[Var]) -> Result<Tensor>;
@@ -51,7 +52,7 @@ fn compare(criterion: &mut Criterion, name: &str, shapes: &[&[usize]], kernel: O
 
 fn element_wise(criterion: &mut Criterion) {
     let values: &[usize] = &[BATCH, LATENTS, WIDTH];
-    let mode = Mode::Training(Key::new(1));
+    let mode = Mode::Training(RngKey::new(1));
     compare(criterion, "gelu", &[values], &|x| gelu(&x[0]), &|x| {
         gelu_composed(&x[0])
     });
@@ -82,7 +83,7 @@ fn element_wise(criterion: &mut Criterion) {
 }
 
 fn attentions(criterion: &mut Criterion) {
-    let mode = Mode::Training(Key::new(2));
+    let mode = Mode::Training(RngKey::new(2));
     let how = |heads, width: usize| Attention {
         heads,
         scale: (width as f64).powf(-0.5),

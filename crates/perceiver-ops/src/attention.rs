@@ -1,51 +1,58 @@
-//! Scaled dot-product attention as one operation: `softmax(scale * q k^T) v`, dropout on the probabilities included.
+//! Fused scaled dot-product attention, `softmax(scale * q k^T) v`, with dropout on the attention
+//! weights.
 //!
-//! The logits never exist as a whole. Keys are taken [`KEY_BLOCK`] at a time, and a running maximum and sum carry the
-//! softmax from block to block (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al.,
-//! "`FlashAttention`", 2022). For backward, one block's probabilities are kept; those of longer inputs are computed again,
-//! so that memory does not grow with the number of keys times queries.
+//! The logits never exist as a whole. Keys are processed in blocks of [`KEY_BLOCK`], and a running
+//! maximum and sum carry the softmax from block to block (Milakov and Gimelshein, "Online
+//! normalizer calculation for softmax", 2018; Dao et al., "`FlashAttention`", 2022). Probabilities
+//! are saved for the backward pass only if all keys fit one block, and otherwise recomputed, so
+//! memory does not grow with the number of keys times queries.
 //!
-//! With `P` the probabilities, `D` the mask of dropout (0 or `1 / (1 - rate)`) and `y = (P * D) v`, backward is
-//! `dv = (P * D)^T dy`, `dP = D * (dy v^T)`, `dS = P * (dP - rows(dy * y))`, `dq = scale * dS k`, `dk = scale * dS^T q`.
+//! With `P` the probabilities, `D` the dropout mask (0 or `1 / (1 - rate)`) and `y = (P * D) v`,
+//! the backward pass is `dv = (P * D)^T dy`, `dP = D * (dy v^T)`, `dS = P * (dP - rows(dy * y))`,
+//! `dq = scale * dS k`, `dk = scale * dS^T q`.
+
+pub(crate) mod absorbed;
+pub(crate) mod batched;
+pub(crate) mod bias_columns;
+pub(crate) mod dropout_mask;
+pub(crate) mod gpu;
 
 pub(crate) mod backward;
 pub(crate) mod forward;
-pub(crate) mod mask;
-pub(crate) mod ones;
-pub(crate) mod products;
-pub(crate) mod rows;
 pub(crate) mod shape;
+pub(crate) mod softmax_dropout;
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::narrow::{is_narrow_on_cpu, widened};
-use crate::noted::apply_op3;
+use crate::autograd::recorded_ops::apply_op3;
+use crate::half_precision::{is_narrow_on_cpu, widened};
 use crate::{Mode, cpu};
-use mask::Mask;
+use dropout_mask::Mask;
 use shape::Geometry;
 
-/// Keys taken at a time. A block of logits of 256 queries, its keys and its values fit a core's cache together.
+/// Number of keys per block. The logits of 256 queries, the keys and the values of a block fit a
+/// core's cache together.
 const KEY_BLOCK: usize = 256;
 
-/// How [`attention`] reads.
+/// Options of [`attention`].
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
-    /// Heads of the queries. Keys and values have as many, or one that all heads share (Shazeer, "Fast transformer
-    /// decoding", 2019).
+    /// Number of query heads. Keys and values have as many, or one that all heads share (Shazeer,
+    /// "Fast transformer decoding", 2019).
     pub heads: usize,
-    /// Factor on the logits.
+    /// Scale of the logits.
     pub scale: f64,
-    /// Dropout rate of the probabilities, in `[0, 1)`.
+    /// Dropout rate of the attention weights, in `[0, 1)`.
     pub dropout: f64,
-    /// Whether dropout acts, and with which key.
+    /// Inference, or training with a dropout key.
     pub mode: Mode,
 }
 
-/// What `queries` `[batch, n, heads * width]` read from `values` `[batch, m, kv_heads * value_width]` by their likeness
-/// to `keys` `[batch, m, kv_heads * width]`: `[batch, n, heads * value_width]`. `kv_heads` is
-/// `heads` or 1.
+/// Computes attention of `queries` `[batch, n, heads * width]` to `keys`
+/// `[batch, m, kv_heads * width]` and `values` `[batch, m, kv_heads * value_width]`:
+/// `[batch, n, heads * value_width]`. `kv_heads` is `heads` or 1.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -75,7 +82,7 @@ pub fn attention(
     }
     if ![queries, keys, values].into_iter().all(cpu::has_kernels) {
         let mask = Mask::new(how.dropout, how.mode, geometry)?;
-        return rows::read(queries, keys, values, geometry, mask);
+        return batched::read(queries, keys, values, geometry, mask);
     }
     let op = FusedAttention {
         geometry,
@@ -91,8 +98,8 @@ pub fn attention(
     )
 }
 
-/// [`attention`] as a composition of candle's own operations: what every device runs that has no kernel, and what the
-/// kernel is tested against. The mask of dropout is the same.
+/// Computes [`attention`] by candle's operations: the fallback for devices without a kernel, and
+/// the reference in tests. The dropout mask is the same.
 ///
 /// # Errors
 /// As for [`attention`].
@@ -104,15 +111,15 @@ pub fn attention_composed(
 ) -> Result<Tensor> {
     let geometry = Geometry::new(queries.dims(), keys.dims(), values.dims(), how)?;
     let mask = Mask::new(how.dropout, how.mode, geometry)?;
-    rows::read(queries, keys, values, geometry, mask)
+    batched::read(queries, keys, values, geometry, mask)
 }
 
 struct FusedAttention {
     geometry: Geometry,
     mask: Option<Mask>,
-    /// Whether backward may come.
+    /// Whether a backward pass may follow.
     keep: bool,
-    /// What the forward pass leaves for backward, by image: see [`Geometry::kept_width`].
+    /// Values saved for the backward pass, per image: see [`Geometry::kept_width`].
     kept: Mutex<Vec<Vec<f32>>>,
 }
 

@@ -1,17 +1,23 @@
-//! Access to the `f32` values of CPU tensors for the kernels of this crate.
+//! CPU kernels: access to the `f32` values of tensors.
+
+pub(crate) mod finite;
+pub(crate) mod gemm;
+pub(crate) mod in_place;
+pub(crate) mod simd;
+pub(crate) mod transpose;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-/// Whether the fused CPU kernels apply to `tensor`; otherwise the composed form does.
+/// Returns whether the fused CPU kernels apply to `tensor`; otherwise the composed form does.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }
 
-/// The values of a contiguous `f32` tensor.
+/// Returns the values of a contiguous `f32` tensor.
 ///
 /// # Errors
-/// When the tensor has another type or its values do not lie side by side; callers make theirs contiguous.
+/// When the tensor has another type or is not contiguous; callers make theirs contiguous.
 pub(crate) fn values<'a>(
     op: &'static str,
     storage: &'a CpuStorage,
@@ -29,7 +35,7 @@ pub(crate) fn values<'a>(
     }
 }
 
-/// [`values`], to be changed in place.
+/// Returns [`values`] for in-place changes.
 pub(crate) fn values_mut<'a>(
     op: &'static str,
     storage: &'a mut CpuStorage,
@@ -42,7 +48,8 @@ pub(crate) fn values_mut<'a>(
     }
 }
 
-/// Calls `compute` with the values of contiguous tensors, which a backward pass gets in place of storages.
+/// Calls `compute` with the values of contiguous tensors: a backward pass gets tensors instead of
+/// storages.
 ///
 /// # Errors
 /// As for [`values`], and when a tensor is not on the CPU.
@@ -67,7 +74,8 @@ fn storage_type(storage: &CpuStorage) -> DType {
     storage.dtype()
 }
 
-/// So many zeros, written by all cores: for large buffers, that is a good part of the work on them.
+/// Returns `count` zeros, written by all cores: for large buffers, that is a large part of the
+/// work.
 pub(crate) fn zeros(count: usize) -> Vec<f32> {
     let task = rows_per_task(1);
     if count <= task {
@@ -77,10 +85,12 @@ pub(crate) fn zeros(count: usize) -> Vec<f32> {
     zeros.map(|_| 0f32).collect()
 }
 
-/// Values handed to one task at a time: enough to outweigh the cost of a task and few enough to stay in a core's cache.
+/// Number of values per task: enough to outweigh the cost of a task, few enough to stay in a core's
+/// cache.
 pub(crate) const TASK: usize = 16_384;
 
-/// Rows of so many values. A function of the shape alone, so that partial sums are too.
+/// Returns the number of rows of `width` values per task. It depends only on the shape, and
+/// therefore so do partial sums.
 pub(crate) fn rows_per_task(width: usize) -> usize {
     (TASK / width.max(1)).max(1)
 }

@@ -1,53 +1,47 @@
-//! Kernels for NVIDIA GPUs: `kernels.cu`, compiled by the driver's library when the first is needed, for `f32` and `bf16`.
+//! CUDA kernels: `kernels.cu`, compiled by NVRTC at first use, for `f32` and `bf16`.
 //!
-//! What is done to every value for itself, or row by row, has a kernel here: dropouts, whose masks would else be made on the CPU and sent in
-//! every step, and functions that would else be several passes over the memory. Everything else is composed of candle's operations.
+//! A function of each value or row has a kernel here: dropouts, whose masks would otherwise be
+//! computed on the CPU and copied in every step, and functions that would otherwise take several
+//! passes through memory. Everything else is composed of candle's operations.
 
 #[cfg(feature = "cuda")]
-pub(crate) mod column_sums;
+pub(crate) mod bf16_gemm;
+pub(crate) mod device;
+#[cfg(test)]
+mod emulator;
+pub(crate) mod profiler;
 #[cfg(feature = "cuda")]
-mod computed;
+pub(crate) mod reduce;
 #[cfg(feature = "cuda")]
-mod launch;
+pub(crate) mod tensor;
+pub(crate) mod transfer;
+
+#[cfg(feature = "cuda")]
+pub(crate) mod launch;
 #[cfg(feature = "cuda")]
 pub(crate) mod layer_norm;
 #[cfg(feature = "cuda")]
-mod linear;
-#[cfg(feature = "cuda")]
 mod memory;
-#[cfg(test)]
-mod on_cpu;
-#[cfg(feature = "cuda")]
-mod open;
-#[cfg(feature = "cuda")]
-pub(crate) mod profile;
-#[cfg(feature = "cuda")]
-pub(crate) mod steps;
-#[cfg(feature = "cuda")]
-mod upload;
-#[cfg(feature = "cuda")]
-mod wide_product;
 
 use candle_core::{DType, Tensor};
 
 #[cfg(feature = "cuda")]
-pub(crate) use column_sums::column_sums;
+pub(crate) use bf16_gemm::wide_product;
 #[cfg(feature = "cuda")]
-pub(crate) use computed::{Operand, computed, computed_alone};
+pub(crate) use device::open::open;
 #[cfg(feature = "cuda")]
 pub(crate) use launch::{Number, map, map_rows, map_rows_to, map_to, sums_of_rows};
 #[cfg(feature = "cuda")]
-pub(crate) use linear::linear;
-#[cfg(feature = "cuda")]
 pub(crate) use memory::peak_bytes;
 #[cfg(feature = "cuda")]
-pub(crate) use open::open;
+pub(crate) use reduce::column_sums;
 #[cfg(feature = "cuda")]
-pub(crate) use upload::Pinned;
+pub(crate) use tensor::{Operand, computed, computed_alone};
 #[cfg(feature = "cuda")]
-pub(crate) use wide_product::wide_product;
+pub(crate) use transfer::pinned::Pinned;
 
-/// Whether the kernels apply to `tensor`; no tensor is on such a GPU where this crate was built without.
+/// Returns whether the kernels apply to `tensor`; without the feature `cuda`, no tensor is on an
+/// NVIDIA GPU.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
     tensor.device().is_cuda() && matches!(tensor.dtype(), DType::F32 | DType::BF16)
 }

@@ -1,12 +1,12 @@
-//! What training a Perceiver on [candle](candle_core) needs and candle lacks: layer norm, softmax and exact GELU
-//! that pass gradients on, linear layers, batched products that use every core, and dropout whose mask is a function of a
-//! [`Key`].
+//! Operations that training a Perceiver on [candle](candle_core) needs and candle lacks: layer
+//! norm, softmax and exact GELU with gradients, linear layers, batched products on all cores, and
+//! dropout whose mask is a function of an [`RngKey`].
 //!
-//! candle's own fused `layer_norm` and `softmax_last_dim` have no backward pass and cut the graph in silence: a model
-//! built on them trains only what comes after the last one. The operations here always carry gradients, on every
-//! device. On the CPU in `f32` they run as one parallel kernel each, on NVIDIA's GPUs some do; elsewhere they are composed of candle's
-//! differentiable operations. Tests hold both to the same values and the same gradients. Tensors of 16 bits are taken too, and summed
-//! up in `f32` wherever a sum is taken.
+//! candle's own fused `layer_norm` and `softmax_last_dim` have no backward pass and silently cut
+//! the graph: a model built on them trains only what follows the last one. The operations here have
+//! gradients on every device. On the CPU in `f32` each is one parallel kernel, and some are on
+//! NVIDIA GPUs; elsewhere they are composed of candle's differentiable operations. Tests hold both
+//! forms to the same values and gradients. 16-bit tensors are supported, with sums in `f32`.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -23,90 +23,59 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 //!
-//! Results do not depend on the number of threads: every sum is taken in an order fixed by the shapes.
+//! Results do not depend on the number of threads: the shapes fix the order of every sum.
 
-// Loops are compiled once for each instruction set by inlining them where the set is chosen: see `simd`.
+// Loops are compiled for each instruction set by inlining them where the set is chosen: see `simd`.
 #![allow(clippy::inline_always)]
 
-mod absorbed_attention;
-mod absorbed_products;
-mod absorbed_weights;
-mod adam;
-mod attention;
-mod broadcast;
-mod cpu;
-mod cross_entropy;
-mod cuda;
-mod decay;
-mod dropout;
-mod finite;
-mod gelu;
-mod gemm;
-mod heads;
-mod in_graph;
-mod in_place;
-mod kernel_times;
-mod key;
-mod lamb;
-mod layer_norm;
-mod linear;
-mod matmul;
-mod mean_of_tokens;
-mod mode;
-mod moving_mean;
-mod narrow;
-mod neighbourhoods;
-mod norm;
-mod noted;
-mod onto;
-mod open_cuda;
-mod recompute;
-mod sgd;
-mod simd;
-mod softmax;
-mod steps;
-mod tape;
-mod transpose;
-mod upload;
+mod attention; // fused attention and its absorbed form
+mod autograd; // gradient tape, recorded operations, activation checkpointing
+mod cpu; // CPU kernels: SIMD, GEMM, in-place updates
+mod cuda; // CUDA kernels, device, transfers, profiler
+mod half_precision; // f16 and bf16 on the CPU, by way of f32
+mod mode; // training with dropout, or inference
+mod nn; // linear, layer norm, softmax, GELU, dropout, im2col
+mod optim; // Adam, LAMB, SGD, EMA and weight decay over tensors
+mod rng; // counter-based random numbers
 
-pub use absorbed_attention::{
-    absorbed_attention, absorbed_attention_composed, absorbed_attention_onto,
+pub use attention::absorbed::weights::{AbsorbedWeights, Projections};
+pub use attention::absorbed::{
+    absorbed_attention, absorbed_attention_composed, absorbed_attention_residual,
 };
-pub use absorbed_weights::{AbsorbedWeights, Projections};
-pub use adam::{AdamStep, adam_step, adam_step_composed};
 pub use attention::{Attention, attention, attention_composed};
-pub use broadcast::{
+pub use autograd::activation_checkpoint::recompute;
+pub use autograd::recorded_ops::{apply_op1, apply_op2, apply_op3, reshape, to_dtype};
+pub use autograd::tape::Tape;
+pub use cpu::finite::first_not_finite;
+pub use cpu::in_place::change_values;
+pub use cpu::simd::vector_instructions;
+pub use cuda::device::open_cuda;
+pub use cuda::profiler::{KernelTime, kernel_times, peak_device_bytes};
+pub use cuda::transfer::Upload;
+pub use mode::Mode;
+pub use nn::broadcast::{
     add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,
     multiply_scalar_composed,
 };
-pub use cross_entropy::cross_entropy_to;
-pub use decay::decay;
-pub use dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
-pub use finite::first_not_finite;
-pub use gelu::{gelu, gelu_composed};
-pub use heads::{join_heads, split_heads};
-pub use in_place::change_values;
-pub use kernel_times::{KernelTime, kernel_times, peak_device_bytes};
-pub use key::Key;
-pub use lamb::{LambStep, lamb_step, lamb_step_composed};
-pub use layer_norm::{layer_norm, layer_norm_composed};
-pub use linear::{linear, linear_composed, linear_gelu};
-pub use matmul::{Transpose, batched_matmul, batched_matmul_composed};
-pub use mean_of_tokens::mean_of_tokens;
-pub use mode::Mode;
-pub use moving_mean::{move_mean, move_mean_composed, move_mean_square};
-pub use neighbourhoods::{neighbourhoods, neighbourhoods_composed};
-pub use norm::sum_of_squares;
-pub use noted::{apply_op1, apply_op2, apply_op3, reshape, to_dtype};
-pub use onto::linear_onto;
-pub use open_cuda::open_cuda;
-pub use recompute::recompute;
-pub use sgd::{SgdStep, sgd_step, sgd_step_composed};
-pub use simd::vector_instructions;
-pub use softmax::{softmax, softmax_composed};
-pub use steps::{
-    ParameterStep, adam_steps, copy_all, lamb_steps, move_means, one_by_one, sum_of_all_squares,
-    widen_all,
+pub use nn::cross_entropy::cross_entropy_to;
+pub use nn::dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
+pub use nn::gelu::{gelu, gelu_composed};
+pub use nn::heads::{join_heads, split_heads};
+pub use nn::im2col::{im2col, im2col_composed};
+pub use nn::layer_norm::{layer_norm, layer_norm_composed};
+pub use nn::linear::{linear, linear_composed, linear_gelu};
+pub use nn::matmul::{Transpose, batched_matmul, batched_matmul_composed};
+pub use nn::mean_pool::mean_pool;
+pub use nn::residual::linear_residual;
+pub use nn::softmax::{softmax, softmax_composed};
+pub use optim::ParameterStep;
+pub use optim::adam::{AdamStep, adam_step, adam_step_composed};
+pub use optim::ema::{ema_update, ema_update_composed, ema_update_square};
+pub use optim::grad_norm::sum_of_squares;
+pub use optim::lamb::{LambStep, lamb_step, lamb_step_composed};
+pub use optim::multi_tensor::{
+    adam_steps, copy_all, ema_updates, lamb_steps, one_by_one, sum_of_all_squares, widen_all,
 };
-pub use tape::Tape;
-pub use upload::Upload;
+pub use optim::sgd::{SgdStep, sgd_step, sgd_step_composed};
+pub use optim::weight_decay::decay;
+pub use rng::RngKey;

@@ -1,35 +1,35 @@
-//! Whether a forward pass trains, and with which randomness.
+//! The mode of a forward pass: training with a dropout key, or inference.
 
-use crate::Key;
+use crate::RngKey;
 
-/// Inference, or training with the key that all random choices of this pass derive from.
+/// Inference, or training with a key from which all random choices of the pass derive.
 ///
-/// A module that holds several random parts gives each its own child, so that no two share a mask:
+/// A module with several random parts gives each its own child mode, so that no two share a mask:
 ///
 /// ```
-/// use perceiver_ops::{Key, Mode};
+/// use perceiver_ops::{RngKey, Mode};
 ///
-/// let step = Mode::Training(Key::new(42).fold_in(7));
+/// let step = Mode::Training(RngKey::new(42).fold_in(7));
 /// assert_ne!(step.child(0), step.child(1));
 /// assert_eq!(Mode::Inference.child(0), Mode::Inference);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Every dropout is the identity.
+    /// Inference: every dropout is the identity.
     Inference,
-    /// Dropout is active, keyed by (seed, step) and, through [`Mode::child`], by layer.
-    Training(Key),
-    /// The same for a part of a batch: its samples have the masks that they have in the whole batch.
+    /// Training: dropout is active, keyed by (seed, step) and, through [`Mode::child`], by layer.
+    Training(RngKey),
+    /// Training on a part of a batch, whose samples have the same masks as in the whole batch.
     TrainingPart {
         /// The key of the whole batch.
-        key: Key,
-        /// Where in the batch the part begins.
+        key: RngKey,
+        /// Index of the part's first sample in the batch.
         start: usize,
     },
 }
 
 impl Mode {
-    /// The mode for the `number`-th part of the module at hand.
+    /// Returns the mode for the `number`-th part of a module.
     #[must_use]
     pub const fn child(self, number: u64) -> Self {
         match self {
@@ -42,7 +42,7 @@ impl Mode {
         }
     }
 
-    /// The mode for a part of the batch that this one is for, the samples from `start` on.
+    /// Returns the mode for a part of the batch, the samples from `start` on.
     #[must_use]
     pub const fn part(self, start: usize) -> Self {
         match self {
@@ -55,13 +55,13 @@ impl Mode {
         }
     }
 
-    /// Whether this is a training pass.
+    /// Returns whether this is a training pass.
     pub const fn is_training(self) -> bool {
         !matches!(self, Self::Inference)
     }
 
-    /// The key of a mask that takes `count` random numbers a sample; none where nothing is random.
-    pub(crate) const fn mask_key(self, count: usize) -> Option<Key> {
+    /// Returns the key of a mask that uses `count` random numbers per sample; `None` in inference.
+    pub(crate) const fn mask_key(self, count: usize) -> Option<RngKey> {
         match self {
             Self::Inference => None,
             Self::Training(key) => Some(key),

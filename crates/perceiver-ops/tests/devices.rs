@@ -1,20 +1,19 @@
-//! Operations in 16 bits and on GPUs: within a hundredth, or in f32 a ten-thousandth, of those of the CPU in f32 on the same values,
-//! gradients included, over random shapes.
+//! Operations in 16 bits and on GPUs, compared with the CPU in f32 on the same values, gradients
+//! included, over random shapes. The tolerance is a hundredth, or a ten-thousandth in f32.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use perceiver_ops::{
-    AbsorbedWeights, AdamStep, Attention, Key, LambStep, Mode, ParameterStep, Tape, Transpose,
-    Upload, absorbed_attention, absorbed_attention_onto, adam_step_composed, adam_steps, add_bias,
-    add_dropout, attention, batched_matmul, copy_all, decay, expand_batch, gelu,
-    lamb_step_composed, lamb_steps, layer_norm, linear, linear_onto, mean_of_tokens, move_means,
-    multiply_scalar, neighbourhoods, open_cuda, softmax, sum_of_all_squares, sum_of_squares,
-    widen_all,
+    AbsorbedWeights, AdamStep, Attention, LambStep, Mode, ParameterStep, RngKey, Tape, Transpose,
+    Upload, absorbed_attention, absorbed_attention_residual, adam_step_composed, adam_steps,
+    add_bias, add_dropout, attention, batched_matmul, copy_all, decay, ema_updates, expand_batch,
+    gelu, im2col, lamb_step_composed, lamb_steps, layer_norm, linear, linear_residual, mean_pool,
+    multiply_scalar, open_cuda, softmax, sum_of_all_squares, sum_of_squares, widen_all,
 };
 use proptest::prelude::*;
 
-/// A variable of values in [-1, 1) that bf16 has, a function of `seed` and the shape.
+/// Returns a variable of bf16-exact values in [-1, 1), a function of `seed` and the shape.
 fn variable(seed: u64, shape: &[usize]) -> Var {
-    let key = Key::new(seed);
+    let key = RngKey::new(seed);
     let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64)
         .map(|i| (key.bits(i) >> 57) as f32 / 64.0 - 1.0)
         .collect();
@@ -26,16 +25,18 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     wide.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// What roundings are measured by where no more is known.
+/// Scale of rounding errors where no better one is known.
 const LEAST_SIZE: f32 = 0.1;
 
-/// The size of a sum of so many products of two values of [`variable`]. Terms that happen to cancel leave their roundings behind.
+/// Returns the typical size of a sum of `terms` products of two values of [`variable`]. Terms that
+/// cancel leave their rounding errors.
 fn size_of_sum(terms: usize) -> f32 {
     (terms as f32).sqrt() / 3.0
 }
 
-/// The whole differs by a share of its length at most, of few values by more, since their roundings do not average out, and no value by
-/// ten times as much. Values are taken to have `least_size`.
+/// Asserts that the difference is at most `share` of the norm (more for few values, whose rounding
+/// errors do not average out) and at most ten times that for each value. Values count as at least
+/// `least_size`.
 fn assert_close(found: &Tensor, expected: &Tensor, share: f32, least_size: f32, what: &str) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let (found, expected) = (values(found), values(expected));
@@ -59,8 +60,8 @@ fn assert_close(found: &Tensor, expected: &Tensor, share: f32, least_size: f32, 
     }
 }
 
-/// Where and in what the operations are held to those of the CPU in f32, and how closely: in 16 bits there, and on a GPU if this was
-/// built for one, which must answer then.
+/// Returns the devices and types to compare with the CPU in f32, with their tolerances: 16 bits on
+/// the CPU, and a GPU if built for one, which must then be present.
 fn targets() -> Vec<(Device, DType, f32)> {
     let mut targets = vec![(Device::Cpu, DType::BF16, 0.01)];
     if cfg!(feature = "cuda") {
@@ -98,7 +99,7 @@ fn same(inputs: &[Var], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
             let found = found_gradients.get(input).expect("a gradient");
             assert_eq!(found.dtype(), DType::F32);
             let expected = gradients.get(input).unwrap();
-            // An input smaller than the output meets many of its values.
+            // An input smaller than the output contributes to many of its values.
             let least_size = match expected_value.elem_count() / input.elem_count() {
                 0 | 1 => LEAST_SIZE,
                 terms => size_of_sum(terms),
@@ -126,10 +127,10 @@ proptest! {
         let weight = variable(seed.wrapping_add(4), &[outputs, width]);
         let bias = variable(seed.wrapping_add(5), &[outputs]);
         same(&[x.clone(), weight.clone(), bias.clone()], |t| linear(&t[0], &t[1], &t[2]));
-        let mode = Mode::Training(Key::new(seed));
+        let mode = Mode::Training(RngKey::new(seed));
         let began_at = variable(seed.wrapping_add(8), &[batch, n, outputs]);
-        same(&[began_at, x.clone(), weight, bias], |t| linear_onto(&t[0], &t[1], [&t[2], &t[3]], 0.3, mode));
-        same(std::slice::from_ref(&x), |t| mean_of_tokens(&t[0]));
+        same(&[began_at, x.clone(), weight, bias], |t| linear_residual(&t[0], &t[1], [&t[2], &t[3]], 0.3, mode));
+        same(std::slice::from_ref(&x), |t| mean_pool(&t[0]));
         let factor = variable(seed.wrapping_add(6), &[]);
         same(&[x.clone(), factor], |t| multiply_scalar(&t[0], &t[1]));
         let other = variable(seed.wrapping_add(7), &[batch, n, width]);
@@ -144,15 +145,15 @@ proptest! {
         let b = variable(seed.wrapping_add(1), &[batch, n, k]);
         same(&[a, b], |t| batched_matmul(&t[0], &t[1], Transpose::Right));
         let map = variable(seed, &[batch, m, k, 3]);
-        same(&[map], |t| neighbourhoods(&t[0], 3, 2));
+        same(&[map], |t| im2col(&t[0], 3, 2));
     }
 
-    /// In smaller ones, roundings to 16 bits do not average out.
+    /// At smaller sizes, rounding errors of 16 bits do not average out.
     #[test]
     fn attentions(
         batch in 1_usize..3, n in 20_usize..70, m in 20_usize..90, heads in 1_usize..4, width in 10_usize..40, seed: u64,
     ) {
-        let how = Attention { heads, scale: 0.7, dropout: 0.2, mode: Mode::Training(Key::new(seed)) };
+        let how = Attention { heads, scale: 0.7, dropout: 0.2, mode: Mode::Training(RngKey::new(seed)) };
         let queries = variable(seed, &[batch, n, heads * width]);
         let keys = variable(seed.wrapping_add(1), &[batch, m, heads * width]);
         let values = variable(seed.wrapping_add(2), &[batch, m, heads * width]);
@@ -166,19 +167,19 @@ proptest! {
         same(&[x, tokens, query, output, began_at], |t| {
             let weights = AbsorbedWeights::new(&t[2], &t[3])?;
             let read = absorbed_attention(&t[0], &t[1], &weights, how)?;
-            absorbed_attention_onto(&(read * 0.5)?.add(&t[4])?, &t[0], &t[1], &weights, how)
+            absorbed_attention_residual(&(read * 0.5)?.add(&t[4])?, &t[0], &t[1], &weights, how)
         });
     }
 }
 
-/// The CPU, and a GPU if this was built for one.
+/// Returns the CPU, and a GPU if built for one.
 fn devices() -> Vec<Device> {
     let mut devices: Vec<Device> = targets().into_iter().map(|(device, ..)| device).collect();
     devices.dedup_by(|a, b| a.same_device(b));
     devices
 }
 
-/// Three tensors, one of them longer than what a block takes at a time.
+/// Returns three tensors, one of them longer than a block of the kernel.
 fn all(kind: u64, device: &Device) -> Vec<Tensor> {
     let shapes: [&[usize]; 3] = [&[3, 5], &[1], &[9_000]];
     let tensor = |(seed, shape): (u64, &&[usize])| {
@@ -205,7 +206,7 @@ const LAMB: LambStep = LambStep {
     learning_rate: 0.01,
 };
 
-/// Parameters and moments after a step, all at once or one after another.
+/// Returns parameters and moments after a step, for all parameters at once or one by one.
 fn after_a_step(device: &Device, is_lamb: bool, one_by_one: bool) -> Vec<Tensor> {
     let (parameters, gradients) = (all(0, device), all(1, device));
     let (firsts, seconds) = (all(2, device), all(3, device));
@@ -239,12 +240,12 @@ fn after_a_step(device: &Device, is_lamb: bool, one_by_one: bool) -> Vec<Tensor>
         adam_steps(&steps, ADAM, Some(&factor)).unwrap();
     }
     let means: Vec<_> = parameters.iter().zip(&gradients).collect();
-    move_means(&means, 0.25).unwrap();
+    ema_updates(&means, 0.25).unwrap();
     let moments = moments.into_iter().flatten();
     parameters.into_iter().chain(moments).collect()
 }
 
-/// The gradient of their sum goes to both, and more comes to both before and after.
+/// The gradient of a sum goes to both terms, and both get more before and after.
 #[test]
 fn gradients_of_what_is_used_often_do_not_change_each_other() {
     let gradients = |device: &Device| {
@@ -296,7 +297,7 @@ fn tensors_are_summed_up_copied_and_brought_there() {
         let found = f64::from(sum.to_scalar::<f32>().unwrap());
         assert!((found / expected - 1.0).abs() < 1e-5, "{found}, {expected}");
 
-        // These values have no more than 8 bits.
+        // These values have at most 8 significant bits.
         let zeros = |x: &Tensor| x.zeros_like().unwrap().to_dtype(DType::BF16).unwrap();
         let narrow: Vec<_> = tensors.iter().map(zeros).collect();
         copy_all(&narrow.iter().zip(&tensors).collect::<Vec<_>>()).unwrap();
@@ -305,7 +306,7 @@ fn tensors_are_summed_up_copied_and_brought_there() {
             assert_eq!(values(found), values(expected));
         }
 
-        // More than there are buffers, of different sizes.
+        // More copies than buffers, of different sizes.
         let mut upload = Upload::new(device);
         let there = squares.iter().cycle().take(9).map(|tensor| {
             let copy = upload.copy(tensor).unwrap();
@@ -314,7 +315,7 @@ fn tensors_are_summed_up_copied_and_brought_there() {
         for (copy, tensor) in there.collect::<Vec<_>>() {
             assert_eq!(values(&copy), values(tensor));
         }
-        // What a thread has copied is there for another.
+        // Copies made by one thread are visible to another.
         let squares = &squares;
         let copies: Vec<Tensor> = std::thread::scope(|scope| {
             let copies = (0..9).map(|_| upload.copy(&squares[2]).unwrap());
@@ -329,7 +330,7 @@ fn tensors_are_summed_up_copied_and_brought_there() {
     }
 }
 
-/// Sums of many small values stand still in 16 bits: 256 + 1 is 256.
+/// In 16 bits, sums of many small values stagnate: 256 + 1 is 256.
 #[test]
 fn a_bias_learns_from_many_rows() {
     let bias = Var::zeros(1, DType::F32, &Device::Cpu).unwrap();

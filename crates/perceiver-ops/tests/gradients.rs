@@ -1,22 +1,21 @@
-//! Every fused operation against its composition of candle's own operations, and against finite differences, over
-//! random shapes.
+//! Fused operations against their compositions of candle's operations and against finite
+//! differences, over random shapes.
 
 use candle_core::{Device, Result, Tensor, Var};
 use perceiver_ops::{
-    AbsorbedWeights, AdamStep, Attention, Key, LambStep, Mode, SgdStep, Transpose,
+    AbsorbedWeights, AdamStep, Attention, LambStep, Mode, RngKey, SgdStep, Transpose,
     absorbed_attention, absorbed_attention_composed, adam_step, adam_step_composed, add_bias,
     add_bias_composed, add_dropout, add_dropout_composed, attention, attention_composed,
     batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
-    expand_batch_composed, gelu, gelu_composed, lamb_step, lamb_step_composed, layer_norm,
-    layer_norm_composed, linear, linear_composed, multiply_scalar, multiply_scalar_composed,
-    neighbourhoods, neighbourhoods_composed, sgd_step, sgd_step_composed, softmax,
-    softmax_composed,
+    expand_batch_composed, gelu, gelu_composed, im2col, im2col_composed, lamb_step,
+    lamb_step_composed, layer_norm, layer_norm_composed, linear, linear_composed, multiply_scalar,
+    multiply_scalar_composed, sgd_step, sgd_step_composed, softmax, softmax_composed,
 };
 use proptest::prelude::*;
 
-/// A variable of values in [-2, 2), a function of `seed` and the shape.
+/// Returns a variable of values in [-2, 2), a function of `seed` and the shape.
 fn variable(seed: u64, shape: &[usize]) -> Var {
-    let key = Key::new(seed);
+    let key = RngKey::new(seed);
     let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64)
         .map(|i| (key.bits(i) >> 40) as f32 / (1 << 22) as f32 - 2.0)
         .collect();
@@ -32,8 +31,8 @@ fn largest(tensor: &Tensor) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// Both tensors are equal to a small part of the largest entry, or of what a sum of `terms` values in [-2, 2) has for a
-/// size when it does not cancel.
+/// Asserts that both tensors agree to a small fraction of the largest entry, or of the typical size
+/// of a sum of `terms` values in [-2, 2) that do not cancel.
 fn assert_close(found: &Tensor, expected: &Tensor, terms: f32, what: &str) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let distance = largest(&(found - expected).unwrap());
@@ -44,7 +43,8 @@ fn assert_close(found: &Tensor, expected: &Tensor, terms: f32, what: &str) {
     );
 }
 
-/// Value and gradients of two forms of one function agree; the loss weighs every output differently.
+/// Asserts that two forms of a function have the same value and gradients; the loss weights every
+/// output differently.
 fn assert_same(
     inputs: &[Var],
     fused: impl Fn(&[Var]) -> Result<Tensor>,
@@ -85,8 +85,8 @@ proptest! {
         let side = 2 * margin + 1;
         assert_same(
             &x,
-            |x| neighbourhoods(&x[0], side, stride),
-            |x| neighbourhoods_composed(&x[0], side, stride),
+            |x| im2col(&x[0], side, stride),
+            |x| im2col_composed(&x[0], side, stride),
         );
     }
 
@@ -156,7 +156,7 @@ proptest! {
 
     #[test]
     fn dropout_equals_its_composition(len in 1usize..5000, rate in 0.0..0.95, seed: u64) {
-        let (x, mode) = ([variable(seed, &[len])], Mode::Training(Key::new(seed)));
+        let (x, mode) = ([variable(seed, &[len])], Mode::Training(RngKey::new(seed)));
         assert_same(&x, |x| dropout(&x[0], rate, mode), |x| dropout_composed(&x[0], rate, mode));
     }
 
@@ -165,7 +165,7 @@ proptest! {
         (rows, width) in (1usize..9, 1usize..40), rate in 0.0..0.9, training: bool, seed: u64,
     ) {
         let inputs = [variable(seed, &[rows, width]), variable(seed ^ 1, &[rows, width])];
-        let mode = if training { Mode::Training(Key::new(seed)) } else { Mode::Inference };
+        let mode = if training { Mode::Training(RngKey::new(seed)) } else { Mode::Inference };
         assert_same(
             &inputs,
             |v| add_dropout(&v[0], &v[1], rate, mode),
@@ -260,7 +260,7 @@ proptest! {
             variable(seed ^ 1, &[batch, m, kv_heads * width]),
             variable(seed ^ 2, &[batch, m, kv_heads * value_width]),
         ];
-        let mode = if training { Mode::Training(Key::new(seed)) } else { Mode::Inference };
+        let mode = if training { Mode::Training(RngKey::new(seed)) } else { Mode::Inference };
         let how = Attention { heads, scale: 0.3, dropout: rate, mode };
         assert_same(
             &inputs,
@@ -273,7 +273,7 @@ proptest! {
     fn batched_matmul_takes_any_strides(
         (m, k, n) in (1usize..9, 1usize..9, 1usize..9), (batch, heads) in (1usize..4, 1usize..4), seed: u64,
     ) {
-        // Heads split from a wide projection as views, queries shared by the whole batch.
+        // Heads split from a wide projection as views; queries shared by the whole batch.
         let inputs = [variable(seed, &[1, m, heads * k]), variable(seed ^ 1, &[batch, n, heads * k])];
         let split = |x: &Var| x.reshape((x.dim(0)?, (), heads, k))?.transpose(1, 2);
         let product = |v: &[Var], matmul: fn(&Tensor, &Tensor, Transpose) -> Result<Tensor>| {
@@ -296,7 +296,7 @@ proptest! {
             variable(seed ^ 2, &[width + 1, inner]),
             variable(seed ^ 3, &[inner + heads + 1, outputs]),
         ];
-        let mode = if training { Mode::Training(Key::new(seed)) } else { Mode::Inference };
+        let mode = if training { Mode::Training(RngKey::new(seed)) } else { Mode::Inference };
         let how = Attention { heads, scale: 0.1, dropout: rate, mode };
         let weights = |v: &[Var]| AbsorbedWeights::new(&v[2], &v[3]);
         assert_same(
@@ -314,7 +314,8 @@ proptest! {
     }
 }
 
-/// The composed forms rest on candle's gradients; one check rests on nothing but the definition of a derivative.
+/// The composed forms rely on candle's gradients; this check relies only on the definition of a
+/// derivative.
 #[test]
 fn layer_norm_gradient_equals_finite_differences() {
     let (gamma, beta) = (variable(2, &[6]), variable(3, &[6]));

@@ -1,4 +1,8 @@
-//! Where the latents of a model look in a picture.
+//! Attention maps: where the latents of a model look in an image.
+
+pub(crate) mod caption;
+pub(crate) mod overlay;
+pub(crate) mod sheet;
 
 use candle_core::{DType, Device, Tensor};
 use perceiver_data::Image;
@@ -8,7 +12,7 @@ use perceiver_train::Checkpoint;
 
 use crate::error::{ReportError, Result};
 
-/// The cross attentions of a model on one picture.
+/// The cross-attention of a model on one image, for every iteration.
 #[derive(Clone, Debug)]
 pub struct Attention {
     iterations: Vec<Iteration>,
@@ -16,45 +20,46 @@ pub struct Attention {
     side: usize,
 }
 
-/// A cross attention, the heads' mean; both are `[latents, tokens]`, row by row.
+/// One cross-attention, averaged over its heads. Both fields are `[latents, tokens]`, row-major.
 #[derive(Clone, Debug)]
 struct Iteration {
     logits: Vec<f32>,
     probabilities: Vec<f32>,
 }
 
-/// What of an attention is shown.
+/// The quantity that an attention map shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
-    /// After the softmax: probabilities.
+    /// Attention weights (after softmax).
     Probabilities,
-    /// Before the softmax, as in figure 3 of the Perceiver paper.
+    /// Attention logits (before softmax), as in figure 3 of the Perceiver paper.
     Logits,
 }
 
-/// Which latents.
+/// The selection of latents for an attention map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Latents {
-    /// All of them, their mean.
+    /// The mean over all latents.
     Mean,
-    /// One, from 1.
+    /// A single latent, counted from 1.
     One(usize),
 }
 
-/// One value a token, `side` rows of `side`; token `t` is the patch in row `t / side`.
+/// An attention map: one value per token in `side` rows of `side`. Token `t` is the patch in row `t
+/// / side`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map {
-    /// Row by row.
+    /// The values, row-major.
     pub values: Vec<f32>,
-    /// Tokens along each side of the picture.
+    /// The number of tokens along each side of the image.
     pub side: usize,
 }
 
 impl Attention {
-    /// Looks at a picture, made ready as the model takes it.
+    /// Computes the attention of a model on one image, preprocessed as the checkpoint requires.
     ///
     /// # Errors
-    /// When the model refuses the picture, or where it looks is no number.
+    /// When the model rejects the image, or an attention value is NaN or infinite.
     pub fn of(checkpoint: &Checkpoint, picture: &Image) -> Result<Self> {
         let input = checkpoint.input(std::slice::from_ref(picture))?;
         let (mut iterations, mut verdict): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
@@ -95,20 +100,20 @@ impl Attention {
         })
     }
 
-    /// How many cross attentions there are.
+    /// Returns the number of iterations (cross-attentions).
     pub fn iterations(&self) -> usize {
         self.iterations.len()
     }
 
-    /// How many latents there are.
+    /// Returns the number of latents.
     pub fn latents(&self) -> usize {
         self.latents
     }
 
-    /// The map of these latents in an iteration, from 1.
+    /// Returns the attention map of `latents` in an iteration, counted from 1.
     ///
     /// # Errors
-    /// When there is no such iteration or latent.
+    /// When the iteration or the latent does not exist.
     pub fn map(&self, iteration: usize, latents: Latents, show: Show) -> Result<Map> {
         require("iteration", iteration, self.iterations.len())?;
         let iteration = &self.iterations[iteration - 1];
@@ -138,11 +143,11 @@ impl Attention {
         })
     }
 
-    /// The latents, from 1, that look most at single places in an iteration, those of the same place left out, at most `most`;
-    /// the sharpest first.
+    /// Returns the latents, counted from 1, with the highest peak attention weight in an iteration,
+    /// in descending order. At most `most` are returned, and only one per peak token.
     ///
     /// # Errors
-    /// When there is no such iteration.
+    /// When the iteration does not exist.
     pub fn sharpest(&self, iteration: usize, most: usize) -> Result<Vec<usize>> {
         let mut peaks = Vec::with_capacity(self.latents);
         for latent in 1..=self.latents {
@@ -150,7 +155,7 @@ impl Attention {
             let (place, peak) = map.peak();
             peaks.push((latent, place, peak));
         }
-        peaks.sort_by(|a, b| b.2.total_cmp(&a.2)); // stable: of equals, the first latent
+        peaks.sort_by(|a, b| b.2.total_cmp(&a.2)); // stable: the first latent wins ties
         let mut places = std::collections::BTreeSet::new();
         peaks.retain(|&(_, place, _)| places.insert(place));
         Ok(peaks.iter().take(most).map(|peak| peak.0).collect())
@@ -158,7 +163,7 @@ impl Attention {
 }
 
 impl Map {
-    /// The first token with the highest value, and that value.
+    /// Returns the first token with the highest value, and that value.
     fn peak(&self) -> (usize, f32) {
         let first = (0, f32::NEG_INFINITY);
         let values = self.values.iter().copied().enumerate();
@@ -168,7 +173,7 @@ impl Map {
         )
     }
 
-    /// The values stretched from 0, the least, to 1, the greatest; all 0 where they are the same.
+    /// Returns the values rescaled to 0 (minimum) to 1 (maximum); all 0 if they are equal.
     pub fn stretched(&self) -> Vec<f32> {
         let least = self.values.iter().copied().fold(f32::INFINITY, f32::min);
         let width = self.peak().1 - least;
@@ -199,7 +204,7 @@ fn values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
 mod tests {
     use super::*;
 
-    /// Three latents on four tokens: two look at token 2, one at token 0.
+    /// Returns the attention of three latents on four tokens: two peak at token 2, one at token 0.
     fn known() -> Attention {
         let logits = vec![0.0, 0.0, 9.0, 0.0, 8.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 0.0];
         let probabilities = vec![0.0, 0.0, 1.0, 0.0, 0.9, 0.1, 0.0, 0.0, 0.1, 0.2, 0.6, 0.1];

@@ -1,61 +1,66 @@
 //! The model card: the `README.md` of a model on the Hugging Face Hub.
 //!
-//! Its front matter is YAML that the Hub reads: licence, data set, and the results as `model-index`. What people read is a
-//! template, `templates/card.md`. Whatever was given by people, such as the names of classes, is escaped.
+//! Its front matter is YAML that the Hub parses: license, data set, and the results as
+//! `model-index`. The text below it comes from the template `templates/card.md`. Text from users,
+//! such as class names, is escaped.
+
+pub(crate) mod markdown;
+pub(crate) mod redaction;
+pub(crate) mod results;
 
 use askama::Template;
 use perceiver_data::Source;
 use perceiver_train::{CheckpointConfig, EpochMetrics, Recipe, TestResults};
 
-use crate::card_results::front_matter;
-use crate::markdown::{escaped, fenced};
+use crate::card::markdown::{escaped, fenced};
+use crate::card::results::front_matter;
 use crate::run::REPEAT;
 use crate::text::{counted, grouped, says_top5};
 
-/// The most epochs that the table of curves shows.
+/// The maximum number of epochs in the table of metrics.
 const ROWS: usize = 12;
 
-/// The most classes that are listed.
+/// The maximum number of class names listed.
 const NAMED_CLASSES: usize = 200;
 
-/// What a model card is made of, as it is handed on: [`Public`](crate::Public) has made it so.
+/// The content of a model card. [`Public`](crate::Public) removes private paths from it beforehand.
 #[derive(Clone, Copy, Debug)]
 pub struct Card<'a> {
     /// The repository, `USER/NAME`.
     pub repo: &'a str,
-    /// The licence, by the Hub's identifier, such as `mit`.
+    /// The license by its identifier on the Hub, such as `mit`.
     pub license: &'a str,
-    /// What the checkpoint says of itself.
+    /// The checkpoint's `config.json`.
     pub config: &'a CheckpointConfig,
     /// The number of parameters.
     pub parameters: usize,
-    /// The verdict on the test split, where there is one.
+    /// The test results, if any.
     pub results: Option<&'a TestResults>,
-    /// The epochs of the training, where they are known.
+    /// The metrics of each epoch, if known.
     pub history: &'a [EpochMetrics],
-    /// The recipe of the training, where it is known.
+    /// The recipe of the training, if known.
     pub recipe: Option<&'a Recipe>,
 }
 
-/// Why a card cannot be made, or says nothing.
+/// Errors of writing or parsing a model card.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CardError {
-    /// The YAML cannot be written.
-    #[error("the card's front matter: {0}")]
+    /// The YAML front matter could not be serialized.
+    #[error("front matter of the model card: {0}")]
     Yaml(String),
-    /// The template or the recipe cannot be written.
-    #[error("the card: {0}")]
+    /// The template or the recipe could not be rendered.
+    #[error("model card: {0}")]
     Text(String),
-    /// A front matter that is no YAML, or no model's.
-    #[error("README.md: expected YAML front matter as a model card has it, found {finding}")]
+    /// The front matter is not valid YAML, or not that of a model.
+    #[error("README.md: expected the YAML front matter of a model card, found {finding}")]
     FrontMatter {
-        /// What is wrong with it.
+        /// The parse error.
         finding: String,
     },
 }
 
-/// The template's fields, all escaped already: Markdown has no escaper of its own.
+/// The fields of the template, already escaped: askama has no Markdown escaper.
 #[derive(Template)]
 #[template(path = "card.md", escape = "none")]
 struct Page {
@@ -89,7 +94,7 @@ struct Verdict {
     top5_interval: String,
 }
 
-/// A row of the table of curves.
+/// A row of the table of metrics.
 struct Epoch {
     number: usize,
     loss: String,
@@ -100,10 +105,10 @@ struct Epoch {
 }
 
 impl Card<'_> {
-    /// The card as Markdown with YAML front matter.
+    /// Renders the card as Markdown with YAML front matter.
     ///
     /// # Errors
-    /// When YAML, recipe or template cannot be written.
+    /// When the front matter, the recipe or the template cannot be rendered.
     pub fn render(&self) -> Result<String, CardError> {
         let config = self.config;
         let data = match &config.data.dataset {
@@ -135,7 +140,7 @@ impl Card<'_> {
     }
 }
 
-/// The Hub's own name of a data set, where it is on the Hub.
+/// Returns the repository of a data set on the Hub, if it is there.
 pub(crate) fn hub_dataset(source: &Source) -> Option<&str> {
     match source {
         Source::Cifar100 => Some("uoft-cs/cifar100"),
@@ -152,10 +157,10 @@ fn data_in_words(source: &Source) -> String {
             format!("[{shown}](https://huggingface.co/datasets/{repo})")
         }
         (None, Source::Shapes) => {
-            "`shapes`, the drawn pictures that come with the program".to_string()
+            "`shapes`, the generated images embedded in the program".to_string()
         }
-        // A path says something about a machine, and nothing to anybody else.
-        (None, _) => "pictures of its author".to_string(),
+        // A local path reveals details of this machine and is useless to others.
+        (None, _) => "images of its author".to_string(),
     }
 }
 
@@ -196,7 +201,7 @@ fn percent(share: f64) -> String {
     format!("{:.2}%", 100.0 * share)
 }
 
-/// The first and last epoch, and others between them, evenly.
+/// Returns up to `ROWS` evenly spaced epochs, the first and the last included.
 fn shown_epochs(history: &[EpochMetrics]) -> Vec<Epoch> {
     let count = history.len().min(ROWS);
     let last = history.len().saturating_sub(1);

@@ -1,4 +1,4 @@
-//! Every way in which a report can fail, one variant each.
+//! Errors of reports, one variant each.
 
 use std::path::PathBuf;
 
@@ -6,95 +6,95 @@ use perceiver_data::DataError;
 use perceiver_model::ModelError;
 use perceiver_train::TrainError;
 
-/// Why a report, a comparison or a picture of attention was not made.
+/// Errors of creating a report, a comparison or an attention map.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// A file of a run was refused.
+    /// A file of a run was rejected.
     #[error(transparent)]
     Train(#[from] TrainError),
 
-    /// A picture was refused.
+    /// An image was rejected.
     #[error(transparent)]
     Data(#[from] DataError),
 
-    /// The model refused a picture.
+    /// The model rejected an image.
     #[error(transparent)]
     Model(#[from] ModelError),
 
-    /// candle refused a tensor operation.
+    /// candle rejected a tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 
-    /// A page could not be put together.
+    /// A page could not be rendered.
     #[error(transparent)]
     Page(#[from] askama::Error),
 
-    /// A picture could not be encoded.
+    /// An image could not be encoded.
     #[error(transparent)]
     Picture(#[from] image::ImageError),
 
     /// A chart could not be drawn.
     #[error("cannot draw {chart}: {finding}")]
     Chart {
-        /// What it would have shown.
+        /// The title of the chart.
         chart: String,
-        /// What stood in the way.
+        /// The cause.
         finding: String,
     },
 
-    /// Files of a run do not belong together.
+    /// Files of a run contradict each other.
     #[error("{}: expected {expected}, found {finding}", path.display())]
     Disagree {
         /// The file.
         path: PathBuf,
-        /// What the other files make one expect.
+        /// The value that the other files imply.
         expected: String,
-        /// What is there.
+        /// The value found.
         finding: String,
     },
 
     /// A latent or an iteration that the model does not have.
     #[error("{what}: expected 1 to {most}, found {found}")]
     NotThere {
-        /// What was asked for: "latent", "iteration".
+        /// The requested item: "latent" or "iteration".
         what: &'static str,
-        /// How many there are.
+        /// The number available.
         most: usize,
-        /// The number that was asked for.
+        /// The number requested.
         found: usize,
     },
 
     /// The model's attention is NaN or infinite.
     #[error(
-        "attention: expected finite numbers: the model's weights are too large for the numbers it computes in"
+        "attention: expected finite values, found NaN or infinity; the model's weights are too large"
     )]
     AttentionNotFinite,
 
-    /// Too few runs to compare, or more than there are colours.
+    /// Too few runs to compare, or more than there are colors.
     #[error("runs: expected 2 to {most}, found {found}")]
     RunCount {
-        /// How many can be told apart.
+        /// The maximum number of runs.
         most: usize,
-        /// How many were given.
+        /// The number given.
         found: usize,
     },
 
     /// Runs that cannot be compared.
     #[error("{a} and {b} cannot be compared: expected the same {what}, found {in_a} and {in_b}")]
     NotComparable {
-        /// One run.
+        /// The first run.
         a: String,
-        /// The other.
+        /// The second run.
         b: String,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
-        /// What it is in the one.
+        /// Its value in the first run.
         in_a: String,
-        /// What it is in the other.
+        /// Its value in the second run.
         in_b: String,
     },
 }
 
-/// The result of making something for people to look at.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, ReportError>;

@@ -1,4 +1,4 @@
-//! What training came to, for people: reports, comparisons of runs, attention over pictures.
+//! Training results for people: reports, comparisons of runs, attention maps over images.
 //!
 //! ```
 //! use perceiver_report::{Attention, Latents, Show, overlay};
@@ -13,46 +13,31 @@
 //! # }
 //! ```
 
-mod attention;
-mod calibration;
-mod caption;
-mod card;
-mod card_results;
-mod charts;
-mod comparison;
-mod confusion;
-mod curves;
-mod error;
-mod gallery;
-mod markdown;
-mod matrix;
-mod mcnemar;
-mod names;
-mod overlay;
-mod page;
-mod per_class;
-mod pictures;
-mod public;
-mod run;
-mod sheet;
+mod attention; // attention maps, overlays, sheets of images
+mod card; // model card
+mod compare; // comparison of runs
+mod data_url; // images as data: URLs
+mod error; // errors
+mod page; // report.html: charts, classes, confusion matrix, images
+mod run; // reads a run directory
 #[cfg(test)]
-mod testing;
-mod text;
+mod testing; // test helpers
+mod text; // number formatting
 
+pub use attention::overlay::{overlay, stretched};
+pub use attention::sheet::{Sheet, SheetFormat, SheetRow, Tile};
 pub use attention::{Attention, Latents, Map, Show};
-pub use calibration::{Bin, Calibration};
+pub use card::redaction::Public;
+pub use card::results::claimed_accuracies;
 pub use card::{Card, CardError};
-pub use card_results::claimed_accuracies;
-pub use charts::{Axis, Chart, Curve};
-pub use comparison::{Comparison, FieldValues, PairTest, RunFigures};
-pub use confusion::{Confusion, Pair};
+pub use compare::mcnemar::McNemar;
+pub use compare::names::names;
+pub use compare::{Comparison, FieldValues, PairTest, RunFigures};
 pub use error::{ReportError, Result};
-pub use mcnemar::McNemar;
-pub use names::names;
-pub use overlay::{overlay, stretched};
+pub use page::calibration::{Bin, Calibration};
+pub use page::charts::{Axis, Chart, Curve};
+pub use page::confusion::{Confusion, Pair};
+pub use page::per_class::{ClassFigures, GroupFigures, per_class, per_group};
 pub use page::{Shows, report};
-pub use per_class::{ClassFigures, GroupFigures, per_class, per_group};
-pub use public::Public;
 pub use run::Run;
-pub use sheet::{Sheet, SheetFormat, SheetRow, Tile};
 pub use text::{counted, grouped, says_top5, with_unit};

@@ -1,34 +1,42 @@
-//! `report.html`: one file with all in it, that loads nothing.
+//! `report.html`: a self-contained page.
+
+pub(crate) mod calibration;
+pub(crate) mod charts;
+pub(crate) mod confusion;
+pub(crate) mod confusion_matrix;
+pub(crate) mod curves;
+pub(crate) mod gallery;
+pub(crate) mod per_class;
 
 use askama::Template;
-use perceiver_data::{Groups, Pictures};
+use perceiver_data::{Groups, Samples};
 use perceiver_model::Summary;
 use perceiver_train::{Checkpoint, Prediction, TestResults, wilson_interval};
 
-use crate::calibration::Calibration;
-use crate::confusion::Confusion;
-use crate::curves::{self, Drawn};
 use crate::error::Result;
-use crate::gallery::{self, Look, Shown, Test};
-use crate::matrix::Matrix;
-use crate::per_class::{per_class, per_group};
+use crate::page::calibration::Calibration;
+use crate::page::confusion::Confusion;
+use crate::page::confusion_matrix::Matrix;
+use crate::page::curves::Drawn;
+use crate::page::gallery::{Look, Shown, Test};
+use crate::page::per_class::{per_class, per_group};
 use crate::run::{REPEAT, Run};
 use crate::text::{counted, exact_percent, grouped, interval, percent, says_top5, share, time};
 
 pub(crate) const CSS: &str = include_str!("../templates/page.css");
 pub(crate) const JS: &str = include_str!("../templates/page.js");
 
-/// Pairs of classes in the list of the most confused.
+/// The maximum number of class pairs in the list of confusions.
 const MOST_PAIRS: usize = 15;
 
-/// What a report shows beside a run's files.
+/// The optional content of a report, in addition to the files of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shows<'a> {
-    /// The test pictures, those that the predictions are of.
-    pub test: Option<&'a Pictures>,
-    /// The model, for its attention.
+    /// The test images that the predictions belong to.
+    pub test: Option<&'a Samples>,
+    /// The model, for attention maps.
     pub checkpoint: Option<&'a Checkpoint>,
-    /// What should be said at its head, such as what is missing and why.
+    /// A note for the top of the report, such as what is missing and why.
     pub note: Option<&'a str>,
 }
 
@@ -59,7 +67,7 @@ struct Page {
     recipe: String,
 }
 
-/// Test results as they are shown.
+/// Test results, formatted.
 struct Verdict {
     accuracy: String,
     accuracy_interval: String,
@@ -71,7 +79,7 @@ struct Verdict {
     split: &'static str,
 }
 
-/// What a run was warned of.
+/// A warning raised during the run.
 struct WarningRow {
     epoch: usize,
     step: u64,
@@ -112,14 +120,14 @@ struct PairRow {
     reverse: u64,
 }
 
-/// The report of a run, as the text of an HTML file. Equal for equal input.
+/// Renders the report of a run as HTML. The output is deterministic.
 ///
 /// # Errors
-/// When the test pictures or the model do not belong to the run.
+/// When the test images or the model do not belong to the run.
 pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
     let predictions = run.predictions.as_deref().unwrap_or_default();
     let classes = &run.config.classes;
-    let groups = shows.test.and_then(Pictures::groups);
+    let groups = shows.test.and_then(Samples::groups);
     let confusion = Confusion::of(predictions);
     let calibration = Calibration::of(predictions);
     let (mut wrong, mut right, mut looks) = (Vec::new(), Vec::new(), Vec::new());
@@ -132,7 +140,9 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
     }
     let mut notes: Vec<String> = shows.note.map(str::to_string).into_iter().collect();
     if run.results.is_none() {
-        notes.push("The run has not ended: the test split has not been judged yet.".to_string());
+        notes.push(
+            "The run is not finished: the test split has not been evaluated yet.".to_string(),
+        );
     }
     let page = Page {
         name: run.name.clone(),
@@ -174,7 +184,7 @@ fn lead(run: &Run) -> Result<String> {
     let (data, classes) = (&run.config.data, run.config.classes.len());
     let learned = match data.train_images {
         0 => String::new(),
-        images => format!(", {} training pictures", grouped(images)),
+        images => format!(", {} training images", grouped(images)),
     };
     let dataset = &run.recipe.data.dataset;
     Ok(format!(
@@ -185,7 +195,7 @@ fn lead(run: &Run) -> Result<String> {
 fn learned(run: &Run) -> String {
     let epochs = counted(run.epochs.len(), "epoch");
     let kept = run.kept_epoch().map_or_else(String::new, |kept| {
-        format!(" The weights of epoch {kept} were kept, whose validation loss was the lowest.")
+        format!(" The weights of epoch {kept} were kept: it has the lowest validation loss.")
     });
     format!("{epochs} in {}.{kept}", time(run.seconds()))
 }
@@ -273,18 +283,21 @@ fn pair_rows(confusion: &Confusion, classes: &[String]) -> Vec<PairRow> {
 
 fn calibrated(calibration: &Calibration) -> String {
     let Calibration {
-        error, sure, right, ..
+        error,
+        confidence,
+        accuracy,
+        ..
     } = calibration;
-    let verdict = match sure - right {
-        gap if gap > 0.02 => "it is surer than it should be",
-        gap if gap < -0.02 => "it could be surer of itself",
-        _ => "it knows about how often it is right",
+    let verdict = match confidence - accuracy {
+        gap if gap > 0.02 => "overconfident",
+        gap if gap < -0.02 => "underconfident",
+        _ => "well calibrated",
     };
     format!(
-        "On average the model is {} sure and {} right: {verdict}. Expected calibration error {}, over bins of equal width. \
-         On the thin line it would be right as often as it is sure.",
-        percent(*sure),
-        percent(*right),
+        "Mean confidence {}, accuracy {}: {verdict}. Expected calibration error {}, over bins of equal width. \
+         The thin line is perfect calibration.",
+        percent(*confidence),
+        percent(*accuracy),
         exact_percent(*error)
     )
 }
@@ -299,7 +312,7 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
     ];
     if let Some(last) = run.epochs.last() {
         let rate = grouped(last.images_per_second.round() as usize);
-        facts.push(("Speed", format!("{rate} pictures a second")));
+        facts.push(("Speed", format!("{rate} images/s")));
     }
     if let Some(budget) = training.budget {
         facts.push(("Budget", budget.to_string()));

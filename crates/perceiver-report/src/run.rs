@@ -1,4 +1,4 @@
-//! A run as it lies on the disk, read for a report.
+//! Reads a run directory for a report.
 
 use std::path::PathBuf;
 
@@ -9,27 +9,27 @@ use perceiver_train::{
 
 use crate::error::{ReportError, Result};
 
-/// The command that repeats a run by its recipe.
+/// The command that repeats a run from its recipe.
 pub(crate) const REPEAT: &str = "perceiver train --recipe recipe.toml";
 
-/// What the files of a run say.
+/// The contents of a run directory.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The name of its directory.
+    /// The name of the directory.
     pub name: String,
-    /// Its directory, as it was given.
+    /// The path of the directory, as given.
     pub root: PathBuf,
     /// Architecture, preprocessing and class names.
     pub config: CheckpointConfig,
-    /// Everything that decided what the run did.
+    /// The recipe.
     pub recipe: Recipe,
-    /// Every epoch so far.
+    /// The metrics of each epoch so far.
     pub epochs: Vec<EpochMetrics>,
-    /// The test split's verdict, if it has been reached.
+    /// The test results, if the run has them.
     pub results: Option<TestResults>,
-    /// What was said of every test picture; runs of earlier versions did not keep it.
+    /// The prediction for every test image; absent in runs of earlier versions.
     pub predictions: Option<Vec<Prediction>>,
-    /// Where it was trained; runs of earlier versions did not keep it.
+    /// The environment of the training; absent in runs of earlier versions.
     pub environment: Option<Environment>,
 }
 
@@ -37,10 +37,10 @@ impl Run {
     /// Reads a run, finished or not.
     ///
     /// # Errors
-    /// When a file is damaged, or the predictions are not those that the results speak of.
+    /// When a file is damaged, or predictions and results do not match.
     pub fn read(directory: &RunDirectory) -> Result<Self> {
         let root = directory.root().to_path_buf();
-        let canonical = root.canonicalize().unwrap_or_else(|_| root.clone()); // `.` has a name too
+        let canonical = root.canonicalize().unwrap_or_else(|_| root.clone()); // resolves `.`
         let name = canonical.file_name().map_or_else(
             || root.display().to_string(),
             |name| name.to_string_lossy().into_owned(),
@@ -73,7 +73,7 @@ impl Run {
         Ok(run)
     }
 
-    /// The predictions are of as many pictures as were judged, and name classes of the model.
+    /// Checks that the predictions match the number of test images and the classes of the model.
     fn require_fit(
         &self,
         directory: &RunDirectory,
@@ -87,7 +87,7 @@ impl Run {
         };
         if predictions.len() as u64 != results.images {
             return Err(disagree(
-                format!("{} pictures, as results.json has", results.images),
+                format!("{} images, as in results.json", results.images),
                 predictions.len().to_string(),
             ));
         }
@@ -96,24 +96,21 @@ impl Run {
         match predictions.iter().find(unknown) {
             None => Ok(()),
             Some(said) => Err(disagree(
-                format!("classes below {classes}, as config.json has"),
-                format!(
-                    "{} of picture {}",
-                    said.label.max(said.predicted),
-                    said.image
-                ),
+                format!("classes below {classes}, as in config.json"),
+                format!("{} of image {}", said.label.max(said.predicted), said.image),
             )),
         }
     }
 
-    /// The epoch, from 1, whose weights were kept: the first of the lowest validation loss.
+    /// Returns the epoch, counted from 1, whose weights were kept: the first with the lowest
+    /// validation loss.
     pub fn kept_epoch(&self) -> Option<usize> {
         let by_loss = self.epochs.iter();
         let kept = by_loss.min_by(|a, b| a.val_loss.total_cmp(&b.val_loss));
         kept.map(|epoch| epoch.epoch)
     }
 
-    /// Training and validation of all epochs, in seconds.
+    /// Returns the duration of training and validation over all epochs, in seconds.
     pub fn seconds(&self) -> f64 {
         self.epochs.iter().map(|epoch| epoch.seconds).sum()
     }

@@ -1,8 +1,8 @@
-//! What the tests of this crate share.
+//! Test helpers of this crate.
 
 use perceiver_train::Prediction;
 
-/// Of a picture of class `label`, `predicted` was said, with a probability of 0.8.
+/// Returns a prediction of class `predicted` for an image of class `label`, with probability 0.8.
 pub(crate) fn said((label, predicted): (u32, u32)) -> Prediction {
     let right = label == predicted;
     Prediction {

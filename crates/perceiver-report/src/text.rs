@@ -1,26 +1,26 @@
-//! Numbers as people read them.
+//! Formats numbers for people.
 
-/// A share in percent, such as `55.6%`.
+/// Formats a ratio in percent, such as `55.6%`.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
-/// A share in percent with a digit more, such as `55.60%`.
+/// Formats a ratio in percent with two digits, such as `55.60%`.
 pub(crate) fn exact_percent(share: f64) -> String {
     format!("{:.2}%", 100.0 * share)
 }
 
-/// An interval of shares in percent, such as `54.6 to 56.6`.
+/// Formats an interval of ratios in percent, such as `54.6 to 56.6`.
 pub(crate) fn interval([low, high]: [f64; 2], digits: usize) -> String {
     format!("{:.digits$} to {:.digits$}", 100.0 * low, 100.0 * high)
 }
 
-/// One count by another; nothing of nothing is nothing.
+/// Returns `part / whole`, or 0 if `whole` is 0.
 pub(crate) fn share(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
-/// A count with its thousands apart.
+/// Formats a count with thousands separators.
 ///
 /// ```
 /// assert_eq!(perceiver_report::grouped(9_697_637), "9,697,637");
@@ -38,7 +38,7 @@ pub fn grouped(count: usize) -> String {
     grouped
 }
 
-/// A count of things, in the singular where there is one: `1 epoch`, `2,000 steps`.
+/// Formats a count with its noun, in the singular for 1: `1 epoch`, `2,000 steps`.
 ///
 /// ```
 /// assert_eq!(perceiver_report::counted(1, "epoch"), "1 epoch");
@@ -54,7 +54,7 @@ pub fn counted(count: usize, thing: &str) -> String {
     format!("{} {thing}{ending}", grouped(count))
 }
 
-/// A large number with the unit that fits it, to three digits: `60.3 M`, `1.27 G`.
+/// Formats a large number with an SI unit, to three digits: `60.3 M`, `1.27 G`.
 ///
 /// ```
 /// let texts = [812, 60_300_000, 999_600, 1_268_000_000].map(perceiver_report::with_unit);
@@ -63,7 +63,7 @@ pub fn counted(count: usize, thing: &str) -> String {
 pub fn with_unit(number: u64) -> String {
     const UNITS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     let value = number as f64;
-    // What would be rounded up to 1,000 of a unit is 1 of the next.
+    // A value that would round to 1,000 of a unit is written as 1 of the next.
     let unit = UNITS.iter().find(|(size, _)| value >= 0.9995 * size);
     let Some((size, unit)) = unit.filter(|_| number >= 1000) else {
         return number.to_string();
@@ -77,7 +77,7 @@ pub fn with_unit(number: u64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// Whether the top-5 accuracy says something: among five classes or fewer it is always 100%.
+/// Whether the top-5 accuracy is informative: with at most five classes it is always 100%.
 ///
 /// ```
 /// assert_eq!([2, 5, 6].map(perceiver_report::says_top5), [false, false, true]);
@@ -86,7 +86,7 @@ pub fn says_top5(classes: usize) -> bool {
     classes > perceiver_train::TOP_K
 }
 
-/// A time, to the unit that matters.
+/// Formats a duration in a suitable unit.
 pub(crate) fn time(seconds: f64) -> String {
     match seconds.round() as u64 {
         0..10 => format!("{seconds:.1} s"),
@@ -96,10 +96,10 @@ pub(crate) fn time(seconds: f64) -> String {
     }
 }
 
-/// JSON to stand inside a `<script>` element: nothing in it ends the element.
+/// Serializes a value as JSON for a `<script>` element, which nothing in it can end.
 ///
 /// # Errors
-/// When the value cannot be JSON.
+/// When the value cannot be serialized.
 pub(crate) fn json_in_page(value: &impl serde::Serialize) -> serde_json::Result<String> {
     Ok(serde_json::to_string(value)?.replace('<', "\\u003c"))
 }

@@ -33,7 +33,7 @@ for (const map of document.querySelectorAll(".map")) {
     const x = place((event.clientX - box.left) / box.width);
     const [label, predicted] = [order[y], order[x]];
     const count = counts.get(label * classes.length + predicted) || 0;
-    const says = label === predicted ? "recognised" : `taken for ${classes[predicted]}`;
+    const says = label === predicted ? "predicted correctly" : `predicted as ${classes[predicted]}`;
     output.textContent = `${classes[label]} ${says}: ${count} of ${totals[label]}`;
     const percent = (n) => `${(100 * n) / order.length}%`;
     Object.assign(row.style, { display: "block", top: percent(y), height: percent(1) });

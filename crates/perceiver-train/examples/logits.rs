@@ -1,16 +1,18 @@
-//! What a checkpoint makes of inputs that a seed draws, as a safetensors file, for other frameworks to be compared with:
+//! Writes the logits of a checkpoint for seeded random inputs to a safetensors file, to compare
+//! other frameworks with:
 //!
 //! ```sh
 //! cargo run -p perceiver-train --example logits -- CHECKPOINT OUT.safetensors [SEED]
 //! ```
 //!
-//! `input` is `[8, channels, side, side]`, uniform with variance 1, as after preprocessing; `logits` is `[8, classes]`.
+//! `input` is `[8, channels, side, side]`, uniform with mean 0 and variance 1, as after
+//! preprocessing; `logits` is `[8, classes]`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
-use perceiver_ops::{Key, Mode};
+use perceiver_ops::{Mode, RngKey};
 use perceiver_train::Checkpoint;
 
 const PICTURES: usize = 8;
@@ -35,7 +37,7 @@ fn write(checkpoint: &str, out: &str, seed: &str) -> Result<(), Box<dyn std::err
     let checkpoint = Checkpoint::open(Path::new(checkpoint), &Device::Cpu)?;
     let model = &checkpoint.config.model;
     let shape = (PICTURES, model.channels, model.image_size, model.image_size);
-    let key = Key::new(seed.parse()?);
+    let key = RngKey::new(seed.parse()?);
     let count = PICTURES * model.channels * model.image_size.pow(2);
     let input: Vec<f32> = (0..count as u64)
         .map(|index| value(key.bits(index)))
@@ -46,7 +48,7 @@ fn write(checkpoint: &str, out: &str, seed: &str) -> Result<(), Box<dyn std::err
     Ok(())
 }
 
-/// Uniform with mean 0 and variance 1.
+/// Maps random bits to a uniform value with mean 0 and variance 1.
 fn value(bits: u64) -> f32 {
     let unit = (bits >> 11) as f64 / (1u64 << 53) as f64;
     ((2.0 * unit - 1.0) * 3f64.sqrt()) as f32

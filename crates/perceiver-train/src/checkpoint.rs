@@ -1,7 +1,13 @@
-//! A trained model on the disk: weights, and all that prediction needs beside them.
+//! Checkpoints: trained weights and everything else that prediction needs.
 //!
-//! `model.safetensors` holds the weights by name, and a checksum; `config.json` the architecture, the preprocessing with its
-//! normalization, the class names, and what data the model saw. The two together suffice, on any machine.
+//! `model.safetensors` holds the weights by name, and a checksum. `config.json` holds the
+//! architecture, the preprocessing with its normalization, the class names, and a description of
+//! the training data. The two files suffice for inference on any machine.
+
+pub(crate) mod config;
+#[cfg(feature = "hub")]
+pub(crate) mod from_pretrained;
+pub(crate) mod preprocessor_config;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,24 +18,24 @@ use perceiver_model::{ModelError, Parameters, Perceiver};
 use perceiver_ops::softmax;
 use rayon::prelude::*;
 
-use crate::checked_file::{self, Checksum};
-use crate::checkpoint_config::CheckpointConfig;
+use crate::checkpoint::config::CheckpointConfig;
 use crate::error::{Result, TrainError};
-use crate::precision::Precision;
-use crate::scores::require_finite_scores;
-use crate::views::Views;
+use crate::eval::finite_logits::require_finite_scores;
+use crate::eval::test_time_augmentation::TestTimeAugmentation;
+use crate::recipe::precision::Precision;
+use crate::run::checksummed_file::{self, Checksum};
 
 /// Reads the `model.safetensors` that belongs to a configuration.
 fn read_weights(config: &CheckpointConfig, path: &Path, device: &Device) -> Result<Parameters> {
     let (expected, checksum) = if config.is_of_another_program() {
-        ("a safetensors file of weights", Checksum::Optional)
+        ("a safetensors file with weights", Checksum::Optional)
     } else {
         (
-            "weights as a config.json of this format has them",
+            "weights in the format that config.json declares",
             Checksum::Required,
         )
     };
-    let content = checked_file::read(path, expected, checksum);
+    let content = checksummed_file::read(path, expected, checksum);
     let tensors = content.map_err(|error| in_shards(error, path))?.tensors;
     Parameters::from_loaded_tensors(&config.model, tensors, device).map_err(|error| {
         let path = path.to_path_buf();
@@ -38,7 +44,7 @@ fn read_weights(config: &CheckpointConfig, path: &Path, device: &Device) -> Resu
     })
 }
 
-/// Why there are no weights at `path`, where others lie beside it that other programs read.
+/// Explains missing weights at `path` if sharded weights, which other programs read, lie beside it.
 fn in_shards(error: TrainError, path: &Path) -> TrainError {
     let index = path.with_file_name("model.safetensors.index.json");
     if path.exists() || !index.exists() {
@@ -46,15 +52,15 @@ fn in_shards(error: TrainError, path: &Path) -> TrainError {
     }
     TrainError::Damaged {
         path: path.to_path_buf(),
-        expected: "all weights in this one file".to_string(),
+        expected: "all weights in this file".to_string(),
         finding: format!(
-            "none, but weights in several files ({}); join them into one first",
+            "no such file, but sharded weights ({}); merge them into one file first",
             index.display()
         ),
     }
 }
 
-/// Writes a `model.safetensors`, replacing an old one at once or not at all.
+/// Writes a `model.safetensors`, atomically replacing an old one.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -64,28 +70,28 @@ pub fn write_weights<'a>(
 ) -> Result<()> {
     let tensors = tensors.into_iter();
     let named = tensors.map(|(name, tensor)| (name.to_string(), tensor.clone()));
-    checked_file::write(path, HashMap::new(), named)
+    checksummed_file::write(path, HashMap::new(), named)
 }
 
-/// A trained model, ready to classify pictures.
+/// A trained model for inference.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// What `config.json` says.
+    /// The content of `config.json`.
     pub config: CheckpointConfig,
-    /// The model on its weights, for inference alone.
+    /// The model with its weights, for inference only.
     pub model: Perceiver,
     pub(crate) parameters: Parameters,
     device: Device,
 }
 
 impl Checkpoint {
-    /// The files that make a checkpoint.
+    /// The file names of a checkpoint.
     pub const FILES: [&'static str; 2] = ["config.json", "model.safetensors"];
 
     /// Reads `config.json` and `model.safetensors` from a directory.
     ///
     /// # Errors
-    /// When either is missing, damaged, or they do not fit each other.
+    /// When either is missing or damaged, or they do not match.
     pub fn open(directory: &Path, device: &Device) -> Result<Self> {
         let config = CheckpointConfig::read(&directory.join("config.json"))?;
         let weights = directory.join("model.safetensors");
@@ -99,10 +105,11 @@ impl Checkpoint {
         })
     }
 
-    /// The same checkpoint, which computes in a precision other than `f32`. Class scores are `f32` all the same.
+    /// Returns this checkpoint with another compute precision than `f32`. Logits are `f32` all the
+    /// same.
     ///
     /// # Errors
-    /// When the device does not have it.
+    /// When the device does not support it.
     pub fn in_precision(mut self, precision: Precision) -> Result<Self> {
         precision.set_up(&self.device)?;
         let dtype = precision.dtype();
@@ -115,13 +122,13 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The device the model is on.
+    /// Returns the device of the model.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// What the model is shown of pictures of any size, `[pictures, 3, side, side]`: they are shrunk first, as training shrinks
-    /// those of folders and of the Hub.
+    /// Preprocesses images of any size to the model's input, `[images, 3, side, side]`. Images are
+    /// downscaled first, as in training on folders and on data sets of the Hub.
     ///
     /// # Errors
     /// When candle refuses an operation.
@@ -135,19 +142,24 @@ impl Checkpoint {
         Ok(input.to_device(&self.device)?)
     }
 
-    /// The probability of every class for every picture, `[pictures][classes]`.
+    /// Returns the probability of every class for every image, `[images][classes]`.
     ///
     /// # Errors
-    /// [`TrainError::ScoreNotFinite`] when what the model says of a picture is no number, and when candle refuses an operation.
+    /// [`TrainError::ScoreNotFinite`] when the logits of an image are not finite, and when candle
+    /// refuses an operation.
     pub fn classify(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
-        self.classify_by(Views::Picture, images)
+        self.classify_by(TestTimeAugmentation::Picture, images)
     }
 
-    /// [`Checkpoint::classify`] by more than the pictures alone.
+    /// [`Checkpoint::classify`] with test-time augmentation.
     ///
     /// # Errors
     /// As for [`Checkpoint::classify`].
-    pub fn classify_by(&self, views: Views, images: &[Image]) -> Result<Vec<Vec<f32>>> {
+    pub fn classify_by(
+        &self,
+        views: TestTimeAugmentation,
+        images: &[Image],
+    ) -> Result<Vec<Vec<f32>>> {
         let scores = views.scores(&self.model, &self.input(images)?)?;
         let probabilities = softmax(&scores)?.to_device(&Device::Cpu)?;
         require_finite_scores(&scores.to_device(&Device::Cpu)?, 0)?;

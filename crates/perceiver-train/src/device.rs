@@ -1,4 +1,4 @@
-//! Where to compute.
+//! Device selection: CPU, CUDA or Metal.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 
-/// A device as people write it: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
+/// A device as written in recipes and flags: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first GPU this program was built for and finds, else the CPU.
+    /// The first GPU that this build supports and finds, or else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// An NVIDIA GPU, by number.
+    /// An NVIDIA GPU, by index.
     Cuda(usize),
     /// An Apple GPU.
     Metal,
@@ -28,7 +28,7 @@ impl DeviceChoice {
     /// Opens the device.
     ///
     /// # Errors
-    /// When it is named and not there, or the program was built without support for it.
+    /// When the device is not available or this build does not support it.
     pub fn open(self) -> Result<Device> {
         let device = match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -39,8 +39,8 @@ impl DeviceChoice {
         device.map_err(|error| self.unavailable(&error))
     }
 
-    /// Opens the device of one of several ranks on a host, `local` of them before it: the GPUs from the one named on are dealt out, as often as there
-    /// are more ranks than GPUs.
+    /// Opens the device of the rank with index `local` on its host. GPUs are assigned to ranks in
+    /// turn, from the chosen one on; with more ranks than GPUs, ranks share them.
     ///
     /// # Errors
     /// As for [`DeviceChoice::open`].
@@ -60,14 +60,14 @@ impl DeviceChoice {
         let feature = if self == Self::Metal { "metal" } else { "cuda" };
         TrainError::Device {
             device: self.to_string(),
-            expected: format!("such a device, and a program built with --features {feature}"),
+            expected: format!("an available device and a build with --features {feature}"),
             finding: error.to_string(),
         }
     }
 }
 
 impl From<&Device> for DeviceChoice {
-    /// The choice that opens this very device.
+    /// Returns the choice that opens this device.
     fn from(device: &Device) -> Self {
         match device.location() {
             DeviceLocation::Cpu => Self::Cpu,
@@ -77,7 +77,7 @@ impl From<&Device> for DeviceChoice {
     }
 }
 
-/// NVIDIA's GPUs that this process sees.
+/// Returns the number of NVIDIA GPUs visible to this process.
 #[cfg(feature = "cuda")]
 fn gpus() -> usize {
     let count = candle_core::cuda_backend::cudarc::driver::CudaContext::device_count();
@@ -89,7 +89,7 @@ const fn gpus() -> usize {
     0
 }
 
-/// The first GPU, if the program was built for one and one answers.
+/// Returns the first available GPU that this build supports.
 fn first_gpu() -> Option<Device> {
     let built_for_cuda = candle_core::utils::cuda_is_available();
     let cuda = built_for_cuda.then(|| open_cuda(0).ok()).flatten();

@@ -1,4 +1,4 @@
-//! Every way in which training can be refused or end badly, one variant each.
+//! Errors of training, one variant each.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use perceiver_data::DataError;
 use perceiver_model::ModelError;
 
-/// Why a recipe, a run directory or a checkpoint was refused, or training stopped.
+/// Errors of recipes, run directories, checkpoints and training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A data set or picture was refused.
+    /// A data set or image was refused.
     #[error(transparent)]
     Data(#[from] DataError),
 
@@ -18,7 +18,7 @@ pub enum TrainError {
     #[error(transparent)]
     Model(#[from] ModelError),
 
-    /// The Hugging Face Hub does not give a checkpoint.
+    /// The Hugging Face Hub does not deliver a checkpoint.
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] perceiver_hub::HubError),
@@ -30,78 +30,78 @@ pub enum TrainError {
     /// The operating system refused to read or write a file.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was being done, as a verb: "read", "create".
+        /// The action as a verb: "read", "create".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 
-    /// A recipe is no valid TOML, or has fields or values it cannot have.
+    /// A recipe is not valid TOML, or has unknown fields or invalid values.
     #[error("recipe {name}: {finding}")]
     Recipe {
         /// The preset or file.
         name: String,
-        /// What is wrong, naming the field.
+        /// The problem, with the name of the field.
         finding: String,
     },
 
-    /// A budget is no duration.
+    /// A budget is not a valid duration.
     #[error(
         "budget: expected a duration above 0 with its units, such as 90s, 10m or 1h30m, found {found:?}"
     )]
     Budget {
-        /// What was found.
+        /// The given text.
         found: String,
     },
 
-    /// Training would take more memory than there is.
+    /// Training would need more memory than is available.
     #[error(
-        "training takes {} of memory ({how}), but this process may have {}: expected a smaller training.batch_size, more of \
+        "training needs {} of memory ({how}), but {} is available to this process: use a smaller training.batch_size, a larger \
          training.accumulate, training.recompute = true, or a smaller model",
         gigabytes(*needed), gigabytes(*limit)
     )]
     Memory {
-        /// How the number was come to: "the forecast", "at least".
+        /// The origin of the number: "estimated", "at least".
         how: &'static str,
-        /// Bytes that training takes.
+        /// The bytes that training needs.
         needed: u64,
-        /// Bytes that there are.
+        /// The bytes available.
         limit: u64,
     },
 
     /// A device is unknown, absent, or not supported by this build.
     #[error("device {device}: expected {expected}, found {finding}")]
     Device {
-        /// The device asked for.
+        /// The requested device.
         device: String,
-        /// What was expected, in words.
+        /// The expectation, in words.
         expected: String,
-        /// What was found, in words.
+        /// The finding, in words.
         finding: String,
     },
 
-    /// A file of a run or checkpoint is not what it should be.
-    #[error("{} is damaged or not ours: expected {expected}, found {finding}", path.display())]
+    /// A file of a run or checkpoint is damaged or of another kind.
+    #[error("{} is damaged or invalid: expected {expected}, found {finding}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// The expected content.
         expected: String,
-        /// What stood in the way.
+        /// The problem found.
         finding: String,
     },
 
     /// A new run would overwrite an old one.
-    #[error("{} already holds a run: expected a new or empty directory", path.display())]
+    #[error("{} already contains a run: expected a new or empty directory", path.display())]
     RunExists {
         /// The directory.
         path: PathBuf,
     },
 
-    /// Two processes would write one directory.
-    #[error("{} is being written by {holder}: expected a directory that no other process is at work in", path.display())]
+    /// Another process is writing the directory.
+    #[error("{} is in use by {holder}: expected a directory that no other process writes to", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -109,101 +109,99 @@ pub enum TrainError {
         holder: String,
     },
 
-    /// A run is continued on other data than it began with.
+    /// A run was resumed with other data than it started with.
     #[error("the run was trained on data with sha256 {expected}, but {name} has {found}")]
     OtherData {
-        /// The data set now.
+        /// The current data set.
         name: String,
         /// The hash in the run.
         expected: String,
-        /// The hash now.
+        /// The current hash.
         found: String,
     },
 
-    /// A run is continued by another recipe than it began with.
-    #[error("{}: {field} is {found}, but the run's state was made with {expected}", path.display())]
+    /// A run was resumed with another recipe than it started with.
+    #[error("{}: {field} is {found}, but {expected} in the saved training state", path.display())]
     OtherRecipe {
-        /// The recipe's file.
+        /// The recipe file.
         path: PathBuf,
         /// The first field that differs.
         field: String,
-        /// What the field is in the run's state.
+        /// The field's value in the run's state.
         expected: String,
-        /// What the field is in the file.
+        /// The field's value in the file.
         found: String,
     },
 
-    /// Weights to begin with are those of another architecture.
-    #[error(
-        "model.{field} is {found}, but the weights to begin with are those of a model with {expected}"
-    )]
+    /// The initial weights belong to another architecture.
+    #[error("model.{field} is {found}, but the initial weights are from a model with {expected}")]
     OtherArchitecture {
         /// The first field that differs.
         field: String,
-        /// What the field is in the checkpoint.
+        /// The field's value in the checkpoint.
         expected: String,
-        /// What the field is in the recipe.
+        /// The field's value in the recipe.
         found: String,
     },
 
-    /// Weights to begin with are not those that a recipe names.
+    /// The initial weights are not those that the recipe names.
     #[error(
-        "checkpoint {checkpoint} has weights with sha256 {found}, but the recipe was made with {expected}"
+        "checkpoint {checkpoint} has weights with sha256 {found}, but training.init_from.sha256 is {expected}"
     )]
     OtherWeights {
         /// The checkpoint.
         checkpoint: String,
         /// The hash in the recipe.
         expected: String,
-        /// The hash now.
+        /// The current hash.
         found: String,
     },
 
-    /// A run cannot end where it has come to already.
-    #[error("epochs: expected more than the {done} that are done, found {found}")]
+    /// A run was given no more epochs than it has already done.
+    #[error("epochs: expected more than the {done} already completed, found {found}")]
     TooFewEpochs {
-        /// Epochs done.
+        /// The epochs done.
         done: usize,
-        /// Epochs asked for.
+        /// The epochs requested.
         found: usize,
     },
 
-    /// An interval between saves is neither steps nor minutes.
+    /// A checkpoint interval is neither steps nor minutes.
     #[error(
         "checkpoint_every: expected a number of steps such as 500, or minutes such as 10m, found {found:?}"
     )]
     Interval {
-        /// The text.
+        /// The given text.
         found: String,
     },
 
-    /// The processes that train together have lost each other.
+    /// The communication between ranks failed.
     #[error("rank {rank} of {size}: {finding}")]
-    Ranks {
+    Communicator {
         /// The rank that noticed.
         rank: usize,
-        /// How many there are.
+        /// The number of ranks.
         size: usize,
-        /// What went wrong.
+        /// The problem.
         finding: String,
     },
 
-    /// A rank was started with other flags, data or another program than the first.
-    #[error("rank {rank} on {host} has {field} = {found}, where rank 0 has {expected}")]
+    /// A rank was started with other flags, data or program than rank 0.
+    #[error("rank {rank} on {host} has {field} = {found}, but rank 0 has {expected}")]
     OtherRank {
         /// The first rank that differs.
         rank: usize,
-        /// Where it runs.
+        /// The host of that rank.
         host: String,
-        /// The first field in which it does.
+        /// The first field that differs.
         field: String,
-        /// What rank 0 has.
+        /// The value on rank 0.
         expected: String,
-        /// What this rank has.
+        /// The value on this rank.
         found: String,
     },
 
-    /// The loss does not depend on a variable: somewhere the graph is cut.
+    /// The loss does not depend on a variable: the graph is cut somewhere.
     #[error(
         "no gradient reaches {name}: an operation between it and the loss has no backward pass"
     )]
@@ -212,35 +210,35 @@ pub enum TrainError {
         name: String,
     },
 
-    /// A model with finite weights says of a picture what is no number.
+    /// A model with finite weights has NaN or infinite logits for an image.
     #[error(
-        "image {image}: expected finite scores of its classes, found {value} for class {class}: the model's weights are too large for \
-         the numbers it computes in"
+        "image {image}: expected finite logits, found {value} for class {class}: the model's weights are too large for its \
+         compute precision"
     )]
     ScoreNotFinite {
-        /// The picture, from 0, among those that were judged.
+        /// The index of the image, from 0, in the evaluated data.
         image: usize,
-        /// The first class of such a score.
+        /// The first class with such a logit.
         class: usize,
-        /// What it is instead.
+        /// The logit.
         value: f32,
     },
 
     /// The loss or the gradients became NaN or infinite.
     #[error("the {what} is {value} at step {step} (epoch {epoch}): expected a finite number")]
     NotFinite {
-        /// Epoch, from 1.
+        /// The epoch, from 1.
         epoch: usize,
-        /// Optimizer step, from 1.
+        /// The optimizer step, from 1.
         step: u64,
-        /// What is not finite: "loss", "gradient norm".
+        /// The quantity: "loss", "gradient norm".
         what: &'static str,
-        /// What it is instead.
+        /// Its value.
         value: f64,
     },
 }
 
-/// The result of training or of reading a run.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, TrainError>;
 
 fn gigabytes(bytes: u64) -> String {

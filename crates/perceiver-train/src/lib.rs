@@ -1,5 +1,5 @@
-//! Training the Perceiver: Adam, AdamW, LAMB and SGD in Keras's form, learning-rate schedules, early stopping, metrics, and a trainer
-//! whose runs can be left and resumed to the bit.
+//! Training the Perceiver: Adam, AdamW, LAMB and SGD in Keras's form, learning-rate schedules,
+//! early stopping, metrics, and a trainer whose interrupted runs resume bit-exactly.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -22,8 +22,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Images that a program has in memory are a [`Dataset`](perceiver_data::Dataset). The run's files call it by its name and the hash of its
-//! content; [`Trainer::resume`] goes on with it when it is given the same again.
+//! Images in memory are a [`Dataset`](perceiver_data::Dataset). The run's files record its name and
+//! the hash of its content; [`Trainer::resume`] continues the run when it gets the same data set
+//! again.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -31,7 +32,7 @@
 //! use candle_core::Device;
 //! use perceiver_data::{Dataset, Image};
 //! use perceiver_train::{
-//!     Observers, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData, Views, evaluate,
+//!     Callbacks, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData, TestTimeAugmentation, evaluate,
 //! };
 //!
 //! // 40 images of 8 x 8 pixels, dark and light ones in turn: all red values, all green ones, all blue ones.
@@ -50,147 +51,89 @@
 //! let directory = tempfile::tempdir()?;
 //! let run = RunDirectory::create(directory.path().join("run"))?;
 //! let mut trainer = Trainer::start(recipe, data, run.clone(), Device::Cpu)?;
-//! trainer.fit(&mut Observers::new(), &AtomicBool::new(false))?;
+//! trainer.fit(&mut Callbacks::new(), &AtomicBool::new(false))?;
 //!
 //! // A test, which a run may have: on images of its own, if it is to mean something.
 //! dataset.truncate(10);
 //! let (test, place) = (dataset.into(), trainer.place());
 //! let (model, preprocessing) = (trainer.model(), trainer.preprocessing());
-//! let found = evaluate(model, Views::Picture, &test, preprocessing, place, &mut |_, _| ())?;
+//! let found = evaluate(model, TestTimeAugmentation::Picture, &test, preprocessing, place, &mut |_, _| ())?;
 //! TestResults::new(&test, &found.sums).write(&run.results())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod adam;
-mod agreement;
-mod ahead;
-mod atomic_file;
-mod averaging;
-mod batch_pass;
-mod batch_score;
-mod budget;
-mod checked_file;
-mod checkpoint;
-mod checkpoint_config;
-mod checkpoint_every;
-mod clock;
-mod device;
-mod diagnosis;
-mod difference;
-mod directory_lock;
-mod early_stopping;
-mod environment;
-mod error;
-mod evaluation;
-mod event_file;
-mod exchange;
-mod forecast;
-mod gradients;
-mod initial_weights;
-mod json_file;
-mod lamb;
-mod loss;
-mod memory;
-mod metrics;
-mod metrics_csv;
-mod metrics_file;
-mod moments;
-#[cfg(feature = "mpi")]
-mod mpi_ranks;
-#[cfg(feature = "nccl")]
-mod nccl_ranks;
-mod observer;
-mod optimizer;
-mod optimizer_recipe;
-mod plateau;
-mod precision;
-mod predictions;
-mod preprocessor_config;
-mod preset;
-#[cfg(feature = "hub")]
-mod pretrained;
-mod progress;
-mod ranks;
-mod recipe;
-mod recipe_bounds;
-mod recipe_fields;
-mod rule;
-mod run_directory;
-mod schedule;
-mod scores;
-mod seed;
-mod settled;
-mod sgd;
-mod shared_images;
-mod shell;
-mod suggestion;
-mod survey;
-mod tap;
-mod tensorboard;
-mod test_pictures;
-mod thread_ranks;
-mod trainer;
-mod training_data;
-mod views;
-mod watchdog;
-mod weight_decay;
-mod working_copy;
+mod callbacks; // events of a run, metrics files, TensorBoard
+mod checkpoint; // model.safetensors and config.json
+mod data; // training, validation and test splits
+mod device; // CPU, CUDA or Metal
+mod diagnostics; // model statistics, watchdog, memory
+mod distributed; // several processes: all-reduce, MPI, NCCL
+mod error; // the error type
+mod eval; // evaluation, metrics, predictions
+mod lr_schedule; // learning-rate schedules, reduce on plateau
+mod optim; // optimizers, EMA, gradient clipping
+mod recipe; // all settings of a run, presets
+mod run; // the run directory and its files
+mod step; // micro-batches, loss, mixed precision, prefetch
+mod trainer; // the training loop
 
-pub use adam::{Adam, AdamRule};
-pub use agreement::require_agreement;
-pub use atomic_file::write as write_file;
-pub use budget::Budget;
+pub use callbacks::metrics_csv::MetricsCsv;
+pub use callbacks::metrics_jsonl::MetricsFile;
+pub use callbacks::tensorboard::EventFile;
+pub use callbacks::{Callback, Callbacks, EpochMetrics, Event};
+pub use checkpoint::config::{CheckpointConfig, DataCard};
+pub use checkpoint::preprocessor_config::PreprocessorConfig;
 pub use checkpoint::{Checkpoint, write_weights};
-pub use checkpoint_config::{CheckpointConfig, DataCard};
-pub use checkpoint_every::CheckpointEvery;
-pub use clock::TestAhead;
+pub use data::TrainingData;
+pub use data::overlap::SharedImages;
+pub use data::shard_survey::Surveys;
+pub use data::test_split::{all_samples, test_samples};
 pub use device::DeviceChoice;
-pub use diagnosis::{AttentionDiagnosis, Diagnosis, GradientDiagnosis, ModelDiagnosis};
-pub use difference::Difference;
-pub use directory_lock::DirectoryLock;
-pub use early_stopping::{EarlyStopping, Verdict};
-pub use environment::Environment;
-pub use error::{Result, TrainError};
-pub use evaluation::{Evaluation, TestResults, evaluate};
-pub use event_file::EventFile;
-pub use forecast::{Forecast, require_memory};
-pub use gradients::Gradients;
-pub use initial_weights::InitialWeights;
-pub use lamb::{Lamb, LambRule};
-pub use loss::{Targets, cross_entropies, cross_entropy};
-pub use memory::{memory_limit_bytes, peak_memory_bytes};
-pub use metrics::{MetricSums, Metrics, TOP_K, wilson_interval};
-pub use metrics_csv::MetricsCsv;
-pub use metrics_file::MetricsFile;
+pub use diagnostics::memory::{memory_limit_bytes, peak_memory_bytes};
+pub use diagnostics::model_stats::{
+    AttentionDiagnosis, Diagnosis, GradientDiagnosis, ModelDiagnosis,
+};
+pub use diagnostics::watchdog::warning::{Warning, WarningKind};
+pub use distributed::consistency::require_agreement;
 #[cfg(feature = "mpi")]
-pub use mpi_ranks::{MpiJob, MpiRanks};
+pub use distributed::mpi::{MpiJob, MpiRanks};
 #[cfg(feature = "nccl")]
-pub use nccl_ranks::NcclRanks;
-pub use observer::{EpochMetrics, Event, Observer, Observers};
-pub use optimizer::{Optimizer, OptimizerState};
-pub use optimizer_recipe::{DecayForm, OptimizerName, OptimizerRecipe};
-pub use plateau::{Plateau, PlateauConfig};
-pub use precision::Precision;
-pub use predictions::{Prediction, read_predictions, write_predictions};
-pub use preprocessor_config::PreprocessorConfig;
-pub use preset::Preset;
-pub use progress::Standing;
-pub use ranks::{Alone, Ranks, Workplace};
+pub use distributed::nccl::NcclRanks;
+pub use distributed::threads::{ThreadRanks, ranks_of_threads};
+pub use distributed::{Communicator, Placement, SingleProcess};
+pub use error::{Result, TrainError};
+pub use eval::metrics::{MetricSums, Metrics, TOP_K, wilson_interval};
+pub use eval::predictions::{Prediction, read_predictions, write_predictions};
+pub use eval::test_time_augmentation::TestTimeAugmentation;
+pub use eval::{Evaluation, TestResults, evaluate};
+pub use lr_schedule::reduce_on_plateau::{Plateau, PlateauConfig};
+pub use lr_schedule::{End, Every, Position, ScheduleName, ScheduleRecipe};
+pub use optim::adam::{Adam, AdamRule};
+pub use optim::config::{DecayForm, OptimizerName, OptimizerRecipe};
+pub use optim::gradients::Gradients;
+pub use optim::lamb::{Lamb, LambRule};
+pub use optim::sgd::{Sgd, SgdRule};
+pub use optim::update_rule::{PerParameter, UpdateRule};
+pub use optim::weight_decay::DecayScope;
+pub use optim::{Optimizer, OptimizerState};
+pub use recipe::budget::Budget;
+pub use recipe::checkpoint_interval::CheckpointEvery;
+pub use recipe::diff::Difference;
+pub use recipe::initial_weights::InitialWeights;
+pub use recipe::precision::Precision;
+pub use recipe::preset::Preset;
+pub use recipe::seed::Seed;
+pub use recipe::suggestion::nearest;
 pub use recipe::{DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe, overlay};
-pub use rule::{ByParameter, Rule};
-pub use run_directory::RunDirectory;
-pub use schedule::{End, Every, Position, ScheduleName, ScheduleRecipe};
-pub use seed::Seed;
-pub use sgd::{Sgd, SgdRule};
-pub use shared_images::SharedImages;
-pub use shell::shell_quoted;
-pub use suggestion::nearest;
-pub use survey::Surveys;
-pub use test_pictures::{test_pictures, whole_pictures};
-pub use thread_ranks::{ThreadRanks, ranks_of_threads};
+pub use run::atomic_file::write as write_file;
+pub use run::directory::RunDirectory;
+pub use run::environment::Environment;
+pub use run::lock::DirectoryLock;
+pub use run::shell::shell_quoted;
+pub use step::loss::{Targets, cross_entropies, cross_entropy};
+pub use step::mixed_precision::MixedPrecision;
+pub use trainer::early_stopping::{EarlyStopping, Verdict};
+pub use trainer::estimate::{Forecast, require_memory};
+pub use trainer::timer::TestReserve;
+pub use trainer::training_state::TrainingState;
 pub use trainer::{Outcome, Trainer};
-pub use training_data::TrainingData;
-pub use views::Views;
-pub use watchdog::{Warning, WarningKind};
-pub use weight_decay::Decayed;
-pub use working_copy::WorkingCopy;

@@ -1,10 +1,10 @@
-//! Training on a GPU is training on the CPU: the same losses, whatever a recipe asks for.
+//! Training on a GPU matches training on the CPU: the same losses, for every option of a recipe.
 
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use perceiver_ops::open_cuda;
-use perceiver_train::{Observers, Preset, Recipe, RunDirectory, Trainer, TrainingData};
+use perceiver_train::{Callbacks, Preset, Recipe, RunDirectory, Trainer, TrainingData};
 
 /// Two epochs of a tiny model on the embedded shapes.
 const TINY: &str = "
@@ -26,7 +26,7 @@ dropout_rate = 0.2
 attention_dropout = 0.1
 ";
 
-/// Losses of training and validation after each epoch.
+/// Returns the training and validation losses of every epoch.
 fn losses(changes: &str, device: &Device) -> Vec<f64> {
     let layers = [
         ("quickstart", Preset::Quickstart.table()),
@@ -39,7 +39,7 @@ fn losses(changes: &str, device: &Device) -> Vec<f64> {
     let run = RunDirectory::unused(directory.path().join("run")).unwrap();
     let mut trainer = Trainer::start(recipe, data, run, device.clone()).unwrap();
     trainer
-        .fit(&mut Observers::new(), &AtomicBool::new(false))
+        .fit(&mut Callbacks::new(), &AtomicBool::new(false))
         .unwrap();
     let history = trainer.history().iter();
     history

@@ -3,7 +3,7 @@
 use std::fs;
 
 use candle_core::Device;
-use perceiver_train::{Checkpoint, CheckpointConfig, Recipe, RunDirectory, Standing};
+use perceiver_train::{Checkpoint, CheckpointConfig, Recipe, RunDirectory, TrainingState};
 
 use crate::sealed::sealed;
 
@@ -53,7 +53,7 @@ pub fn state(input: &[u8]) -> bool {
     let recipe = Recipe::read(&run.recipe()).unwrap();
     let read = |file| {
         fs::write(run.state(), file).unwrap();
-        Standing::read(&run, &run.state(), &recipe).is_ok()
+        TrainingState::read(&run, &run.state(), &recipe).is_ok()
     };
     read(input.to_vec()) | sealed(input).is_some_and(read)
 }

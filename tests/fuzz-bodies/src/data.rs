@@ -6,8 +6,8 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 use perceiver_data::{
-    BrokenPictures, Cifar, Dataset, Forward, Image, Labels, ParquetOptions, Part, ShardFolder,
-    Split, Survey, TarArchive, Watcher, read_parquet,
+    BrokenImages, Cifar, Dataset, Forward, Image, Labels, ParquetOptions, Part, ProgressCallback,
+    ShardFolder, Split, Survey, TarArchive, read_parquet,
 };
 
 /// To this are pictures shrunk, as they are for a small model.
@@ -117,7 +117,7 @@ fn archive(bytes: impl Read) -> bool {
 fn shards(root: &Path) -> bool {
     let read = || {
         let images = ShardFolder::open(root)?.split(Split::Test, SHORTER_SIDE)?;
-        let (skip, watcher) = (BrokenPictures::Skip, Watcher::default());
+        let (skip, watcher) = (BrokenImages::Skip, ProgressCallback::default());
         let survey = Survey::of(&images, Part::WHOLE, skip, &watcher)?;
         let all = images.len();
         let left = images.surveyed(&survey)?.len();

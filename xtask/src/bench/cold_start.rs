@@ -1,4 +1,5 @@
-//! From the start of a process to a printed prediction: reads a checkpoint and a picture, says a class, ends.
+//! Cold start: the time of a process that reads a checkpoint and an image, prints a class, and
+//! exits.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,17 +16,17 @@ use super::report::Report;
 use super::workload::Task;
 use super::{Bench, program};
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
 use crate::pictures;
+use crate::progress::Progress;
 
 /// Adds `start.seconds` and, with peers, `start.keras-tensorflow.seconds` and the ratio of the two.
-pub(super) fn run(bench: &Bench, report: &mut Report, observer: &dyn Observer) -> Result<()> {
+pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -> Result<()> {
     let recipe = bench.workload(Task::Infer).recipe()?;
     let directory =
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
     let picture = picture(directory.path())?;
     write_checkpoint(&recipe, directory.path())?;
-    observer.say("start: building the program");
+    progress.say("start: building the program");
     let program = program::build(program::features(bench.device))?;
     let ours = || {
         let mut command = Command::new(&program);
@@ -49,13 +50,13 @@ pub(super) fn run(bench: &Bench, report: &mut Report, observer: &dyn Observer) -
         Ok(command)
     };
     if let Some(python) = &bench.peers {
-        observer.say("start: Keras writes its weights");
+        progress.say("start: Keras writes its weights");
         seconds("keras-tensorflow", keras(python)?)?;
     }
-    seconds(OURS, ours())?; // The first run reads the program from the disk.
+    seconds(OURS, ours())?; // The first run loads the program from disk.
     let (mut our_seconds, mut keras_seconds, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=bench.rounds {
-        observer.say(&format!("start, round {round} of {}", bench.rounds));
+        progress.say(&format!("start, round {round} of {}", bench.rounds));
         let our = seconds(OURS, ours())?;
         our_seconds.push(our);
         if let Some(python) = &bench.peers {
@@ -70,14 +71,14 @@ pub(super) fn run(bench: &Bench, report: &mut Report, observer: &dyn Observer) -
     Ok(())
 }
 
-/// A picture in a file.
+/// Writes an image file.
 fn picture(directory: &Path) -> Result<PathBuf> {
     let options = LoadOptions::default();
     let paths = pictures::save(&Source::Shapes, Split::Test, 1, &options, directory)?;
     Ok(paths.into_iter().next().unwrap_or_default())
 }
 
-/// The recipe's model, untrained: reading and predicting take as long.
+/// Writes a checkpoint with the recipe's model, untrained: loading and predicting take as long.
 fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
     let parameters = Parameters::from_seed(&recipe.model, 0, &Device::Cpu)?;
     let tensors = parameters.tensors();

@@ -10,10 +10,10 @@ use super::peers::Peer;
 use super::workload::Workload;
 use crate::error::{Result, XtaskError};
 
-/// Who takes part, and how it is started.
+/// A contestant of a benchmark, and its command.
 #[derive(Clone, Debug)]
 pub struct Contestant {
-    /// Its name in the report: `perceiver` is ours.
+    /// The name in the report; `perceiver` is ours.
     pub name: String,
     program: OsString,
     arguments: Vec<OsString>,
@@ -24,7 +24,7 @@ pub struct Contestant {
 pub const OURS: &str = "perceiver";
 
 impl Contestant {
-    /// Our own worker: this program with the hidden chore `bench-worker`.
+    /// Creates our own contestant: this program with the hidden subcommand `bench-worker`.
     pub fn ours(workload: &Workload) -> Self {
         let program = std::env::current_exe().map_or_else(|_| "xtask".into(), OsString::from);
         let arguments = std::iter::once("bench-worker".to_owned()).chain(workload.arguments());
@@ -36,10 +36,10 @@ impl Contestant {
         }
     }
 
-    /// A peer's script, on the same model and batch.
+    /// Creates a peer's contestant, with the same model and batch.
     ///
     /// # Errors
-    /// When the workload's recipe is not valid.
+    /// When the workload's recipe is invalid.
     pub fn peer(peer: Peer, python: &str, scripts: &Path, workload: &Workload) -> Result<Self> {
         Ok(Self {
             name: peer.name().to_owned(),
@@ -49,7 +49,7 @@ impl Contestant {
         })
     }
 
-    /// Starts the process, waits for its end, reads what it measured.
+    /// Runs the process to its end and parses its measurements.
     ///
     /// # Errors
     /// When it cannot be started, fails, or prints something else.

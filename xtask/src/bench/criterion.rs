@@ -1,4 +1,5 @@
-//! The operations' own benchmarks, `cargo bench -p perceiver-ops`, and what Criterion wrote down about them.
+//! The benchmarks of single operations, `cargo bench -p perceiver-ops`, and the results that
+//! Criterion saved.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,24 +9,24 @@ use serde::Deserialize;
 use super::report::Report;
 use crate::cargo::cargo;
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 
-/// Times of a benchmark's samples, as Criterion keeps them.
+/// The samples of a benchmark, as saved by Criterion.
 #[derive(Deserialize)]
 struct Samples {
     iters: Vec<f64>,
     times: Vec<f64>,
 }
 
-/// What a benchmark is called.
+/// The identifier of a benchmark.
 #[derive(Deserialize)]
 struct Id {
     full_id: String,
 }
 
-/// Runs the benchmarks and adds `ops.<operation>.<form>.seconds` of each.
-pub(super) fn run(report: &mut Report, observer: &dyn Observer) -> Result<()> {
-    observer.say("ops: cargo bench --package perceiver-ops");
+/// Runs the benchmarks and adds `ops.<operation>.<form>.seconds` for each.
+pub(super) fn run(report: &mut Report, progress: &dyn Progress) -> Result<()> {
+    progress.say("ops: cargo bench --package perceiver-ops");
     let directory =
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
     let status = cargo()
@@ -54,7 +55,7 @@ pub(super) fn run(report: &mut Report, observer: &dyn Observer) -> Result<()> {
     })
 }
 
-/// Every `new/` directory below has a name and samples.
+/// Reads every `new/` directory below `home`, which holds a name and samples.
 fn read(home: &Path, report: &mut Report) -> Result<()> {
     for directory in measured(home)? {
         let id: Id = json(&directory.join("benchmark.json"))?;

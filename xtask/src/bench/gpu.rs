@@ -1,4 +1,4 @@
-//! What is measured on a GPU alone: products of matrices there, and how its time is divided.
+//! GPU-only measurements: matrix products, and the time of a step by kernel.
 
 use std::collections::BTreeMap;
 
@@ -11,27 +11,28 @@ use super::report::Report;
 use super::workload::{Repeat, Workload};
 use crate::error::Result;
 
-/// The side of the matrices whose products say what a GPU can do.
+/// The side of the matrices whose products measure the peak rate of a GPU.
 pub(super) const SIDE: usize = 8_192;
 
-/// The steps whose kernels are noted.
+/// The number of steps whose kernels are profiled.
 const STEPS: usize = 5;
 
-/// Seconds of one step: in all, and by kernel.
+/// The duration of one step in seconds: in total, and by kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct KernelSample {
     whole: f64,
     kernels: BTreeMap<String, f64>,
 }
 
-/// One product of two square matrices in a precision.
+/// Returns a product of two square matrices in a precision.
 pub(super) fn product(precision: Precision, device: &Device) -> Result<Repeat> {
     let matrix = Tensor::rand(-1f32, 1.0, (SIDE, SIDE), device)?.to_dtype(precision.dtype())?;
     precision.set_up(device)?;
     Ok(Box::new(move || Ok(matrix.matmul(&matrix).map(drop)?)))
 }
 
-/// The times of a workload's kernels. Noting them takes time itself, so the whole is that of steps whose kernels are not noted.
+/// Measures the kernels of a workload. Profiling takes time itself, so the total is that of steps
+/// without profiling.
 pub(super) fn kernels(workload: &Workload) -> Result<KernelSample> {
     let device = workload.device.open()?;
     let mut repeat = workload.repeat(&device)?;
@@ -53,12 +54,13 @@ pub(super) fn kernels(workload: &Workload) -> Result<KernelSample> {
     })
 }
 
-/// Adds what every kernel has of a step, `<name>.share_of_time.<kernel> x<launches>`, and what is left for all that is not noted.
+/// Adds the share of every kernel in a step, `<name>.share_of_time.<kernel> x<launches>`, and that
+/// of everything not profiled.
 pub(super) fn add(name: &str, samples: &[KernelSample], report: &mut Report) {
     let mut shares = BTreeMap::<&str, Vec<f64>>::new();
     for sample in samples {
-        let noted: f64 = sample.kernels.values().sum();
-        let rest = ("everything else", (sample.whole - noted).max(0.0));
+        let recorded: f64 = sample.kernels.values().sum();
+        let rest = ("everything else", (sample.whole - recorded).max(0.0));
         let kernels = sample
             .kernels
             .iter()

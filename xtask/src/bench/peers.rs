@@ -8,7 +8,7 @@ use perceiver_train::DeviceChoice;
 use super::workload::{Task, Workload};
 use crate::error::{Result, XtaskError};
 
-/// A framework.
+/// A framework and backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// Keras on TensorFlow.
@@ -20,7 +20,8 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Those that are measured on a device: Keras's are on the CPU alone, where they are installed for it.
+    /// Returns the peers on a device. Keras's packages are installed for the CPU, so it runs only
+    /// there.
     pub const fn on(device: DeviceChoice) -> &'static [Self] {
         match device {
             DeviceChoice::Cpu => &[Self::KerasTensorflow, Self::KerasJax, Self::Torch],
@@ -28,7 +29,7 @@ impl Peer {
         }
     }
 
-    /// What the scripts of those import, and what to install for them.
+    /// Returns the modules that the scripts import, and the packages to install.
     pub const fn needs(device: DeviceChoice) -> [&'static str; 2] {
         match device {
             DeviceChoice::Cpu => [
@@ -39,7 +40,7 @@ impl Peer {
         }
     }
 
-    /// Its name in the report.
+    /// Returns the name in the report.
     pub const fn name(self) -> &'static str {
         match self {
             Self::KerasTensorflow => "keras-tensorflow",

@@ -9,10 +9,11 @@ use super::contestant::OURS;
 use crate::cargo::cargo;
 use crate::error::{Result, XtaskError};
 
-/// Builds it as `cargo run -p perceiver-cli` does with these `flags`, and returns where it is.
+/// Builds the program as `cargo run -p perceiver-cli` does with these `flags`, and returns its
+/// path.
 ///
 /// # Errors
-/// When it does not build.
+/// When the build fails.
 pub(crate) fn build(flags: &[&str]) -> Result<PathBuf> {
     let arguments = [&["build", "--package=perceiver-cli"], flags].concat();
     let failed = |finding: String| XtaskError::Contestant {
@@ -36,7 +37,7 @@ pub(crate) fn build(flags: &[&str]) -> Result<PathBuf> {
         .ok_or_else(|| failed(format!("{}, and no program was named", output.status)))
 }
 
-/// The flags of Cargo that build it for a device.
+/// Returns the Cargo flags that build the program for a device.
 pub(crate) const fn features(device: DeviceChoice) -> &'static [&'static str] {
     match device {
         DeviceChoice::Cuda(_) => &["--features=cuda"],
@@ -45,10 +46,10 @@ pub(crate) const fn features(device: DeviceChoice) -> &'static [&'static str] {
     }
 }
 
-/// Runs a command of the contestant called `name` to its end.
+/// Runs a command of the contestant `name` to its end.
 ///
 /// # Errors
-/// When it cannot be started or fails, with what it said.
+/// When it cannot be started or fails, with its output.
 pub(super) fn run(name: &str, command: &mut Command) -> Result<Output> {
     let finding = match command.output() {
         Ok(output) if output.status.success() => return Ok(output),

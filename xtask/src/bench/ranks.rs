@@ -1,4 +1,5 @@
-//! `perceiver train` under `mpirun`: one process of one thread, and several of them on the same batches.
+//! `perceiver train` under `mpirun`: one single-threaded process, and several of them on the same
+//! batches.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,21 +10,21 @@ use super::report::Report;
 use super::workload::Task;
 use super::{Bench, program};
 use crate::error::{Result, XtaskError};
-use crate::observer::Observer;
+use crate::progress::Progress;
 
-/// The processes of the jobs that are compared.
+/// The numbers of processes to compare.
 const SIZES: [usize; 2] = [1, 2];
 
-/// Adds `ranks_1.images_per_second`, `ranks_2.images_per_second` and, once a round, the ratio of the two. A job's first epoch warms it
-/// up; the second has the timed steps.
-pub(super) fn run(bench: &Bench, report: &mut Report, observer: &dyn Observer) -> Result<()> {
-    observer.say("ranks: building the program");
+/// Adds `ranks_1.images_per_second`, `ranks_2.images_per_second` and, once per round, their ratio.
+/// The first epoch of a job is the warm-up; the second has the timed steps.
+pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+    progress.say("ranks: building the program");
     let program = program::build(&["--features=mpi"])?;
     let mut speeds = SIZES.map(|_| Vec::new());
     for round in 1..=bench.rounds {
         for (size, speeds) in SIZES.into_iter().zip(&mut speeds) {
             let rounds = bench.rounds;
-            observer.say(&format!("ranks, round {round} of {rounds}: {size}"));
+            progress.say(&format!("ranks, round {round} of {rounds}: {size}"));
             speeds.push(images_per_second(bench, &program, size)?);
         }
     }
@@ -41,7 +42,7 @@ fn images_per_second(bench: &Bench, program: &Path, size: usize) -> Result<f64> 
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
     let run = directory.path().join("run");
     let batch = bench.workload(Task::Train).batch()?;
-    let pictures = batch * bench.steps + 1; // the last to validate on
+    let pictures = batch * bench.steps + 1; // the last one is for validation
     let name = format!("{size} ranks");
     let mut command = Command::new("mpirun");
     command

@@ -1,4 +1,4 @@
-//! Figures by name: medians with the least and the most, as a table and as JSON.
+//! Figures by name: median, minimum and maximum, as a table and as JSON.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,19 +10,19 @@ use super::contestant::{Contestant, OURS};
 use super::worker::Sample;
 use crate::error::{Result, XtaskError};
 
-/// A number that was measured several times.
+/// A quantity that was measured several times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Figure {
-    /// The middle one; of an even number of values, the mean of the two in the middle.
+    /// The median; for an even number of values, the mean of the middle two.
     pub median: f64,
-    /// The least.
+    /// The minimum.
     pub minimum: f64,
-    /// The most.
+    /// The maximum.
     pub maximum: f64,
 }
 
 impl Figure {
-    /// None of nothing.
+    /// Computes the figure; `None` without values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -41,7 +41,7 @@ impl Figure {
     }
 }
 
-/// Everything a run of benchmarks found.
+/// The figures of a run of benchmarks.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct Report {
@@ -49,19 +49,20 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a figure of several values; of none, nothing.
+    /// Adds a figure, if there are values.
     pub fn add(&mut self, name: impl Into<String>, values: &[f64]) {
         if let Some(figure) = Figure::of(values) {
             self.figures.insert(name.into(), figure);
         }
     }
 
-    /// A figure by its name.
+    /// Returns a figure by name.
     pub fn get(&self, name: &str) -> Option<&Figure> {
         self.figures.get(name)
     }
 
-    /// Speed, time and memory of one contestant: `<name>.images_per_second`, `<name>.seconds`, `<name>.peak_rss_bytes`.
+    /// Adds the speed, time and memory of one contestant: `<name>.images_per_second`,
+    /// `<name>.seconds`, `<name>.peak_rss_bytes`.
     pub fn add_samples(&mut self, name: &str, samples: &[Sample]) {
         let speeds: Vec<f64> = samples.iter().flat_map(Sample::per_second).collect();
         let seconds: Vec<f64> = samples.iter().flat_map(|s| s.seconds.clone()).collect();
@@ -79,8 +80,9 @@ impl Report {
         self.add(format!("{name}.peak_device_bytes"), &on_device);
     }
 
-    /// Ours under `<name>`, peers under `<name>.<peer>`, and how many times as fast we are: `<name>.times_<peer>`, once a
-    /// round, so that a slow minute of the machine slows down both.
+    /// Adds ours under `<name>`, peers under `<name>.<peer>`, and our speed relative to theirs as
+    /// `<name>.times_<peer>`. The ratio is taken once per round, so that a slow minute of the
+    /// machine affects both.
     pub fn add_contest(&mut self, name: &str, contestants: &[Contestant], samples: &[Vec<Sample>]) {
         for (contestant, samples_of_it) in contestants.iter().zip(samples) {
             if contestant.name == OURS {
@@ -98,7 +100,8 @@ impl Report {
         }
     }
 
-    /// How many times as fast as each training the loader is, which is what a device that must not wait asks for.
+    /// Adds the speed of the loader relative to each training benchmark; a device that must not
+    /// wait needs a ratio above 1.
     pub fn add_loader_ratios(&mut self) {
         let Some(loader) = self
             .get("loader.images_per_second")
@@ -116,7 +119,8 @@ impl Report {
         }
     }
 
-    /// The rate of matrix products alone, and which share of it the model reaches with the products it needs.
+    /// Adds the rate of matrix products alone, and the share of it that the model reaches with its
+    /// own products.
     pub fn add_rates(&mut self, name: &str, per_second: &[f64], multiply_adds: f64, rates: &[f64]) {
         let gigaflops: Vec<f64> = rates.iter().map(|rate| 2e-9 * rate).collect();
         self.add(format!("{name}.products_gflops"), &gigaflops);
@@ -133,7 +137,7 @@ impl Report {
         self.add(format!("{name}.share_of_products"), &shares);
     }
 
-    /// The figures as a table.
+    /// Formats the figures as a table.
     pub fn table(&self) -> String {
         let mut table = Table::new();
         table
@@ -193,7 +197,7 @@ mod tests {
     #[test]
     fn the_share_is_of_the_best_rate() {
         let mut report = Report::default();
-        // 10 pictures a second of 4 multiply-adds each, where 80 a second are possible.
+        // 10 images per second of 4 multiply-adds each, of 80 multiply-adds per second possible.
         report.add_rates("train", &[10.0], 4.0, &[60.0, 80.0]);
         let share = Figure::of(&[0.5]);
         assert_eq!(report.get("train.share_of_products"), share.as_ref());

@@ -1,4 +1,4 @@
-//! What our own processes do while the clock runs.
+//! The timed work of our own processes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
 use perceiver_data::{Batch, Loader, LoaderConfig, Normalization, Preprocessing, Split};
 use perceiver_model::{Parameters, PerceiverConfig, Summary};
-use perceiver_ops::{Key, Mode, Tape, Upload, peak_device_bytes};
+use perceiver_ops::{Mode, RngKey, Tape, Upload, peak_device_bytes};
 use perceiver_train::{
-    Adam, DeviceChoice, Optimizer, Precision, Preset, Recipe, Targets, WorkingCopy,
+    Adam, DeviceChoice, MixedPrecision, Optimizer, Precision, Preset, Recipe, Targets,
     peak_memory_bytes,
 };
 use rayon::prelude::*;
@@ -19,13 +19,14 @@ use super::gpu;
 use super::worker::Sample;
 use crate::error::Result;
 
-/// Batches of one repetition of [`Task::Loader`]: many more than wait ready when the clock starts.
+/// The number of batches per repetition of [`Task::Loader`]: many more than are prefetched when the
+/// timer starts.
 const LOADER_BATCHES: usize = 64;
 
-/// What is repeated.
+/// The work of a repetition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Task {
-    /// Matrix products alone, as large as the model's or larger: what the machine can do.
+    /// Matrix products alone, at least as large as the model's: the peak rate of the machine.
     Products,
     /// A training step: forward, backward, Adam.
     Train,
@@ -33,47 +34,47 @@ pub enum Task {
     Infer,
     /// An augmented batch from the loader.
     Loader,
-    /// A training step, whose kernels are noted one by one.
+    /// A training step with profiled kernels.
     Kernels,
 }
 
-/// What is done once more.
+/// A function that runs one repetition.
 pub(super) type Repeat = Box<dyn FnMut() -> Result<()>>;
 
-/// One process's work.
+/// The work of one process.
 #[derive(Args, Clone, Debug)]
 pub struct Workload {
-    /// What is repeated.
+    /// The work of a repetition.
     #[arg(value_enum)]
     pub task: Task,
-    /// The preset whose model is measured.
+    /// The preset of the model.
     #[arg(long)]
     pub preset: Preset,
-    /// Pictures in a batch.
+    /// Number of images per batch.
     #[arg(long)]
     pub batch_size: Option<usize>,
-    /// Pixels of a side, if not the preset's.
+    /// Side length of images in pixels, if not the preset's.
     #[arg(long)]
     pub image_size: Option<usize>,
-    /// Train with recomputation.
+    /// Train with activation checkpointing.
     #[arg(long)]
     pub recompute: bool,
-    /// Where to compute.
+    /// Device to compute on.
     #[arg(long)]
     pub device: DeviceChoice,
-    /// In what numbers.
+    /// Compute precision.
     #[arg(long)]
     pub precision: Precision,
-    /// Timed repetitions.
+    /// Number of timed repetitions.
     #[arg(long)]
     pub steps: usize,
 }
 
-/// Repetitions of which a GPU is told before it is waited for, as in training.
+/// The number of repetitions enqueued on a GPU before synchronizing, as in training.
 const UNTIL_A_GPU_IS_WAITED_FOR: usize = 10;
 
 impl Workload {
-    /// The command line that [`Workload`] is parsed from.
+    /// Returns the command-line arguments from which [`Workload`] is parsed.
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![
             self.task
@@ -90,10 +91,10 @@ impl Workload {
         arguments
     }
 
-    /// The whole recipe.
+    /// Returns the recipe.
     ///
     /// # Errors
-    /// When no recipe has pictures of that size.
+    /// When no recipe allows this image size.
     pub fn recipe(&self) -> Result<Recipe> {
         let mut changes = toml::Table::new();
         if let Some(side) = self.image_size {
@@ -107,7 +108,7 @@ impl Workload {
         Ok(Recipe::from_layers(&layers)?)
     }
 
-    /// Pictures in a batch.
+    /// Returns the batch size.
     ///
     /// # Errors
     /// As [`Workload::recipe`].
@@ -117,8 +118,9 @@ impl Workload {
             .unwrap_or(self.recipe()?.training.batch_size))
     }
 
-    /// The multiply-adds that one picture needs, in the form of attention with the fewest. A training step has the forward
-    /// pass's products and, for each of them, those of two gradients; products of weights, made once a batch, are not counted.
+    /// Returns the multiply-adds per image, with the cheapest form of attention. A training step
+    /// has the products of the forward pass and, for each of them, those of two gradients. Products
+    /// of weights, computed once per batch, are not counted.
     ///
     /// # Errors
     /// As [`Workload::recipe`].
@@ -130,7 +132,7 @@ impl Workload {
         })
     }
 
-    /// Does the work, and returns what was found as a line of JSON.
+    /// Runs the work and returns the measurements as a line of JSON.
     ///
     /// # Errors
     /// As [`Workload::run`].
@@ -142,10 +144,10 @@ impl Workload {
         Ok(found.unwrap_or_default())
     }
 
-    /// Does the work and measures it.
+    /// Runs and times the work.
     ///
     /// # Errors
-    /// When the device cannot be opened or candle refuses an operation.
+    /// When the device cannot be opened, or candle rejects an operation.
     pub fn run(&self) -> Result<Sample> {
         let device = self.device.open()?;
         if self.task == Task::Products && device.is_cpu() {
@@ -166,7 +168,7 @@ impl Workload {
         })
     }
 
-    /// What is repeated, on `device`, which is not waited for.
+    /// Returns the repetition on `device`, without synchronization.
     pub(super) fn repeat(&self, device: &Device) -> Result<Repeat> {
         Ok(match self.task {
             Task::Products => gpu::product(self.precision, device)?,
@@ -176,7 +178,8 @@ impl Workload {
         })
     }
 
-    /// Seconds of every repetition, after some that do not count. A GPU goes through several at a time.
+    /// Returns the duration of every repetition in seconds, after a warm-up. A GPU runs several per
+    /// synchronization.
     pub(super) fn timed(
         &self,
         device: &Device,
@@ -214,10 +217,10 @@ impl Workload {
         let targets = Targets::new(&batch, classes, 0.0, &mut Upload::new(device))?;
         let mut adam = Adam::new(recipe.training.learning_rate);
         let (precision, recompute) = (self.precision, self.recompute);
-        let copy = WorkingCopy::new(&parameters, &recipe.model, precision, recompute)?;
+        let copy = MixedPrecision::new(&parameters, &recipe.model, precision, recompute)?;
         Ok(Box::new(move || {
             let model = copy.model(&parameters)?;
-            let mode = Mode::Training(Key::new(adam.steps()));
+            let mode = Mode::Training(RngKey::new(adam.steps()));
             let tape = Tape::start();
             let loss = targets.loss(&model.forward(&images, mode)?)?;
             let gradients = copy.gradients(tape, &loss, &parameters)?;
@@ -262,7 +265,8 @@ impl Workload {
         }))
     }
 
-    /// The better of two ways to multiply: one large product on all cores, or one small product a core.
+    /// Measures the faster of two ways to multiply: one large product on all cores, or one small
+    /// product per core.
     fn products(&self) -> Sample {
         let threads = rayon::current_num_threads();
         let large = product_seconds(self.steps, 2_048, 1, gemm::Parallelism::Rayon(0));
@@ -285,7 +289,7 @@ impl Workload {
     }
 }
 
-/// Seconds of `steps` repetitions, after two that do not count.
+/// Returns the duration of `steps` repetitions in seconds, after two warm-up repetitions.
 fn timed(steps: usize, repeat: &mut dyn FnMut() -> Result<()>) -> Result<Vec<f64>> {
     repeat()?;
     repeat()?;
@@ -298,16 +302,16 @@ fn timed(steps: usize, repeat: &mut dyn FnMut() -> Result<()>) -> Result<Vec<f64
     Ok(seconds)
 }
 
-/// Random preprocessed pictures `[batch, 3, side, side]`.
+/// Returns random preprocessed images `[batch, 3, side, side]`.
 fn pictures(config: &PerceiverConfig, batch: usize, device: &Device) -> Result<Tensor> {
     let side = config.image_size;
     let values = (0..batch * 3 * side * side)
-        .map(|index| (Key::new(0).bits(index as u64) >> 40) as f32 / 8_388_608.0 - 1.0)
+        .map(|index| (RngKey::new(0).bits(index as u64) >> 40) as f32 / 8_388_608.0 - 1.0)
         .collect();
     Ok(Tensor::from_vec(values, (batch, 3, side, side), device)?)
 }
 
-/// Seconds of `count` products of square matrices, on all threads at once.
+/// Returns the duration in seconds of `count` products of square matrices, on all threads at once.
 #[allow(unsafe_code)]
 fn product_seconds(
     steps: usize,
@@ -322,7 +326,8 @@ fn product_seconds(
     let mut repeat = || {
         outputs.par_chunks_mut(side * side).for_each(|output| {
             for _ in 0..per_output {
-                // SAFETY: all three matrices are `side` by `side`, row by row, in slices of that size.
+                // SAFETY: all three matrices are `side` by `side`, row-major, in slices of that
+                // size.
                 unsafe {
                     gemm::gemm(
                         side,

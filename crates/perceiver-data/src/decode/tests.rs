@@ -17,14 +17,14 @@ fn decode(bytes: &[u8]) -> Result<Image> {
     Image::decode(bytes, Path::new(ORIGIN))
 }
 
-/// One pixel, lossy, as libwebp writes it; the encoder at hand is lossless.
+/// One lossy pixel, written by libwebp; the `image` crate's encoder is lossless.
 const LOSSY_WEBP: &[u8] = &[
     0x52, 0x49, 0x46, 0x46, 0x22, 0x00, 0x00, 0x00, 0x57, 0x45, 0x42, 0x50, 0x56, 0x50, 0x38, 0x20,
     0x16, 0x00, 0x00, 0x00, 0x30, 0x01, 0x00, 0x9d, 0x01, 0x2a, 0x01, 0x00, 0x01, 0x00, 0x0e, 0xc0,
     0xfe, 0x25, 0xa4, 0x00, 0x03, 0x70, 0x00, 0x00, 0x00, 0x00,
 ];
 
-/// One pixel, lossy, with an alpha channel of its own, in the extended layout.
+/// One lossy pixel with a separate alpha channel, in the extended layout.
 const ALPHA_WEBP: &[u8] = &[
     0x52, 0x49, 0x46, 0x46, 0x4a, 0x00, 0x00, 0x00, 0x57, 0x45, 0x42, 0x50, 0x56, 0x50, 0x38, 0x58,
     0x0a, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x41, 0x4c,
@@ -34,20 +34,20 @@ const ALPHA_WEBP: &[u8] = &[
     0x00, 0x00,
 ];
 
-/// 8 x 8 pixels of pure cyan, as Pillow writes them: four inks, inverted as Adobe has them.
+/// 8 x 8 pixels of pure cyan, written by Pillow: CMYK, inverted as Adobe does.
 const CMYK_JPEG: &[u8] = include_bytes!("samples/cmyk.jpg");
 
-/// 16 x 8 pixels of grey, the left half 0 and the right half 200, in several passes of growing detail.
+/// 16 x 8 grey pixels, the left half 0 and the right half 200, progressive.
 const PROGRESSIVE_JPEG: &[u8] = include_bytes!("samples/progressive.jpg");
 
-/// A scan a component, with restarts.
+/// One scan per component, with restart intervals.
 const SEPARATE_JPEG: &[u8] =
     include_bytes!("../../../../tests/fixtures/jpeg/420_40x24.separate.restarts-3.jpg");
 
-/// Four pixels by a palette: red, green, blue and one that is transparent.
+/// Four palette pixels: red, green, blue and a transparent one.
 const PALETTE_PNG: &[u8] = include_bytes!("samples/palette.png");
 
-/// 5 x 7 pixels, no two alike and none of the sides either.
+/// 5 x 7 pixels, all different; the sides differ too.
 fn sample() -> RgbImage {
     RgbImage::from_fn(5, 7, |x, y| {
         image::Rgb([x as u8 * 50, y as u8 * 36, (x * y) as u8 * 10])
@@ -58,7 +58,7 @@ fn sample_file(format: ImageFormat) -> Vec<u8> {
     encode(&sample().into(), format)
 }
 
-/// A small file of every format and of the kinds that the encoders at hand cannot write.
+/// Returns a small file of every format, and of the kinds that the encoders here cannot write.
 fn sample_files() -> Vec<Vec<u8>> {
     let mut files = FORMATS.map(sample_file).to_vec();
     files.extend(
@@ -84,7 +84,7 @@ const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Tiff,
 ];
 
-/// EXIF metadata that hold an orientation alone.
+/// Returns EXIF metadata that holds an orientation only.
 fn exif(orientation: u8) -> Vec<u8> {
     let tiff = [
         b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0",
@@ -94,7 +94,7 @@ fn exif(orientation: u8) -> Vec<u8> {
     tiff.concat()
 }
 
-/// The file with an orientation in its metadata, where its format has them.
+/// Adds an orientation to the metadata of a file, if its format supports it.
 fn with_orientation(file: &[u8], format: ImageFormat, orientation: u8) -> Vec<u8> {
     let exif = exif(orientation);
     match format {
@@ -201,13 +201,13 @@ fn transparency_is_laid_over_white() {
     let picture = RgbaImage::from_fn(3, 1, |x, _| Rgba(pixels[x as usize]));
     for format in [ImageFormat::Png, ImageFormat::WebP] {
         let decoded = decode(&encode(&picture.clone().into(), format)).unwrap();
-        // 51 is a fifth of 255: a fifth of the colour and four of white.
+        // 51 is a fifth of 255: one fifth of the colour and four fifths of white.
         let expected = [10, 20, 30, 255, 255, 255, 204, 224, 255];
         assert_eq!(decoded.to_interleaved(), expected);
     }
 }
 
-/// Programs write 32-bit BMPs whose last eight bits are empty, and viewers show them opaque.
+/// Programs write 32-bit BMPs whose last eight bits are zero, and viewers show them as opaque.
 #[test]
 fn a_bmp_whose_alpha_is_zero_everywhere_is_opaque() {
     let bmp = |alphas: [u8; 2]| {
@@ -217,7 +217,7 @@ fn a_bmp_whose_alpha_is_zero_everywhere_is_opaque() {
     };
     assert_eq!(bmp([0, 0]), [10, 20, 30, 10, 20, 30]);
     assert_eq!(bmp([0, 255]), [255, 255, 255, 10, 20, 30]);
-    // The rule is BMP's alone.
+    // The rule applies to BMP only.
     let picture = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
     let png = encode(&picture.into(), ImageFormat::Png);
     assert_eq!(decode(&png).unwrap().to_interleaved(), [255; 3]);
@@ -241,7 +241,7 @@ fn of_an_animation_the_first_frame_is_read() {
 fn exif_orientation_is_applied() {
     let halves = RgbImage::from_fn(32, 16, |x, _| image::Rgb([if x < 16 { 0 } else { 255 }; 3]));
     let halves = DynamicImage::from(halves);
-    // Where the black left half of the stored picture ends up, by the EXIF standard.
+    // The position of the black left half of the stored image, by the EXIF standard.
     for (orientation, size, black) in [
         (1, (16, 32), "left"),
         (3, (16, 32), "right"),
@@ -287,7 +287,7 @@ fn what_is_no_picture_is_named_with_its_first_bytes() {
     ] {
         let error = decode(bytes).unwrap_err().to_string();
         let expected = format!(
-            "{ORIGIN} is not a readable picture: expected PNG, JPEG, WebP, BMP, GIF or TIFF, found {finding}"
+            "{ORIGIN} is not a readable image: expected PNG, JPEG, WebP, BMP, GIF or TIFF, found {finding}"
         );
         assert_eq!(error, expected);
     }
@@ -326,7 +326,7 @@ fn bytes_after_the_picture_do_no_harm() {
     }
 }
 
-/// A PNG of a few bytes whose header claims `side` x `side` pixels of 8-bit RGB.
+/// Returns a PNG of a few bytes whose header claims `side` x `side` pixels of 8-bit RGB.
 fn png_claiming(side: u32) -> Vec<u8> {
     png_of(side, ColorType::Rgb8)
 }
@@ -346,7 +346,7 @@ fn png_of(side: u32, colour: ColorType) -> Vec<u8> {
     png
 }
 
-/// The checksum of PNG chunks.
+/// Computes the checksum of PNG chunks.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc: u32, _| {
@@ -365,7 +365,7 @@ fn a_decompression_bomb_is_refused_by_its_header() {
     assert!(matches!(error, DataError::TooManyPixels { .. }));
 }
 
-/// A file of 64 kB that is half a gigabyte of grey, and three times as much of colour.
+/// A file of 64 kB that decodes to half a gigabyte of grey, and to three times as much RGB.
 #[test]
 fn what_grows_when_it_is_converted_counts_as_it_grows() {
     let bytes = png_of(23_000, ColorType::L8);
@@ -378,7 +378,8 @@ fn what_grows_when_it_is_converted_counts_as_it_grows() {
     assert!(matches!(error, DataError::TooManyPixels { .. }), "{error}");
 }
 
-/// What a budget refuses and lets through is what an image takes: 60 x 40 pixels, decoded, turned and converted.
+/// The budget accepts and rejects exactly what an image takes: 60 x 40 pixels, decoded, oriented
+/// and converted.
 #[test]
 fn an_image_is_decoded_within_the_bytes_it_is_reckoned_to_take() {
     let picture = DynamicImage::from(RgbImage::from_pixel(60, 40, image::Rgb([7; 3])));
@@ -390,11 +391,11 @@ fn an_image_is_decoded_within_the_bytes_it_is_reckoned_to_take() {
     let whole = 2 * 3 * 60 * 40;
     within(whole, &png, None).unwrap();
     within(whole - 1, &png, None).unwrap_err();
-    // Shrunk to 15 x 10, it takes rows of floats instead: 60 x 10 pixels of 16 bytes.
+    // Downscaled to 15 x 10, it takes rows of floats instead: 60 x 10 pixels of 16 bytes.
     let shrunk = 3 * 60 * 40 + 16 * 60 * 10 + 2 * 3 * 15 * 10;
     within(shrunk, &png, Some(10)).unwrap();
     within(shrunk - 1, &png, Some(10)).unwrap_err();
-    // Turned when it is small where there is no room for it twice.
+    // Oriented after downscaling if there is no room for two full-size copies.
     let once = 3 * 60 * 40 + 16 * 60 * 2 + 2 * 3 * 3 * 2;
     let small = within(once, &turned, Some(2)).unwrap();
     within(once - 1, &turned, Some(2)).unwrap_err();

@@ -1,18 +1,19 @@
-//! The backward pass: one task an image, whose key and value gradients are sums over all its queries and heads.
+//! The backward pass of fused attention: one task per image, whose key and value gradients are sums
+//! over all its queries and heads.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::KEY_BLOCK;
+use super::dropout_mask::{self, Mask};
 use super::forward::image_of;
-use super::mask::{self, Mask};
 use super::shape::{Geometry, part};
 use crate::cpu;
-use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
-use crate::simd::{self, vectorised};
-use crate::transpose::transpose;
+use crate::cpu::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+use crate::cpu::simd::{self, vectorised};
+use crate::cpu::transpose::transpose;
 
-/// What the forward pass saw and made, and the gradient of its output.
+/// The inputs and output of the forward pass, and the gradient of the output.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     pub(crate) queries: &'a [f32],
@@ -22,7 +23,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) grad: &'a [f32],
 }
 
-/// The gradients of queries, keys and values.
+/// Computes the gradients of queries, keys and values.
 pub(super) fn run(
     g: Geometry,
     mask: Option<Mask>,
@@ -61,19 +62,20 @@ pub(super) fn run(
     [dq, dk, dv]
 }
 
-/// One image of the batch.
+/// An image of the batch.
 pub(crate) struct Image<'a> {
     pub(crate) g: Geometry,
     pub(crate) mask: Option<Mask>,
-    /// The image's place in the batch.
+    /// Index of the image in the batch.
     pub(crate) number: usize,
-    /// What the forward pass kept.
+    /// Values saved by the forward pass.
     pub(crate) kept: &'a [f32],
     pub(crate) inputs: Inputs<'a>,
 }
 
 impl Image<'_> {
-    /// Adds the gradients to `dq`, `dk` and `dv`; where keys and values are one and have no `dv`, to `dk`.
+    /// Adds the gradients to `dq`, `dk` and `dv`; if keys and values are the same tensor, without
+    /// `dv`, to `dk`.
     pub(crate) fn differentiate(&self, dq: &mut [f32], dk: &mut [f32], mut dv: Option<&mut [f32]>) {
         let (g, inputs) = (self.g, self.inputs);
         let sums = output_products(g, inputs.grad, inputs.output);
@@ -93,7 +95,7 @@ impl Image<'_> {
                     grad,
                 } = self.operands(head, start, count);
 
-                // P, with a set sign bit where dropout took it.
+                // P, with the sign bit set for dropped entries.
                 if g.keys <= KEY_BLOCK {
                     let rows = self
                         .kept
@@ -109,7 +111,8 @@ impl Image<'_> {
                     let log_sums: Vec<f32> = log_sums.copied().collect();
                     probabilities(self.mask, g.keys, first_row, start, &log_sums, marked);
                 }
-                // dP before dropout's mask: dy v^T. Values that all heads share are transposed once.
+                // dP before the dropout mask: dy v^T. Values that all heads share are transposed
+                // once.
                 if head == 0 || g.kv_heads > 1 {
                     transpose(values, &mut values_transposed[..g.value_width * count]);
                 }
@@ -146,7 +149,7 @@ impl Image<'_> {
         }
     }
 
-    /// What one head reads and is given, of the keys from `start` on.
+    /// Returns a head's matrices for `count` keys from `start` on.
     fn operands(&self, head: usize, start: usize, count: usize) -> Operands<'_> {
         let (g, inputs) = (self.g, self.inputs);
         let kv_head = g.kv_head(head);
@@ -180,7 +183,7 @@ impl Image<'_> {
         }
     }
 
-    /// What dropout multiplies the rest by.
+    /// Returns the scale of kept values in dropout.
     fn factor(&self) -> f32 {
         self.mask.map_or(1.0, |mask| mask.factor)
     }
@@ -195,7 +198,7 @@ fn add(values: &mut [f32], row_stride: usize, lhs: Matrix, rhs: Matrix, scale: f
     multiply_into(target, Sum::Add, lhs, rhs, scale, Parallelism::None);
 }
 
-/// One head's matrices.
+/// The matrices of a head.
 struct Operands<'a> {
     queries: Matrix<'a>,
     keys: Matrix<'a>,
@@ -204,7 +207,8 @@ struct Operands<'a> {
 }
 
 vectorised! {
-    /// `rows(dy * y)` for every head and query, `[heads, queries]`: the sum of `P * dP` along a row of probabilities.
+    /// Computes `rows(dy * y)` for every head and query, `[heads, queries]`: the sum of `P * dP`
+    /// along a row of probabilities.
     fn output_products(g: Geometry, grad: &[f32], output: &[f32]) -> Vec<f32> {
         let mut sums = vec![0f32; g.heads * g.queries];
         let rows = grad.chunks(g.output_width()).zip(output.chunks(g.output_width()));
@@ -222,7 +226,7 @@ vectorised! {
         sums
     }
 
-    /// A head's logits become probabilities, marked as the forward pass marked them.
+    /// Turns a head's logits into probabilities, with dropped ones marked as in the forward pass.
     fn probabilities(mask: Option<Mask>, keys: usize, first_row: usize, start: usize, log_sums: &[f32], logits: &mut [f32]) {
         let count = logits.len() / log_sums.len();
         for (query, (row, log_sum)) in logits.chunks_mut(count).zip(log_sums).enumerate() {
@@ -235,13 +239,14 @@ vectorised! {
         }
     }
 
-    /// The tile's `dy v^T` becomes the gradient of the logits, and the marked probabilities what dropout left of them.
+    /// Turns the tile's `dy v^T` into the gradient of the logits, and the marked probabilities into
+    /// those after dropout.
     fn logit_gradients(factor: f32, sums: &[f32], of_sums: &[f32], marked: &mut [f32], tile: &mut [f32]) {
         let count = tile.len() / sums.len();
         let rows = tile.chunks_mut(count).zip(marked.chunks_mut(count));
         for ((tile, marked), (sum, of_sum)) in rows.zip(sums.iter().zip(of_sums)) {
             for (gradient, marked) in tile.iter_mut().zip(marked) {
-                let left = mask::kept(*marked);
+                let left = dropout_mask::kept(*marked);
                 let probability = if *marked < 0.0 { -*marked } else { *marked };
                 *gradient = left * (factor * (*gradient + of_sum)) - probability * sum;
                 *marked = left;

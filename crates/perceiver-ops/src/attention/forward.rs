@@ -1,20 +1,21 @@
-//! The forward pass: one task a block of an image's queries.
+//! The forward pass of fused attention: one task per block of an image's queries.
 
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::KEY_BLOCK;
-use super::mask::{self, Mask};
+use super::dropout_mask::{self, Mask};
 use super::shape::{Geometry, part};
 use crate::cpu;
-use crate::gemm::{Matrix, Sum, Target, multiply, multiply_into};
-use crate::simd::{self, vectorised};
-use crate::transpose::transpose;
+use crate::cpu::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+use crate::cpu::simd::{self, vectorised};
+use crate::cpu::transpose::transpose;
 
-/// Queries of a task: enough to make a product worth its packing, few enough that one image keeps several cores busy.
+/// Number of queries per task: enough to be worth the packing of a product, few enough that one
+/// image keeps several cores busy.
 pub(crate) const QUERY_BLOCK: usize = 128;
 
-/// The outputs of all images, and what backward needs of each when `keep` is set.
+/// Computes the outputs of all images, and the values for the backward pass if `keep` is set.
 pub(super) fn run(
     g: Geometry,
     mask: Option<Mask>,
@@ -56,7 +57,7 @@ pub(super) fn run(
     (output, kept)
 }
 
-/// `count` blocks of `size` values, which may be 0.
+/// Splits values into `count` blocks of `size`, which may be 0.
 pub(crate) fn blocks_mut(values: &mut [f32], count: usize, size: usize) -> Vec<&mut [f32]> {
     match size {
         0 => (0..count).map(|_| [].as_mut_slice()).collect(),
@@ -64,32 +65,33 @@ pub(crate) fn blocks_mut(values: &mut [f32], count: usize, size: usize) -> Vec<&
     }
 }
 
-/// The values of one image of many.
+/// Returns the values of one image.
 pub(crate) fn image_of(values: &[f32], image: usize, size: usize) -> &[f32] {
     &values[image * size..][..size]
 }
 
-/// Keys and values of one image.
+/// The keys and values of one image.
 pub(crate) struct Source<'a> {
     pub(crate) g: Geometry,
     pub(crate) mask: Option<Mask>,
-    /// The image's place in the batch.
+    /// Index of the image in the batch.
     pub(crate) number: usize,
     pub(crate) keys: &'a [f32],
     pub(crate) values: &'a [f32],
 }
 
-/// A query's softmax so far.
+/// The running softmax of a query.
 #[derive(Clone, Copy)]
 struct Running {
     max: f32,
     sum: f32,
-    /// The sum of what dropout left.
+    /// The sum after dropout.
     left: f32,
 }
 
 impl Source<'_> {
-    /// Reads for the queries from `first` on. `kept` is empty, or takes what backward needs of these queries.
+    /// Computes attention for the queries from `first` on. `kept` is empty or receives the values
+    /// for the backward pass.
     pub(crate) fn read(&self, first: usize, queries: &[f32], output: &mut [f32], kept: &mut [f32]) {
         let g = self.g;
         let rows = queries.len() / g.query_row();
@@ -112,7 +114,7 @@ impl Source<'_> {
             for head in 0..g.heads {
                 let keys = part(keys, count, g.key_row(), g.kv_head(head) * g.width, g.width);
                 let keys = if g.kv_heads < g.heads {
-                    // Every head reads these: transposed once, they need no packing in each product.
+                    // Every head uses these: transposed once, they need no packing in each product.
                     let transposed = &mut transposed[..g.width * count];
                     if head == 0 {
                         transpose(keys, transposed);
@@ -175,22 +177,23 @@ impl Source<'_> {
     }
 }
 
-/// Where a tile of logits lies.
+/// The position of a tile of logits.
 #[derive(Clone, Copy)]
 struct Block {
     mask: Option<Mask>,
     keys: usize,
-    /// The tile's first row among all rows of logits of the batch.
+    /// Index of the tile's first row among all rows of logits of the batch.
     first_row: usize,
-    /// The tile's first key.
+    /// Index of the tile's first key.
     start: usize,
     /// Whether the tile has all keys.
     whole: bool,
 }
 
 vectorised! {
-    /// Turns the tile's logits into exponentials, with a set sign bit where dropout takes them, and brings what was read
-    /// before to the new maximum. Where the tile is the whole row, the result are the probabilities.
+    /// Turns the tile's logits into exponentials, with the sign bit set for dropped ones, and
+    /// rescales the earlier output to the new maximum. If the tile has the whole row, the results
+    /// are the probabilities.
     fn softmax(block: Block, tile: &mut [f32], running: &mut [Running], read: &mut Target, value_width: usize) {
         let count = tile.len() / running.len();
         for (index, (logits, running)) in tile.chunks_mut(count).zip(running).enumerate() {
@@ -215,7 +218,7 @@ vectorised! {
                 None => running.left = running.sum,
                 Some(mask) => {
                     mask.mark(block.first_row + index, block.keys, block.start, logits);
-                    running.left += simd::sum_of(logits, mask::kept);
+                    running.left += simd::sum_of(logits, dropout_mask::kept);
                 }
             }
         }
@@ -223,11 +226,12 @@ vectorised! {
 
     fn drop_marked(tile: &mut [f32]) {
         for probability in tile {
-            *probability = mask::kept(*probability);
+            *probability = dropout_mask::kept(*probability);
         }
     }
 
-    /// Divides what was read by the sums and dropout's rate, and appends what dropout left.
+    /// Divides the output by the sums and the keep rate of dropout, and appends the sums after
+    /// dropout.
     fn finish(g: Geometry, mask: Option<Mask>, running: &[Running], output: &mut [f32]) {
         let rows = running.len() / g.heads;
         for (index, row) in output.chunks_mut(g.output_width()).enumerate() {

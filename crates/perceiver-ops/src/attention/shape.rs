@@ -1,26 +1,26 @@
-//! The sizes of an attention and where its heads lie in memory.
+//! Attention shapes: batch, heads, queries, keys, widths, and memory layout of the heads.
 
 use candle_core::{Result, bail};
 
 use super::{Attention, KEY_BLOCK};
-use crate::gemm::Matrix;
+use crate::cpu::gemm::Matrix;
 
-/// Sizes that fit together, checked once.
+/// The sizes of an attention, validated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     pub(crate) batch: usize,
     pub(crate) queries: usize,
     pub(crate) keys: usize,
     pub(crate) heads: usize,
-    /// Heads of keys and values: `heads`, or 1 that all share.
+    /// Number of key and value heads: `heads`, or 1 that all heads share.
     pub(crate) kv_heads: usize,
     /// Width of a head's queries and keys.
     pub(crate) width: usize,
     /// Width of a head's values.
     pub(crate) value_width: usize,
     pub(crate) scale: f32,
-    /// Whether each query's output ends in every head's sum of probabilities after dropout and a 1: what biases on
-    /// values and output are worth.
+    /// Whether each query's output ends in the sum of every head's probabilities after dropout and
+    /// a 1: the factors of the value and output biases.
     pub(crate) append_sums: bool,
 }
 
@@ -80,25 +80,27 @@ impl Geometry {
         self.kv_heads * self.value_width
     }
 
-    /// Values of one query's output.
+    /// Returns the number of output values per query.
     pub(crate) fn output_width(&self) -> usize {
         self.heads * self.value_width + if self.append_sums { self.heads + 1 } else { 0 }
     }
 
-    /// Values that backward needs of one query and head: where all keys are one block, its probabilities, with a set sign
-    /// bit where dropout took them; else the logarithm of the sum of its exponentials, from which probabilities are computed
-    /// again. They lie as `[queries, heads, kept_width]`.
+    /// Returns the number of values per query and head that the backward pass needs. If all keys
+    /// are one block, these are the probabilities, with the sign bit set for dropped ones; else the
+    /// logarithm of the sum of exponentials, from which probabilities are recomputed. The layout is
+    /// `[queries, heads, kept_width]`.
     pub(crate) fn kept_width(&self) -> usize {
         if self.keys <= KEY_BLOCK { self.keys } else { 1 }
     }
 
-    /// The head of keys and values that `head` of the queries reads.
+    /// Returns the key and value head for a query head.
     pub(crate) fn kv_head(&self, head: usize) -> usize {
         if self.kv_heads == 1 { 0 } else { head }
     }
 }
 
-/// The matrix of `rows` rows and `columns` columns from `column` on, in rows of `row_stride` values.
+/// Returns the submatrix of `rows` rows and `columns` columns from `column` on, in rows of
+/// `row_stride` values.
 pub(crate) fn part(
     values: &[f32],
     rows: usize,

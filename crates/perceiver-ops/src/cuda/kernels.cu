@@ -1,7 +1,7 @@
-// The kernels of this crate for NVIDIA GPUs, compiled when they are first needed. Values are float or bfloat16, sums and functions float.
+// The CUDA kernels of this crate, compiled with NVRTC on first use. Values are float or bfloat16; arithmetic and accumulation are in float.
 //
-// Nothing is included, so that a driver and its compiler library are enough. Each kernel takes as many values as there are threads, or rows
-// as there are warps, and goes on in steps of all of them. `on_cpu.rs` runs them on the CPU.
+// The file includes no headers, so that a driver and its compiler library are enough. All kernels use grid-stride loops, over values (one
+// thread each) or over rows (one warp each). `emulator.rs` runs them on the CPU.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -19,7 +19,7 @@ template <typename T> __device__ T narrow(float value);
 
 template <> __device__ inline float narrow<float>(float value) { return value; }
 
-// To the nearest, of two to the even one; a NaN stays one.
+// Rounds to nearest, ties to even; a NaN stays a NaN.
 template <> __device__ inline bf16 narrow<bf16>(float value) {
     u32 bits = __float_as_uint(value);
     bf16 result;
@@ -34,7 +34,7 @@ template <> __device__ inline bf16 narrow<bf16>(float value) {
 #define EACH(i, n)                                                                                                         \
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (u64)gridDim.x * blockDim.x)
 
-// `Key::bits`: the i-th 64 random bits of a key.
+// `RngKey::bits`: the 64 random bits of a key at an index.
 __device__ inline u64 random_bits(u64 key, u64 index) {
     u64 z = key + index * 0x9e3779b97f4a7c15ull;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
@@ -42,21 +42,21 @@ __device__ inline u64 random_bits(u64 key, u64 index) {
     return z ^ z >> 31;
 }
 
-// What dropout multiplies the value at a place by.
+// The dropout factor of the value at an index: 0 or `scale`.
 __device__ inline float factor(u64 key, u64 threshold, float scale, u64 index) {
     return threshold && random_bits(key, index) >> 32 < threshold ? 0.0f : scale;
 }
 
-// Four values that are read and written at once.
+// Four values, for vectorized loads and stores.
 template <typename T> struct alignas(4 * sizeof(T)) Four {
     T at[4];
 };
 
-// The column of a value in rows of `width`. Quotients of 64 bits take several times as long.
+// The column of a value in rows of `width`. 64-bit division takes several times as long as 32-bit division.
 __device__ inline u64 column_of(u64 i, u64 width) { return i >> 32 ? i % width : (u32)i % (u32)width; }
 
-// Each place of `to` gets what `of(values, place, column)` makes of the values there, in rows of `width`; four places at once where rows and
-// buffers allow it.
+// Elementwise map of N inputs: `to[i] = of(values, i, column)`, in rows of `width`. Vectorized by four if the width and the alignment of
+// all buffers allow it.
 template <typename T, int N, typename Of>
 __device__ void each_value(const T *const (&from)[N], T *to, u64 n, u64 width, Of of) {
     bool by_four = width % 4 == 0 && (u64)to % sizeof(Four<T>) == 0;
@@ -85,7 +85,7 @@ __device__ void each_value(const T *const (&from)[N], T *to, u64 n, u64 width, O
     }
 }
 
-// The same of values that no column matters to.
+// The same without columns.
 template <typename T, int N, typename Of> __device__ void each_value(const T *const (&from)[N], T *to, u64 n, Of of) {
     each_value(from, to, n, 4, [=](const float(&at)[N], u64 place, u64) { return of(at, place); });
 }
@@ -126,7 +126,7 @@ template <typename T> __device__ void add_bias(const T *x, const T *bias, T *y, 
     each_value(from, y, n, width, [=](const float(&at)[1], u64, u64 column) { return at[0] + wide(bias[column]); });
 }
 
-// How a branch ends: with its bias, less what falls, onto what it began at.
+// Fused bias + dropout + residual add.
 template <typename T>
 __device__ void add_biased_dropout(const T *x, const T *branch, const T *bias, T *y, u64 n, u64 width, u64 key, u64 threshold,
                                    float scale) {
@@ -149,12 +149,12 @@ template <typename T> __device__ void bias_gelu_backward(const T *x, const T *bi
     });
 }
 
-// `n` values, `width` of them again and again.
+// Repeats the first `width` values up to `n` values (broadcast over rows).
 template <typename T> __device__ void repeat(const T *x, T *y, u64 width, u64 n) {
     EACH(i, n) { y[i] = x[column_of(i, width)]; }
 }
 
-// Rows of `width` values become rows of `padded`: a bias for every row follows, or without biases a 1, then zeros.
+// Pads rows of `width` values to `padded`: appends the bias of the row, or 1 without biases, then zeros.
 template <typename T> __device__ void with_column(const T *x, const T *bias, T *y, u64 count, u64 width, u64 padded) {
     EACH(i, count / width * padded) {
         u64 column = column_of(i, padded), row = (i - column) / padded;
@@ -168,7 +168,7 @@ template <typename T> __device__ void with_column(const T *x, const T *bias, T *
     }
 }
 
-// The first `width` values of rows of `padded`.
+// Keeps the first `width` values of rows of `padded` values.
 template <typename T> __device__ void without_ones(const T *x, T *y, u64 count, u64 width, u64 padded) {
     EACH(i, count / padded * width) {
         u64 column = column_of(i, width), row = (i - column) / width;
@@ -176,7 +176,7 @@ template <typename T> __device__ void without_ones(const T *x, T *y, u64 count, 
     }
 }
 
-// What `neighbourhoods.rs` takes of feature maps: of `rows` times `columns` points, every `stride`th, a square of `side` points around each.
+// The geometry of im2col (`im2col.rs`): `rows` x `columns` windows of `side` x `side` points, around every `stride`-th point of a feature map.
 struct Grid {
     u64 height, width, channels, side, stride;
 
@@ -189,7 +189,7 @@ template <typename T> __device__ void neighbourhoods(const T *x, T *y, u64 count
     EACH(i, count / image * grid.rows() * grid.columns() * window) {
         u64 point = i / window, place = i % window, channel = place % grid.channels, cell = place / grid.channels;
         u64 column = point % grid.columns(), row = point / grid.columns() % grid.rows(), number = point / grid.columns() / grid.rows();
-        // Beyond the upper and the left edge these are very large.
+        // Above the top and left of the left edge, these wrap around to very large values.
         u64 from_row = row * grid.stride + cell / grid.side - grid.side / 2;
         u64 from_column = column * grid.stride + cell % grid.side - grid.side / 2;
         bool inside = from_row < grid.height && from_column < grid.width;
@@ -198,7 +198,7 @@ template <typename T> __device__ void neighbourhoods(const T *x, T *y, u64 count
     }
 }
 
-// For every point, the sum of what its neighbourhoods say.
+// Sums the gradients of all windows that contain a point (col2im).
 template <typename T> __device__ void neighbourhoods_backward(const T *dy, T *dx, u64 count, Grid grid) {
     u64 image = grid.height * grid.width * grid.channels, window = grid.side * grid.side * grid.channels;
     u64 points = grid.rows() * grid.columns();
@@ -220,7 +220,7 @@ template <typename T> __device__ void neighbourhoods_backward(const T *dy, T *dx
     }
 }
 
-// Kernels of rows: each warp takes one after another, its lanes every 32nd value.
+// Row kernels: a warp per row (grid-stride), a lane per 32nd value of the row.
 
 #define EACH_ROW(row, rows)                                                                                                \
     for (u64 row = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += (u64)gridDim.x * blockDim.x / 32)
@@ -237,8 +237,8 @@ __device__ inline float warp_max(float value) {
     return value;
 }
 
-// Which probabilities of an attention fall. Its rows are those of images, of `queries`, of `heads`, the last beside one another; bits are
-// counted by images, heads and queries. Of every 16 keys, the low halves of 8 words decide the first 8, the high ones the others.
+// The dropout mask of attention probabilities. Rows are in the order [image, query, head], random bits in the order [image, head, query].
+// For every 16 keys, the low halves of 8 words decide the first 8 keys and the high halves the other 8.
 struct Mask {
     u64 queries, heads, key;
     u32 threshold;
@@ -257,7 +257,7 @@ struct Mask {
     }
 };
 
-// The greatest of a row of logits, and the sum of the exponentials of what they are below it.
+// The maximum of a row of scaled logits, and the sum of `exp(logit - maximum)`.
 struct Exponentials {
     float most, sum;
 };
@@ -271,13 +271,13 @@ template <typename T> __device__ Exponentials exponentials_of(const T *x, u64 wi
     return {most, warp_sum(sum)};
 }
 
-// A row of up to `PARTS * 256` logits whose number is a multiple of 16, in the registers of a warp: a lane has 4 of the first half of every 16
-// and the 4 that the same words of the mask decide.
+// A row of up to `PARTS * 256` logits in the registers of a warp; the number of logits is a multiple of 16. Of a block of 16, a lane holds
+// 4 logits of the first half and the 4 of the second half that share their random words of the mask.
 template <int PARTS> struct Row {
     float at[PARTS][8];
     u64 width;
 
-    // The block of 16 that the lane has a part of, and where in it.
+    // The block of 16 that the lane holds a part of, and the offset in that block.
     __device__ u64 block(int part) const { return part * 16 + threadIdx.x % 32 / 2; }
     __device__ static u64 within() { return threadIdx.x % 2 * 4; }
     __device__ bool has(int part) const { return block(part) * 16 < width; }
@@ -315,7 +315,7 @@ template <int PARTS> struct Row {
         }
     }
 
-    // Logits become probabilities.
+    // Converts logits to probabilities, in place.
     __device__ void softmax() {
         float most = at[0][0];
 #pragma unroll
@@ -355,7 +355,7 @@ template <int PARTS, typename T> __device__ void softmax_dropout_of(const float 
     }
 }
 
-// `y = softmax(scale * x) * mask`, of logits that are float whatever else is
+// `y = softmax(scale * x) * mask`; logits are always float
 template <typename T> __device__ void softmax_dropout(const float *x, T *y, u64 n, u64 width, float scale, Mask mask) {
     EACH_ROW(row, n / width) {
         const float *from = x + row * width;
@@ -385,7 +385,7 @@ __device__ void softmax_dropout_backward_of(const float *x, const T *dy, T *dx, 
     }
 }
 
-// The probabilities and the mask are made again.
+// Recomputes the probabilities and the mask.
 template <typename T>
 __device__ void softmax_dropout_backward(const float *x, const T *dy, T *dx, u64 n, u64 width, float scale, Mask mask) {
     EACH_ROW(row, n / width) {
@@ -423,7 +423,7 @@ template <typename T> __device__ void softmax_backward(const T *y, const T *dy, 
     }
 }
 
-// `sums` has the sums of columns, `[chunks, width]`, of as many chunks of rows. A warp takes 32 columns of a chunk.
+// Column sums of each chunk of rows: `sums` is `[chunks, width]`. A warp sums 32 columns of a chunk.
 template <typename T, typename S> __device__ void column_sums(const T *x, S *sums, u64 n, u64 width, u64 chunks) {
     u64 rows = n / width, groups = (width + 31) / 32, length = (rows + chunks - 1) / chunks;
     EACH_ROW(task, groups * chunks) {
@@ -436,7 +436,7 @@ template <typename T, typename S> __device__ void column_sums(const T *x, S *sum
     }
 }
 
-// The mean of a row, and one by its deviation.
+// The mean of a row and the reciprocal of its standard deviation.
 struct Norm {
     float mean, scale;
 };
@@ -485,8 +485,8 @@ __device__ void layer_norm_backward(const T *x, const T *gamma, const T *dy, T *
     }
 }
 
-// `sums` has, for each warp, those of its rows that the gradients of gamma and of beta are made of, `[warps, 2, width]`. A lane adds up
-// `COLUMNS` of its columns at a time, in registers.
+// Partial sums, per warp, of the gradients of gamma and beta: `sums` is `[warps, 2, width]`. A lane accumulates `COLUMNS` of its columns
+// at a time, in registers.
 template <int COLUMNS, typename T>
 __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, u64 width, float epsilon) {
     u64 warp = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
@@ -598,13 +598,13 @@ __device__ void layer_norm_weights(const T *x, const T *dy, float *sums, u64 n, 
 FOR_BOTH_TYPES(float, f32)
 FOR_BOTH_TYPES(bf16, bf16)
 
-// Kernels of all parameters of a model at once, and what goes with them. A block takes one chunk of one of them after another.
+// Multi-tensor kernels: one launch for all parameters of a model. A block processes one chunk of a parameter at a time (grid-stride).
 
 struct Parameter {
     float *values, *first, *second;
     const float *gradient;
     u64 count, first_chunk;
-    float decay, weight_decay; // taken from the values beforehand; part of LAMB's update
+    float decay, weight_decay; // decay: decoupled, applied before the update; weight_decay: part of LAMB's update
 };
 
 struct Chunk {
@@ -618,10 +618,10 @@ struct Chunk {
 
 #define EACH_VALUE(i, end) for (i += threadIdx.x; i < end; i += blockDim.x)
 
-// What gradients are multiplied by, where there is something.
+// The factor for gradients (clipping), 1 if there is none.
 __device__ inline float factor_of(const float *factor) { return factor ? *factor : 1.0f; }
 
-// One step of Adam, as `adam.rs` has it.
+// One step of Adam; see `adam.rs`.
 extern "C" __global__ void adam_steps(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, const float *factor,
                                       float first_rate, float second_rate, float step_size, float epsilon) {
     float scale = factor_of(factor);
@@ -646,8 +646,8 @@ __device__ inline float lamb_update(const Parameter &p, u64 i, Lamb step) {
     return p.first[i] * step.first_correction / spread + p.weight_decay * p.values[i];
 }
 
-// The first half of a step of LAMB, as `lamb.rs` has it: all but the change. `sums` has, for each warp of each chunk, the sum of squares of
-// its parameters and of their updates.
+// The first half of a LAMB step (see `lamb.rs`): decays the parameters and updates the moments. `sums` gets, for each warp of each chunk,
+// the sums of squares of the parameters and of their updates.
 extern "C" __global__ void lamb_moments(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, const float *factor,
                                         float *sums, float first_rate, float second_rate, float first_correction,
                                         float second_correction, float epsilon, float learning_rate) {
@@ -674,7 +674,7 @@ extern "C" __global__ void lamb_moments(const Parameter *parameters, const Chunk
     }
 }
 
-// The other half.
+// The second half of a LAMB step: applies the updates, scaled by the trust ratio of each parameter.
 extern "C" __global__ void lamb_changes(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, const float *sums,
                                         float first_rate, float second_rate, float first_correction, float second_correction,
                                         float epsilon, float learning_rate) {
@@ -693,7 +693,7 @@ extern "C" __global__ void lamb_changes(const Parameter *parameters, const Chunk
     }
 }
 
-// The sum of squares of gradients, for each warp of each chunk.
+// Sums of squares of gradients, for each warp of each chunk.
 extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, float *sums) {
     EACH_CHUNK(number, p, i, end) {
         float sum = 0;
@@ -703,7 +703,7 @@ extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chu
     }
 }
 
-// What tensors of one shape add to others.
+// Adds tensors to others of the same shape, in place.
 #define ADD_ALL(T, suffix)                                                                                                  \
     extern "C" __global__ void add_all_##suffix(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) { \
         EACH_CHUNK(number, p, i, end) {                                                                                     \
@@ -716,7 +716,7 @@ extern "C" __global__ void squares(const Parameter *parameters, const Chunk *chu
 ADD_ALL(float, f32)
 ADD_ALL(bf16, bf16)
 
-// Values of 16 bits in the place of the parameters' become what gradients, or what stands in their place, are; and the other way round.
+// Converts the float buffers in `gradient` to bfloat16 in `values` (`narrow_all`), and bfloat16 to float (`widen_all`).
 extern "C" __global__ void narrow_all(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length) {
     EACH_CHUNK(number, p, i, end) {
         EACH_VALUE(i, end) { ((bf16 *)p.values)[i] = narrow<bf16>(p.gradient[i]); }
@@ -729,7 +729,7 @@ extern "C" __global__ void widen_all(const Parameter *parameters, const Chunk *c
     }
 }
 
-// Moving means: each value goes towards its gradient, or what stands in its place, by a share of the way.
+// Exponential moving averages: moves each value towards the buffer in `gradient` by a fraction `rate`.
 extern "C" __global__ void move_means(const Parameter *parameters, const Chunk *chunk, u64 chunks, u64 length, float rate) {
     EACH_CHUNK(number, p, i, end) {
         EACH_VALUE(i, end) { p.values[i] += (p.gradient[i] - p.values[i]) * rate; }

@@ -1,4 +1,4 @@
-//! Compiles the kernels and starts them.
+//! Compiles and launches CUDA kernels.
 
 use std::sync::OnceLock;
 
@@ -12,12 +12,12 @@ use candle_core::{CudaStorage, DType, Layout, Result, Shape, bail};
 use half::bf16;
 
 use super::Operand;
-use super::profile::timed;
+use crate::cuda::profiler::events::timed;
 
-/// What the kernels are compiled from.
+/// The CUDA source of the kernels.
 const SOURCE: &str = include_str!("kernels.cu");
 
-/// A number that a kernel is given.
+/// A scalar argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Number {
     /// `u64`
@@ -28,10 +28,10 @@ pub(crate) enum Number {
     Real(f32),
 }
 
-/// What a kernel makes of the values of contiguous tensors of one shape and type, value by value.
+/// Applies an elementwise kernel to contiguous tensors of one shape and type.
 ///
 /// # Errors
-/// When a tensor is another, or the kernels do not compile.
+/// When a tensor differs, or the kernels do not compile.
 pub(crate) fn map<const N: usize>(
     kernel: &str,
     inputs: [Operand; N],
@@ -42,7 +42,8 @@ pub(crate) fn map<const N: usize>(
     launch(kernel, inputs, None, all(len), numbers).map(|output| (output, shape.clone()))
 }
 
-/// The same where a warp goes through a row, the last dimension, at a time; tensors of a row each may be among those of rows.
+/// Applies a kernel with one warp per row, the last dimension; tensors of a single row are allowed
+/// beside those of rows.
 pub(crate) fn map_rows<const N: usize>(
     kernel: &str,
     inputs: [Operand; N],
@@ -51,7 +52,7 @@ pub(crate) fn map_rows<const N: usize>(
     map_rows_to(inputs[0].0.dtype(), kernel, inputs, numbers)
 }
 
-/// [`map_rows`] with an output, and a kernel, of another type than that of the first input.
+/// Applies [`map_rows`] with an output, and a kernel, of another type than the first input.
 pub(crate) fn map_rows_to<const N: usize>(
     dtype: DType,
     kernel: &str,
@@ -66,7 +67,8 @@ pub(crate) fn map_rows_to<const N: usize>(
     output.map(|output| (output, shape.clone()))
 }
 
-/// So many sums of rows, for every warp that goes through some of the rows of tensors: `f32` `[warps, sums, width]`.
+/// Computes `sums` row sums per warp, where each warp takes some of the rows: `f32`
+/// `[warps, sums, width]`.
 pub(crate) fn sums_of_rows<const N: usize>(
     kernel: &str,
     inputs: [Operand; N],
@@ -84,7 +86,7 @@ pub(crate) fn sums_of_rows<const N: usize>(
     output.map(|output| (output, shape))
 }
 
-/// What a kernel makes of contiguous tensors in another shape, value by value of the new one.
+/// Applies a kernel from contiguous tensors to another shape, per value of the new one.
 pub(crate) fn map_to<const N: usize>(
     kernel: &str,
     inputs: [Operand; N],
@@ -96,16 +98,16 @@ pub(crate) fn map_to<const N: usize>(
     launch(kernel, inputs, output, all(count), numbers)
 }
 
-/// The threads of a warp.
-pub(super) const WARP: u32 = 32;
+/// Number of threads in a warp.
+pub(crate) const WARP: u32 = 32;
 
-/// The last dimension.
-pub(super) fn width(shape: &Shape) -> usize {
+/// Returns the last dimension.
+pub(crate) fn width(shape: &Shape) -> usize {
     shape.dims().last().copied().unwrap_or(1).max(1)
 }
 
-/// A warp for every row, up to a number that fills a GPU.
-pub(super) fn warps(rows: usize) -> LaunchConfig {
+/// Returns a launch configuration with a warp per row, up to a number that fills a GPU.
+pub(crate) fn warps(rows: usize) -> LaunchConfig {
     const A_BLOCK: u32 = 4;
     const MOST: usize = 1 << 12;
     let blocks = rows.clamp(1, MOST).div_ceil(A_BLOCK as usize);
@@ -116,7 +118,7 @@ pub(super) fn warps(rows: usize) -> LaunchConfig {
     }
 }
 
-/// The kernel of that name for values of a type.
+/// Returns the name of a kernel for values of a type.
 fn named(kernel: &str, dtype: DType) -> Result<String> {
     match dtype {
         DType::F32 => Ok(format!("{kernel}_f32")),
@@ -125,9 +127,9 @@ fn named(kernel: &str, dtype: DType) -> Result<String> {
     }
 }
 
-/// Starts a kernel of `inputs` for values of the type of the first, which also says how many there are; the output is as long and of that
-/// type, unless told.
-pub(super) fn launch<const N: usize>(
+/// Launches a kernel for values of the type and number of the first input; the output has the same
+/// type and length unless specified.
+pub(crate) fn launch<const N: usize>(
     kernel: &str,
     inputs: [Operand; N],
     output: Option<(DType, usize)>,
@@ -206,7 +208,8 @@ fn typed<U: CudaDType + DeviceRepr, const N: usize>(
         device,
         || name.to_owned(),
         || {
-            // SAFETY: the arguments are those that `kernels.cu` declares, whose sizes and types the operations have checked.
+            // SAFETY: the arguments are those that `kernels.cu` declares; the operations have
+            // checked their sizes and types.
             #[allow(unsafe_code)]
             unsafe { arguments.launch(threads) }.w()?;
             Ok(())
@@ -215,21 +218,21 @@ fn typed<U: CudaDType + DeviceRepr, const N: usize>(
     Ok(CudaStorage::wrap_cuda_slice(output, device.clone()))
 }
 
-/// Threads for so many values, each of which takes some one after another.
-pub(super) fn all(len: usize) -> LaunchConfig {
+/// Returns a launch configuration for `len` values, of which each thread takes several in turn.
+pub(crate) fn all(len: usize) -> LaunchConfig {
     const MOST: usize = 1 << 20;
     LaunchConfig::for_num_elems(len.clamp(1, MOST) as u32)
 }
 
-/// What candle knows the kernels by.
-pub(super) const MODULE: &str = "perceiver";
+/// Name of the module of kernels in candle.
+pub(crate) const MODULE: &str = "perceiver";
 
-/// The kernels, compiled.
-pub(super) fn compiled() -> Result<&'static str> {
+/// Returns the compiled kernels.
+pub(crate) fn compiled() -> Result<&'static str> {
     static PTX: OnceLock<std::result::Result<String, String>> = OnceLock::new();
     let compile = || {
         let options = CompileOptions {
-            fmad: Some(false), // the same bits as on the CPU, where only products and sums are taken
+            fmad: Some(false), // the same bits as on the CPU for products and sums
             ..CompileOptions::default()
         };
         let compiled = compile_ptx_with_opts(SOURCE, options);
@@ -238,7 +241,7 @@ pub(super) fn compiled() -> Result<&'static str> {
     };
     match PTX.get_or_init(compile) {
         Ok(ptx) => Ok(ptx),
-        Err(finding) => bail!("the kernels for NVIDIA GPUs: expected to compile, found {finding}"),
+        Err(finding) => bail!("cannot compile the CUDA kernels: {finding}"),
     }
 }
 
@@ -246,7 +249,7 @@ pub(super) fn compiled() -> Result<&'static str> {
 mod tests {
     use super::*;
 
-    /// Needs the compiler's library, and no GPU.
+    /// Needs the compiler's library, but no GPU.
     #[test]
     fn the_kernels_compile_for_hopper() {
         let options = CompileOptions {

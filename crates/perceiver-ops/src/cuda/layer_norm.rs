@@ -1,13 +1,14 @@
-//! Layer norm's backward pass: the gradient of `x` by one kernel, sums for those of `gamma` and `beta` by another.
+//! The backward pass of layer norm on CUDA: the gradient of `x` by one kernel, sums for those of
+//! `gamma` and `beta` by another.
 
 use candle_core::{Layout, Result, Tensor};
 
 use super::{Number, column_sums, computed, map_rows, sums_of_rows};
 
-/// Those of `x`, `gamma` and `beta`.
+/// The gradients of `x`, `gamma` and `beta`.
 type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
-/// The gradients, all tensors contiguous and of one type.
+/// Computes the gradients; all tensors are contiguous and of one type.
 ///
 /// # Errors
 /// When the kernels do not compile.
@@ -30,7 +31,7 @@ pub(crate) fn gradients(
     Ok((Some(dx), of(0)?, of(1)?))
 }
 
-/// The width, which the layout of a row or of rows has, and epsilon.
+/// Returns the width, from the layout of one or more rows, and epsilon.
 pub(crate) fn numbers(layout: &Layout, epsilon: f32) -> [Number; 2] {
     let width = layout.dims().last().copied().unwrap_or(1);
     [Number::Whole(width as u64), Number::Real(epsilon)]

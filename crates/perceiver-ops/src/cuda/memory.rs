@@ -1,11 +1,11 @@
-//! The memory that the driver keeps for tensors.
+//! CUDA's memory pool.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use candle_core::{CudaDevice, Result};
 use sys::CUmemPool_attribute as Attribute;
 
-/// Lets the GPU keep memory that was given back.
+/// Sets the memory pool to keep freed memory.
 ///
 /// # Errors
 /// When the driver refuses.
@@ -21,7 +21,7 @@ pub(super) fn keep_memory(device: &CudaDevice) -> Result<()> {
     .map(|_| ())
 }
 
-/// The most that was lent out at once, in bytes, where the driver counts it.
+/// Returns the peak memory in use in bytes, if the driver counts it.
 ///
 /// # Errors
 /// When the driver refuses.
@@ -36,7 +36,7 @@ pub(crate) fn peak_bytes(device: &CudaDevice) -> Result<Option<u64>> {
     })
 }
 
-/// What is done with the pool that tensors are taken from; none where the driver has no such thing.
+/// Calls `with` with the pool of tensor memory; returns `None` if the driver has no pools.
 fn with_pool<R>(
     device: &CudaDevice,
     with: impl FnOnce(sys::CUmemoryPool) -> Result<R>,

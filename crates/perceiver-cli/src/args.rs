@@ -1,0 +1,11 @@
+//! Command-line arguments: flags that several commands share, and their interpretation.
+
+pub(crate) mod checkpoint;
+pub(crate) mod class_check;
+pub(crate) mod errors;
+pub(crate) mod init_from;
+pub(crate) mod inputs;
+pub(crate) mod named_directory;
+pub(crate) mod output_format;
+pub(crate) mod overrides;
+pub(crate) mod recipe;

@@ -1,0 +1,251 @@
+//! Output formats of predictions: text, table, JSON and CSV.
+
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use anyhow::{Error, Result};
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table, presets};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use serde::Serialize;
+
+use crate::ui::escape;
+use crate::ui::terminal;
+
+/// The output format of predictions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Image name, with its classes below it.
+    Text,
+    /// A single table, printed at the end.
+    Table,
+    /// One JSON object per image, one per line.
+    Json,
+    /// Columns image, rank, class, probability and `image_percent_encoded`, one class per line.
+    Csv,
+}
+
+/// The characters that percent encoding keeps.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Percent-encodes a name that is not valid UTF-8, which JSON and CSV cannot hold (`%FF`); `None`
+/// for other names.
+pub(crate) fn percent_encoded(name: &OsStr) -> Option<String> {
+    let encode = || percent_encode(name.as_encoded_bytes(), PLAIN).to_string();
+    name.to_str().is_none().then(encode)
+}
+
+/// The most probable classes of an image.
+#[derive(Debug, Serialize)]
+pub(crate) struct Prediction<'a> {
+    #[serde(skip)]
+    path: &'a Path,
+    /// The path, with invalid UTF-8 replaced.
+    image: String,
+    /// Present only if something was replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_percent_encoded: Option<String>,
+    classes: Vec<Candidate<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Candidate<'a> {
+    class: &'a str,
+    probability: f32,
+}
+
+impl<'a> Prediction<'a> {
+    /// Creates a prediction with the `k` most probable of `classes`.
+    pub(crate) fn new(
+        path: &'a Path,
+        classes: &'a [String],
+        probabilities: &[f32],
+        k: usize,
+    ) -> Self {
+        let mut candidates: Vec<Candidate> = classes
+            .iter()
+            .zip(probabilities)
+            .map(|(class, &probability)| Candidate { class, probability })
+            .collect();
+        candidates.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        candidates.truncate(k);
+        Self {
+            path,
+            image: path.to_string_lossy().into_owned(),
+            image_percent_encoded: percent_encoded(path.as_os_str()),
+            classes: candidates,
+        }
+    }
+}
+
+/// Prints predictions one by one to standard output.
+pub(crate) enum Printer {
+    Text,
+    Table(Table),
+    Json,
+    Csv {
+        /// Whether names are escaped for people.
+        on_terminal: bool,
+    },
+}
+
+/// The header of the CSV output.
+const HEADER: [&str; 5] = [
+    "image",
+    "rank",
+    "class",
+    "probability",
+    "image_percent_encoded",
+];
+
+/// Prints what `fill` writes to a CSV writer.
+fn print_csv(fill: impl FnOnce(&mut csv::Writer<Vec<u8>>) -> csv::Result<()>) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    fill(&mut writer)?;
+    let lines = writer
+        .into_inner()
+        .map_err(|error| Error::msg(error.to_string()))?;
+    Ok(terminal::write(&lines)?)
+}
+
+impl Printer {
+    /// Creates a printer and prints the header, if the format has one.
+    ///
+    /// # Errors
+    /// On a broken pipe.
+    pub(crate) fn new(format: Format) -> Result<Self> {
+        Ok(match format {
+            Format::Text => Self::Text,
+            Format::Table => {
+                let mut table = Table::new();
+                table
+                    .load_preset(presets::NOTHING)
+                    .set_header(["image", "probability", "class"]);
+                if let Some(column) = table.column_mut(1) {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+                Self::Table(table)
+            }
+            Format::Json => Self::Json,
+            Format::Csv => {
+                print_csv(|writer| writer.write_record(HEADER))?;
+                Self::Csv {
+                    on_terminal: io::stdout().is_terminal(),
+                }
+            }
+        })
+    }
+
+    /// Prints a prediction, or buffers it for the table.
+    ///
+    /// # Errors
+    /// On a broken pipe.
+    pub(crate) fn print(&mut self, prediction: &Prediction) -> Result<()> {
+        let classes = &prediction.classes;
+        match self {
+            Self::Text => {
+                terminal::print(escape::os(prediction.path.as_os_str()))?;
+                for candidate in classes {
+                    let (percent, class) = (percent(candidate), escape::line(candidate.class));
+                    terminal::print(format_args!("  {percent:>7}  {class}"))?;
+                }
+            }
+            Self::Table(table) => {
+                let mut image = escape::os(prediction.path.as_os_str());
+                for candidate in classes {
+                    let class = escape::line(candidate.class).into_owned();
+                    // Only the first class shows the image name.
+                    table.add_row([std::mem::take(&mut image), percent(candidate), class]);
+                }
+            }
+            Self::Json => terminal::print_json(prediction, false)?,
+            Self::Csv { on_terminal } => {
+                print_csv(|writer| prediction.lines(writer, *on_terminal))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints the buffered table.
+    ///
+    /// # Errors
+    /// On a broken pipe.
+    pub(crate) fn finish(self) -> Result<()> {
+        match self {
+            Self::Table(table) => terminal::print(table.trim_fmt())?,
+            Self::Text | Self::Json | Self::Csv { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+impl Prediction<'_> {
+    /// Writes one CSV line per class, with names verbatim or, for people, escaped.
+    fn lines(&self, writer: &mut csv::Writer<Vec<u8>>, escaped: bool) -> csv::Result<()> {
+        let shown = |name| {
+            if escaped {
+                escape::line(name)
+            } else {
+                name.into()
+            }
+        };
+        for (rank, candidate) in (1_usize..).zip(&self.classes) {
+            writer.serialize((
+                shown(&self.image),
+                rank,
+                shown(candidate.class),
+                candidate.probability,
+                self.image_percent_encoded.as_deref().unwrap_or_default(),
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+fn percent(candidate: &Candidate) -> String {
+    format!("{:.2}%", 100.0 * candidate.probability)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_probable_classes_come_first_and_no_more_than_asked_for() {
+        let classes = ["ant", "bee", "cat"].map(String::from);
+        let of = |k| Prediction::new(Path::new("x.png"), &classes, &[0.25, 0.0, 0.75], k);
+        let names = |prediction: &Prediction| {
+            let candidates = prediction.classes.iter();
+            candidates
+                .map(|candidate| candidate.class.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&of(2)), ["cat", "ant"]);
+        assert_eq!(names(&of(9)), ["cat", "ant", "bee"]);
+        assert_eq!(
+            serde_json::to_string(&of(1)).unwrap(),
+            r#"{"image":"x.png","classes":[{"class":"cat","probability":0.75}]}"#
+        );
+    }
+    #[cfg(unix)]
+    #[test]
+    fn a_name_that_is_no_text_can_be_found_again() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(OsStr::from_bytes(b"a b/\xff%.png"));
+        let classes = ["cat".to_string()];
+        let prediction = Prediction::new(path, &classes, &[1.0], 1);
+        let json = serde_json::to_value(&prediction).unwrap();
+        assert_eq!(json["image"], "a b/\u{fffd}%.png");
+        assert_eq!(json["image_percent_encoded"], "a%20b/%FF%25.png");
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        prediction.lines(&mut writer, false).unwrap();
+        let line = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+        assert_eq!(line, "a b/\u{fffd}%.png,1,cat,1.0,a%20b/%FF%25.png\n");
+    }
+}

@@ -1,0 +1,148 @@
+//! `perceiver summary`: layers, shapes, parameters and multiply-adds, as Keras's `summary` shows them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, presets};
+use perceiver_data::Source;
+use perceiver_model::{PerceiverConfig, Summary};
+use perceiver_report::{counted, grouped};
+use perceiver_train::Preset;
+use toml::Table;
+
+use crate::args::checkpoint::CheckpointFlags;
+use crate::args::init_from;
+use crate::args::overrides::RecipeChanges;
+use crate::args::recipe::Layers;
+use crate::commands::train::new_run::Choice;
+use crate::ui::escape;
+use crate::ui::terminal;
+
+/// Show a model's layers and their cost.
+///
+/// Without a checkpoint, show the model that `perceiver train` would train with the same preset,
+/// file and flags.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  perceiver summary
+  perceiver summary --preset cifar100-cpu --set model.num_iterations=4
+  perceiver summary runs/shapes-quickstart-1")]
+pub(crate) struct Arguments {
+    /// Run or checkpoint: a directory, or USER/NAME[@REVISION] on the Hugging Face Hub.
+    #[arg(value_name = "CHECKPOINT", conflicts_with_all = OF_A_RECIPE)]
+    model: Option<String>,
+
+    /// Alternative to the argument, for consistency with other commands.
+    #[arg(long, value_name = "DIR|USER/NAME", conflicts_with_all = OF_A_RECIPE, conflicts_with = "model")]
+    checkpoint: Option<String>,
+
+    /// Use no network: take models of the Hub from the local cache.
+    #[arg(long)]
+    offline: bool,
+
+    /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart [default: as for train].
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+
+    #[command(flatten)]
+    changes: RecipeChanges,
+
+    /// Data set to train on; determines the classes, and the preset if none is given.
+    #[arg(long, value_name = "DATASET")]
+    dataset: Option<Source>,
+
+    /// Directory of downloaded data sets [default: data].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// The flags that define a new model, and do not apply to an existing one.
+const OF_A_RECIPE: [&str; 6] = ["preset", "recipe", "config", "set", "dataset", "data_dir"];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let of_flag = arguments.checkpoint.iter();
+    let mut named = of_flag.chain(&arguments.model);
+    let (name, config) = match named.next() {
+        Some(name) => {
+            let checkpoint = CheckpointFlags::of("--checkpoint", name, arguments.offline);
+            (name.clone(), checkpoint.config()?.model)
+        }
+        None => to_train(arguments)?,
+    };
+    let table = table(&Summary::new(&config)?);
+    terminal::print(format_args!("Perceiver, {}\n{table}", escape::line(&name)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the model that would be trained, and its name.
+fn to_train(arguments: &Arguments) -> Result<(String, PerceiverConfig)> {
+    let mut data = Table::new();
+    if let Some(dataset) = &arguments.dataset {
+        data.insert("dataset".to_string(), dataset.to_string().into());
+    }
+    if let Some(directory) = &arguments.data_dir {
+        let directory = directory.to_string_lossy().into_owned();
+        data.insert("data_dir".to_string(), directory.into());
+    }
+    let flags = Table::from_iter([("data".to_string(), data.into())]);
+    let layers = Layers::new(&arguments.changes, flags)?;
+    let named = layers.named()?;
+    let is_whole = named.recipe.is_some();
+    let (dataset, preset) = match arguments.preset {
+        // The preset's own model, independent of the data.
+        Some(preset) if named.dataset.is_none() => (None, preset),
+        preset => {
+            let device = named.device.open()?;
+            let choice = Choice::of(preset, named, &device);
+            (Some(choice.dataset), choice.preset)
+        }
+    };
+    let recipe = init_from::recipe(&layers, preset)?;
+    let under = (!is_whole).then(|| format!("preset {preset}"));
+    let names = under.into_iter().chain(layers.names());
+    let name = names.collect::<Vec<_>>().join(", ");
+    // Training sets the number of outputs of the head to the number of classes.
+    let classes = match &dataset {
+        Some(dataset) => dataset.class_count(&recipe.load_options())?,
+        None => None,
+    };
+    Ok(match (dataset, classes) {
+        (Some(dataset), Some(classes)) => {
+            let of = counted(classes, "class");
+            (
+                format!("{name}, {of} of {dataset}"),
+                recipe.model.with_num_classes(classes),
+            )
+        }
+        _ => (name, recipe.model),
+    })
+}
+
+fn table(summary: &Summary) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_header(["layer", "output shape", "parameters", "multiply-adds"]);
+    for row in &summary.rows {
+        let shape: Vec<String> = row.output_shape.iter().map(ToString::to_string).collect();
+        table.add_row([
+            row.layer.clone(),
+            format!("(batch, {})", shape.join(", ")),
+            grouped(row.parameters),
+            grouped(row.multiply_adds as usize),
+        ]);
+    }
+    table.add_row([
+        "total".to_string(),
+        String::new(),
+        grouped(summary.parameters()),
+        grouped(summary.multiply_adds() as usize),
+    ]);
+    for column in [2, 3] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}

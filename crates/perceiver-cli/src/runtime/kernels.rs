@@ -1,0 +1,28 @@
+//! Logs the kernels in use, for `--verbose`: device, threads, instruction set, form of each
+//! attention.
+
+use candle_core::Device;
+use perceiver_model::{AttentionForm, PerceiverConfig, Summary};
+use perceiver_ops::vector_instructions;
+use perceiver_train::{DeviceChoice, Precision};
+
+/// Logs the kernels that a model of this architecture uses on a device.
+pub(crate) fn say(device: &Device, precision: Precision, model: &PerceiverConfig) {
+    let place = DeviceChoice::from(device);
+    if device.is_cpu() {
+        tracing::debug!(
+            "computing on {place} in {precision}: {} threads, vector instructions {}",
+            rayon::current_num_threads(),
+            vector_instructions()
+        );
+    } else {
+        tracing::debug!("computing on {place} in {precision}");
+    }
+    for (layer, form) in Summary::attention_forms(model) {
+        let form = match form {
+            AttentionForm::Direct => "direct: keys and values are projected",
+            AttentionForm::Absorbed => "absorbed: projections go into queries and outputs",
+        };
+        tracing::debug!("attention of {layer} is {form} (fewest multiply-adds)");
+    }
+}

@@ -1,0 +1,225 @@
+//! Builds batches: sample order, augmentation, preprocessing.
+
+use candle_core::{Device, Tensor, WithDType};
+use perceiver_ops::RngKey;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::dataset::Dataset;
+use crate::dataset::image::Image;
+use crate::error::Result;
+use crate::formats::shards::ShardedDataset;
+use crate::loader::config::LoaderConfig;
+use crate::loader::shard_stream::Drawn;
+use crate::loader::shuffle::shuffle;
+use crate::transforms::augment::Augmentation;
+use crate::transforms::mixup_cutmix::Mix;
+use crate::transforms::preprocess::{Prepared, Preprocessing};
+use crate::transforms::random_erasing::erase;
+use crate::transforms::resample::Scratch;
+
+/// A batch of model inputs with their labels.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Images, f32 `[n, 3, image_size, image_size]`, on the CPU.
+    pub images: Tensor,
+    /// Class labels, u32 `[n]`, on the CPU.
+    pub labels: Tensor,
+    /// The mixup and CutMix partners; `None` if the loader mixes no images.
+    pub mixed: Option<Mixed>,
+    /// The index of each image in the data set.
+    pub indices: Vec<usize>,
+}
+
+/// The partners that the images of a batch are mixed with (mixup, CutMix).
+#[derive(Clone, Debug)]
+pub struct Mixed {
+    /// Class labels of the partners, u32 `[n]`, on the CPU.
+    pub labels: Tensor,
+    /// The share of the image itself in the mix, f32 `[n]`, on the CPU: 1 if it is not mixed.
+    pub shares: Tensor,
+}
+
+/// The batch builder of all epochs.
+pub(crate) struct Batches {
+    pub(crate) config: LoaderConfig,
+    pub(crate) pool: ThreadPool,
+}
+
+/// An image of a batch before preprocessing.
+struct Item<'a> {
+    index: usize,
+    label: u32,
+    image: &'a Image,
+    other: Option<Other<'a>>,
+}
+
+/// The partner that an image is mixed with.
+struct Other<'a> {
+    mix: Mix,
+    label: u32,
+    image: &'a Image,
+}
+
+impl Batches {
+    /// Returns the indices below `len`, shuffled if configured.
+    pub(crate) fn order(&self, len: usize, epoch: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..len).collect();
+        if self.config.shuffle {
+            let key = RngKey::new(self.config.seed)
+                .fold_in_name("shuffle")
+                .fold_in(epoch as u64);
+            shuffle(&mut order, key);
+        }
+        order
+    }
+
+    /// Builds a batch from the images of `data` at `indices`, augmented for this epoch.
+    pub(crate) fn of_dataset(
+        &self,
+        data: &Dataset,
+        prepared: &Prepared,
+        epoch: usize,
+        indices: &[usize],
+    ) -> Result<Batch> {
+        let (images, labels) = (data.images(), data.labels());
+        let side = prepared.image_size();
+        let items = indices.iter().map(|&index| Item {
+            index,
+            label: labels[index],
+            image: &images[index],
+            other: self.mix(epoch, index, data.len(), side).map(|mix| Other {
+                mix,
+                label: labels[mix.other],
+                image: &images[mix.other],
+            }),
+        });
+        self.batch(prepared, epoch, &items.collect::<Vec<_>>())
+    }
+
+    /// Builds a batch from images of shards, augmented for this epoch.
+    pub(crate) fn of_stream(
+        &self,
+        data: &ShardedDataset,
+        preprocessing: &Preprocessing,
+        epoch: usize,
+        drawn: &[Drawn],
+    ) -> Result<Batch> {
+        let side = preprocessing.image_size;
+        let decoded = |drawn: &Drawn| {
+            let (picture, window) = (drawn.picture(), drawn.window());
+            let mix = self.mix(epoch, picture.index, window.len(), side);
+            let other = match mix {
+                None => None,
+                Some(mix) => {
+                    let other = &window[mix.other];
+                    Some((mix, other.label, data.decode(other)?))
+                }
+            };
+            Ok((data.decode(picture)?, other))
+        };
+        let decoded = self
+            .pool
+            .install(|| drawn.par_iter().map(decoded).collect::<Result<Vec<_>>>())?;
+        let images = decoded.iter().flat_map(|(image, other)| {
+            let other = other.as_ref().map(|(.., image)| image);
+            std::iter::once(image).chain(other)
+        });
+        let prepared = preprocessing.prepare(images)?;
+        let items = drawn
+            .iter()
+            .zip(&decoded)
+            .map(|(drawn, (image, other))| Item {
+                index: drawn.picture().index,
+                label: drawn.picture().label,
+                image,
+                other: other.as_ref().map(|(mix, label, image)| Other {
+                    mix: *mix,
+                    label: *label,
+                    image,
+                }),
+            });
+        self.batch(&prepared, epoch, &items.collect::<Vec<_>>())
+    }
+
+    fn augmentation(&self) -> Augmentation {
+        self.config.augmentation.unwrap_or_default()
+    }
+
+    /// Returns the random key of an image in an epoch, for everything except its order.
+    fn key(&self, epoch: usize, index: usize) -> RngKey {
+        RngKey::new(self.config.seed)
+            .fold_in_name("augmentation")
+            .fold_in(epoch as u64)
+            .fold_in(index as u64)
+    }
+
+    /// Draws the partner of an image among `others` candidates and the way they are mixed, if any.
+    fn mix(&self, epoch: usize, index: usize, others: usize, side: usize) -> Option<Mix> {
+        let key = self.key(epoch, index).fold_in_name("mixing");
+        self.augmentation().mixing.draw(key, others, side)
+    }
+
+    fn batch(&self, prepared: &Prepared, epoch: usize, items: &[Item]) -> Result<Batch> {
+        let side = prepared.image_size();
+        let images = self.pool.install(|| {
+            prepared.tensor(items.par_iter(), |scratch, item, out| {
+                let key = self.key(epoch, item.index);
+                self.picture(prepared, item.image, key, scratch, out);
+                if let Some(Other { mix, image, .. }) = &item.other {
+                    let mut other = vec![0.0; out.len()];
+                    let key = key.fold_in_name("other");
+                    self.picture(prepared, image, key, scratch, &mut other);
+                    mix.apply(out, &other, side);
+                }
+            })
+        })?;
+        let labels = items.iter().map(|item| item.label).collect();
+        let mixed = self.augmentation().mixing.is_on();
+        Ok(Batch {
+            images,
+            labels: on_cpu(labels)?,
+            mixed: mixed.then(|| mixed_with(items)).transpose()?,
+            indices: items.iter().map(|item| item.index).collect(),
+        })
+    }
+
+    /// Writes one augmented image to `out`, `[3, side, side]`.
+    fn picture(
+        &self,
+        prepared: &Prepared,
+        image: &Image,
+        key: RngKey,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let augmentation = self.augmentation();
+        let changes = key.fold_in_name("rand_augment");
+        let image = augmentation.rand_augment.apply(image, changes);
+        prepared.apply(&image, &augmentation.draw(key), scratch, out);
+        let side = prepared.image_size();
+        let erased = augmentation.erasing.draw(key.fold_in_name("erasing"), side);
+        if let Some(rectangle) = erased {
+            erase(out, side, rectangle);
+        }
+    }
+}
+
+fn mixed_with(items: &[Item]) -> Result<Mixed> {
+    let labels = items.iter().map(|item| match &item.other {
+        Some(other) => other.label,
+        None => item.label,
+    });
+    let shares = items
+        .iter()
+        .map(|item| item.other.as_ref().map_or(1.0, |other| other.mix.share));
+    Ok(Mixed {
+        labels: on_cpu(labels.collect())?,
+        shares: on_cpu(shares.collect::<Vec<f32>>())?,
+    })
+}
+
+fn on_cpu<T: WithDType>(values: Vec<T>) -> Result<Tensor> {
+    let count = values.len();
+    Ok(Tensor::from_vec(values, count, &Device::Cpu)?)
+}

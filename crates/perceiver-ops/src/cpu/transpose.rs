@@ -1,0 +1,99 @@
+//! Matrix transposes on slices.
+//!
+//! `gemm` reads row-major left operands fastest. It packs a transposed one value by value, which
+//! takes almost as long as a small product itself.
+
+use crate::cpu::gemm::Matrix;
+use crate::cpu::simd::vectorised;
+
+/// Side of the squares transposed in registers or in the first-level cache.
+const SQUARE: usize = 16;
+
+type Square = [[f32; SQUARE]; SQUARE];
+
+vectorised! {
+    /// Writes the transpose of a matrix with adjacent columns to `output`, row by row.
+    ///
+    /// # Panics
+    /// When `output` is shorter than the matrix has values.
+    pub(crate) fn transpose(matrix: Matrix, output: &mut [f32]) {
+        let Matrix { values, rows, columns, row_stride, .. } = matrix;
+        for row in (0..rows).step_by(SQUARE) {
+            for column in (0..columns).step_by(SQUARE) {
+                let (height, width) = ((rows - row).min(SQUARE), (columns - column).min(SQUARE));
+                if height < SQUARE || width < SQUARE {
+                    for j in 0..width {
+                        for i in 0..height {
+                            output[(column + j) * rows + row + i] = values[(row + i) * row_stride + column + j];
+                        }
+                    }
+                    continue;
+                }
+                let mut square: Square = [[0.0; SQUARE]; SQUARE];
+                for (i, line) in square.iter_mut().enumerate() {
+                    line.copy_from_slice(&values[(row + i) * row_stride + column..][..SQUARE]);
+                }
+                swap::<1>(&mut square);
+                swap::<2>(&mut square);
+                swap::<4>(&mut square);
+                swap::<8>(&mut square);
+                for (j, line) in square.iter().enumerate() {
+                    output[(column + j) * rows + row..][..SQUARE].copy_from_slice(line);
+                }
+            }
+        }
+    }
+}
+
+/// Swaps the two off-diagonal blocks of every block of `2 * SIDE` rows and columns.
+#[inline(always)]
+fn swap<const SIDE: usize>(square: &mut Square) {
+    for i in 0..SQUARE {
+        if i & SIDE == 0 {
+            let (upper, lower) = (square[i], square[i + SIDE]);
+            for j in 0..SQUARE {
+                if j & SIDE == 0 {
+                    square[i][j + SIDE] = lower[j];
+                    square[i + SIDE][j] = upper[j + SIDE];
+                }
+            }
+        }
+    }
+}
+
+/// Returns the transpose of a matrix with adjacent columns, row by row.
+pub(crate) fn transposed(matrix: Matrix) -> Vec<f32> {
+    let mut output = vec![0f32; matrix.rows * matrix.columns];
+    transpose(matrix, &mut output);
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_changes_row_and_column() {
+        for (rows, columns, row_stride) in [(16, 16, 16), (37, 50, 53), (1, 40, 40), (64, 3, 5)] {
+            let values: Vec<f32> = (0..rows * row_stride).map(|i| i as f32).collect();
+            let matrix = Matrix {
+                row_stride,
+                ..Matrix::new(&values, rows, columns)
+            };
+            let output = transposed(matrix);
+            for row in 0..rows {
+                for column in 0..columns {
+                    let (found, expected) = (
+                        output[column * rows + row],
+                        values[row * row_stride + column],
+                    );
+                    assert_eq!(
+                        found.to_bits(),
+                        expected.to_bits(),
+                        "{row}, {column} of {rows} x {columns}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The fully connected layer `y = x W^T + b` as one operation, with a backward pass.
+//!
+//! `dx = dy W`, `dW = dy^T x`, `db = sum_rows dy`. Composed of candle's operations, the backward
+//! pass transposes `dW` value by value on one thread, for every layer in every step.
+
+#[cfg(feature = "cuda")]
+mod gpu;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::autograd::recorded_ops::apply_op3;
+use crate::cpu::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+use crate::cpu::simd;
+use crate::cpu::transpose::transposed;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::nn::broadcast::{SumSlices, add_bias_composed};
+use crate::{cpu, gelu};
+
+/// Number of rows of `x` per task; fixed, so that results do not depend on the number of threads.
+const TASK_ROWS: usize = 256;
+
+/// Computes `x W^T + b` for `x` `[..., inputs]`, `weight` `[outputs, inputs]` and `bias`
+/// `[outputs]`: `[..., outputs]`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    check(x, weight, bias)?;
+    if is_narrow_on_cpu(x) {
+        return widened([x, weight, bias], |[x, weight, bias]| {
+            linear(x, weight, bias)
+        });
+    }
+    #[cfg(feature = "cuda")]
+    if are_on_gpu(x, weight, bias) {
+        return gpu::linear(&x.contiguous()?, weight, bias, false);
+    }
+    if cpu::has_kernels(x) && cpu::has_kernels(weight) && cpu::has_kernels(bias) {
+        apply_op3(
+            &x.contiguous()?,
+            &weight.contiguous()?,
+            &bias.contiguous()?,
+            Linear,
+        )
+    } else {
+        linear_composed(x, weight, bias)
+    }
+}
+
+/// Computes [`gelu`] of [`linear`]; on NVIDIA GPUs, bias and GELU are one kernel.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear_gelu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if are_on_gpu(x, weight, bias) {
+        check(x, weight, bias)?;
+        return gpu::linear(&x.contiguous()?, weight, bias, true);
+    }
+    gelu(&linear(x, weight, bias)?)
+}
+
+fn check(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
+    let inputs = x.dim(D::Minus1)?;
+    let (outputs, expected) = weight.dims2()?;
+    if inputs != expected || bias.dims() != [outputs] {
+        bail!(
+            "linear: shapes {:?}, {:?} and {:?} do not fit: expected [..., inputs], [outputs, inputs] and [outputs]",
+            x.dims(),
+            weight.dims(),
+            bias.dims()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn are_on_gpu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> bool {
+    let is = |tensor: &Tensor| tensor.dtype() == x.dtype() && tensor.is_contiguous();
+    cuda::has_kernels(x) && is(weight) && is(bias)
+}
+
+/// Computes [`linear`] by candle's operations: the fallback for devices without a kernel, and the
+/// reference in tests.
+pub fn linear_composed(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let rows = x.elem_count() / inputs.max(1);
+    let product = x.reshape((rows, inputs))?.matmul(&weight.t()?)?; // [rows, outputs]
+    add_bias_composed(&product, bias)?.reshape(with_width(x.dims(), outputs))
+}
+
+/// Returns the shape `dims` with another width.
+pub(crate) fn with_width(dims: &[usize], width: usize) -> Shape {
+    let leading = &dims[..dims.len() - 1];
+    Shape::from([leading, &[width]].concat())
+}
+
+/// Multiplies `x` `[rows, k]` by `matrix` `[k, n]` into `output` `[rows, n]`, many rows in
+/// parallel.
+fn multiply_rows(
+    x: &[f32],
+    matrix: Matrix,
+    output: &mut [f32],
+    finish: impl Fn(&mut [f32]) + Sync,
+) {
+    let (inputs, outputs) = (matrix.rows.max(1), matrix.columns.max(1));
+    output
+        .par_chunks_mut(TASK_ROWS * outputs)
+        .zip(x.par_chunks(TASK_ROWS * inputs))
+        .for_each(|(output, x)| {
+            let rows = Matrix::new(x, x.len() / inputs, inputs);
+            multiply(rows, matrix, 1.0, output, Parallelism::None);
+            finish(output);
+        });
+}
+
+struct Linear;
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::values(self.name(), x, x_layout)?;
+        let weight = cpu::values(self.name(), weight, weight_layout)?;
+        let bias = cpu::values(self.name(), bias, bias_layout)?;
+        let (outputs, inputs) = weight_layout.shape().dims2()?;
+        let mut output = cpu::zeros(x.len() / inputs * outputs);
+        // Transposed once, it needs no packing in each product.
+        let columns = transposed(Matrix::new(weight, outputs, inputs));
+        let matrix = Matrix::new(&columns, inputs, outputs);
+        multiply_rows(x, matrix, &mut output, |rows| {
+            simd::add_to_rows(rows, bias);
+        });
+        Ok((
+            CpuStorage::F32(output),
+            with_width(x_layout.dims(), outputs),
+        ))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let dx = grad.apply_op2_no_bwd(weight, &InputGradient)?;
+        let dweight = grad.apply_op2_no_bwd(x, &WeightGradient)?;
+        let dbias = grad.apply_op2_no_bwd(bias, &SumSlices)?;
+        Ok((Some(dx), Some(dweight), Some(dbias)))
+    }
+}
+
+/// The operation `(dy, W) -> dy W`.
+struct InputGradient;
+
+impl CustomOp2 for InputGradient {
+    fn name(&self) -> &'static str {
+        "linear-input-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let grad = cpu::values(self.name(), grad, grad_layout)?;
+        let weight = cpu::values(self.name(), weight, weight_layout)?;
+        let (outputs, inputs) = weight_layout.shape().dims2()?;
+        let mut dx = cpu::zeros(grad.len() / outputs * inputs);
+        multiply_rows(grad, Matrix::new(weight, outputs, inputs), &mut dx, |_| {});
+        Ok((CpuStorage::F32(dx), with_width(grad_layout.dims(), inputs)))
+    }
+}
+
+/// The operation `(dy, x) -> dy^T x`.
+struct WeightGradient;
+
+impl CustomOp2 for WeightGradient {
+    fn name(&self) -> &'static str {
+        "linear-weight-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let grad = cpu::values(self.name(), grad, grad_layout)?;
+        let x = cpu::values(self.name(), x, x_layout)?;
+        let width = |layout: &Layout| layout.dims().last().copied().unwrap_or(1);
+        let (outputs, inputs) = (width(grad_layout), width(x_layout));
+        let columns: Vec<Vec<f32>> = grad
+            .par_chunks(TASK_ROWS * outputs)
+            .map(|grad| transposed(Matrix::new(grad, grad.len() / outputs, outputs)))
+            .collect();
+        let pairs: Vec<_> = columns
+            .iter()
+            .zip(x.chunks(TASK_ROWS * inputs))
+            .map(|(columns, x)| {
+                let rows = x.len() / inputs;
+                (
+                    Matrix::new(columns, outputs, rows),
+                    Matrix::new(x, rows, inputs),
+                )
+            })
+            .collect();
+        let mut dweight = vec![0f32; outputs * inputs];
+        weight_gradient(&pairs, &mut dweight);
+        Ok((CpuStorage::F32(dweight), Shape::from((outputs, inputs))))
+    }
+}
+
+/// Adds the products of all pairs of matrices to `sums`. A task sums some rows of the result, pair
+/// after pair, so the order of the sum does not depend on threads.
+pub(crate) fn weight_gradient(pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
+    const ROWS: usize = 128;
+    let width = pairs.first().map_or(1, |(_, rhs)| rhs.columns);
+    sums.par_chunks_mut(ROWS * width)
+        .enumerate()
+        .for_each(|(block, sums)| {
+            for (lhs, rhs) in pairs {
+                let lhs = Matrix {
+                    values: &lhs.values[block * ROWS * lhs.row_stride..],
+                    rows: sums.len() / width,
+                    ..*lhs
+                };
+                let target = Target {
+                    values: &mut *sums,
+                    row_stride: width,
+                };
+                multiply_into(target, Sum::Add, lhs, *rhs, 1.0, Parallelism::None);
+            }
+        });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn a_layer_known_by_hand() {
+        let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu).unwrap();
+        let weight = Tensor::new(&[[10f32, 1.0], [0.0, 1.0], [1.0, 0.0]], &Device::Cpu).unwrap();
+        let bias = Tensor::new(&[100f32, 200.0, 300.0], &Device::Cpu).unwrap();
+        let y = linear(&x, &weight, &bias)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        assert_eq!(y, [[112.0, 202.0, 301.0]]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let zeros =
+            |rows, columns| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu).unwrap();
+        let bias = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+        let error = linear(&zeros(2, 5), &zeros(3, 4), &bias)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("[2, 5], [3, 4] and [3] do not fit"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! Diagnostics: statistics of the model, the watchdog's warnings, memory.
+
+pub(crate) mod memory;
+pub(crate) mod model_stats;
+pub(crate) mod watchdog;

@@ -1,0 +1,253 @@
+//! Evaluation of a model on a data set.
+
+pub(crate) mod batch_metrics;
+pub(crate) mod finite_logits;
+pub(crate) mod metrics;
+pub(crate) mod predictions;
+pub(crate) mod test_time_augmentation;
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use perceiver_data::{Loader, LoaderConfig, Preprocessing, Samples, TestSplit};
+use perceiver_model::Perceiver;
+use serde::{Deserialize, Serialize};
+
+use crate::distributed::{Communicator, Placement};
+use crate::error::{Result, TrainError};
+use crate::eval::finite_logits::require_finite_scores;
+use crate::eval::metrics::{MetricSums, wilson_interval};
+use crate::eval::predictions::Prediction;
+use crate::eval::test_time_augmentation::TestTimeAugmentation;
+use crate::run::json_file;
+use crate::step::prefetch::prefetched;
+
+/// The batch size of every evaluation. It is fixed, so that the same model on the same data gives
+/// the same bits.
+const BATCH_SIZE: usize = 64;
+
+/// The content of `results.json`: the test results.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestResults {
+    /// The data set.
+    pub dataset: String,
+    /// The hash of its images and labels, by [`Samples::sha256`]; empty in results of earlier
+    /// versions.
+    #[serde(default)]
+    pub sha256: String,
+    /// The number of test images.
+    pub images: u64,
+    /// The origin of the images, if not the data set's own test split.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub split: TestSplit,
+    /// The number of images that a seed drew these from, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u64>,
+    /// Mean cross-entropy in nats.
+    pub loss: f64,
+    /// Top-1 accuracy.
+    pub acc: f64,
+    /// The 95% confidence interval of the top-1 accuracy.
+    pub acc_interval_95: [f64; 2],
+    /// Top-5 accuracy.
+    pub top5_acc: f64,
+    /// The 95% confidence interval of the top-5 accuracy.
+    pub top5_acc_interval_95: [f64; 2],
+}
+
+impl TestResults {
+    /// Computes the results from the metric sums over a test split.
+    pub fn new(test: &Samples, sums: &MetricSums) -> Self {
+        let (means, images) = (sums.means(), sums.samples());
+        let (split, of) = test.test_split();
+        Self {
+            dataset: test.name().to_string(),
+            sha256: test.sha256(),
+            images,
+            split,
+            of: of.map(|of| of as u64),
+            loss: means.loss,
+            acc: means.acc,
+            acc_interval_95: wilson_interval(means.acc, images),
+            top5_acc: means.top5_acc,
+            top5_acc_interval_95: wilson_interval(means.top5_acc, images),
+        }
+    }
+
+    /// Describes the origin of the images in words.
+    pub fn split_in_words(&self) -> &'static str {
+        match self.split {
+            TestSplit::Own => "the test split",
+            TestSplit::Validation => "the validation split, as there is no test split",
+            TestSplit::HeldOut => "the test split, drawn at random and held out from training",
+            TestSplit::Whole => "the whole data set, as it has no splits",
+        }
+    }
+
+    /// Reads a `results.json`.
+    ///
+    /// # Errors
+    /// When it is missing or not ours.
+    pub fn read(path: &Path) -> Result<Self> {
+        json_file::read(path, "the test results of a run")
+    }
+
+    /// Writes `results.json`, atomically replacing an old one.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        json_file::write(path, self)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The evaluation of a model on a data set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evaluation {
+    /// The metric sums.
+    pub sums: MetricSums,
+    /// The prediction for every image, in the order of the data set.
+    pub predictions: Vec<Prediction>,
+}
+
+impl Evaluation {
+    /// Combines the evaluations of all ranks, over `images` images in total.
+    fn of_all(self, ranks: &dyn Communicator, images: usize) -> Result<Self> {
+        let sums = self.sums.of_all(ranks)?;
+        // Each rank has zeros where others have predictions.
+        let mut numbers = vec![0.0; images * Prediction::NUMBERS];
+        let (rows, _) = numbers.as_chunks_mut();
+        for prediction in self.predictions {
+            rows[prediction.image] = prediction.to_numbers();
+        }
+        ranks.all_reduce_f64(&mut numbers)?;
+        let rows = numbers.as_chunks().0.iter().copied().enumerate();
+        let predictions = rows.map(|(image, row)| Prediction::from_numbers(image, row));
+        Ok(Self {
+            sums,
+            predictions: predictions.collect(),
+        })
+    }
+}
+
+/// Evaluates a model on a data set, in order, with this test-time augmentation. The ranks divide
+/// the data set; each gets the same result as a single process. After every batch, `progress`
+/// receives the number of images done and the total of this rank's part.
+///
+/// # Errors
+/// When there are no images, a label is not a class of the model, the logits of an image are not
+/// finite, or a rank has gone.
+pub fn evaluate(
+    model: &Perceiver,
+    views: TestTimeAugmentation,
+    pictures: &Samples,
+    preprocessing: &Preprocessing,
+    place: &Placement,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation> {
+    let images = pictures.len();
+    let mut evaluation = Evaluation::default();
+    for_each_batch(model, views, pictures, preprocessing, place, &mut |batch| {
+        require_finite_scores(&batch.scores, batch.first)?;
+        let predictions = Prediction::of_batch(batch.first, &batch.scores, &batch.labels)?;
+        evaluation.predictions.extend(predictions);
+        evaluation.sums.update(&batch.scores, &batch.labels)?;
+        progress(evaluation.sums.samples(), batch.total);
+        Ok(())
+    })?;
+    evaluation.of_all(&*place.ranks, images)
+}
+
+/// [`evaluate`] with metric sums only.
+///
+/// # Errors
+/// Those of [`evaluate`].
+pub(crate) fn measure(
+    model: &Perceiver,
+    views: TestTimeAugmentation,
+    pictures: &Samples,
+    preprocessing: &Preprocessing,
+    place: &Placement,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<MetricSums> {
+    let mut sums = MetricSums::default();
+    for_each_batch(model, views, pictures, preprocessing, place, &mut |batch| {
+        sums.update(&batch.scores, &batch.labels)?;
+        progress(sums.samples(), batch.total);
+        Ok(())
+    })?;
+    sums.of_all(&*place.ranks)
+}
+
+/// The logits and labels of a batch.
+struct Scored {
+    /// The index of the first image in the data set.
+    first: usize,
+    /// `[n, classes]`, on the CPU.
+    scores: Tensor,
+    /// u32 `[n]`, on the CPU.
+    labels: Tensor,
+    /// The number of images in this rank's part.
+    total: u64,
+}
+
+/// Computes the logits of the batches of this rank. Every image is in the same batch whatever the
+/// number of ranks.
+fn for_each_batch(
+    model: &Perceiver,
+    views: TestTimeAugmentation,
+    pictures: &Samples,
+    preprocessing: &Preprocessing,
+    place: &Placement,
+    note: &mut dyn FnMut(Scored) -> Result<()>,
+) -> Result<()> {
+    require_classes(pictures, model.config().num_classes())?;
+    let config = LoaderConfig {
+        batch_size: BATCH_SIZE,
+        ..LoaderConfig::default()
+    };
+    let images = pictures.len();
+    let loader = Loader::new(pictures.clone(), preprocessing.clone(), config)?;
+    let batches = place.ranks.part().range(loader.batches_per_epoch());
+    let mut first = batches.start * BATCH_SIZE;
+    let total = (images.min(batches.end * BATCH_SIZE).saturating_sub(first)) as u64;
+    let all = loader.epoch(0, batches.start).take(batches.len());
+    // On a GPU, the logits of one batch are read while those of the next are computed.
+    let mut on_device: Option<Scored> = None;
+    let mut note = |mut scored: Scored| {
+        scored.scores = scored.scores.to_device(&Device::Cpu)?;
+        note(scored)
+    };
+    for batch in prefetched(all, &place.device) {
+        let batch = batch?;
+        let next = Scored {
+            first,
+            scores: views.scores(model, &batch.images)?,
+            labels: batch.labels,
+            total,
+        };
+        first += batch.indices.len();
+        on_device.replace(next).map_or(Ok(()), &mut note)?;
+    }
+    on_device.map_or(Ok(()), note)
+}
+
+/// Checks that the data set has images and as many classes as the model.
+fn require_classes(pictures: &Samples, classes: usize) -> Result<()> {
+    if pictures.classes().len() == classes && !pictures.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::Data(perceiver_data::DataError::Inconsistent {
+        name: pictures.name().to_string(),
+        expected: format!("images of the model's {classes} classes"),
+        found: format!(
+            "{} images of {} classes",
+            pictures.len(),
+            pictures.classes().len()
+        ),
+    }))
+}

@@ -1,0 +1,135 @@
+//! Names of recipe fields, with suggestions for misspelled ones.
+
+use std::collections::BTreeSet;
+
+use toml::{Table, Value};
+
+use crate::recipe::Recipe;
+use crate::recipe::suggestion::nearest;
+
+/// The optional fields, which the default recipe omits.
+const OPTIONAL: [&str; 10] = [
+    "data.limit_train",
+    "data.limit_test",
+    "data.normalization.mean",
+    "data.normalization.variance",
+    "training.budget",
+    "training.clip_norm",
+    "training.averaging",
+    "training.checkpoint_every",
+    "training.init_from.checkpoint",
+    "training.init_from.sha256",
+];
+
+/// Returns the dotted names of all fields.
+fn fields() -> BTreeSet<String> {
+    let mut names = BTreeSet::from(OPTIONAL.map(str::to_string));
+    let default = Table::try_from(Recipe::default()).unwrap_or_default();
+    collect("", &default, &mut names);
+    names
+}
+
+fn collect(above: &str, table: &Table, names: &mut BTreeSet<String>) {
+    for (name, value) in table {
+        match value {
+            Value::Table(below) => collect(&format!("{above}{name}."), below, names),
+            _ => {
+                names.insert(format!("{above}{name}"));
+            }
+        }
+    }
+}
+
+/// Formats the fields of a layer and their values for messages.
+pub(crate) fn given(layer: &Table) -> String {
+    fn collect(above: &str, table: &Table, fields: &mut Vec<String>) {
+        for (name, value) in table {
+            match value {
+                Value::Table(below) => collect(&format!("{above}{name}."), below, fields),
+                value => fields.push(format!("{above}{name} = {value}")),
+            }
+        }
+    }
+    let mut fields = Vec::new();
+    collect("", layer, &mut fields);
+    if fields.is_empty() {
+        return "no fields".to_string();
+    }
+    fields.join(", ")
+}
+
+/// Returns the error for the first unknown field of a layer, if another field has a similar name.
+pub(crate) fn unknown(layer: &Table) -> Option<String> {
+    let (fields, mut given) = (fields(), BTreeSet::new());
+    collect("", layer, &mut given);
+    let is_known = |name: &String| {
+        let below = format!("{name}.");
+        // A table where a value is expected is another error, and so is the reverse.
+        let is_above =
+            |field: &String| field.starts_with(&below) || name.starts_with(&format!("{field}."));
+        fields.contains(name) || fields.iter().any(is_above)
+    };
+    let unknown = given.iter().find(|name| !is_known(name))?;
+    let meant = nearest(unknown, fields.iter().map(String::as_str))?;
+    Some(format!("unknown field {unknown}; did you mean {meant}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Option<String> {
+        unknown(&toml::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn the_nearest_field_is_named() {
+        for (text, meant) in [
+            ("training.lr = 3", "training.learning_rate"),
+            ("num_iterations = 3", "model.num_iterations"),
+            ("training.learning_rat = 1", "training.learning_rate"),
+            ("epochs = 1", "training.epochs"),
+            ("model.dropout = 0.1", "model.dropout_rate"),
+            (
+                "training.weight_decay = 0.1",
+                "training.optimizer.weight_decay",
+            ),
+            ("data.mixup = 0.1", "data.augmentation.mixing.mixup"),
+            ("training.limit_train = 7", "data.limit_train"),
+            ("training.clipnorm = 1.0", "training.clip_norm"),
+        ] {
+            let said = said(text).unwrap_or_else(|| panic!("{text}: nothing"));
+            assert!(
+                said.ends_with(&format!("; did you mean {meant}?")),
+                "{said}"
+            );
+        }
+        assert_eq!(said("model.zebra = 1"), None);
+        assert_eq!(said("training.epochs = 1\ndata.limit_train = 9"), None);
+    }
+
+    /// A field missing in `OPTIONAL` would never be suggested, and would be called unknown beside
+    /// an error in another field.
+    #[test]
+    fn every_field_that_serde_knows_is_in_the_list() {
+        let fields = fields();
+        let tables: BTreeSet<&str> = fields
+            .iter()
+            .filter_map(|name| Some(name.rsplit_once('.')?.0))
+            .collect();
+        for table in tables {
+            let text = format!("{table}.zebra = 1");
+            let error = Recipe::parse(&text).unwrap_err();
+            let listed = error.split("expected ").nth(1).unwrap_or_default();
+            let known: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
+            let known = known.iter().filter(|name| **name != table);
+            let names: Vec<String> = known.map(|name| format!("{table}.{name}")).collect();
+            assert!(!names.is_empty(), "{error}");
+            for name in names {
+                let below = format!("{name}.");
+                let is_there = |field: &String| *field == name || field.starts_with(&below);
+                assert!(fields.iter().any(is_there), "{name} is missing");
+            }
+        }
+    }
+}

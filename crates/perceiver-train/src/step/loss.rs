@@ -1,0 +1,162 @@
+//! Cross-entropy loss, Keras's `SparseCategoricalCrossentropy(from_logits=True)`, also for soft
+//! targets (label smoothing, mixup, CutMix).
+
+use candle_core::{D, Device, Tensor};
+use perceiver_data::Batch;
+use perceiver_ops::{Upload, cross_entropy_to};
+
+use crate::error::Result;
+
+/// Computes the loss of every sample in nats, `[batch]`, from `logits` `[batch, classes]` and
+/// `labels` `[batch]` (u32).
+///
+/// # Errors
+/// When the shapes do not match or a label is not a class.
+pub fn cross_entropies(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    let log_probabilities = candle_nn::ops::log_softmax(logits, D::Minus1)?;
+    let of_labels = log_probabilities.gather(&labels.unsqueeze(1)?, 1)?; // [batch, 1]
+    Ok(of_labels.squeeze(1)?.neg()?)
+}
+
+/// Computes the mean loss of a batch, a scalar.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use perceiver_train::cross_entropy;
+///
+/// // Even scores over four classes: ln 4, whatever the label.
+/// let logits = Tensor::new(&[[0f32, 0.0, 0.0, 0.0]], &Device::Cpu)?;
+/// let loss = cross_entropy(&logits, &Tensor::new(&[2u32], &Device::Cpu)?)?;
+/// assert_eq!(loss.to_scalar::<f32>()?, 4f32.ln());
+/// # Ok::<(), perceiver_train::TrainError>(())
+/// ```
+///
+/// # Errors
+/// As for [`cross_entropies`].
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    Ok(cross_entropies(logits, labels)?.mean_all()?)
+}
+
+/// The target probabilities of a batch.
+#[derive(Clone, Debug)]
+pub struct Targets(Tensor); // [batch, classes], rows sum to 1
+
+impl Targets {
+    /// Creates the targets of a batch with label smoothing: `smoothing` of every label is spread
+    /// evenly over all classes (Szegedy et al., "Rethinking the Inception architecture for computer
+    /// vision", 2016; Keras's `label_smoothing`).
+    ///
+    /// # Errors
+    /// When a label is not a class, or the device of `upload` is out of memory.
+    pub fn new(batch: &Batch, classes: usize, smoothing: f64, upload: &mut Upload) -> Result<Self> {
+        let labels = batch.labels.to_vec1::<u32>()?;
+        let even = (smoothing / classes as f64) as f32;
+        let mut targets = vec![even; labels.len() * classes];
+        let mut add = |sample: usize, label: u32, share: f32| {
+            let row = &mut targets[sample * classes..][..classes];
+            let Some(target) = row.get_mut(label as usize) else {
+                candle_core::bail!("label {label}: expected one of {classes} classes");
+            };
+            *target += (1.0 - smoothing as f32) * share;
+            Ok(())
+        };
+        match &batch.mixed {
+            None => {
+                for (sample, label) in labels.iter().enumerate() {
+                    add(sample, *label, 1.0)?;
+                }
+            }
+            Some(mixed) => {
+                let others = mixed.labels.to_vec1::<u32>()?;
+                let shares = mixed.shares.to_vec1::<f32>()?;
+                for (sample, (label, share)) in labels.iter().zip(shares).enumerate() {
+                    add(sample, *label, share)?;
+                    add(sample, others[sample], 1.0 - share)?;
+                }
+            }
+        }
+        let targets = Tensor::from_vec(targets, (labels.len(), classes), &Device::Cpu)?;
+        Ok(Self(upload.copy(&targets)?))
+    }
+
+    /// Returns the targets of `count` samples, from index `start` on.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn part(&self, start: usize, count: usize) -> Result<Self> {
+        Ok(Self(self.0.narrow(0, start, count)?))
+    }
+
+    /// Computes the mean loss of `logits` `[batch, classes]`, a scalar: cross-entropy with the
+    /// target probabilities.
+    ///
+    /// # Errors
+    /// When the shapes do not match.
+    pub fn loss(&self, logits: &Tensor) -> Result<Tensor> {
+        Ok(cross_entropy_to(logits, &self.0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use perceiver_data::Mixed;
+
+    fn batch(mixed: Option<Mixed>) -> Batch {
+        Batch {
+            images: Tensor::zeros((2, 3, 1, 1), candle_core::DType::F32, &Device::Cpu).unwrap(),
+            labels: Tensor::new(&[0u32, 2], &Device::Cpu).unwrap(),
+            mixed,
+            indices: vec![0, 1],
+        }
+    }
+
+    /// Compares with `-sum_c target_c log p_c` for explicit targets.
+    #[test]
+    fn soft_targets_are_what_they_say() {
+        let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
+        let mixed = Mixed {
+            labels: Tensor::new(&[1u32, 2], &Device::Cpu).unwrap(),
+            shares: Tensor::new(&[0.75f32, 1.0], &Device::Cpu).unwrap(),
+        };
+        let log_p = candle_nn::ops::log_softmax(&logits, 1).unwrap();
+        let log_p = log_p.to_vec2::<f32>().unwrap();
+        for smoothing in [0.0, 0.1] {
+            let hard = [[0.75, 0.25, 0.0], [0.0, 0.0, 1.0]];
+            let soft = |target: f64| (1.0 - smoothing) * target + smoothing / 3.0;
+            let expected: f64 = (0..2)
+                .flat_map(|row| (0..3).map(move |class| (row, class)))
+                .map(|(row, class)| -soft(hard[row][class]) * f64::from(log_p[row][class]) / 2.0)
+                .sum();
+            let batch = batch(Some(mixed.clone()));
+            let targets =
+                Targets::new(&batch, 3, smoothing, &mut Upload::new(&Device::Cpu)).unwrap();
+            let loss = targets.loss(&logits).unwrap().to_scalar::<f32>().unwrap();
+            assert!(
+                (f64::from(loss) - expected).abs() < 1e-6,
+                "{loss}, not {expected}"
+            );
+            let parts: f64 = (0..2)
+                .map(|row| {
+                    let part = targets.part(row, 1).unwrap();
+                    let loss = part.loss(&logits.narrow(0, row, 1).unwrap()).unwrap();
+                    f64::from(loss.to_scalar::<f32>().unwrap()) / 2.0
+                })
+                .sum();
+            assert!((parts - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn hard_targets_are_cross_entropy() {
+        let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
+        let targets = Targets::new(&batch(None), 3, 0.0, &mut Upload::new(&Device::Cpu)).unwrap();
+        let labels = Tensor::new(&[0u32, 2], &Device::Cpu).unwrap();
+        let plain = cross_entropy(&logits, &labels).unwrap();
+        let found = targets.loss(&logits).unwrap();
+        assert_eq!(
+            found.to_scalar::<f32>().unwrap().to_bits(),
+            plain.to_scalar::<f32>().unwrap().to_bits()
+        );
+    }
+}

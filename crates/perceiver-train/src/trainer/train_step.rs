@@ -1,0 +1,150 @@
+//! One training step: forward and backward pass, all-reduce, clipping, optimizer, EMA, metrics.
+
+use std::sync::PoisonError;
+use std::sync::mpsc::Sender;
+
+use perceiver_data::Batch;
+use perceiver_model::Perceiver;
+use perceiver_ops::{Mode, RngKey, Tape};
+
+use crate::distributed::all_reduce::Arrival;
+use crate::distributed::gradient_hook::{Found, tapped_model};
+use crate::error::Result;
+use crate::eval::metrics::Metrics;
+use crate::lr_schedule::{End, Position};
+use crate::optim::gradients::Gradients;
+use crate::step::loss::Targets;
+use crate::step::micro_batches::{BatchResult, MicroBatches};
+use crate::trainer::Trainer;
+use crate::trainer::readback::{Norm, Unread};
+use crate::trainer::timer::TimeLeft;
+
+impl Trainer {
+    /// Trains on this rank's `part` of a batch of `images` images, and returns the mean metrics of
+    /// the epoch so far.
+    pub(super) fn step(
+        &mut self,
+        part: &Batch,
+        images: usize,
+        time: Option<TimeLeft>,
+    ) -> Result<Metrics> {
+        let (result, gradients) = self.gradients(part, images)?;
+        let norm = self.norm(&gradients)?;
+        let steps = self.progress.steps;
+        let unread = Unread::new(result, part, images, steps, norm.clone());
+        self.unread.push(unread);
+        if self.is_reading_due() {
+            self.settle()?;
+        }
+        if let (Norm::Known(norm), true) = (&norm, self.recipe.training.diagnose) {
+            let sums = &mut self.progress.epoch.gradients;
+            sums.add(&gradients, *norm, &self.summary)?;
+        }
+        let gradients = self.clipped(gradients, &norm)?;
+        self.optimizer.set_learning_rate(self.scheduled_rate(time));
+        self.optimizer.step(&self.parameters, &gradients)?;
+        self.progress.steps = self.optimizer.steps();
+        if let Some(averaging) = &mut self.averaging {
+            averaging.update(&self.parameters, self.progress.steps)?;
+        }
+        Ok(self.progress.epoch.sums.means())
+    }
+
+    /// Computes the result of this rank's `part` of a batch of `images` images, unless it is empty,
+    /// and the gradients of the global batch's mean loss.
+    fn gradients(&self, part: &Batch, images: usize) -> Result<(Option<BatchResult>, Gradients)> {
+        let arrival = self.arrival(part);
+        let find = |found: &Sender<Found>| self.find_gradients(part, images, arrival, found);
+        self.exchange.summed(arrival, &self.parameters, find)
+    }
+
+    /// Returns when the gradients of this rank's part become available.
+    fn arrival(&self, part: &Batch) -> Arrival {
+        let training = &self.recipe.training;
+        let is_one_pass = training.accumulate == 1 && training.side_by_side == 1;
+        // On a single core, a second thread would cost as much as it saves.
+        let has_room = !self.place.device.is_cpu() || rayon::current_num_threads() > 1;
+        match part.indices.len() {
+            0 => Arrival::Never,
+            _ if is_one_pass && has_room && self.place.ranks.size() > 1 => Arrival::OneByOne,
+            _ => Arrival::Together,
+        }
+    }
+
+    /// Sends the gradients of this rank's part to `found`, and returns the rest of the result; none
+    /// if the part is empty.
+    fn find_gradients(
+        &self,
+        part: &Batch,
+        images: usize,
+        arrival: Arrival,
+        found: &Sender<Found>,
+    ) -> Result<Option<BatchResult>> {
+        let training = &self.recipe.training;
+        let key = self.dropout_key();
+        let mode = |start: usize| match start {
+            0 => Mode::Training(key),
+            _ => Mode::Training(key.fold_in_name("part").fold_in(start as u64)),
+        };
+        if arrival == Arrival::OneByOne {
+            let dtype = training.precision.dtype();
+            let tape = Tape::start();
+            let model = tapped_model(&self.parameters, &self.recipe.model, dtype, found)?;
+            let model = model.with_recomputation(training.recompute);
+            let result = self.pass(&model, part, images)?.run_tapped(tape, mode(0))?;
+            return Ok(Some(result));
+        }
+        let model = self.working.model(&self.parameters)?;
+        let pass = self.pass(model, part, images)?;
+        let mut result = pass.run(training.accumulate, training.side_by_side, mode)?;
+        if let Some(result) = &mut result {
+            for gradient in std::mem::take(&mut result.gradients) {
+                // Nobody receives after a failed all-reduce, which reports its own error.
+                let _ = found.send(gradient);
+            }
+        }
+        Ok(result)
+    }
+
+    /// Creates the pass of this rank's part of a batch of `whole` images.
+    pub(super) fn pass<'a>(
+        &'a self,
+        model: &'a Perceiver,
+        batch: &Batch,
+        whole: usize,
+    ) -> Result<MicroBatches<'a>> {
+        let classes = self.recipe.model.num_classes();
+        let smoothing = self.recipe.training.label_smoothing;
+        let mut upload = self.upload.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(MicroBatches {
+            model,
+            working: &self.working,
+            parameters: &self.parameters,
+            images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
+            targets: Targets::new(batch, classes, smoothing, &mut upload)?,
+            held: self.place.ranks.part().range(whole),
+            whole,
+        })
+    }
+
+    /// Returns the dropout key of this step.
+    fn dropout_key(&self) -> RngKey {
+        let root = RngKey::new(self.recipe.training.seed).fold_in_name("dropout");
+        root.fold_in(self.progress.steps)
+    }
+
+    /// Returns the learning rate of the next step: that of the plateau schedule times the
+    /// schedule's factor.
+    fn scheduled_rate(&self, time: Option<TimeLeft>) -> f32 {
+        let position = Position {
+            step: self.progress.steps,
+            steps_per_epoch: self.steps_per_epoch() as u64,
+            end: match time {
+                None => End::Epochs(self.recipe.training.epochs as u64),
+                Some(time) => End::Clock(time.share),
+            },
+        };
+        let factor = self.recipe.training.schedule.factor(position);
+        (f64::from(self.progress.learning_rate) * factor) as f32
+    }
+}

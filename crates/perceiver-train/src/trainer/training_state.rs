@@ -1,0 +1,297 @@
+//! The training state: everything beside recipe and data that the next step depends on.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use perceiver_model::{Parameters, require_finite};
+use serde::{Deserialize, Serialize};
+
+use crate::callbacks::EpochMetrics;
+use crate::diagnostics::model_stats::GradientSums;
+use crate::diagnostics::watchdog::Memory;
+use crate::diagnostics::watchdog::warning::Warning;
+use crate::error::{Result, TrainError};
+use crate::eval::metrics::MetricSums;
+use crate::lr_schedule::reduce_on_plateau::Plateau;
+use crate::recipe::Recipe;
+use crate::recipe::resume_check;
+use crate::run::checksummed_file::{self, Checksum, Content};
+use crate::run::directory::RunDirectory;
+use crate::trainer::early_stopping::EarlyStopping;
+use crate::trainer::timer::TimeSpent;
+
+/// The metadata key of the progress in `state.safetensors`.
+const KEY: &str = "progress";
+
+/// The format version of `state.safetensors`. The first format had no version, checksum or recipe.
+const FORMAT: u32 = 2;
+
+/// The description of a state in errors.
+const EXPECTED: &str = "the training state of a run";
+
+/// The training state without its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) format: Format,
+    /// The recipe fields that may not change on resume, as TOML: those that the tensors depend on.
+    pub(crate) recipe: String,
+    /// The hash of the training data, so that a run cannot resume with other data by mistake.
+    pub(crate) train_sha256: String,
+    /// The number of optimizer steps; also the key of dropout.
+    pub(crate) steps: u64,
+    pub(crate) learning_rate: f32,
+    pub(crate) plateau: Plateau,
+    pub(crate) early_stopping: EarlyStopping,
+    /// The metrics of all epochs done.
+    pub(crate) history: Vec<EpochMetrics>,
+    /// The current epoch.
+    pub(crate) epoch: EpochProgress,
+    /// Whether early stopping has ended the run.
+    pub(crate) stopped: bool,
+    /// Whether training was complete at this save.
+    #[serde(default)]
+    pub(crate) done: bool,
+    #[serde(default)]
+    pub(crate) time: TimeSpent,
+    /// The state of the watchdog.
+    #[serde(default)]
+    pub(crate) watchdog: Memory,
+}
+
+/// The progress of the current epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EpochProgress {
+    pub(crate) batches_done: usize,
+    pub(crate) sums: MetricSums,
+    pub(crate) seconds: f64,
+    /// The sums of gradient norms, if the recipe asks for model statistics.
+    #[serde(default)]
+    pub(crate) gradients: GradientSums,
+    /// The warnings during the epoch.
+    #[serde(default)]
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// The format version [`FORMAT`]; no other can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub(crate) struct Format;
+
+impl From<Format> for u32 {
+    fn from(_: Format) -> Self {
+        FORMAT
+    }
+}
+
+impl TryFrom<u32> for Format {
+    type Error = String;
+
+    fn try_from(format: u32) -> std::result::Result<Self, String> {
+        if format == FORMAT {
+            return Ok(Self);
+        }
+        Err(format!(
+            "format {format}, but this program reads format {FORMAT}"
+        ))
+    }
+}
+
+/// The progress of a saved run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainingState {
+    /// The number of epochs done.
+    pub epochs: usize,
+    /// The number of steps done in the next epoch.
+    pub steps: usize,
+    /// Whether training is complete.
+    pub is_done: bool,
+}
+
+impl TrainingState {
+    /// Reads the progress of the state at `path`, the last or the previous one of `run`, and checks
+    /// that a run with `recipe` can resume from it. The data is not checked.
+    ///
+    /// # Errors
+    /// When the state is missing or damaged, or its recipe differs.
+    pub fn read(run: &RunDirectory, path: &Path, recipe: &Recipe) -> Result<Self> {
+        let Saved { progress, .. } = read(run, path, recipe, &Device::Cpu)?;
+        Ok(Self {
+            epochs: progress.history.len(),
+            steps: progress.epoch.batches_done,
+            is_done: match recipe.training.budget {
+                Some(_) => progress.stopped || progress.done,
+                None => progress.stopped || progress.history.len() >= recipe.training.epochs,
+            },
+        })
+    }
+}
+
+/// The tensors of the training state.
+#[derive(Debug, Default)]
+pub(crate) struct StateTensors {
+    pub(crate) parameters: HashMap<String, Tensor>,
+    pub(crate) best: HashMap<String, Tensor>,
+    pub(crate) optimizer: HashMap<String, Tensor>,
+    /// The EMA of weights.
+    pub(crate) averages: HashMap<String, Tensor>,
+}
+
+impl StateTensors {
+    /// Returns the kinds of tensors, with the prefix of their names in the file.
+    fn kinds(&mut self) -> [(&'static str, &mut HashMap<String, Tensor>); 4] {
+        [
+            ("parameters.", &mut self.parameters),
+            ("best.", &mut self.best),
+            ("optimizer.", &mut self.optimizer),
+            ("averages.", &mut self.averages),
+        ]
+    }
+
+    /// Checks that the parameters, the best weights and the EMA are finite. Moments may be
+    /// infinite: squares of large gradients overflow, and the resulting steps are small.
+    fn require_finite(&self) -> std::result::Result<(), String> {
+        for (prefix, kind) in [("best.", &self.best), ("averages.", &self.averages)] {
+            for (name, tensor) in kind {
+                let finite = require_finite(&format!("{prefix}{name}"), tensor);
+                finite.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on(mut self, device: &Device) -> Result<Self> {
+        for (_, kind) in self.kinds() {
+            for tensor in kind.values_mut() {
+                *tensor = tensor.to_device(device)?;
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// The result of [`read`].
+pub(crate) struct Saved {
+    pub(crate) progress: Progress,
+    pub(crate) parameters: Parameters,
+    /// All tensors except the parameters.
+    pub(crate) tensors: StateTensors,
+}
+
+/// Writes progress and tensors as one file, atomically replacing the old one.
+pub(crate) fn write(path: &Path, progress: &Progress, mut tensors: StateTensors) -> Result<()> {
+    let numbers = serde_json::to_string(progress).map_err(|error| TrainError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source: error.into(),
+    })?;
+    let mut named = Vec::new();
+    for (prefix, kind) in tensors.kinds() {
+        let kind = kind.drain();
+        named.extend(kind.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
+    }
+    checksummed_file::write(path, HashMap::from([(KEY.to_string(), numbers)]), named)
+}
+
+/// Reads the output of [`write`] at `path`, to resume the run in `run` with `recipe`.
+///
+/// # Errors
+/// When the file is missing, damaged or another program's, or its recipe differs.
+pub(crate) fn read(
+    run: &RunDirectory,
+    path: &Path,
+    recipe: &Recipe,
+    device: &Device,
+) -> Result<Saved> {
+    let damaged = |finding: String| TrainError::Damaged {
+        path: path.to_path_buf(),
+        expected: EXPECTED.to_string(),
+        finding,
+    };
+    let content = checksummed_file::read(path, EXPECTED, Checksum::Required)?;
+    let progress = progress_in(&content).map_err(damaged)?;
+    resume_check::require_same(&progress.recipe, path, recipe, &run.recipe())?;
+    let mut tensors = by_kind(content.tensors).map_err(damaged)?;
+    let parameters = std::mem::take(&mut tensors.parameters);
+    let parameters = Parameters::from_loaded_tensors(&recipe.model, parameters, device)
+        .map_err(|error| damaged(error.to_string()))?;
+    require_complete(&parameters, &tensors).map_err(damaged)?;
+    tensors.require_finite().map_err(damaged)?;
+    let tensors = tensors.on(device)?;
+    Ok(Saved {
+        progress,
+        parameters,
+        tensors,
+    })
+}
+
+fn progress_in(content: &Content) -> std::result::Result<Progress, String> {
+    let numbers = content
+        .metadata
+        .get(KEY)
+        .ok_or("no progress in its metadata")?;
+    serde_json::from_str(numbers).map_err(|error| error.to_string())
+}
+
+/// Groups tensors by the prefix of their names.
+fn by_kind(named: HashMap<String, Tensor>) -> std::result::Result<StateTensors, String> {
+    let mut tensors = StateTensors::default();
+    for (name, tensor) in named {
+        if tensor.dtype() != DType::F32 {
+            return Err(format!(
+                "{name} of type {:?} instead of F32",
+                tensor.dtype()
+            ));
+        }
+        let mut kinds = tensors.kinds().into_iter();
+        let kind = kinds.find_map(|(prefix, kind)| Some((name.strip_prefix(prefix)?, kind)));
+        let (name, kind) = kind.ok_or_else(|| format!("unknown tensor {name}"))?;
+        kind.insert(name.to_string(), tensor);
+    }
+    Ok(tensors)
+}
+
+/// Checks that every kind of tensor that is present has one for each parameter, of its shape: best
+/// weights and EMA, once there are any, and every kind of moment.
+fn require_complete(
+    parameters: &Parameters,
+    tensors: &StateTensors,
+) -> std::result::Result<(), String> {
+    let moments = tensors
+        .optimizer
+        .keys()
+        .filter_map(|name| name.split_once('.'));
+    let moments: BTreeSet<&str> = moments.map(|(kind, _)| kind).collect();
+    let moments = moments.iter().map(|kind| format!("{kind}."));
+    let optimizer = (&tensors.optimizer, "optimizer.", moments.collect());
+    let mut groups: Vec<(&HashMap<String, Tensor>, &str, Vec<String>)> = vec![optimizer];
+    for (kind, prefix) in [(&tensors.best, "best."), (&tensors.averages, "averages.")] {
+        if !kind.is_empty() {
+            groups.push((kind, prefix, vec![String::new()]));
+        }
+    }
+    for (kind, prefix, moments) in groups {
+        let mut expected = 0;
+        for moment in moments {
+            for (name, parameter) in parameters.iter() {
+                let name = format!("{moment}{name}");
+                let found = kind.get(&name).map(Tensor::dims);
+                if found != Some(parameter.dims()) {
+                    let found = found.map_or("none".to_string(), |shape| format!("{shape:?}"));
+                    let shape = parameter.dims();
+                    return Err(format!(
+                        "{prefix}{name} of shape {found} instead of {shape:?}"
+                    ));
+                }
+                expected += 1;
+            }
+        }
+        if kind.len() != expected {
+            return Err(format!(
+                "{} tensors {prefix}* instead of {expected}",
+                kind.len()
+            ));
+        }
+    }
+    Ok(())
+}

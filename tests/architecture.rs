@@ -1,0 +1,100 @@
+//! docs/architecture.md, held to the source tree: it names what exists, and every folder of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn page() -> String {
+    fs::read_to_string(root().join("docs/architecture.md")).unwrap()
+}
+
+/// The sections on crates: the name of the crate, and the text up to the next heading.
+fn sections(page: &str) -> Vec<(&str, &str)> {
+    let parts = page.split("\n## ").skip(1);
+    let of_crates = parts.filter_map(|part| {
+        let (heading, text) = part.split_once('\n')?;
+        let name = heading.split(':').next()?;
+        name.starts_with("perceiver-").then_some((name, text))
+    });
+    of_crates.collect()
+}
+
+/// What stands in backticks and is a file or folder of source.
+fn sources(text: &str) -> impl Iterator<Item = &str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_code = |name: &str| {
+        Path::new(name)
+            .extension()
+            .is_some_and(|extension| extension == "rs")
+    };
+    quoted.filter(move |name| is_code(name) || name.ends_with('/'))
+}
+
+/// The folders below a folder, by their paths from it.
+fn folders(below: &Path, path: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(below.join(path)).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{path}{}/", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(folders(below, &name));
+            found.push(name);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_named_file_exists() {
+    let page = page();
+    let mut named = 0;
+    for (name, text) in sections(&page) {
+        let src = root().join("crates").join(name).join("src");
+        for source in sources(text).filter(|source| !source.starts_with("tests/")) {
+            assert!(src.join(source).exists(), "{name}: {source} is not there");
+            named += 1;
+        }
+    }
+    assert!(named > 200, "{named}");
+}
+
+#[test]
+fn every_crate_and_every_source_folder_is_named() {
+    let page = page();
+    let sections = sections(&page);
+    for entry in fs::read_dir(root().join("crates")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let section = sections.iter().find(|section| section.0 == name);
+        let (_, text) = section.unwrap_or_else(|| panic!("there is no section on {name}"));
+        let src = root().join("crates").join(&name).join("src");
+        for folder in folders(&src, "") {
+            let has_code = fs::read_dir(src.join(&folder)).unwrap().any(|entry| {
+                let path = entry.unwrap().path();
+                path.extension().is_some_and(|extension| extension == "rs")
+            });
+            let is_named = sources(text).any(|source| source == folder);
+            assert!(!has_code || is_named, "{name}: {folder} is not named");
+        }
+    }
+}
+
+/// At most fifteen source files lie in one folder, and a crate's table of contents fits a screen.
+#[test]
+fn no_folder_is_crowded() {
+    for entry in fs::read_dir(root().join("crates")).unwrap() {
+        let src = entry.unwrap().path().join("src");
+        let mut all = folders(&src, "");
+        all.push(String::new());
+        for folder in all {
+            let files = fs::read_dir(src.join(&folder)).unwrap().filter(|entry| {
+                let path = entry.as_ref().unwrap().path();
+                path.extension().is_some_and(|extension| extension == "rs")
+            });
+            let files = files.count();
+            assert!(files <= 15, "{}/{folder}: {files} files", src.display());
+        }
+    }
+}
