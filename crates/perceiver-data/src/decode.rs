@@ -23,13 +23,16 @@
 pub(crate) mod budget;
 pub(crate) mod downscale;
 pub(crate) mod jpeg;
+mod png_palette;
 pub(crate) mod source;
 pub(crate) mod to_rgb;
 pub(crate) mod truncated;
 
 use std::fs;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::result;
 
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
@@ -39,6 +42,7 @@ use perceiver_files::read_regular;
 use crate::dataset::image::Image;
 use crate::decode::budget::DecodeBudget;
 use crate::decode::downscale::{shrinking_bytes, shrunk};
+use crate::decode::png_palette::invalid_palette;
 use crate::decode::source::ImageSource;
 use crate::decode::truncated::is_cut_short;
 use crate::error::{DataError, Result};
@@ -137,6 +141,15 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
+/// Converts panics of the decoders to findings. They return errors for nearly all malformed files; a
+/// file is untrusted input, so a panic means a damaged one.
+fn contain_panics<T>(
+    decode: impl FnOnce() -> result::Result<T, String>,
+) -> result::Result<T, String> {
+    panic::catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err("a file that its decoder fails on".to_owned()))
+}
+
 /// Decodes, orients and downscales an image while its memory is reserved in `budget`.
 fn decode_within(
     budget: &DecodeBudget,
@@ -155,7 +168,13 @@ fn decode_within(
     if is_cut_short(format, bytes) {
         return Err(refuse(format!("a truncated {format:?} file")));
     }
-    let source = ImageSource::open(bytes, format, budget.limit()).map_err(refuse)?;
+    if format == ImageFormat::Png
+        && let Some(finding) = invalid_palette(bytes)
+    {
+        return Err(refuse(finding));
+    }
+    let source = contain_panics(|| ImageSource::open(bytes, format, budget.limit()));
+    let source = source.map_err(refuse)?;
     let (width, height, orientation) = (source.width, source.height, source.orientation);
     if width == 0 || height == 0 {
         return Err(refuse(format!("an image of {width} x {height} pixels")));
@@ -177,7 +196,7 @@ fn decode_within(
             limit: budget.limit(),
         });
     }
-    let mut picture = source.read().map_err(refuse)?;
+    let mut picture = contain_panics(|| source.read()).map_err(refuse)?;
     if !turns_last {
         picture = turned(picture, orientation);
     }
