@@ -269,7 +269,7 @@ mod tests {
         let more = table("[x]\ny = 1\nz = 2\nw = 'a'");
         assert_eq!(
             difference(&a, &more).unwrap(),
-            "x.w: expected nothing, found \"a\""
+            "x.w: expected unset, found \"a\""
         );
         assert_eq!(difference(&a, &a), None);
     }
