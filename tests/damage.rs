@@ -546,16 +546,16 @@ fn a_changed_recipe_is_refused_by_field() {
     let recipe = fs::read_to_string(&path).unwrap();
     let back = "set training.seed back to 0 in run/training/recipe.toml";
     for (from, to, says) in [
-        ("[training]", "[training", ["TOML parse error", "mend it"]),
+        ("[training]", "[training", ["TOML parse error", "fix it"]),
         (
             "\nseed = 0",
             "\nsed = 0",
             [
                 "unknown field training.sed; did you mean training.seed?",
-                "mend it",
+                "fix it",
             ],
         ),
-        ("\nseed = 0", "\nseed = 'x'", ["training.seed", "mend it"]),
+        ("\nseed = 0", "\nseed = 'x'", ["training.seed", "fix it"]),
         (
             "\nseed = 0",
             "\nseed = 1",
