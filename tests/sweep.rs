@@ -239,7 +239,7 @@ fn everything_is_checked_before_the_first_run() {
             "[[variant]]\nname = 'a/b'",
             "variant \"a/b\": expected a name of letters",
         ),
-        ("[[variant]", "--sweep sweep.toml is no valid TOML"),
+        ("[[variant]", "--sweep sweep.toml: invalid TOML"),
     ] {
         let place = workplace(sweep);
         let message = failure(&place, TRAIN);
