@@ -25,12 +25,19 @@ fn sections(page: &str) -> Vec<(&str, &str)> {
 /// What stands in backticks and is a file or folder of source.
 fn sources(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
-    let is_code = |name: &str| {
-        Path::new(name)
-            .extension()
-            .is_some_and(|extension| extension == "rs")
-    };
-    quoted.filter(move |name| is_code(name) || name.ends_with('/'))
+    quoted.filter(|name| is_code(Path::new(name)) || name.ends_with('/'))
+}
+
+fn is_code(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rs")
+}
+
+/// How many source files lie in a folder itself.
+fn code_files(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap();
+    entries
+        .filter(|entry| is_code(&entry.as_ref().unwrap().path()))
+        .count()
 }
 
 /// The folders below a folder, by their paths from it.
@@ -71,10 +78,7 @@ fn every_crate_and_every_source_folder_is_named() {
         let (_, text) = section.unwrap_or_else(|| panic!("there is no section on {name}"));
         let src = root().join("crates").join(&name).join("src");
         for folder in folders(&src, "") {
-            let has_code = fs::read_dir(src.join(&folder)).unwrap().any(|entry| {
-                let path = entry.unwrap().path();
-                path.extension().is_some_and(|extension| extension == "rs")
-            });
+            let has_code = code_files(&src.join(&folder)) > 0;
             let is_named = sources(text).any(|source| source == folder);
             assert!(!has_code || is_named, "{name}: {folder} is not named");
         }
@@ -89,11 +93,7 @@ fn no_folder_is_crowded() {
         let mut all = folders(&src, "");
         all.push(String::new());
         for folder in all {
-            let files = fs::read_dir(src.join(&folder)).unwrap().filter(|entry| {
-                let path = entry.as_ref().unwrap().path();
-                path.extension().is_some_and(|extension| extension == "rs")
-            });
-            let files = files.count();
+            let files = code_files(&src.join(&folder));
             assert!(files <= 15, "{}/{folder}: {files} files", src.display());
         }
     }

@@ -1,10 +1,10 @@
 """JPEGs of every sampling, order of scans and restart interval, and the pixels that libjpeg makes of them.
 
     python tests/oracle/jpeg_grid.py                     # writes tests/fixtures/jpeg
-    python tests/oracle/jpeg_grid.py --grid /tmp/grid    # a larger grid, to compare decoders with djpeg by hand
+    python tests/oracle/jpeg_grid.py --grid DIR          # a larger grid, to compare decoders with djpeg by hand
 
 Needs cjpeg, djpeg and jpegtran (Debian: libjpeg-turbo-progs) and Pillow. Files of one kind and size differ in the order of their
-coded data alone, so one PNG has the pixels of all of them. `crates/perceiver-data/src/jpeg/tests.rs` reads them.
+coded data alone, so one PNG has the pixels of all of them. `crates/perceiver-data/src/decode/jpeg/tests.rs` reads them.
 """
 
 import argparse

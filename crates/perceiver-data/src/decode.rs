@@ -30,15 +30,14 @@ pub(crate) mod truncated;
 
 use std::fs;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::result;
 
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, RgbImage};
 use perceiver_files::read_regular;
 
+use crate::contain_panics::contained;
 use crate::dataset::image::Image;
 use crate::decode::budget::DecodeBudget;
 use crate::decode::downscale::{shrinking_bytes, shrunk};
@@ -141,15 +140,6 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// Converts panics of the decoders to findings. They return errors for nearly all malformed files; a
-/// file is untrusted input, so a panic means a damaged one.
-fn contain_panics<T>(
-    decode: impl FnOnce() -> result::Result<T, String>,
-) -> result::Result<T, String> {
-    panic::catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err("a file that its decoder fails on".to_owned()))
-}
-
 /// Decodes, orients and downscales an image while its memory is reserved in `budget`.
 fn decode_within(
     budget: &DecodeBudget,
@@ -173,8 +163,9 @@ fn decode_within(
     {
         return Err(refuse(finding));
     }
-    let source = contain_panics(|| ImageSource::open(bytes, format, budget.limit()));
-    let source = source.map_err(refuse)?;
+    let damaged = || "a file that its decoder fails on".to_owned();
+    let open = || ImageSource::open(bytes, format, budget.limit());
+    let source = contained(open, damaged).map_err(refuse)?;
     let (width, height, orientation) = (source.width, source.height, source.orientation);
     if width == 0 || height == 0 {
         return Err(refuse(format!("an image of {width} x {height} pixels")));
@@ -196,7 +187,7 @@ fn decode_within(
             limit: budget.limit(),
         });
     }
-    let mut picture = contain_panics(|| source.read()).map_err(refuse)?;
+    let mut picture = contained(|| source.read(), damaged).map_err(refuse)?;
     if !turns_last {
         picture = turned(picture, orientation);
     }

@@ -37,6 +37,7 @@
 //! [`Augmentation`]. Every error in the data is a variant of [`DataError`] that names the file, the
 //! expected value and the value found.
 
+mod contain_panics; // panics of decoders as errors
 mod dataset; // images with labels in memory
 mod decode; // PNG, JPEG, WebP, BMP, GIF and TIFF
 mod error; // error type

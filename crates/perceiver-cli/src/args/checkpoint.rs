@@ -94,7 +94,7 @@ impl CheckpointFlags {
     pub(crate) fn config(&self) -> Result<CheckpointConfig> {
         let directory = self.directory(&["config.json"], &[])?;
         CheckpointConfig::read(&directory.join("config.json"))
-            .with_context(|| self.way_out(&directory))
+            .with_context(|| self.hint(&directory))
     }
 
     /// Opens the checkpoint for inference on a device.
@@ -114,12 +114,12 @@ impl CheckpointFlags {
     ) -> Result<Checkpoint> {
         let device = device.open()?;
         let checkpoint = Checkpoint::open(directory, &device);
-        let checkpoint = checkpoint.with_context(|| self.way_out(directory))?;
+        let checkpoint = checkpoint.with_context(|| self.hint(directory))?;
         kernels::say(&device, Precision::F32, &checkpoint.config.model);
         Ok(checkpoint)
     }
 
-    fn way_out(&self, directory: &Path) -> String {
+    fn hint(&self, directory: &Path) -> String {
         let (flag, shown) = (self.flag, &self.checkpoint);
         match RunDirectory::open(directory) {
             Ok(run) if run.state().exists() => format!(

@@ -8,7 +8,7 @@ use perceiver_train::{Recipe, RunDirectory, TrainError, TrainingState, shell_quo
 
 /// Adds a hint to an error of a run with `recipe`, if there is one.
 pub(crate) fn shown(error: TrainError, run: &RunDirectory, recipe: &Recipe) -> Error {
-    match way_out(&error, run, recipe) {
+    match hint(&error, run, recipe) {
         Some(way) => {
             let told = format!("{error}; {way}");
             Error::new(error).context(told)
@@ -17,7 +17,7 @@ pub(crate) fn shown(error: TrainError, run: &RunDirectory, recipe: &Recipe) -> E
     }
 }
 
-fn way_out(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<String> {
+fn hint(error: &TrainError, run: &RunDirectory, recipe: &Recipe) -> Option<String> {
     let root = shell_quoted(run.root());
     let resume = format!("perceiver train --resume {root}");
     let anew = format!(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use parquet::basic::Type;
@@ -13,6 +12,7 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use perceiver_files::open_regular;
 use rayon::prelude::*;
 
+use crate::contain_panics::contained;
 use crate::dataset::class_names::{MAX_CLASSES, require_few_enough};
 use crate::dataset::image::Image;
 use crate::dataset::labels::class_indices;
@@ -37,15 +37,11 @@ const CHUNK_BYTES: usize = 256 << 20;
 /// distinct texts.
 const MAX_LABEL_BYTES: usize = 1024;
 
-/// Converts panics of the `parquet` crate to errors. It returns errors for nearly all malformed
-/// files and panics for the rest (overflowing lengths, inconsistent levels). A file is untrusted
-/// input, so a panic in its decoder means a damaged file.
+/// Converts panics of the `parquet` crate to errors (overflowing lengths, inconsistent levels).
 pub(crate) fn contain_panics<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        Err(DataError::Parquet {
-            path: path.to_owned(),
-            finding: "inconsistent contents".into(),
-        })
+    contained(read, || DataError::Parquet {
+        path: path.to_owned(),
+        finding: "inconsistent contents".into(),
     })
 }
 
