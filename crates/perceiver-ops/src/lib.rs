@@ -38,10 +38,9 @@ mod nn; // linear, layer norm, softmax, GELU, dropout, im2col
 mod optim; // Adam, LAMB, SGD, EMA and weight decay over tensors
 mod rng; // counter-based random numbers
 
+pub use attention::absorbed::composed::absorbed_attention_composed;
 pub use attention::absorbed::weights::{AbsorbedWeights, Projections};
-pub use attention::absorbed::{
-    absorbed_attention, absorbed_attention_composed, absorbed_attention_residual,
-};
+pub use attention::absorbed::{absorbed_attention, absorbed_attention_residual};
 pub use attention::{Attention, attention, attention_composed};
 pub use autograd::activation_checkpoint::recompute;
 pub use autograd::recorded_ops::{apply_op1, apply_op2, apply_op3, reshape, to_dtype};

@@ -120,7 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::attention::absorbed::rows_of;
+    use crate::attention::absorbed::shape::rows_of;
     use crate::attention::dropout_mask::Mask;
     use crate::attention::gpu;
     use crate::attention::shape::Geometry;
