@@ -208,7 +208,8 @@ fn set_changes_any_field_and_is_the_strongest() {
     let place = workplace();
     place.succeed(
         "train --preset quickstart --config tiny.toml --epochs 2 --output run --set training.epochs=1 \
-         --set training.optimizer.name=lamb --set model.ffn_units=[4,8] --set data.augmentation.zoom=0.3",
+         --set training.optimizer.name=lamb --set model.ffn_units=[4,8] --set data.augmentation.zoom=0.3 \
+         --set training.accumulate=2",
     );
     let recipe = fs::read_to_string(place.path("run/training/recipe.toml")).unwrap();
     let recipe: toml::Table = toml::from_str(&recipe).unwrap();
@@ -220,6 +221,10 @@ fn set_changes_any_field_and_is_the_strongest() {
     assert_eq!(recipe["model"]["ffn_units"].as_array().unwrap().len(), 2);
     let zoom = recipe["data"]["augmentation"]["zoom"].as_float().unwrap();
     assert!((zoom - 0.3).abs() < 1e-6);
+    // An alias.
+    let training = recipe["training"].as_table().unwrap();
+    assert_eq!(training["gradient_accumulation"].as_integer(), Some(2));
+    assert!(!training.contains_key("accumulate"));
 }
 
 #[test]
@@ -268,7 +273,7 @@ fn evaluate_repeats_the_results_to_the_last_digit() {
 fn a_recipe_can_have_its_verdict_averaged_over_mirror_images() {
     let place = workplace();
     place.succeed(
-        "train --preset quickstart --config tiny.toml --output run --set data.flip_average=true",
+        "train --preset quickstart --config tiny.toml --output run --set data.test_time_flip=true",
     );
     let results = fs::read_to_string(place.path("run/results.json")).unwrap();
     let evaluate = |flag: &str| {

@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 fn trained() -> Run {
     let run = Run::new(
         env!("CARGO_BIN_EXE_perceiver-under-test"),
-        "averaging = 0.9\n",
+        "ema_decay = 0.9\n",
     );
     let recipe =
         several_epochs().replace("epochs = 6\nbatch_size = 7", "epochs = 3\nbatch_size = 25");
-    run.place.write("tiny.toml", recipe + "averaging = 0.9\n");
+    run.place.write("tiny.toml", recipe + "ema_decay = 0.9\n");
     finished(run.start());
     run
 }
@@ -567,9 +567,9 @@ fn a_changed_recipe_is_refused_by_field() {
             ["model.latent_dim is 5, but", "back to 4"],
         ),
         (
-            "averaging = 0.9",
+            "ema_decay = 0.9",
             "",
-            ["training.averaging is unset, but", "back to 0.9"],
+            ["training.ema_decay is unset, but", "back to 0.9"],
         ),
         (
             "limit_train = 100",

@@ -119,7 +119,7 @@ fn one_to_four_ranks_have_the_losses_and_the_test_accuracy_of_one() {
         let mut command = mpirun(
             &place,
             &format!(
-                "-n {ranks} {PROGRAM} train --preset quickstart --batch-size 16 --set training.side_by_side=1 \
+                "-n {ranks} {PROGRAM} train --preset quickstart --batch-size 16 --set training.parallel_micro_batches=1 \
                  --limit-train 889 --limit-test 400 --epochs 1 --output run-{ranks}"
             ),
         );

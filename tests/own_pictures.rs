@@ -221,7 +221,7 @@ fn a_mixed_folder_trains_is_evaluated_and_resumed_without_its_broken_pictures() 
 #[test]
 fn a_broken_picture_is_refused_by_name_where_the_recipe_says_so() {
     let place = workplace();
-    let said = place.run("train --preset quickstart --dataset folder:photos --config tiny.toml --set data.broken_pictures=refuse");
+    let said = place.run("train --preset quickstart --dataset folder:photos --config tiny.toml --set data.broken_images=refuse");
     assert_eq!(said.code, Some(1));
     assert!(
         BROKEN.iter().any(|(_, name)| said

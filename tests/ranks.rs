@@ -19,7 +19,8 @@ data.limit_train = 340
 data.limit_test = 20
 data.validation_fraction = 0.4
 data.augmentation = { horizontal_flip = true, zoom = 0.2, mixing = { mixup = 0.8, cutmix = 1.0 } }
-training = { epochs = 2, batch_size = 7, accumulate = 2, side_by_side = 2, clip_norm = 0.5, label_smoothing = 0.1, averaging = 0.9 }
+training = { epochs = 2, batch_size = 7, gradient_accumulation = 2, parallel_micro_batches = 2, clip_norm = 0.5, \
+    label_smoothing = 0.1, ema_decay = 0.9 }
 ";
 
 fn recipe(changes: &str) -> Recipe {
@@ -142,7 +143,7 @@ fn assert_same_history(found: &[EpochMetrics], expected: &[EpochMetrics]) {
 }
 
 /// One pass a batch, whose gradients are on their way before it ends.
-const AT_ONCE: &str = "training.accumulate = 1\ntraining.side_by_side = 1";
+const AT_ONCE: &str = "training.gradient_accumulation = 1\ntraining.parallel_micro_batches = 1";
 
 #[test]
 fn any_number_of_ranks_finds_what_one_finds() {
@@ -152,7 +153,9 @@ fn any_number_of_ranks_finds_what_one_finds() {
 #[test]
 fn gradients_that_leave_early_come_to_the_same() {
     all_find_what_one_finds(AT_ONCE);
-    all_find_what_one_finds(&format!("training.recompute = true\n{AT_ONCE}"));
+    all_find_what_one_finds(&format!(
+        "training.activation_checkpointing = true\n{AT_ONCE}"
+    ));
 }
 
 fn all_find_what_one_finds(changes: &str) {

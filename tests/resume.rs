@@ -410,10 +410,10 @@ fn schedules_averages_and_mixed_pictures_remember_across_a_resume() {
             mixing = {{ mixup = 0.4, cutmix = 1.0 }}
             [training]
             epochs = 3
-            accumulate = 2
+            gradient_accumulation = 2
             clip_norm = 1.0
             label_smoothing = 0.1
-            averaging = 0.9
+            ema_decay = 0.9
             diagnose = true
             optimizer = {{ name = '{optimizer}', weight_decay = 0.1, momentum = 0.9 }}
             schedule = {{ name = 'cosine', warmup_epochs = 0.5 }}"
@@ -431,7 +431,7 @@ fn schedules_averages_and_mixed_pictures_remember_across_a_resume() {
 fn a_batch_in_parts_is_the_batch() {
     let of = |parts: usize| {
         let changes = format!(
-            "model.dropout_rate = 0.0\nmodel.attention_dropout = 0.0\ntraining.epochs = 1\ntraining.accumulate = {parts}"
+            "model.dropout_rate = 0.0\nmodel.attention_dropout = 0.0\ntraining.epochs = 1\ntraining.gradient_accumulation = {parts}"
         );
         in_pieces_of(usize::MAX, &changes).1.remove(0)
     };

@@ -94,13 +94,13 @@ pub struct PerceiverConfig {
     /// Number of Fourier frequencies per direction, evenly spaced from one wave across the image to
     /// the Nyquist frequency.
     pub fourier_bands: usize,
-    /// Number of latents. (The example calls it the latent dimension, after the first axis of the
-    /// array.)
+    /// Number of latents, not their width. (The example calls it the latent dimension, after the
+    /// first axis of the array.) Recipes accept the alias `num_latents`.
     pub latent_dim: usize,
     /// Standard deviation of the initial latents: 0.05 in Keras's `random_normal`, 0.02 in the
     /// paper.
     pub latent_deviation: f64,
-    /// Width of tokens and latents.
+    /// Width of tokens and latents. Recipes accept the alias `d_latents`.
     pub projection_dim: usize,
     /// Number of cross-attention heads, which split `projection_dim`. The example has one; with
     /// more, an output projection follows.

@@ -346,7 +346,7 @@ mod tests {
             "data.limit_train = 100",
             "data.antialias = true",
             "data.fit = 'crop'",
-            "data.broken_pictures = 'refuse'",
+            "data.broken_images = 'refuse'",
             "data.normalization = { mean = [0.0, 0.0, 0.0], variance = [1.0, 1.0, 1.0] }",
             "data.validation_fraction = 0.2",
             "data.use_validation_split = false",

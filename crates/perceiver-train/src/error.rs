@@ -59,7 +59,7 @@ pub enum TrainError {
     /// Training would need more memory than is available.
     #[error(
         "training needs {} of memory ({how}), but {} is available to this process: use a smaller training.batch_size, a larger \
-         training.accumulate, training.recompute = true, or a smaller model",
+         training.gradient_accumulation, training.activation_checkpointing = true, or a smaller model",
         gigabytes(*needed), gigabytes(*limit)
     )]
     Memory {

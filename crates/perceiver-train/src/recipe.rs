@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod aliases;
 pub(crate) mod budget;
 pub(crate) mod checkpoint_interval;
 mod data;
@@ -62,6 +63,7 @@ impl Recipe {
     /// words.
     pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
         let mut table: toml::Table = toml::from_str(text).map_err(|error| one_line(&error))?;
+        aliases::rename(&mut table)?;
         // A missing table means the same as a table without fields.
         let none = || toml::Table::new().into();
         table.entry("data").or_insert_with(none);
@@ -110,7 +112,7 @@ impl Recipe {
             labels: self.data.labels,
             shorter_side: 2 * self.model.image_size,
             seed: self.data.split_seed.unwrap_or(self.training.seed),
-            broken: self.data.broken_pictures,
+            broken: self.data.broken_images,
             ..LoadOptions::default()
         }
     }
@@ -158,7 +160,7 @@ mod tests {
             sha256: String::new(),
         });
         expected.training.clip_norm = Some(1.0);
-        expected.training.averaging = Some(0.999);
+        expected.training.ema_decay = Some(0.999);
         expected.training.checkpoint_every = Some("500".parse().unwrap());
         assert_eq!(documented, expected);
     }

@@ -83,14 +83,14 @@ fn a_recipe_of_everything_else() {
         sharing = 'none'
         norm_pooled = true
         [training]
-        accumulate = 2
+        gradient_accumulation = 2
         clip_norm = 0.5
         label_smoothing = 0.1
-        averaging = 0.9
+        ema_decay = 0.9
         schedule = { name = 'cosine', warmup_epochs = 0.2 }
         optimizer = { name = 'adamw', weight_decay = 0.05 }";
     assert_same(changes, 1e-4);
-    let changes = format!("{changes}\nrecompute = true\nprecision = 'bf16'");
+    let changes = format!("{changes}\nactivation_checkpointing = true\nprecision = 'bf16'");
     let changes = changes.replace(
         "optimizer = { name = 'adamw'",
         "optimizer = { name = 'lamb'",

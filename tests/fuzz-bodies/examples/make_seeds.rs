@@ -64,7 +64,7 @@ limit_test = 20
 [training]
 epochs = 1
 batch_size = 20
-averaging = 0.5
+ema_decay = 0.5
 ";
 
 fn run(bodies: &Path, seeds: &Seeds) -> Done {

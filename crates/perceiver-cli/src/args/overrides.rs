@@ -153,7 +153,10 @@ mod tests {
                 "training.learning_rate = 1e-3",
             ),
             ("model.ffn_units=[256, 128]", "model.ffn_units = [256, 128]"),
-            ("training.recompute=true", "training.recompute = true"),
+            (
+                "training.activation_checkpointing=true",
+                "training.activation_checkpointing = true",
+            ),
             (
                 "data.augmentation.mixing={mixup = 0.4}",
                 "data.augmentation.mixing.mixup = 0.4",

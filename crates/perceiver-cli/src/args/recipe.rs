@@ -56,7 +56,7 @@ pub(crate) struct RecipeFlags {
     precision: Option<Precision>,
 
     /// Enable activation checkpointing: a fraction of the memory, a quarter more time.
-    #[arg(long)]
+    #[arg(long, visible_alias = "activation-checkpointing")]
     recompute: bool,
 
     /// Save also within an epoch: every N steps, as 500, or minutes, as 10m.
@@ -214,7 +214,11 @@ impl RecipeFlags {
         put(&mut training, "batch_size", self.batch_size)?;
         put(&mut training, "learning_rate", self.learning_rate)?;
         put(&mut training, "precision", self.precision)?;
-        put(&mut training, "recompute", self.recompute.then_some(true))?;
+        put(
+            &mut training,
+            "activation_checkpointing",
+            self.recompute.then_some(true),
+        )?;
         put(&mut training, "checkpoint_every", self.checkpoint_every)?;
         put(&mut training, "diagnose", self.diagnose.then_some(true))?;
         put(&mut training, "seed", self.seed.map(Seed))?;

@@ -43,7 +43,8 @@ pub(crate) struct Arguments {
 
     /// Average the probabilities of each image and its mirror image, or not [default: as in
     /// training].
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, visible_alias = "test-time-flip", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
     flip_average: Option<bool>,
 
     /// Device to compute on: auto, cpu, cuda, cuda:N or metal.

@@ -256,7 +256,7 @@ fn evaluate_plain(
     );
     let evaluation = evaluate::with_bar(
         &checkpoint.model,
-        TestTimeAugmentation::new(run.recipe.data.flip_average),
+        TestTimeAugmentation::new(run.recipe.data.test_time_flip),
         test,
         &checkpoint.config.preprocessing,
         &checkpoint.device().clone().into(),

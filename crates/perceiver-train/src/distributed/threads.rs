@@ -11,7 +11,7 @@ use crate::error::{Result, TrainError};
 /// Creates `size` ranks, one for each of the threads that train together. Dropping one fails the
 /// calls of those that still wait for it.
 ///
-/// For tests: `training.side_by_side` is the way to use all cores in one process.
+/// For tests: `training.parallel_micro_batches` is the way to use all cores in one process.
 pub fn ranks_of_threads(size: usize) -> Vec<ThreadRanks> {
     let meeting = Arc::new(Meeting {
         state: Mutex::new(State {

@@ -39,7 +39,7 @@ pub struct DataRecipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_test: Option<usize>,
     /// The treatment of unreadable images of folders, of shards and of the Hub.
-    pub broken_pictures: BrokenImages,
+    pub broken_images: BrokenImages,
     /// The size of the shuffle buffer for shards: encoded training images in memory, over all
     /// ranks.
     pub shuffle_buffer: usize,
@@ -49,7 +49,7 @@ pub struct DataRecipe {
     pub fit: Fit,
     /// Whether test results use test-time flip: the mean probabilities of an image and its mirror
     /// image.
-    pub flip_average: bool,
+    pub test_time_flip: bool,
     /// Mean and variance of each channel to normalize with, instead of those of the training
     /// images. A run initialized from a checkpoint uses the checkpoint's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,11 +69,11 @@ impl Default for DataRecipe {
             validation_fraction: 0.1,
             limit_train: None,
             limit_test: None,
-            broken_pictures: BrokenImages::Skip,
+            broken_images: BrokenImages::Skip,
             shuffle_buffer: 4096,
             antialias: false,
             fit: Fit::Stretch,
-            flip_average: false,
+            test_time_flip: false,
             normalization: None,
             augmentation: Augmentation {
                 horizontal_flip: true,

@@ -1,11 +1,11 @@
 //! Names of recipe fields, with suggestions for misspelled ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
-use crate::recipe::Recipe;
 use crate::recipe::suggestion::nearest;
+use crate::recipe::{Recipe, aliases};
 
 /// The optional fields, which the default recipe omits.
 const OPTIONAL: [&str; 10] = [
@@ -15,7 +15,7 @@ const OPTIONAL: [&str; 10] = [
     "data.normalization.variance",
     "training.budget",
     "training.clip_norm",
-    "training.averaging",
+    "training.ema_decay",
     "training.checkpoint_every",
     "training.init_from.checkpoint",
     "training.init_from.sha256",
@@ -58,7 +58,8 @@ pub(crate) fn given(layer: &Table) -> String {
     fields.join(", ")
 }
 
-/// Returns the error for the first unknown field of a layer, if another field has a similar name.
+/// Returns the error for the first unknown field of a layer without aliases, if another field has a
+/// similar name or alias.
 pub(crate) fn unknown(layer: &Table) -> Option<String> {
     let (fields, mut given) = (fields(), BTreeSet::new());
     collect("", layer, &mut given);
@@ -70,7 +71,10 @@ pub(crate) fn unknown(layer: &Table) -> Option<String> {
         fields.contains(name) || fields.iter().any(is_above)
     };
     let unknown = given.iter().find(|name| !is_known(name))?;
-    let meant = nearest(unknown, fields.iter().map(String::as_str))?;
+    let aliases: BTreeMap<String, String> = aliases::dotted().collect();
+    let names = fields.iter().chain(aliases.keys()).map(String::as_str);
+    let meant = nearest(unknown, names)?;
+    let meant = aliases.get(meant).map_or(meant, String::as_str);
     Some(format!("unknown field {unknown}; did you mean {meant}?"))
 }
 
@@ -97,6 +101,8 @@ mod tests {
             ("data.mixup = 0.1", "data.augmentation.mixing.mixup"),
             ("training.limit_train = 7", "data.limit_train"),
             ("training.clipnorm = 1.0", "training.clip_norm"),
+            ("training.avraging = 0.9", "training.ema_decay"),
+            ("num_latents = 3", "model.latent_dim"),
         ] {
             let said = said(text).unwrap_or_else(|| panic!("{text}: nothing"));
             assert!(

@@ -2,22 +2,25 @@
 
 use crate::error::{Result, TrainError};
 use crate::recipe::seed::Seed;
-use crate::recipe::{DataRecipe, Recipe, field_names};
+use crate::recipe::{DataRecipe, Recipe, aliases, field_names};
 
 impl Recipe {
-    /// Merges named tables into a recipe; later layers override earlier ones.
+    /// Merges named tables into a recipe; later layers override earlier ones. A layer may use the
+    /// aliases of fields.
     ///
     /// # Errors
-    /// [`TrainError::Recipe`] with the name of the first layer that has an unknown field or an
-    /// invalid value.
+    /// [`TrainError::Recipe`] with the name of the first layer that has an unknown field, both
+    /// names of a field or an invalid value.
     pub fn from_layers(layers: &[(&str, toml::Table)]) -> Result<Self> {
         let mut merged = new_since_earlier_versions();
         let mut recipe = Self::default();
         let mut verdict = Ok(());
         for (name, layer) in layers {
             tracing::debug!("recipe {name}: {}", field_names::given(layer));
-            overlay(&mut merged, layer);
-            recipe = Self::from_table(name, layer, &merged)?;
+            let mut layer = layer.clone();
+            aliases::rename(&mut layer).map_err(|finding| recipe_error(name, finding))?;
+            overlay(&mut merged, &layer);
+            recipe = Self::from_table(name, &layer, &merged)?;
             // A later layer may fix what an earlier one made invalid; if none does, the earlier one
             // is to blame.
             let so_far = recipe.validate(name);
@@ -35,8 +38,8 @@ impl Recipe {
     }
 }
 
-/// Merges `top` into `bottom`, as [`Recipe::from_layers`] does: tables are merged, everything else
-/// is replaced.
+/// Merges `top` into `bottom`, as [`Recipe::from_layers`] does after it has renamed aliases: tables
+/// are merged, everything else is replaced.
 pub fn overlay(bottom: &mut toml::Table, top: &toml::Table) {
     for (key, value) in top {
         match (bottom.get_mut(key), value) {

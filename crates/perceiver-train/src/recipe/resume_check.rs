@@ -92,6 +92,13 @@ mod tests {
     }
 
     #[test]
+    fn a_state_with_aliases_is_of_the_same_recipe() {
+        let kept = "training.averaging = 0.5\ndata.flip_average = true";
+        let now = recipe("training.ema_decay = 0.5\ndata.test_time_flip = true");
+        require_same(kept, Path::new("s"), &now, Path::new("r.toml")).unwrap();
+    }
+
+    #[test]
     fn the_first_other_field_is_named_with_both_values() {
         for (now, message) in [
             (

@@ -25,25 +25,25 @@ pub struct TrainingRecipe {
     pub batch_size: usize,
     /// The peak learning rate.
     pub learning_rate: f32,
-    /// The number of micro-batches computed one after another to save memory (gradient
-    /// accumulation). Their gradients combine to those of the batch.
-    pub accumulate: usize,
-    /// The number of parts of each of those that are computed in parallel, to use all cores with a
-    /// small model.
-    pub side_by_side: usize,
+    /// The number of micro-batches computed one after another to save memory. Their gradients
+    /// combine to those of the batch.
+    pub gradient_accumulation: usize,
+    /// The number of micro-batches that each of those is split into and that are computed in
+    /// parallel, to use all cores with a small model.
+    pub parallel_micro_batches: usize,
     /// The maximum global norm of the gradients, to which they are clipped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
     /// The compute precision of training; the test split is evaluated in `f32`.
     pub precision: Precision,
-    /// Activation checkpointing: whether backward recomputes the inner values of transformer blocks
-    /// instead of storing them. It takes a fraction of the memory and a quarter more time.
-    pub recompute: bool,
+    /// Whether backward recomputes the inner values of transformer blocks instead of storing them.
+    /// It takes a fraction of the memory and a quarter more time.
+    pub activation_checkpointing: bool,
     /// The share of every label that is spread evenly over all classes.
     pub label_smoothing: f64,
     /// The decay of the EMA of weights, which is then validated and saved instead of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub averaging: Option<f64>,
+    pub ema_decay: Option<f64>,
     /// The interval of additional saves within an epoch, in steps or minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<CheckpointEvery>,
@@ -75,13 +75,13 @@ impl Default for TrainingRecipe {
             budget: None,
             batch_size: 64,
             learning_rate: 1e-3,
-            accumulate: 1,
-            side_by_side: 1,
+            gradient_accumulation: 1,
+            parallel_micro_batches: 1,
             clip_norm: None,
             precision: Precision::F32,
-            recompute: false,
+            activation_checkpointing: false,
             label_smoothing: 0.0,
-            averaging: None,
+            ema_decay: None,
             checkpoint_every: None,
             diagnose: false,
             seed: 0,

@@ -79,12 +79,12 @@ impl TrainingRecipe {
                 "training.batch_size: expected at least 1, found 0".to_string(),
             ),
             (
-                self.accumulate > 0,
-                "training.accumulate: expected at least 1, found 0".to_string(),
+                self.gradient_accumulation > 0,
+                "training.gradient_accumulation: expected at least 1, found 0".to_string(),
             ),
             (
-                self.side_by_side > 0,
-                "training.side_by_side: expected at least 1, found 0".to_string(),
+                self.parallel_micro_batches > 0,
+                "training.parallel_micro_batches: expected at least 1, found 0".to_string(),
             ),
             (
                 (0.0..1.0).contains(&self.label_smoothing),
@@ -94,11 +94,11 @@ impl TrainingRecipe {
                 ),
             ),
             (
-                self.averaging
+                self.ema_decay
                     .is_none_or(|decay| (0.0..1.0).contains(&decay)),
                 format!(
-                    "training.averaging: expected at least 0 and below 1, found {:?}",
-                    self.averaging.unwrap_or_default()
+                    "training.ema_decay: expected at least 0 and below 1, found {:?}",
+                    self.ema_decay.unwrap_or_default()
                 ),
             ),
             (
@@ -162,8 +162,11 @@ mod tests {
                 "label_smoothing = 1.0",
                 "training.label_smoothing: expected",
             ),
-            ("averaging = 1.0", "training.averaging: expected"),
-            ("accumulate = 0", "training.accumulate: expected"),
+            ("ema_decay = 1.0", "training.ema_decay: expected"),
+            (
+                "gradient_accumulation = 0",
+                "training.gradient_accumulation: expected",
+            ),
             (
                 "budget = '600'",
                 "budget: expected a duration above 0 with its units",

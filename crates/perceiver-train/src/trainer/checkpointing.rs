@@ -102,7 +102,7 @@ impl Trainer {
             split_seed: recipe.data.split_seed,
             init_overlap: data.init_overlap,
             limit_test: recipe.data.limit_test,
-            flip_average: recipe.data.flip_average,
+            flip_average: recipe.data.test_time_flip,
         };
         let classes = data.train.classes().to_vec();
         CheckpointConfig::new(

@@ -72,12 +72,12 @@ fn least_bytes(recipe: &Recipe, images: usize) -> Result<u64> {
         OptimizerName::Sgd => 0,
         OptimizerName::Adam | OptimizerName::AdamW | OptimizerName::Lamb => 2,
     };
-    let averages = u64::from(training.averaging.is_some());
+    let averages = u64::from(training.ema_decay.is_some());
     // The parameters, their gradients and the best weights.
     let kept = parameters.saturating_mul(3 + moments + averages);
     let batch = images.min(training.batch_size) as u64;
     let input = (recipe.model.image_size as u64).pow(2) * recipe.model.channels as u64;
-    let at_once = batch.div_ceil(training.accumulate as u64);
+    let at_once = batch.div_ceil(training.gradient_accumulation as u64);
     let values = kept
         .saturating_add(batch.saturating_mul(input))
         .saturating_add(at_once.saturating_mul(least_of_an_image(recipe)));
@@ -123,9 +123,11 @@ impl Trial<'_> {
             let recipe = &self.recipe.training;
             let key = RngKey::new(0).fold_in_name("trial");
             let part = self.pass.first(count)?;
-            part.run(recipe.accumulate, recipe.side_by_side, |_| {
-                Mode::Training(key)
-            })
+            part.run(
+                recipe.gradient_accumulation,
+                recipe.parallel_micro_batches,
+                |_| Mode::Training(key),
+            )
             .map(drop)
         })?;
         // The program's allocator keeps freed memory, so this is the peak of the pass.
@@ -185,7 +187,7 @@ impl Trial<'_> {
     /// Returns the bytes kept beside the parameters: two moments, the best weights, the EMA, and a
     /// copy of all of it while saving.
     fn kept_bytes(&self) -> u64 {
-        let kinds = 3 + u64::from(self.recipe.training.averaging.is_some());
+        let kinds = 3 + u64::from(self.recipe.training.ema_decay.is_some());
         4 * self.pass.parameters.count() as u64 * (2 * kinds + 1)
     }
 }
@@ -205,7 +207,7 @@ mod tests {
         assert!((200_000_000..2_000_000_000).contains(&example), "{example}");
         let changes: [fn(&mut Recipe); 5] = [
             |recipe| recipe.training.batch_size = 128,
-            |recipe| recipe.training.averaging = Some(0.9),
+            |recipe| recipe.training.ema_decay = Some(0.9),
             |recipe| recipe.model.latent_dim = 512,
             |recipe| recipe.model.image_size = 128,
             |recipe| recipe.model.num_iterations = 3,
@@ -213,7 +215,7 @@ mod tests {
         for change in changes {
             assert!(bytes(change) > example);
         }
-        assert!(bytes(|recipe| recipe.training.accumulate = 4) < example);
+        assert!(bytes(|recipe| recipe.training.gradient_accumulation = 4) < example);
         assert!(bytes(|recipe| recipe.training.optimizer.name = OptimizerName::Sgd) < example);
     }
 

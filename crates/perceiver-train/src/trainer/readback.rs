@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn whenever_steps_are_read_they_are_the_same() {
-        let changes = "training.clip_norm = 0.5\ntraining.accumulate = 2";
+        let changes = "training.clip_norm = 0.5\ntraining.gradient_accumulation = 2";
         let [at_once, later] = [1, 4].map(|steps| run(steps, changes).unwrap());
         assert_eq!(at_once.len(), 2);
         for (at_once, later) in at_once.iter().zip(&later) {
@@ -179,7 +179,7 @@ mod tests {
                 assert!((now / then - 1.0).abs() < 1e-5, "{then} for {now}");
             }
         }
-        let unclipped = run(1, "training.accumulate = 2").unwrap();
+        let unclipped = run(1, "training.gradient_accumulation = 2").unwrap();
         assert!(
             (unclipped[1].loss / at_once[1].loss - 1.0).abs() > 1e-4,
             "nothing was clipped"

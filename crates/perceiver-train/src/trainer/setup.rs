@@ -311,11 +311,11 @@ impl Trainer {
         let training = &recipe.training;
         let model = parameters
             .model(&recipe.model)?
-            .with_recomputation(training.recompute);
-        let (precision, recompute) = (training.precision, training.recompute);
+            .with_recomputation(training.activation_checkpointing);
+        let (precision, recompute) = (training.precision, training.activation_checkpointing);
         let working = MixedPrecision::new(&parameters, &recipe.model, precision, recompute)?;
         let mut optimizer = training.optimizer.build(progress.learning_rate);
-        let averaging = training.averaging.map(|decay| Ema::new(decay, averages));
+        let averaging = training.ema_decay.map(|decay| Ema::new(decay, averages));
         optimizer.restore(moments);
         let clock = Clock {
             since: Instant::now(),

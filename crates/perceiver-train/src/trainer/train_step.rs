@@ -61,7 +61,8 @@ impl Trainer {
     /// Returns when the gradients of this rank's part become available.
     fn arrival(&self, part: &Batch) -> Arrival {
         let training = &self.recipe.training;
-        let is_one_pass = training.accumulate == 1 && training.side_by_side == 1;
+        let is_one_pass =
+            training.gradient_accumulation == 1 && training.parallel_micro_batches == 1;
         // On a single core, a second thread would cost as much as it saves.
         let has_room = !self.place.device.is_cpu() || rayon::current_num_threads() > 1;
         match part.indices.len() {
@@ -90,13 +91,17 @@ impl Trainer {
             let dtype = training.precision.dtype();
             let tape = Tape::start();
             let model = tapped_model(&self.parameters, &self.recipe.model, dtype, found)?;
-            let model = model.with_recomputation(training.recompute);
+            let model = model.with_recomputation(training.activation_checkpointing);
             let result = self.pass(&model, part, images)?.run_tapped(tape, mode(0))?;
             return Ok(Some(result));
         }
         let model = self.working.model(&self.parameters)?;
         let pass = self.pass(model, part, images)?;
-        let mut result = pass.run(training.accumulate, training.side_by_side, mode)?;
+        let mut result = pass.run(
+            training.gradient_accumulation,
+            training.parallel_micro_batches,
+            mode,
+        )?;
         if let Some(result) = &mut result {
             for gradient in std::mem::take(&mut result.gradients) {
                 // Nobody receives after a failed all-reduce, which reports its own error.

@@ -147,7 +147,7 @@ fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestReserve> {
         _ => (data.len() / 4, 0.25),
     };
     let images = images.min(recipe.data.limit_test.unwrap_or(usize::MAX));
-    let passes = if recipe.data.flip_average { 2 } else { 1 };
+    let passes = if recipe.data.test_time_flip { 2 } else { 1 };
     Ok(TestReserve {
         images: passes * images,
         loading: data.loading.mul_f64(share),

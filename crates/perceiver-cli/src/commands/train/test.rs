@@ -75,7 +75,7 @@ fn test(trainer: &Trainer) -> Result<(TestOutcome, Vec<Prediction>)> {
     }
     let evaluation = evaluate::with_bar(
         trainer.model(),
-        TestTimeAugmentation::new(recipe.data.flip_average),
+        TestTimeAugmentation::new(recipe.data.test_time_flip),
         &test,
         trainer.preprocessing(),
         trainer.place(),

@@ -9,8 +9,8 @@ use toml::{Table, Value};
 const MOST: [(&str, i64); 4] = [
     ("training.epochs", 1_000_000),
     ("training.batch_size", 1 << 20),
-    ("training.accumulate", 1 << 20),
-    ("training.side_by_side", 1 << 16),
+    ("training.gradient_accumulation", 1 << 20),
+    ("training.parallel_micro_batches", 1 << 16),
 ];
 
 /// The maximum of any other count.
@@ -82,7 +82,7 @@ mod tests {
         let recipe = Table::try_from(Recipe::default()).unwrap();
         numbers("", &recipe, &mut all);
         assert!(all.len() > 40, "{all:?}");
-        for path in ["clip_norm", "averaging"] {
+        for path in ["clip_norm", "ema_decay"] {
             all.push((format!(".training.{path}"), Value::Float(0.5)));
         }
         for (path, was) in all {
