@@ -1,4 +1,4 @@
-//! docs/architecture.md, held to the source tree: it names what exists, and every folder of it.
+//! Checks that `docs/architecture.md` names only existing files, and names every source folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ fn page() -> String {
     fs::read_to_string(root().join("docs/architecture.md")).unwrap()
 }
 
-/// The sections on crates: the name of the crate, and the text up to the next heading.
+/// Returns the sections on crates: the crate's name, and the text up to the next heading.
 fn sections(page: &str) -> Vec<(&str, &str)> {
     let parts = page.split("\n## ").skip(1);
     let of_crates = parts.filter_map(|part| {
@@ -22,7 +22,7 @@ fn sections(page: &str) -> Vec<(&str, &str)> {
     of_crates.collect()
 }
 
-/// What stands in backticks and is a file or folder of source.
+/// Returns the source files and folders named in backticks.
 fn sources(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
     quoted.filter(|name| is_code(Path::new(name)) || name.ends_with('/'))
@@ -32,7 +32,7 @@ fn is_code(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "rs")
 }
 
-/// How many source files lie in a folder itself.
+/// Returns the number of source files directly in a folder.
 fn code_files(folder: &Path) -> usize {
     let entries = fs::read_dir(folder).unwrap();
     entries
@@ -40,22 +40,22 @@ fn code_files(folder: &Path) -> usize {
         .count()
 }
 
-/// The folders below a folder, by their paths from it.
+/// Returns all folders below `below/path`, relative to `below`.
 fn folders(below: &Path, path: &str) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut folders_below = Vec::new();
     for entry in fs::read_dir(below.join(path)).unwrap() {
         let entry = entry.unwrap();
         let name = format!("{path}{}/", entry.file_name().to_str().unwrap());
         if entry.file_type().unwrap().is_dir() {
-            found.extend(folders(below, &name));
-            found.push(name);
+            folders_below.extend(folders(below, &name));
+            folders_below.push(name);
         }
     }
-    found
+    folders_below
 }
 
 #[test]
-fn every_named_file_exists() {
+fn every_documented_file_exists() {
     let page = page();
     let mut named = 0;
     for (name, text) in sections(&page) {
@@ -69,7 +69,7 @@ fn every_named_file_exists() {
 }
 
 #[test]
-fn every_crate_and_every_source_folder_is_named() {
+fn every_crate_and_source_folder_is_documented() {
     let page = page();
     let sections = sections(&page);
     for entry in fs::read_dir(root().join("crates")).unwrap() {
@@ -85,9 +85,9 @@ fn every_crate_and_every_source_folder_is_named() {
     }
 }
 
-/// At most fifteen source files lie in one folder, and a crate's table of contents fits a screen.
+/// At most fifteen source files per folder, so that a table of contents fits on a screen.
 #[test]
-fn no_folder_is_crowded() {
+fn folders_have_a_bounded_number_of_files() {
     for entry in fs::read_dir(root().join("crates")).unwrap() {
         let src = entry.unwrap().path().join("src");
         let mut all = folders(&src, "");

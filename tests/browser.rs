@@ -1,4 +1,5 @@
-//! A report in a real browser, where one is installed: nothing goes wrong in it, nothing is loaded, nothing sticks out.
+//! Opens reports in a real browser, if one is installed: no errors, no network requests, no
+//! horizontal overflow.
 
 use std::env;
 use std::fs;
@@ -12,7 +13,7 @@ use std::thread;
 use perceiver_data::Image;
 use perceiver_tests::program::Sandbox;
 
-/// Whom the browser itself may ask for something: its maker's services.
+/// Hosts that the browser contacts on its own: services of its vendor.
 const ITS_MAKERS: [&str; 5] = [
     "google.com",
     "googleapis.com",
@@ -21,25 +22,25 @@ const ITS_MAKERS: [&str; 5] = [
     "google",
 ];
 
-/// A headless browser that reaches nothing but a proxy that answers nothing.
+/// A headless browser whose only network access is a proxy that rejects every request.
 struct Browser {
     program: PathBuf,
-    place: tempfile::TempDir,
+    directory: tempfile::TempDir,
     proxy: u16,
     asked: Receiver<String>,
 }
 
-/// What a page came to.
+/// The result of opening a page.
 struct Opened {
     dom: String,
-    /// What the browser logged, its console included.
+    /// The browser's log, including the console.
     log: String,
-    /// What was asked of the network for the page, a line each.
+    /// The network requests for the page, one line each.
     asked: Vec<String>,
 }
 
 impl Browser {
-    /// The browser of `$CHROME`, or one by the usual names; says so where there is none.
+    /// Finds the browser of `$CHROME`, or one with a usual name. Prints a notice if there is none.
     fn find() -> Option<Self> {
         let named = env::var_os("CHROME").map(PathBuf::from);
         let path = env::var_os("PATH").unwrap_or_default();
@@ -52,17 +53,17 @@ impl Browser {
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let proxy = listener.local_addr().unwrap().port();
-        let (tell, asked) = mpsc::channel();
+        let (sender, asked) = mpsc::channel();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let tell = tell.clone();
-                // Browsers open connections ahead, and may not say a word over them: that asks for nothing.
+                let sender = sender.clone();
+                // Browsers open connections in advance, and may send no request on them.
                 thread::spawn(move || {
                     let mut line = String::new();
                     let _ = BufReader::new(&stream).read_line(&mut line);
                     let line = line.trim().to_string();
                     if !line.is_empty() {
-                        let _ = tell.send(line); // before the browser can go on, and end
+                        let _ = sender.send(line); // before the browser can continue and exit
                     }
                     refuse(&stream);
                 });
@@ -70,16 +71,17 @@ impl Browser {
         });
         let browser = Self {
             program,
-            place: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
             proxy,
             asked,
         };
         browser.opens_pages().then_some(browser)
     }
 
-    /// Whether it opens pages here, which a browser in a sandbox of its own may not; says so where it does not.
+    /// Whether the browser can open pages of this directory. Prints a notice if it cannot, as with
+    /// a sandboxed browser.
     fn opens_pages(&self) -> bool {
-        let page = self.place.path().join("empty.html");
+        let page = self.directory.path().join("empty.html");
         fs::write(&page, "<!doctype html><p>opened</p>").unwrap();
         let output = self.command(&page, 800).arg("--dump-dom").output();
         let opens = output.as_ref().is_ok_and(|output| {
@@ -97,7 +99,7 @@ impl Browser {
         command
             .args([
                 "--headless",
-                "--no-sandbox", // root's browser has none
+                "--no-sandbox", // Chromium has no sandbox as root
                 "--disable-gpu",
                 "--disable-quic",
                 "--no-first-run",
@@ -111,7 +113,10 @@ impl Browser {
             .arg(format!("--window-size={width},1000"))
             .arg(format!("--proxy-server=127.0.0.1:{}", self.proxy))
             .arg("--proxy-bypass-list=<-loopback>")
-            .arg(format!("--user-data-dir={}", self.place.path().display()))
+            .arg(format!(
+                "--user-data-dir={}",
+                self.directory.path().display()
+            ))
             .stdin(Stdio::null());
         command.arg(format!("file://{}", page.display()));
         command
@@ -137,10 +142,10 @@ impl Browser {
     }
 
     fn screenshot(&self, page: &Path, width: u32) -> Image {
-        let picture = self.place.path().join("screenshot.png");
+        let path = self.directory.path().join("screenshot.png");
         let mut command = self.command(page, width);
         let output = command
-            .arg(format!("--screenshot={}", picture.display()))
+            .arg(format!("--screenshot={}", path.display()))
             .output();
         let output = output.unwrap();
         assert!(
@@ -148,7 +153,7 @@ impl Browser {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Image::open(&picture).unwrap()
+        Image::open(&path).unwrap()
     }
 }
 
@@ -156,14 +161,15 @@ fn refuse(mut stream: &TcpStream) {
     let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
 }
 
-/// Lines of the console in a browser's log.
+/// Returns the console lines of a browser's log.
 fn console(log: &str) -> Vec<&str> {
     log.lines()
         .filter(|line| line.contains("CONSOLE"))
         .collect()
 }
 
-/// The page with a script at its end that writes down how wide it is, and what points and tables do.
+/// Appends a script to the page that operates its charts and tables, and records the overflow and
+/// the number of sorted tables.
 fn measured(page: &str) -> String {
     let script = "<script>
         const columns = [...document.querySelectorAll('.column')];
@@ -177,11 +183,11 @@ fn measured(page: &str) -> String {
 }
 
 #[test]
-fn what_goes_wrong_in_a_page_is_noticed() {
+fn page_errors_are_detected() {
     let Some(browser) = Browser::find() else {
         return;
     };
-    let page = browser.place.path().join("bad.html");
+    let page = browser.directory.path().join("bad.html");
     fs::write(
         &page,
         "<img src=\"http://leak.test/x.png\"><script>nothing()</script>",
@@ -201,13 +207,13 @@ fn a_report_opens_without_errors_requests_or_overflow() {
     let Some(browser) = Browser::find() else {
         return;
     };
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    place.succeed("train --preset quickstart --config tiny.toml --epochs 3 --output run");
-    place.succeed("train --preset quickstart --config tiny.toml --seed 1 --output other");
-    place.succeed("compare run other --output compare.html");
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    sandbox.succeed("train --preset quickstart --config tiny.toml --epochs 3 --output run");
+    sandbox.succeed("train --preset quickstart --config tiny.toml --seed 1 --output other");
+    sandbox.succeed("compare run other --output compare.html");
     for file in ["run/report.html", "compare.html"] {
-        let html = fs::read_to_string(place.path(file)).unwrap();
-        let page = place.path("measured.html");
+        let html = fs::read_to_string(sandbox.path(file)).unwrap();
+        let page = sandbox.path("measured.html");
         fs::write(&page, measured(&html)).unwrap();
         for width in [1280, 390] {
             let opened = browser.open(&page, width);
@@ -220,13 +226,13 @@ fn a_report_opens_without_errors_requests_or_overflow() {
                 "{file} at {width}: expected {expected}"
             );
         }
-        let shot = browser.screenshot(&place.path(file), 1280);
+        let shot = browser.screenshot(&sandbox.path(file), 1280);
         assert_eq!(shot.width(), 1280);
         let first = shot.pixels()[0];
         assert!(
             shot.pixels().iter().any(|&pixel| pixel != first),
             "something is shown"
         );
-        browser.screenshot(&place.path(file), 390);
+        browser.screenshot(&sandbox.path(file), 390);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs by the clock: how far they go, and that they can be left like others.
+//! Runs with a time budget: how long they train, and that they can be interrupted and resumed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use perceiver_tests::program::tiny;
 use perceiver_train::{
-    Callback, EpochMetrics, Event, Outcome, Preset, Recipe, RunDirectory, TestReserve, TestResults,
-    Trainer, TrainingData,
+    Callback, CallbackResult, Control, EpochMetrics, Event, Outcome, Preset, Recipe, RunDirectory,
+    TestReserve, TestResults, Trainer, TrainingData,
 };
 
 fn recipe(changes: &str) -> Recipe {
     Recipe::from_layers(&[
-        ("quickstart", Preset::Quickstart.table()),
-        ("tiny", toml::from_str(&tiny()).unwrap()),
-        ("changes", toml::from_str(changes).unwrap()),
+        ("quickstart", Preset::Quickstart.toml()),
+        ("tiny", &tiny()),
+        ("changes", changes),
     ])
     .unwrap()
 }
 
-/// Counts steps, and asks to stop after some.
+/// Counts steps, and interrupts the run after `last` of them.
 struct Steps<'a> {
     done: usize,
     last: usize,
@@ -27,12 +27,12 @@ struct Steps<'a> {
 }
 
 impl Callback for Steps<'_> {
-    fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
         if let Event::Step { .. } = event {
             self.done += 1;
             self.stop.store(self.done == self.last, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(Control::Continue)
     }
 }
 
@@ -52,7 +52,7 @@ impl Run {
         }
     }
 
-    /// Starts the run or goes on with it.
+    /// Starts the run, or resumes it.
     fn trainer(&self) -> Trainer {
         let root = self.directory.path().join("run");
         let (recipe, data) = (self.recipe.clone(), self.data.clone());
@@ -65,13 +65,14 @@ impl Run {
         trainer.unwrap()
     }
 
-    /// Trains to the end: steps and metrics.
+    /// Trains to the end. Returns the number of steps, and the metrics.
     fn finish(&self) -> (usize, Vec<EpochMetrics>) {
         finish(self.trainer())
     }
 }
 
-/// Trains until so many steps are done, or to the end: how, how many, and metrics.
+/// Trains until `last` steps are done, or to the end. Returns the outcome, the number of steps,
+/// and the metrics.
 fn train(last: usize, mut trainer: Trainer) -> (Outcome, usize, Vec<EpochMetrics>) {
     let stop = AtomicBool::new(false);
     let mut steps = Steps {
@@ -79,7 +80,7 @@ fn train(last: usize, mut trainer: Trainer) -> (Outcome, usize, Vec<EpochMetrics
         last,
         stop: &stop,
     };
-    let outcome = trainer.fit(&mut steps, &stop).unwrap();
+    let outcome = trainer.fit_until(&mut steps, &stop).unwrap();
     (outcome, steps.done, trainer.history().to_vec())
 }
 
@@ -95,13 +96,13 @@ fn leave_after(steps: usize, trainer: Trainer) -> Vec<EpochMetrics> {
     history
 }
 
-/// The time `minutes` ago; a machine that has not been running for so long may have none.
+/// Returns the time `minutes` ago; possibly `None` on a machine that was started later.
 fn ago(minutes: u64) -> Option<Instant> {
     Instant::now().checked_sub(Duration::from_mins(minutes))
 }
 
 #[test]
-fn a_run_by_the_clock_goes_on_and_its_learning_rate_comes_down() {
+fn time_budget_runs_resume_and_decay_the_learning_rate() {
     let shares = [
         ("plateau", 0.3..0.42),
         ("linear", 0.05..0.09),
@@ -112,13 +113,13 @@ fn a_run_by_the_clock_goes_on_and_its_learning_rate_comes_down() {
             "[training]\nepochs = 1\nbudget = '100m'\nschedule.name = '{schedule}'"
         ));
         leave_after(1, run.trainer());
-        // The rest of the first epoch, and more, when nine tenths of the time have gone by.
+        // After nine tenths of the budget, the first epoch ends and the second begins.
         let Some(since) = ago(90) else { return };
         let history = leave_after(4, run.trainer().timed(since, TestReserve::default()));
         assert_eq!(history.len(), 1, "{schedule}");
         let share = history[0].learning_rate / run.recipe.training.learning_rate;
         assert!(expected.contains(&share), "{schedule}: {share}");
-        // And the end.
+        // The budget is used up: the interrupted epoch is validated without another step.
         let Some(since) = ago(10) else { return };
         let (steps, history) = finish(run.trainer().timed(since, TestReserve::default()));
         assert_eq!((steps, history.len()), (0, 2), "{schedule}");
@@ -126,17 +127,17 @@ fn a_run_by_the_clock_goes_on_and_its_learning_rate_comes_down() {
 }
 
 #[test]
-fn however_short_the_time_there_is_a_step_and_it_is_validated_and_recorded() {
+fn any_budget_has_a_validated_and_recorded_step() {
     let run = Run::new("training.budget = '1ms'");
     let (steps, history) = run.finish();
     assert_eq!((steps, history.len()), (1, 1));
     assert!(history[0].val_loss.is_finite());
-    // And that was all.
+    // Resuming it again changes nothing.
     assert_eq!(run.finish(), (0, history));
 }
 
 #[test]
-fn time_that_has_gone_by_is_gone() {
+fn elapsed_and_reserved_time_count_against_the_budget() {
     let run = Run::new("training.budget = '1h'");
     if let Some(since) = ago(60) {
         let trainer = run.trainer().timed(since, TestReserve::default());
@@ -152,57 +153,59 @@ fn time_that_has_gone_by_is_gone() {
 }
 
 #[test]
-fn a_run_by_the_clock_that_was_left_in_an_epoch_ends_with_what_was_begun() {
+fn time_budget_runs_finish_an_interrupted_epoch() {
     let mut run = Run::new("training.budget = '1h'");
     leave_after(1, run.trainer());
-    // The time is up as soon as the run goes on.
+    // The budget is used up as soon as the run resumes.
     run.recipe.training.budget = Some("1ms".parse().unwrap());
     let (steps, history) = run.finish();
     assert_eq!((steps, history.len()), (0, 1));
 }
 
 #[test]
-fn the_program_ends_a_run_by_the_clock_with_the_test() {
-    let place = perceiver_tests::program::Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    let said =
-        place.succeed("train --preset quickstart --config tiny.toml --budget 1500ms --output run");
+fn time_budget_runs_end_with_the_test() {
+    let sandbox =
+        perceiver_tests::program::Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let output = sandbox
+        .succeed("train --preset quickstart --config tiny.toml --budget 1500ms --output run");
     assert!(
-        said.err.contains("with a budget of 1s 500ms"),
+        output.err.contains("with a budget of 1s 500ms"),
         "{}",
-        said.err
+        output.err
     );
-    let results = TestResults::read(&place.path("run/results.json")).unwrap();
+    let results = TestResults::read(sandbox.path("run/results.json")).unwrap();
     assert_eq!(results.images, 20);
     for refused in ["600", "0s", "soon"] {
-        let said = place.run(&format!("train --preset quickstart --budget {refused}"));
-        assert_eq!(said.code, Some(2));
+        let output = sandbox.run(&format!("train --preset quickstart --budget {refused}"));
+        assert_eq!(output.code, Some(2));
         assert!(
-            said.err.contains("expected a duration above 0"),
+            output.err.contains("expected a duration above 0"),
             "{}",
-            said.err
+            output.err
         );
     }
 }
 
-/// Said before the first step, and one step is made all the same.
+/// The warning precedes the first step, which is done nonetheless.
 #[test]
-fn a_budget_that_is_too_short_is_told_with_the_least_that_works() {
-    let place = perceiver_tests::program::Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    let said = place.succeed(
+fn too_short_budgets_are_reported_with_the_minimum() {
+    let sandbox =
+        perceiver_tests::program::Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let output = sandbox.succeed(
         "train --preset quickstart --config tiny.toml --limit-train 600 --budget 50ms --output run",
     );
-    let told = said
+    let warning = output
         .err
         .find("a budget of 50ms is too short for one step, validation, saving and the test, and will be exceeded");
-    let epoch = said.err.find("epoch 1");
-    assert!(told.is_some() && told < epoch, "{}", said.err);
-    let least = said.err.split("about --budget ").nth(1).unwrap();
+    let epoch = output.err.find("epoch 1");
+    assert!(warning.is_some() && warning < epoch, "{}", output.err);
+    let least = output.err.split("about --budget ").nth(1).unwrap();
     let least = least.split_whitespace().next().unwrap();
     assert!(least.parse::<perceiver_train::Budget>().is_ok(), "{least}");
 }
 
 #[test]
-fn the_least_budget_has_room_for_the_test() {
+fn the_minimum_budget_includes_the_test() {
     let run = Run::new("training.budget = '1ms'");
     let trainer = run.trainer();
     let forecast = trainer.forecast().unwrap().unwrap();
@@ -213,6 +216,6 @@ fn the_least_budget_has_room_for_the_test() {
     };
     let later = trainer.timed(Instant::now(), test).least_budget(&forecast);
     let more = later.duration().saturating_sub(least).as_secs_f64();
-    // The test's loading, with a fifth more for caution and the slack.
+    // The loading time of the test data, times 1.2 as a safety factor, and the slack.
     assert!((more - 122.4).abs() < 2.0, "{more}");
 }

@@ -1,4 +1,4 @@
-//! The command line as people meet it: what it prints, what it leaves, and how it fails.
+//! The command line: its output, its files and its errors.
 
 use std::fs;
 use std::path::Path;
@@ -11,34 +11,34 @@ use perceiver_tests::program::{Sandbox, names_in, tiny};
 use perceiver_train::{Checkpoint, Preset};
 use serde_json::Value;
 
-fn workplace() -> Sandbox {
+fn new_sandbox() -> Sandbox {
     Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
 }
 
-/// A workplace with a model trained on shapes in `run`.
+/// Returns a sandbox with a model trained on shapes in `run`.
 fn trained() -> Sandbox {
-    let place = workplace();
-    place.succeed("train --preset quickstart --config tiny.toml --output run");
-    place
+    let sandbox = new_sandbox();
+    sandbox.succeed("train --preset quickstart --config tiny.toml --output run");
+    sandbox
 }
 
-fn json(place: &Sandbox, file: &str) -> Value {
-    serde_json::from_slice(&fs::read(place.path(file)).unwrap()).unwrap()
+fn json(sandbox: &Sandbox, file: &str) -> Value {
+    serde_json::from_slice(&fs::read(sandbox.path(file)).unwrap()).unwrap()
 }
 
-/// The error message of a command that must fail with `code`.
-fn failure(place: &Sandbox, arguments: &str, code: i32) -> String {
-    let said = place.run(arguments);
-    assert_eq!(said.code, Some(code), "{arguments}: {}", said.err);
-    assert!(!said.err.contains("panicked"), "{}", said.err);
-    let first = said.err.find("error:").expect("an error message");
-    said.err[first..].trim_end().to_string()
+/// Runs a command that must fail with `code`, and returns its error message.
+fn failure(sandbox: &Sandbox, arguments: &str, code: i32) -> String {
+    let output = sandbox.run(arguments);
+    assert_eq!(output.code, Some(code), "{arguments}: {}", output.err);
+    assert!(!output.err.contains("panicked"), "{}", output.err);
+    let first = output.err.find("error:").expect("an error message");
+    output.err[first..].trim_end().to_string()
 }
 
 #[test]
 fn help_explains_every_command() {
-    let place = workplace();
-    assert_snapshot!("help", place.succeed("--help").out);
+    let sandbox = new_sandbox();
+    assert_snapshot!("help", sandbox.succeed("--help").out);
     for command in [
         "train",
         "evaluate",
@@ -52,23 +52,23 @@ fn help_explains_every_command() {
         "completions",
         "man",
     ] {
-        let said = place.succeed(&format!("{command} --help"));
-        assert_snapshot!(format!("help-{command}"), said.out);
+        let output = sandbox.succeed(&format!("{command} --help"));
+        assert_snapshot!(format!("help-{command}"), output.out);
     }
 }
 
 #[test]
 fn summary_counts_what_keras_counts() {
-    let said = workplace().succeed("summary --preset keras");
-    assert!(said.out.contains("9,697,637"));
-    assert_snapshot!("summary", said.out);
+    let output = new_sandbox().succeed("summary --preset keras");
+    assert!(output.out.contains("9,697,637"));
+    assert_snapshot!("summary", output.out);
 }
 
 #[test]
 fn errors_say_what_was_expected_and_what_to_do() {
-    let place = trained();
-    place.write("bad.toml", "[training\n");
-    place.write("unknown.toml", "[training]\nlearning_rat = 1.0\n");
+    let sandbox = trained();
+    sandbox.write("bad.toml", "[training\n");
+    sandbox.write("unknown.toml", "[training]\nlearning_rat = 1.0\n");
     let failures = [
         ("train --dataset mnist", 2),
         ("train --dataset cifar100", 1),
@@ -103,21 +103,21 @@ fn errors_say_what_was_expected_and_what_to_do() {
     let messages = failures.map(|(arguments, code)| {
         format!(
             "$ perceiver {arguments}\n{}\n",
-            failure(&place, arguments, code)
+            failure(&sandbox, arguments, code)
         )
     });
     assert_snapshot!("errors", messages.join("\n"));
     assert!(
-        !place.path("runs").exists(),
+        !sandbox.path("runs").exists(),
         "a refused run leaves nothing behind"
     );
 }
 
 #[test]
-fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
-    let place = workplace();
-    let said = place.succeed("train --config tiny.toml --epochs 2");
-    let mut lines = said.err.lines();
+fn runs_report_their_choices_and_write_the_documented_files() {
+    let sandbox = new_sandbox();
+    let output = sandbox.succeed("train --config tiny.toml --epochs 2");
+    let mut lines = output.err.lines();
     let first = lines.next().unwrap();
     assert!(
         first.contains("no CIFAR-100 in data") && first.contains("cargo xtask fetch-data"),
@@ -129,12 +129,13 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
         "{second}"
     );
     assert!(
-        !said.err.contains('\x1b'),
+        !output.err.contains('\x1b'),
         "colours or bars without a terminal: {}",
-        said.err
+        output.err
     );
 
-    let metrics = fs::read_to_string(place.path("runs/shapes-quickstart-1/metrics.jsonl")).unwrap();
+    let metrics =
+        fs::read_to_string(sandbox.path("runs/shapes-quickstart-1/metrics.jsonl")).unwrap();
     let epochs: Vec<Value> = metrics
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -156,7 +157,7 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
             "val_top5_acc"
         ]
     );
-    let run = place.path("runs/shapes-quickstart-1");
+    let run = sandbox.path("runs/shapes-quickstart-1");
     let documented = [
         "config.json",
         "metrics.csv",
@@ -178,12 +179,12 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
             "state.safetensors"
         ]
     );
-    let config = json(&place, "runs/shapes-quickstart-1/config.json");
+    let config = json(&sandbox, "runs/shapes-quickstart-1/config.json");
     assert_eq!(config["id2label"].as_object().unwrap().len(), 20);
     assert_eq!(config["data"]["train_images"], 60);
     assert_eq!(config["data"]["train_sha256"].as_str().unwrap().len(), 64);
 
-    let again = place.succeed("train --config tiny.toml");
+    let again = sandbox.succeed("train --config tiny.toml");
     assert!(
         again.err.contains("runs/shapes-quickstart-2"),
         "{}",
@@ -192,26 +193,26 @@ fn a_run_says_what_was_chosen_and_leaves_what_is_documented() {
 }
 
 #[test]
-fn flags_are_stronger_than_the_file_and_the_file_than_the_preset() {
-    let place = workplace();
-    place.write("more.toml", format!("{}seed = 3\n", tiny()));
-    place.succeed("train --preset quickstart --config more.toml --batch-size 30 --output run");
-    let recipe = fs::read_to_string(place.path("run/training/recipe.toml")).unwrap();
+fn flags_override_the_file_and_the_file_overrides_the_preset() {
+    let sandbox = new_sandbox();
+    sandbox.write("more.toml", format!("{}seed = 3\n", tiny()));
+    sandbox.succeed("train --preset quickstart --config more.toml --batch-size 30 --output run");
+    let recipe = fs::read_to_string(sandbox.path("run/training/recipe.toml")).unwrap();
     let recipe: toml::Table = toml::from_str(&recipe).unwrap();
-    assert_eq!(recipe["training"]["batch_size"].as_integer(), Some(30)); // the flag's
-    assert_eq!(recipe["training"]["seed"].as_integer(), Some(3)); // the file's
-    assert_eq!(recipe["data"]["dataset"].as_str(), Some("shapes")); // the preset's
+    assert_eq!(recipe["training"]["batch_size"].as_integer(), Some(30)); // from the flag
+    assert_eq!(recipe["training"]["seed"].as_integer(), Some(3)); // from the file
+    assert_eq!(recipe["data"]["dataset"].as_str(), Some("shapes")); // from the preset
 }
 
 #[test]
-fn set_changes_any_field_and_is_the_strongest() {
-    let place = workplace();
-    place.succeed(
+fn set_changes_any_field_and_overrides_everything() {
+    let sandbox = new_sandbox();
+    sandbox.succeed(
         "train --preset quickstart --config tiny.toml --epochs 2 --output run --set training.epochs=1 \
          --set training.optimizer.name=lamb --set model.ffn_units=[4,8] --set data.augmentation.zoom=0.3 \
          --set training.accumulate=2",
     );
-    let recipe = fs::read_to_string(place.path("run/training/recipe.toml")).unwrap();
+    let recipe = fs::read_to_string(sandbox.path("run/training/recipe.toml")).unwrap();
     let recipe: toml::Table = toml::from_str(&recipe).unwrap();
     assert_eq!(recipe["training"]["epochs"].as_integer(), Some(1));
     assert_eq!(
@@ -221,7 +222,7 @@ fn set_changes_any_field_and_is_the_strongest() {
     assert_eq!(recipe["model"]["ffn_units"].as_array().unwrap().len(), 2);
     let zoom = recipe["data"]["augmentation"]["zoom"].as_float().unwrap();
     assert!((zoom - 0.3).abs() < 1e-6);
-    // An alias.
+    // `accumulate` is an alias of `gradient_accumulation`.
     let training = recipe["training"].as_table().unwrap();
     assert_eq!(training["gradient_accumulation"].as_integer(), Some(2));
     assert!(!training.contains_key("accumulate"));
@@ -229,8 +230,8 @@ fn set_changes_any_field_and_is_the_strongest() {
 
 #[test]
 fn summary_shows_a_changed_model() {
-    let place = workplace();
-    let changed = place.succeed(
+    let sandbox = new_sandbox();
+    let changed = sandbox.succeed(
         "summary --preset quickstart --config tiny.toml --set model.num_transformer_blocks=3",
     );
     let first = changed.out.lines().next().unwrap();
@@ -238,31 +239,31 @@ fn summary_shows_a_changed_model() {
         first,
         "Perceiver, preset quickstart, tiny.toml, --set model.num_transformer_blocks=3"
     );
-    place.write("other.toml", tiny());
-    let plain = place.succeed("summary --preset quickstart --config other.toml");
+    sandbox.write("other.toml", tiny());
+    let plain = sandbox.succeed("summary --preset quickstart --config other.toml");
     let rows = |text: &str| text.lines().count();
     assert!(rows(&changed.out) > rows(&plain.out), "{}", changed.out);
 }
 
 #[test]
 fn quiet_leaves_warnings_and_results() {
-    let said =
-        workplace().succeed("train --quiet --preset quickstart --config tiny.toml --output run");
-    assert_eq!(said.err, "");
+    let output =
+        new_sandbox().succeed("train --quiet --preset quickstart --config tiny.toml --output run");
+    assert_eq!(output.err, "");
     assert!(
-        said.out.starts_with("test results on shapes"),
+        output.out.starts_with("test results on shapes"),
         "{}",
-        said.out
+        output.out
     );
 }
 
 #[test]
-fn evaluate_repeats_the_results_to_the_last_digit() {
-    let place = trained();
-    let said = place.succeed("evaluate --checkpoint run --json");
-    let results = fs::read_to_string(place.path("run/results.json")).unwrap();
-    assert_eq!(said.out, results);
-    let results = json(&place, "run/results.json");
+fn evaluate_reproduces_the_results_exactly() {
+    let sandbox = trained();
+    let output = sandbox.succeed("evaluate --checkpoint run --json");
+    let results = fs::read_to_string(sandbox.path("run/results.json")).unwrap();
+    assert_eq!(output.out, results);
+    let results = json(&sandbox, "run/results.json");
     assert_eq!(results["images"], 20);
     let [low, high] = [0, 1].map(|i| results["acc_interval_95"][i].as_f64().unwrap());
     let acc = results["acc"].as_f64().unwrap();
@@ -270,15 +271,15 @@ fn evaluate_repeats_the_results_to_the_last_digit() {
 }
 
 #[test]
-fn a_recipe_can_have_its_verdict_averaged_over_mirror_images() {
-    let place = workplace();
-    place.succeed(
+fn recipes_can_average_the_test_over_mirror_images() {
+    let sandbox = new_sandbox();
+    sandbox.succeed(
         "train --preset quickstart --config tiny.toml --output run --set data.test_time_flip=true",
     );
-    let results = fs::read_to_string(place.path("run/results.json")).unwrap();
+    let results = fs::read_to_string(sandbox.path("run/results.json")).unwrap();
     let evaluate = |flag: &str| {
         let arguments = format!("evaluate --checkpoint run --json {flag}");
-        place.succeed(&arguments).out
+        sandbox.succeed(&arguments).out
     };
     assert_eq!(evaluate(""), results);
     assert_eq!(evaluate("--flip-average"), results);
@@ -292,11 +293,11 @@ fn a_recipe_can_have_its_verdict_averaged_over_mirror_images() {
         .chunks(side)
         .flat_map(|row| row.iter().rev().copied());
     let mirrored = Image::new(image.height(), side, mirrored.collect()).unwrap();
-    image.write_png(&place.path("a.png")).unwrap();
-    mirrored.write_png(&place.path("b.png")).unwrap();
+    image.write_png(sandbox.path("a.png")).unwrap();
+    mirrored.write_png(sandbox.path("b.png")).unwrap();
     let classes = |flag: &str, file: &str| {
         let arguments = format!("predict --checkpoint run --json {flag} {file}");
-        let line: Value = serde_json::from_str(&place.succeed(&arguments).out).unwrap();
+        let line: Value = serde_json::from_str(&sandbox.succeed(&arguments).out).unwrap();
         let classes = line["classes"].as_array().unwrap().iter();
         let pairs = classes.map(|c| (c["class"].to_string(), c["probability"].as_f64().unwrap()));
         pairs.collect::<Vec<_>>()
@@ -311,27 +312,27 @@ fn a_recipe_can_have_its_verdict_averaged_over_mirror_images() {
 }
 
 #[test]
-fn a_checkpoint_alone_suffices_to_predict() {
-    let place = trained();
-    fs::create_dir(place.path("elsewhere")).unwrap();
+fn prediction_needs_only_the_checkpoint() {
+    let sandbox = trained();
+    fs::create_dir(sandbox.path("elsewhere")).unwrap();
     for file in ["config.json", "model.safetensors"] {
         fs::copy(
-            place.path("run").join(file),
-            place.path("elsewhere").join(file),
+            sandbox.path("run").join(file),
+            sandbox.path("elsewhere").join(file),
         )
         .unwrap();
     }
-    fs::remove_dir_all(place.path("run")).unwrap();
+    fs::remove_dir_all(sandbox.path("run")).unwrap();
     let test = shapes(Split::Test, Labels::Fine).unwrap();
     test.images()[0]
-        .write_png(&place.path("picture.png"))
+        .write_png(sandbox.path("picture.png"))
         .unwrap();
 
-    let table = place
+    let table = sandbox
         .succeed("predict --checkpoint elsewhere picture.png --top-k 3")
         .out;
     assert_eq!(table.lines().count(), 1 + 3, "{table}");
-    let line = place
+    let line = sandbox
         .succeed("predict --checkpoint elsewhere picture.png --json")
         .out;
     let prediction: Value = serde_json::from_str(&line).unwrap();
@@ -344,7 +345,7 @@ fn a_checkpoint_alone_suffices_to_predict() {
     assert_eq!(probabilities.len(), 5);
     assert!(probabilities.is_sorted_by(|a, b| a >= b));
 
-    let checkpoint = Checkpoint::open(&place.path("elsewhere"), &Device::Cpu).unwrap();
+    let checkpoint = Checkpoint::open(sandbox.path("elsewhere"), &Device::Cpu).unwrap();
     let all = checkpoint.classify(&test.images()[..1]).unwrap();
     let highest = all[0].iter().copied().fold(0.0, f32::max);
     assert!((f64::from(highest) - probabilities[0]).abs() < 1e-6);
@@ -352,34 +353,34 @@ fn a_checkpoint_alone_suffices_to_predict() {
 }
 
 #[test]
-fn a_broken_picture_is_reported_and_the_rest_goes_on() {
-    let place = trained();
+fn corrupt_images_are_reported_and_the_rest_is_predicted() {
+    let sandbox = trained();
     let test = shapes(Split::Test, Labels::Fine).unwrap();
     for name in ["a.png", "c.png"] {
-        test.images()[1].write_png(&place.path(name)).unwrap();
+        test.images()[1].write_png(sandbox.path(name)).unwrap();
     }
-    place.write("b.png", "not a picture");
-    let said = place.run("predict --checkpoint run --json a.png b.png missing.png c.png");
-    assert_eq!(said.code, Some(1));
-    assert_eq!(said.out.lines().count(), 2, "{}", said.out);
+    sandbox.write("b.png", "not a picture");
+    let output = sandbox.run("predict --checkpoint run --json a.png b.png missing.png c.png");
+    assert_eq!(output.code, Some(1));
+    assert_eq!(output.out.lines().count(), 2, "{}", output.out);
     assert!(
-        said.err.contains("b.png is not a readable image"),
+        output.err.contains("b.png is not a readable image"),
         "{}",
-        said.err
+        output.err
     );
-    assert!(said.err.contains("missing.png"), "{}", said.err);
+    assert!(output.err.contains("missing.png"), "{}", output.err);
 }
 
 #[test]
-fn damaged_checkpoints_are_refused_by_name() {
-    let place = trained();
-    let config = fs::read_to_string(place.path("run/config.json")).unwrap();
-    let weights = fs::read(place.path("run/model.safetensors")).unwrap();
+fn damaged_checkpoints_are_rejected_by_name() {
+    let sandbox = trained();
+    let config = fs::read_to_string(sandbox.path("run/config.json")).unwrap();
+    let weights = fs::read(sandbox.path("run/model.safetensors")).unwrap();
     let predict = |what: &str| {
-        let message = failure(&place, "predict --checkpoint run tiny.toml", 1);
+        let message = failure(&sandbox, "predict --checkpoint run tiny.toml", 1);
         format!("{what}\n{message}\n")
     };
-    // The line of id2label with a class.
+    // Returns the line of `id2label` with this class.
     let named = |class: &str| {
         let mut lines = config.lines();
         let ending = format!(": \"{class}\",");
@@ -417,58 +418,58 @@ fn damaged_checkpoints_are_refused_by_name() {
         ),
     ] {
         assert_ne!(damaged, config, "{what}: nothing was changed");
-        place.write("run/config.json", damaged);
+        sandbox.write("run/config.json", damaged);
         messages.push(predict(what));
     }
-    place.write("run/config.json", &config);
-    place.write("run/model.safetensors", &weights[..weights.len() / 2]);
+    sandbox.write("run/config.json", &config);
+    sandbox.write("run/model.safetensors", &weights[..weights.len() / 2]);
     messages.push(predict("model.safetensors is cut in half"));
-    fs::remove_file(place.path("run/model.safetensors")).unwrap();
+    fs::remove_file(sandbox.path("run/model.safetensors")).unwrap();
     messages.push(predict("model.safetensors is missing"));
     assert_snapshot!("damaged_checkpoints", messages.join("\n"));
 }
 
-/// A picture of one brightness with a corner of another, `height` by `width`.
-fn picture(height: usize, width: usize, value: u8) -> Image {
+/// Returns an image of `height` by `width` pixels of one brightness, with a corner of another.
+fn test_image(height: usize, width: usize, value: u8) -> Image {
     let mut pixels = vec![value; 3 * height * width];
     pixels[0] = 255 - value;
     Image::new(height, width, pixels).unwrap()
 }
 
 #[test]
-fn a_folder_of_pictures_trains_and_predicts() {
-    let place = workplace();
+fn an_image_folder_trains_and_predicts() {
+    let sandbox = new_sandbox();
     for (class, value) in [("dark", 20), ("light", 230)] {
-        fs::create_dir_all(place.path("photos").join(class)).unwrap();
+        fs::create_dir_all(sandbox.path("photos").join(class)).unwrap();
         for index in 0..12u8 {
             let extension = ["png", "jpg", "webp"][usize::from(index % 3)];
             let (width, height) = (40 - u32::from(index), 16 + u32::from(index));
             image::RgbImage::from_pixel(width, height, image::Rgb([value + index; 3]))
-                .save(place.path(format!("photos/{class}/{index}.{extension}")))
+                .save(sandbox.path(format!("photos/{class}/{index}.{extension}")))
                 .unwrap();
         }
     }
-    let said = place.succeed("train --dataset folder:photos --config tiny.toml --epochs 30 --learning-rate 0.01 --output run");
-    assert!(said.out.contains("test results on"), "{}", said.out);
-    let line = place
+    let output = sandbox.succeed("train --dataset folder:photos --config tiny.toml --epochs 30 --learning-rate 0.01 --output run");
+    assert!(output.out.contains("test results on"), "{}", output.out);
+    let line = sandbox
         .succeed("predict --checkpoint run --json photos/dark/4.jpg")
         .out;
     let prediction: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(prediction["classes"][0]["class"], "dark");
-    let said = place.succeed("evaluate --checkpoint run --json");
+    let output = sandbox.succeed("evaluate --checkpoint run --json");
     assert_eq!(
-        said.out,
-        fs::read_to_string(place.path("run/results.json")).unwrap()
+        output.out,
+        fs::read_to_string(sandbox.path("run/results.json")).unwrap()
     );
 }
 
-/// A CIFAR-100 of a few pictures under `data`.
-fn write_cifar100(place: &Sandbox) {
+/// Writes a CIFAR-100 of a few images to `data`.
+fn write_cifar100(sandbox: &Sandbox) {
     let records: Vec<CifarRecord> = (0..40u8)
         .map(|index| CifarRecord {
             coarse: index % 2,
             fine: index % 4,
-            image: picture(32, 32, 50 * (index % 4)),
+            image: test_image(32, 32, 50 * (index % 4)),
         })
         .collect();
     let names = |names: &[&str]| {
@@ -477,7 +478,7 @@ fn write_cifar100(place: &Sandbox) {
             .map(ToString::to_string)
             .collect::<Vec<String>>()
     };
-    let data = place.path("data");
+    let data = sandbox.path("data");
     Cifar::Hundred.write(&data, Split::Train, &records).unwrap();
     Cifar::Hundred
         .write(&data, Split::Test, &records[..8])
@@ -487,44 +488,45 @@ fn write_cifar100(place: &Sandbox) {
 }
 
 #[test]
-fn cifar100_is_chosen_when_it_is_there() {
-    let place = workplace();
-    write_cifar100(&place);
-    let said = place.succeed("train --config tiny.toml --output fine");
+fn cifar100_is_the_default_when_it_exists() {
+    let sandbox = new_sandbox();
+    write_cifar100(&sandbox);
+    let output = sandbox.succeed("train --config tiny.toml --output fine");
     assert!(
-        said.err
+        output
+            .err
             .contains("cifar100 (found in the data directory), preset cifar100-cpu (CPU default)"),
         "{}",
-        said.err
+        output.err
     );
     assert_eq!(
-        json(&place, "fine/config.json")["id2label"]
+        json(&sandbox, "fine/config.json")["id2label"]
             .as_object()
             .unwrap()
             .len(),
         4
     );
 
-    place.succeed("train --config tiny.toml --labels coarse --output coarse");
-    let config = json(&place, "coarse/config.json");
+    sandbox.succeed("train --config tiny.toml --labels coarse --output coarse");
+    let config = json(&sandbox, "coarse/config.json");
     assert_eq!(
         config["id2label"],
         serde_json::json!({"0": "even", "1": "odd"})
     );
 }
 
-/// Keras's golden case as files for `import-keras`.
-fn write_keras_case(place: &Sandbox) -> Value {
+/// Writes the reference case of Keras as input files of `import-keras`, and returns its metadata.
+fn write_keras_case(sandbox: &Sandbox) -> Value {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
     let facts: Value =
         serde_json::from_slice(&fs::read(golden.join("perceiver_small.json")).unwrap()).unwrap();
     fs::copy(
         golden.join("perceiver_small.safetensors"),
-        place.path("keras.safetensors"),
+        sandbox.path("keras.safetensors"),
     )
     .unwrap();
-    place.write("architecture.json", facts["config"].to_string());
-    place.write("classes.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+    sandbox.write("architecture.json", facts["config"].to_string());
+    sandbox.write("classes.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
     facts
 }
 
@@ -533,21 +535,21 @@ const IMPORT: &str =
 
 #[test]
 fn imported_keras_weights_give_keras_logits() {
-    let place = workplace();
-    let facts = write_keras_case(&place);
-    let said = place.succeed(&format!(
+    let sandbox = new_sandbox();
+    let facts = write_keras_case(&sandbox);
+    let output = sandbox.succeed(&format!(
         "{IMPORT} --architecture architecture.json --output checkpoint"
     ));
     let count = facts["params"].as_u64().unwrap();
     assert!(
-        said.out.replace(',', "").contains(&count.to_string()),
+        output.out.replace(',', "").contains(&count.to_string()),
         "{}",
-        said.out
+        output.out
     );
 
-    let checkpoint = Checkpoint::open(&place.path("checkpoint"), &Device::Cpu).unwrap();
+    let checkpoint = Checkpoint::open(sandbox.path("checkpoint"), &Device::Cpu).unwrap();
     let arrays =
-        candle_core::safetensors::load(place.path("keras.safetensors"), &Device::Cpu).unwrap();
+        candle_core::safetensors::load(sandbox.path("keras.safetensors"), &Device::Cpu).unwrap();
     let images = arrays["input"]
         .permute((0, 3, 1, 2))
         .unwrap()
@@ -557,21 +559,24 @@ fn imported_keras_weights_give_keras_logits() {
     let flat = |tensor: &candle_core::Tensor| -> Vec<f32> {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     };
-    for (found, expected) in flat(&logits).iter().zip(flat(&arrays["act/logits"])) {
-        assert!((found - expected).abs() < 1e-4, "{found} is not {expected}");
+    for (actual, expected) in flat(&logits).iter().zip(flat(&arrays["act/logits"])) {
+        assert!(
+            (actual - expected).abs() < 1e-4,
+            "{actual} is not {expected}"
+        );
     }
 }
 
 #[test]
-fn keras_weights_that_do_not_fit_leave_nothing_behind() {
-    let place = workplace();
-    write_keras_case(&place);
-    let other = fs::read_to_string(place.path("architecture.json")).unwrap();
-    place.write(
+fn mismatched_keras_weights_leave_no_files() {
+    let sandbox = new_sandbox();
+    write_keras_case(&sandbox);
+    let other = fs::read_to_string(sandbox.path("architecture.json")).unwrap();
+    sandbox.write(
         "other.json",
         other.replace("\"num_heads\":4", "\"num_heads\":2"),
     );
-    place.write("few.txt", "only one\n");
+    sandbox.write("few.txt", "only one\n");
     let messages = [
         format!("{IMPORT} --output out"),
         format!("{IMPORT} --architecture other.json --output out"),
@@ -585,25 +590,25 @@ fn keras_weights_that_do_not_fit_leave_nothing_behind() {
     .map(|arguments| {
         format!(
             "$ perceiver {arguments}\n{}\n",
-            failure(&place, &arguments, 1)
+            failure(&sandbox, &arguments, 1)
         )
     });
     assert_snapshot!("import_keras_errors", messages.join("\n"));
-    assert!(!place.path("out").exists());
+    assert!(!sandbox.path("out").exists());
 }
 
 #[test]
-fn a_model_is_not_judged_by_other_classes() {
-    let place = trained();
+fn evaluation_on_other_classes_is_rejected() {
+    let sandbox = trained();
     for class in 0..20 {
-        fs::create_dir_all(place.path(format!("photos/x{class:02}"))).unwrap();
+        fs::create_dir_all(sandbox.path(format!("photos/x{class:02}"))).unwrap();
         for index in 0..2 {
-            let path = place.path(format!("photos/x{class:02}/{index}.png"));
-            picture(8, 8, 9).write_png(&path).unwrap();
+            let path = sandbox.path(format!("photos/x{class:02}/{index}.png"));
+            test_image(8, 8, 9).write_png(&path).unwrap();
         }
     }
     let message = failure(
-        &place,
+        &sandbox,
         "evaluate --checkpoint run --dataset folder:photos",
         1,
     );
@@ -616,50 +621,53 @@ fn a_model_is_not_judged_by_other_classes() {
 }
 
 #[test]
-fn the_file_decides_about_device_and_data_directory_too() {
-    let place = workplace();
-    write_cifar100(&place);
-    fs::rename(place.path("data"), place.path("elsewhere")).unwrap();
+fn the_file_sets_device_and_data_directory_too() {
+    let sandbox = new_sandbox();
+    write_cifar100(&sandbox);
+    fs::rename(sandbox.path("data"), sandbox.path("elsewhere")).unwrap();
     let tiny = tiny();
     let elsewhere = tiny.replace("[data]", "[data]\ndata_dir = 'elsewhere'");
-    place.write("elsewhere.toml", elsewhere);
-    let said = place.succeed("train --config elsewhere.toml --output run");
+    sandbox.write("elsewhere.toml", elsewhere);
+    let output = sandbox.succeed("train --config elsewhere.toml --output run");
     assert!(
-        said.err.contains("cifar100 (found in the data directory)"),
+        output
+            .err
+            .contains("cifar100 (found in the data directory)"),
         "{}",
-        said.err
+        output.err
     );
 
-    place.write("gpu.toml", format!("{tiny}device = 'metal'\n"));
-    let message = failure(&place, "train --config gpu.toml", 1);
+    sandbox.write("gpu.toml", format!("{tiny}device = 'metal'\n"));
+    let message = failure(&sandbox, "train --config gpu.toml", 1);
     assert!(message.contains("device metal"), "{message}");
 }
 
 #[test]
-fn a_reader_who_leaves_is_no_error() {
-    let place = workplace();
-    let mut child = place.command("summary").spawn().unwrap();
-    drop(child.stdout.take()); // long before the program has started to print
+fn a_closed_pipe_is_no_error() {
+    let sandbox = new_sandbox();
+    let mut child = sandbox.command("summary").spawn().unwrap();
+    drop(child.stdout.take()); // before the program starts to print
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
-/// What is said to run on a GPU for hours runs for a moment anywhere, from the first batch to the verdict, in the precision that it will have there.
+/// Even presets for hours of training on a GPU can run a moment on any machine, from the first
+/// batch to the test results, in `bf16`.
 #[test]
-fn every_preset_trains_and_is_judged() {
-    let place = workplace();
+fn every_preset_trains_and_is_evaluated() {
+    let sandbox = new_sandbox();
     for preset in Preset::ALL {
         let flags = "--dataset shapes --epochs 1 --limit-train 6 --limit-test 4 --batch-size 3 --precision bf16";
-        let said = place.succeed(&format!(
+        let output = sandbox.succeed(&format!(
             "train --preset {preset} {flags} --output {preset}"
         ));
         assert!(
-            said.out.contains("test results on shapes, 4 images"),
+            output.out.contains("test results on shapes, 4 images"),
             "{}",
-            said.out
+            output.out
         );
-        let metrics = fs::read_to_string(place.path(format!("{preset}/metrics.jsonl"))).unwrap();
+        let metrics = fs::read_to_string(sandbox.path(format!("{preset}/metrics.jsonl"))).unwrap();
         assert_eq!(metrics.lines().count(), 1, "{preset}");
     }
 }

@@ -1,4 +1,4 @@
-//! Whatever happens to the files of a run, it is noticed, named, changes nothing else, and there is a way out.
+//! Damaged files of a run: each is detected and named, no other file changes, and a remedy exists.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use perceiver_tests::run::{Run, finished, several_epochs};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-/// A run with every kind of tensor in its state, but short.
+/// Returns a short run whose state has every kind of tensor.
 fn trained() -> Run {
     let run = Run::new(
         env!("CARGO_BIN_EXE_perceiver-under-test"),
@@ -17,12 +17,12 @@ fn trained() -> Run {
     );
     let recipe =
         several_epochs().replace("epochs = 6\nbatch_size = 7", "epochs = 3\nbatch_size = 25");
-    run.place.write("tiny.toml", recipe + "ema_decay = 0.9\n");
+    run.sandbox.write("tiny.toml", recipe + "ema_decay = 0.9\n");
     finished(run.start());
     run
 }
 
-/// Every file under a directory.
+/// Returns every file below a directory, with its content.
 fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -36,7 +36,7 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-/// Puts a directory's files back to what they were.
+/// Restores the files of a directory.
 fn restore(directory: &Path, was: &BTreeMap<PathBuf, Vec<u8>>) {
     for path in files(directory).into_keys() {
         fs::remove_file(path).unwrap();
@@ -46,21 +46,21 @@ fn restore(directory: &Path, was: &BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-/// A safetensors file taken apart: its metadata and its tensors, each with type, shape and bytes.
+/// The parts of a safetensors file: its metadata, and each tensor with type, shape and bytes.
 struct Parts {
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, (String, Vec<u64>, Vec<u8>)>,
 }
 
-/// The header's JSON, and where the tensors begin.
+/// Returns the JSON header, and the offset of the tensor data.
 fn header(file: &[u8]) -> (Map<String, Value>, usize) {
     let (length, rest) = file.split_first_chunk().unwrap();
     let length = u64::from_le_bytes(*length) as usize;
     (serde_json::from_slice(&rest[..length]).unwrap(), 8 + length)
 }
 
-/// Where a tensor's bytes lie.
-fn place_of(file: &[u8], name: &str) -> (usize, usize) {
+/// Returns the byte range of a tensor in the file.
+fn byte_range(file: &[u8], name: &str) -> (usize, usize) {
     let (header, begin) = header(file);
     let offset = |end: usize| header[name]["data_offsets"][end].as_u64().unwrap() as usize;
     (begin + offset(0), begin + offset(1))
@@ -71,7 +71,7 @@ impl Parts {
         let (mut header, _) = header(file);
         let metadata = header.remove("__metadata__").unwrap();
         let tensors = header.into_iter().map(|(name, entry)| {
-            let (from, to) = place_of(file, &name);
+            let (from, to) = byte_range(file, &name);
             let shape = entry["shape"].as_array().unwrap().iter();
             let shape = shape.map(|dimension| dimension.as_u64().unwrap()).collect();
             let kind = entry["dtype"].as_str().unwrap().to_string();
@@ -83,7 +83,7 @@ impl Parts {
         }
     }
 
-    /// The file again, with the checksum that `checked_file.rs` documents.
+    /// Returns the file with a valid checksum, as `checksummed_file.rs` defines it.
     fn sealed(mut self) -> Vec<u8> {
         fn number(hash: &mut Sha256, number: u64) {
             hash.update(number.to_le_bytes());
@@ -112,7 +112,7 @@ impl Parts {
         self.unsealed()
     }
 
-    /// The file again, with the checksum it had.
+    /// Returns the file with its metadata unchanged, including the old checksum.
     fn unsealed(self) -> Vec<u8> {
         let mut header = Map::from_iter([("__metadata__".to_string(), json!(self.metadata))]);
         let mut data = Vec::new();
@@ -131,7 +131,7 @@ impl Parts {
         self.tensors.get_mut(name).unwrap()
     }
 
-    /// Changes the JSON of a state's progress.
+    /// Modifies the JSON of a state's progress.
     fn progress(&mut self, change: impl FnOnce(&mut Value)) {
         let text = self.metadata.get_mut("progress").unwrap();
         let mut progress = serde_json::from_str(text).unwrap();
@@ -140,15 +140,15 @@ impl Parts {
     }
 }
 
-/// What can happen to a safetensors file, with what is said about it then.
+/// A kind of damage to a safetensors file: its name, the change, and the expected error.
 type Damage = (&'static str, Box<dyn Fn(&[u8]) -> Vec<u8>>, &'static str);
 
 fn damage(
     what: &'static str,
     change: impl Fn(&[u8]) -> Vec<u8> + 'static,
-    said: &'static str,
+    message: &'static str,
 ) -> Damage {
-    (what, Box::new(change), said)
+    (what, Box::new(change), message)
 }
 
 fn cut(what: &'static str, length: impl Fn(&[u8]) -> usize + 'static) -> Damage {
@@ -166,14 +166,14 @@ fn flipped(what: &'static str, byte: impl Fn(&[u8]) -> usize + 'static) -> Damag
     damage(what, change, "is damaged or invalid")
 }
 
-/// A change by somebody who knows how to make the checksum right.
-fn resealed(what: &'static str, change: fn(&mut Parts), said: &'static str) -> Damage {
+/// A change with a recomputed checksum.
+fn resealed(what: &'static str, change: fn(&mut Parts), message: &'static str) -> Damage {
     let change = move |file: &[u8]| {
         let mut parts = Parts::of(file);
         change(&mut parts);
         parts.sealed()
     };
-    damage(what, change, said)
+    damage(what, change, message)
 }
 
 fn position(file: &[u8], text: &str) -> usize {
@@ -183,7 +183,7 @@ fn position(file: &[u8], text: &str) -> usize {
         .unwrap()
 }
 
-/// What can happen to weights and states alike.
+/// Returns the kinds of damage that apply to weights and states alike.
 fn to_any_file() -> Vec<Damage> {
     let sum = "content with sha256";
     vec![
@@ -235,9 +235,9 @@ fn to_any_file() -> Vec<Damage> {
     ]
 }
 
-/// What can happen to a state besides.
+/// Returns the kinds of damage that apply to a state, including those of any file.
 fn to_a_state() -> Vec<Damage> {
-    let begin_of = |name: &'static str| move |file: &[u8]| place_of(file, name).0;
+    let begin_of = |name: &'static str| move |file: &[u8]| byte_range(file, name).0;
     let mut all = to_any_file();
     all.extend([
         flipped("flipped in its progress", |file| {
@@ -337,7 +337,7 @@ fn to_a_state() -> Vec<Damage> {
     all
 }
 
-/// Changes one of a tensor's values.
+/// Sets one value of a tensor.
 fn set_value(parts: &mut Parts, tensor: &str, at: usize, value: f32) {
     parts.tensor(tensor).2[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes());
 }
@@ -350,24 +350,27 @@ fn recipe_of_state(parts: &mut Parts, from: &str, to: &str) {
     });
 }
 
-/// What the program says when it refuses, having changed nothing.
+/// Runs a command that must fail without changing a file, and returns its error message.
 fn refused(run: &Run, arguments: &str, what: &str) -> String {
     let before = files(&run.path(""));
-    let said = run.place.run(arguments);
-    assert_eq!(said.code, Some(1), "{what}: {}", said.err);
-    assert!(!said.err.contains("panicked"), "{what}: {}", said.err);
+    let output = run.sandbox.run(arguments);
+    assert_eq!(output.code, Some(1), "{what}: {}", output.err);
+    assert!(!output.err.contains("panicked"), "{what}: {}", output.err);
     assert!(files(&run.path("")) == before, "{what}: a file was changed");
-    said.err
+    output.err
 }
 
-fn assert_says(said: &str, parts: &[&str], what: &str) {
+fn assert_mentions(message: &str, parts: &[&str], what: &str) {
     for part in parts {
-        assert!(said.contains(part), "{what}: expected {part:?} in {said}");
+        assert!(
+            message.contains(part),
+            "{what}: expected {part:?} in {message}"
+        );
     }
 }
 
 #[test]
-fn a_damaged_state_is_refused_and_the_one_before_it_leads_to_the_same_end() {
+fn damaged_states_are_rejected_and_the_previous_one_gives_the_same_result() {
     let run = trained();
     let (root, state) = (run.path(""), run.path("training/state.safetensors"));
     let whole = files(&root);
@@ -377,9 +380,9 @@ fn a_damaged_state_is_refused_and_the_one_before_it_leads_to_the_same_end() {
         let damaged = change(good);
         assert!(&damaged != good, "{what}: nothing was changed");
         fs::write(&state, &damaged).unwrap();
-        let said = refused(&run, "train --resume run", what);
+        let stderr = refused(&run, "train --resume run", what);
         let offer = "state.previous.safetensors, is intact (2 epochs and 0 steps); resume from it with: perceiver train --resume run --from-previous";
-        assert_says(&said, &[finding, "run/training/", offer], what);
+        assert_mentions(&stderr, &[finding, "run/training/", offer], what);
 
         finished(run.resume("--from-previous"));
         assert!(
@@ -401,13 +404,13 @@ fn a_damaged_state_is_refused_and_the_one_before_it_leads_to_the_same_end() {
 }
 
 #[test]
-fn a_state_that_is_gone_is_not_taken_for_a_run_that_never_had_one() {
+fn a_missing_state_differs_from_a_run_without_states() {
     let run = trained();
     let state = run.path("training/state.safetensors");
     fs::remove_file(&state).unwrap();
-    let said = refused(&run, "train --resume run", "gone");
-    assert_says(
-        &said,
+    let stderr = refused(&run, "train --resume run", "gone");
+    assert_mentions(
+        &stderr,
         &["state.safetensors", "no such file", "--from-previous"],
         "gone",
     );
@@ -417,7 +420,7 @@ fn a_state_that_is_gone_is_not_taken_for_a_run_that_never_had_one() {
 }
 
 #[test]
-fn without_a_good_state_the_weights_stay_and_a_new_run_is_offered() {
+fn without_a_valid_state_the_weights_are_kept_and_a_new_run_is_suggested() {
     let run = trained();
     for file in ["state.safetensors", "state.previous.safetensors"] {
         fs::write(run.path("training").join(file), "no more").unwrap();
@@ -426,35 +429,35 @@ fn without_a_good_state_the_weights_stay_and_a_new_run_is_offered() {
             .iter()
             .take(if file.contains("previous") { 2 } else { 0 })
         {
-            let said = refused(&run, arguments, arguments);
+            let stderr = refused(&run, arguments, arguments);
             let way = [
                 "no other intact state",
                 "run/model.safetensors",
                 "--recipe run/training/recipe.toml",
             ];
-            assert_says(&said, &way, arguments);
+            assert_mentions(&stderr, &way, arguments);
         }
     }
-    run.place.succeed("evaluate --checkpoint run");
+    run.sandbox.succeed("evaluate --checkpoint run");
 }
 
-/// Weights and configuration are made from the state, and made again from it.
+/// Weights and configuration are derived from the state, so resuming writes them again.
 #[test]
-fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
+fn damaged_checkpoints_are_rejected_and_resuming_repairs_them() {
     let run = trained();
     let whole = files(&run.path(""));
     let mut all: Vec<(&str, Damage)> = Vec::new();
     let other_shape = |parts: &mut Parts| parts.tensor("latents").1 = vec![8, 4];
     let without = |parts: &mut Parts| drop(parts.tensors.remove("latents"));
-    let text = |what, from: &'static str, to: &'static str, said| {
+    let text = |what, from: &'static str, to: &'static str, message| {
         let change = move |file: &[u8]| {
             let text = std::str::from_utf8(file).unwrap();
             text.replacen(from, to, 1).into_bytes()
         };
-        damage(what, change, said)
+        damage(what, change, message)
     };
     let weights = [
-        flipped("flipped in a weight", |file| place_of(file, "latents").0),
+        flipped("flipped in a weight", |file| byte_range(file, "latents").0),
         resealed(
             "of another shape",
             other_shape,
@@ -525,9 +528,9 @@ fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
             fs::remove_file(&path).unwrap();
         }
         let what = format!("{file} {what}");
-        let said = refused(&run, "evaluate --checkpoint run", &what);
-        assert_says(
-            &said,
+        let stderr = refused(&run, "evaluate --checkpoint run", &what);
+        assert_mentions(
+            &stderr,
             &[finding, "run/", "`perceiver train --resume run` writes"],
             &what,
         );
@@ -540,12 +543,12 @@ fn a_damaged_checkpoint_is_refused_and_resuming_mends_it() {
 }
 
 #[test]
-fn a_changed_recipe_is_refused_by_field() {
+fn changed_recipes_are_rejected_by_field() {
     let run = trained();
     let path = run.path("training/recipe.toml");
     let recipe = fs::read_to_string(&path).unwrap();
     let back = "set training.seed back to 0 in run/training/recipe.toml";
-    for (from, to, says) in [
+    for (from, to, message) in [
         ("[training]", "[training", ["TOML parse error", "fix it"]),
         (
             "\nseed = 0",
@@ -588,19 +591,19 @@ fn a_changed_recipe_is_refused_by_field() {
         let changed = recipe.replacen(from, to, 1);
         assert_ne!(changed, recipe, "{from}: nothing was changed");
         fs::write(&path, changed).unwrap();
-        let said = refused(&run, "train --resume run", to);
-        assert_says(&said, &["run/training/recipe.toml"], to);
-        assert_says(&said, &says, to);
+        let stderr = refused(&run, "train --resume run", to);
+        assert_mentions(&stderr, &["run/training/recipe.toml"], to);
+        assert_mentions(&stderr, &message, to);
     }
-    // What a run may change on its way.
+    // A field that may change between sessions of a run.
     let changed = recipe.replacen("[training]", "[training]\ncheckpoint_every = '5m'", 1);
     fs::write(&path, changed).unwrap();
     finished(run.resume(""));
 }
 
-/// Weights of other programs have no checksum; a `config.json` of format 1 says so.
+/// Weights written by other programs have no checksum; a `config.json` of format 1 permits this.
 #[test]
-fn weights_without_a_checksum_are_read_where_the_configuration_promises_none() {
+fn weights_without_a_checksum_are_read_if_the_config_allows_it() {
     let run = trained();
     let mut weights = Parts::of(&run.weights());
     weights.metadata.clear();
@@ -608,19 +611,19 @@ fn weights_without_a_checksum_are_read_where_the_configuration_promises_none() {
     let config = fs::read_to_string(run.path("config.json")).unwrap();
     let first = config.replace("\"format\": 3", "\"format\": 1");
     fs::write(run.path("config.json"), first).unwrap();
-    let said = run.place.succeed("evaluate --checkpoint run --json");
-    assert_eq!(said.out, run.results());
+    let output = run.sandbox.succeed("evaluate --checkpoint run --json");
+    assert_eq!(output.out, run.results());
 }
 
-/// A limit on the size of files is as good as a full disk: writing fails half way.
+/// A limit on the file size acts like a full disk: writes fail halfway.
 #[cfg(unix)]
 #[test]
-fn a_full_disk_costs_nothing_that_was_saved() {
+fn a_full_disk_keeps_everything_that_was_saved() {
     let expected = trained();
     let run = Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
     fs::copy(
-        expected.place.path("tiny.toml"),
-        run.place.path("tiny.toml"),
+        expected.sandbox.path("tiny.toml"),
+        run.sandbox.path("tiny.toml"),
     )
     .unwrap();
     let limited = |program: &std::process::Command, blocks: usize| {
@@ -629,10 +632,10 @@ fn a_full_disk_costs_nothing_that_was_saved() {
         shell.arg("-c").arg(script).arg(program.get_program());
         shell
             .args(program.get_args())
-            .current_dir(run.place.path(""));
+            .current_dir(run.sandbox.path(""));
         shell.output().unwrap()
     };
-    // Room for the weights and not for the state, whether a block is 512 bytes or twice as much.
+    // Enough for the weights but not for the state, with `ulimit` blocks of 512 or 1024 bytes.
     let blocks = expected.weights().len() / 512 + 2;
     let state = run.path("training/state.safetensors");
     assert!(
@@ -646,21 +649,21 @@ fn a_full_disk_costs_nothing_that_was_saved() {
     assert!(!state.exists() && run.path("training/recipe.toml").exists());
 
     for more in ["", "--epochs 2"] {
-        let said = String::from_utf8(limited(&run.resume(more), blocks).stderr).unwrap();
+        let stderr = String::from_utf8(limited(&run.resume(more), blocks).stderr).unwrap();
         let way = [
             "state.safetensors",
             "free disk space, then resume with: perceiver train --resume run",
         ];
-        assert_says(&said, &way, "nothing saved yet");
+        assert_mentions(&stderr, &way, "nothing saved yet");
     }
-    // An epoch is saved, then there is no more room.
+    // After one saved epoch, the disk is full.
     finished(run.resume("--epochs 1"));
     let saved = fs::read(&state).unwrap();
     let output = limited(&run.resume("--epochs 3"), blocks);
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_says(
-        &said,
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_mentions(
+        &stderr,
         &[
             "cannot write run/training/state.safetensors",
             "free disk space",
@@ -679,14 +682,14 @@ fn a_full_disk_costs_nothing_that_was_saved() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_named() {
+fn unwritable_paths_are_named() {
     let run = trained();
-    run.place.write("file", "not a directory");
+    run.sandbox.write("file", "not a directory");
     let start =
         "train --preset quickstart --dataset folder:photos --config tiny.toml --output file/run";
-    let said = refused(&run, start, "below a file");
-    assert_says(
-        &said,
+    let stderr = refused(&run, start, "below a file");
+    assert_mentions(
+        &stderr,
         &["cannot create file/run/training", "another --output"],
         "below a file",
     );
@@ -698,11 +701,11 @@ fn a_place_that_cannot_be_written_is_named() {
 
         let training = run.path("training");
         set_permissions(&training, Permissions::from_mode(0o555)).unwrap();
-        let binds = fs::write(training.join("probe"), "").is_err(); // not for root
+        let binds = fs::write(training.join("probe"), "").is_err(); // root ignores permissions
         if binds {
-            let said = refused(&run, "train --resume run --epochs 9", "read-only");
-            assert_says(
-                &said,
+            let stderr = refused(&run, "train --resume run --epochs 9", "read-only");
+            assert_mentions(
+                &stderr,
                 &["cannot write run/training/", "allow reading and writing"],
                 "read-only",
             );
@@ -711,7 +714,7 @@ fn a_place_that_cannot_be_written_is_named() {
     }
 }
 
-/// Commands that use the weights of `run`, each of which has to refuse them.
+/// Commands that read the weights of `run`, each of which must reject invalid ones.
 const WITH_WEIGHTS: [&str; 6] = [
     "predict --checkpoint run photos/class-0/0.png",
     "evaluate --checkpoint run",
@@ -722,23 +725,23 @@ const WITH_WEIGHTS: [&str; 6] = [
 ];
 
 #[test]
-fn weights_that_are_not_finite_are_refused_by_every_command() {
+fn non_finite_weights_are_rejected_by_every_command() {
     let run = trained();
     let path = run.path("model.safetensors");
     let mut parts = Parts::of(&fs::read(&path).unwrap());
     set_value(&mut parts, "head.0.bias", 2, f32::NAN);
     fs::write(&path, parts.sealed()).unwrap();
     for command in WITH_WEIGHTS {
-        let said = refused(&run, command, command);
+        let stderr = refused(&run, command, command);
         let expected = "model.safetensors: weights: head.0.bias: expected finite numbers, found NaN at position 2 of 4";
-        assert_says(&said, &[expected], command);
+        assert_mentions(&stderr, &[expected], command);
     }
-    assert!(!run.place.path("other").exists() && !run.place.path("map.png").exists());
+    assert!(!run.sandbox.path("other").exists() && !run.sandbox.path("map.png").exists());
 }
 
-/// Finite weights of which a model's sums overflow.
+/// Finite weights whose products overflow.
 #[test]
-fn scores_that_are_not_finite_are_never_printed() {
+fn non_finite_scores_are_never_printed() {
     let run = trained();
     let path = run.path("model.safetensors");
     let whole = fs::read(&path).unwrap();
@@ -752,36 +755,42 @@ fn scores_that_are_not_finite_are_never_printed() {
     with("head.0.weight");
     for format in ["text", "table", "json", "csv"] {
         let command = format!("predict --checkpoint run --format {format} photos/class-0/0.png");
-        let said = run.place.run(&command);
-        assert_eq!(said.code, Some(1), "{command}: {} {}", said.out, said.err);
-        assert!(!said.out.contains("0.png"), "{command}: {}", said.out);
+        let output = run.sandbox.run(&command);
+        assert_eq!(
+            output.code,
+            Some(1),
+            "{command}: {} {}",
+            output.out,
+            output.err
+        );
+        assert!(!output.out.contains("0.png"), "{command}: {}", output.out);
         let parts = [
             "photos/class-0/0.png: image 0: expected finite logits",
             "weights are too large",
         ];
-        assert_says(&said.err, &parts, &command);
+        assert_mentions(&output.err, &parts, &command);
     }
     for command in [
         "evaluate --checkpoint run",
         "evaluate --checkpoint run --json",
     ] {
-        let said = refused(&run, command, command);
-        assert_says(&said, &["image 0: expected finite logits"], command);
+        let stderr = refused(&run, command, command);
+        assert_mentions(&stderr, &["image 0: expected finite logits"], command);
     }
     with("cross_attention.scale");
     let command = "attention --checkpoint run --output map.png photos/class-0/0.png";
-    let said = refused(&run, command, command);
-    assert_says(&said, &["image 0: expected finite logits"], command);
+    let stderr = refused(&run, command, command);
+    assert_mentions(&stderr, &["image 0: expected finite logits"], command);
 }
 
-/// What would never end, or take more memory than there is, by numbers alone.
+/// Sizes that would exhaust memory or never finish.
 #[test]
-fn architectures_without_bounds_are_refused_before_anything_is_made() {
+fn oversized_architectures_are_rejected_before_allocation() {
     let run = trained();
     let path = run.path("config.json");
     let text = fs::read_to_string(&path).unwrap();
     let config: Value = serde_json::from_str(&text).unwrap();
-    for (field, value, says) in [
+    for (field, value, message) in [
         (
             "num_iterations",
             json!(1_u64 << 63),
@@ -829,39 +838,39 @@ fn architectures_without_bounds_are_refused_before_anything_is_made() {
         changed["model"][field] = value;
         fs::write(&path, changed.to_string()).unwrap();
         for command in [WITH_WEIGHTS[0], WITH_WEIGHTS[1], "summary --checkpoint run"] {
-            let said = refused(&run, command, field);
-            assert_says(&said, &["model configuration: ", says], field);
+            let stderr = refused(&run, command, field);
+            assert_mentions(&stderr, &["model configuration: ", message], field);
         }
         let set = match &changed["model"][field] {
-            Value::Number(number) if number.as_i64().is_none() => continue, // no number in TOML
+            Value::Number(number) if number.as_i64().is_none() => continue, // not in TOML
             other => other.to_string(),
         };
-        let said = run.place.run(&format!(
+        let output = run.sandbox.run(&format!(
             "train --dataset folder:photos --config tiny.toml --set model.{field}={set}"
         ));
-        assert_ne!(said.code, Some(0), "{field}");
-        assert_says(&said.err, &["model configuration: ", says], field);
-        assert!(!run.place.path("runs").exists(), "{field}");
+        assert_ne!(output.code, Some(0), "{field}");
+        assert_mentions(&output.err, &["model configuration: ", message], field);
+        assert!(!run.sandbox.path("runs").exists(), "{field}");
     }
-    // More than the file has, within the bounds.
+    // Within the bounds, but more blocks than the weights file has.
     let mut changed = config.clone();
     changed["model"]["num_transformer_blocks"] = json!(1000);
     fs::write(&path, changed.to_string()).unwrap();
-    let said = refused(&run, WITH_WEIGHTS[0], "more blocks");
-    assert_says(&said, &["transformer.1.", "is missing"], "more blocks");
+    let stderr = refused(&run, WITH_WEIGHTS[0], "more blocks");
+    assert_mentions(&stderr, &["transformer.1.", "is missing"], "more blocks");
 }
 
 #[test]
-fn a_recipe_that_memory_cannot_hold_is_refused_with_the_figure() {
+fn recipes_that_exceed_the_memory_are_rejected_with_the_figure() {
     let run = trained();
     let wide = "--set model.projection_dim=16384 --set model.ffn_units=[16384,16384] --set model.num_heads=64 \
                 --set model.head_dim=256 --set model.num_transformer_blocks=100";
-    let said = run.place.run(&format!(
+    let output = run.sandbox.run(&format!(
         "train --dataset folder:photos --config tiny.toml --output wide {wide}"
     ));
-    assert_eq!(said.code, Some(1), "{}", said.err);
-    assert_says(
-        &said.err,
+    assert_eq!(output.code, Some(1), "{}", output.err);
+    assert_mentions(
+        &output.err,
         &[
             "training needs ",
             " GB of memory (at least), but ",
@@ -869,15 +878,15 @@ fn a_recipe_that_memory_cannot_hold_is_refused_with_the_figure() {
         ],
         "wide",
     );
-    assert!(!run.place.path("wide").exists());
+    assert!(!run.sandbox.path("wide").exists());
 }
 
 #[test]
-fn models_of_other_programs_are_told_by_name() {
+fn foreign_models_are_identified_by_name() {
     let run = trained();
     let (config, weights) = (run.path("config.json"), run.path("model.safetensors"));
     let ours = fs::read_to_string(&config).unwrap();
-    for (content, says) in [
+    for (content, message) in [
         (
             r#"{"model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_size": 768}"#,
             "a transformers model (model_type \"vit\", architectures ViTForImageClassification)",
@@ -889,10 +898,10 @@ fn models_of_other_programs_are_told_by_name() {
         ("{}", "an empty JSON object"),
     ] {
         fs::write(&config, content).unwrap();
-        let said = refused(&run, WITH_WEIGHTS[0], says);
+        let stderr = refused(&run, WITH_WEIGHTS[0], message);
         let loads = "this program loads model_type \"perceiver-image-classification\" with one model.safetensors";
-        assert_says(&said, &[says, loads], says);
-        assert!(!said.contains("missing field"), "{said}");
+        assert_mentions(&stderr, &[message, loads], message);
+        assert!(!stderr.contains("missing field"), "{stderr}");
     }
     fs::write(&config, ours).unwrap();
     fs::rename(&weights, run.path("model-00001-of-00002.safetensors")).unwrap();
@@ -901,11 +910,11 @@ fn models_of_other_programs_are_told_by_name() {
         r#"{"weight_map": {}}"#,
     )
     .unwrap();
-    let said = refused(&run, WITH_WEIGHTS[0], "in shards");
-    let says = [
+    let stderr = refused(&run, WITH_WEIGHTS[0], "in shards");
+    let message = [
         "model.safetensors.index.json",
         "sharded weights",
         "merge them into one file",
     ];
-    assert_says(&said, &says, "in shards");
+    assert_mentions(&stderr, &message, "in shards");
 }

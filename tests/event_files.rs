@@ -1,4 +1,4 @@
-//! TensorBoard's event files and `metrics.csv`, read back by what knows nothing of how they were written.
+//! TensorBoard's event files and `metrics.csv`, read by an independent implementation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use perceiver_tests::program::names_in;
 use perceiver_tests::run::{Run, finished, several_epochs};
 use perceiver_train::{EpochMetrics, MetricsFile};
 
-/// A point of a curve.
+/// A data point of a curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Point {
     step: u64,
@@ -20,7 +20,7 @@ fn new_run(training: &str) -> Run {
     Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), training)
 }
 
-/// The CRC-32C of bytes, bit by bit from its polynomial.
+/// Computes the CRC-32C bit by bit from its polynomial.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| {
@@ -30,18 +30,18 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn the_checksum_here_is_that_of_the_standard() {
+fn crc32c_matches_the_standard_check_value() {
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
 }
 
-/// Takes `count` bytes off the front.
+/// Removes `count` bytes from the front, and returns them.
 fn take<'a>(bytes: &mut &'a [u8], count: usize) -> &'a [u8] {
     let (taken, rest) = bytes.split_at(count);
     *bytes = rest;
     taken
 }
 
-/// The messages of a file of records, every checksum checked.
+/// Returns the messages of a record file, after verifying every checksum.
 fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
     let checked = |bytes: &[u8], crc: &[u8]| {
         let stored = u32::from_le_bytes(crc.try_into().unwrap());
@@ -79,7 +79,7 @@ fn varint(bytes: &mut &[u8]) -> u64 {
     value
 }
 
-/// The fields of a message, by their numbers.
+/// Parses the fields of a message, each with its number.
 fn fields(mut message: &[u8]) -> Vec<(u64, Field<'_>)> {
     let mut fields = Vec::new();
     while !message.is_empty() {
@@ -100,8 +100,8 @@ fn fields(mut message: &[u8]) -> Vec<(u64, Field<'_>)> {
 }
 
 fn bytes<'a>(fields: &[(u64, Field<'a>)], number: u64) -> Option<&'a [u8]> {
-    fields.iter().find_map(|(found, field)| match field {
-        Field::Bytes(bytes) if *found == number => Some(*bytes),
+    fields.iter().find_map(|(key, field)| match field {
+        Field::Bytes(bytes) if *key == number => Some(*bytes),
         _ => None,
     })
 }
@@ -113,7 +113,7 @@ fn event_file(run: &Run) -> PathBuf {
     run.path("tensorboard").join(&names[0])
 }
 
-/// The curves of a run by their names.
+/// Reads the curves of a run by their tags.
 fn curves(run: &Run) -> BTreeMap<String, Vec<Point>> {
     let file = fs::read(event_file(run)).unwrap();
     let messages = messages(&file);
@@ -134,7 +134,7 @@ fn curves(run: &Run) -> BTreeMap<String, Vec<Point>> {
             let value = fields(value);
             let tag = String::from_utf8(bytes(&value, 1).unwrap().to_vec()).unwrap();
             let Some(number) = bytes(&value, 2) else {
-                continue; // a text
+                continue; // a text summary
             };
             let value = f32::from_le_bytes(number.try_into().unwrap());
             curves.entry(tag).or_default().push(Point {
@@ -148,13 +148,13 @@ fn curves(run: &Run) -> BTreeMap<String, Vec<Point>> {
 }
 
 fn history(run: &Run) -> Vec<EpochMetrics> {
-    MetricsFile::read(&run.path("metrics.jsonl")).unwrap()
+    MetricsFile::read(run.path("metrics.jsonl")).unwrap()
 }
 
-/// A number of an epoch.
+/// Selects a metric of an epoch.
 type Number = fn(&EpochMetrics) -> f64;
 
-/// Every number of every epoch, once.
+/// Asserts that the event file has every metric of every epoch exactly once.
 fn assert_curves_are_those_of(run: &Run) {
     let (curves, history) = (curves(run), history(run));
     let numbers: [(&str, Number); 9] = [
@@ -169,11 +169,11 @@ fn assert_curves_are_those_of(run: &Run) {
         ("speed/seconds", |epoch| epoch.seconds),
     ];
     for (tag, number) in numbers {
-        let found: Vec<(u64, f32)> = curves[tag].iter().map(|p| (p.step, p.value)).collect();
+        let actual: Vec<(u64, f32)> = curves[tag].iter().map(|p| (p.step, p.value)).collect();
         let expected = history.iter().map(|e| (e.epoch as u64, number(e) as f32));
-        assert_eq!(found, expected.collect::<Vec<_>>(), "{tag}");
+        assert_eq!(actual, expected.collect::<Vec<_>>(), "{tag}");
     }
-    // Time goes on by what every epoch took.
+    // Timestamps advance by the duration of each epoch.
     let loss = &curves["loss/train"];
     for (points, epoch) in loss.windows(2).zip(&history[1..]) {
         let step = points[1].wall_time - points[0].wall_time;
@@ -202,11 +202,11 @@ fn a_run_has_its_curves_in_an_event_file() {
     for epoch in history(&run) {
         let diagnosis = epoch.diagnosis.unwrap();
         let at = |tag: &str| f64::from(curves[tag][epoch.epoch - 1].value);
-        let [found, expected] = [
+        let [actual, expected] = [
             at("cross_attention/iteration_1/entropy"),
             diagnosis.model.cross_attentions[0].entropy,
         ];
-        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        assert!((actual - expected).abs() < 1e-6, "{actual} {expected}");
         let largest = diagnosis.gradients.norm_max;
         assert!((at("gradient_norm/max") / largest - 1.0).abs() < 1e-6);
     }
@@ -217,11 +217,11 @@ fn a_run_has_its_curves_in_an_event_file() {
 }
 
 #[test]
-fn a_run_that_was_torn_and_resumed_has_every_epoch_once() {
+fn killed_and_resumed_runs_have_every_epoch_once() {
     let run = new_run("");
     finished(run.start());
     let whole = fs::read(event_file(&run)).unwrap();
-    // As a program leaves it that is killed while it appends, and without the file.
+    // Truncated, as by a kill during an append, then without the file.
     for kept in [whole.len() / 2, 3, 0] {
         fs::write(event_file(&run), &whole[..kept]).unwrap();
         finished(run.resume(""));
@@ -238,9 +238,9 @@ fn a_run_that_was_torn_and_resumed_has_every_epoch_once() {
 }
 
 #[test]
-fn the_table_of_metrics_holds_what_the_lines_hold() {
+fn metrics_csv_equals_metrics_jsonl() {
     let run = new_run("diagnose = true\n");
-    run.place.write(
+    run.sandbox.write(
         "tiny.toml",
         several_epochs().replace("epochs = 6", "epochs = 2") + "diagnose = true\n",
     );

@@ -1,4 +1,5 @@
-//! The examples in every command's help, run by a shell as they stand there, beside stand-ins for what they name.
+//! Runs the examples of every command's help verbatim in a shell, with stand-ins for the files
+//! that they name.
 #![cfg(unix)]
 
 use std::fs;
@@ -11,7 +12,7 @@ use perceiver_tests::program::Sandbox;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
-/// The commands in the examples of a help text, of which a backslash joins two lines.
+/// Returns the commands in the examples of a help text, with backslash continuations joined.
 fn examples(help: &str) -> Vec<String> {
     let (_, examples) = help.split_once("\nExamples:\n").expect(help);
     let mut commands = vec![String::new()];
@@ -27,7 +28,7 @@ fn examples(help: &str) -> Vec<String> {
     commands
 }
 
-/// Why an example is not run here; that it can be parsed is a test of the command line's own.
+/// Returns the reason for not running an example, if any. A test of `perceiver-cli` parses it.
 fn is_left_out(example: &str) -> Option<&'static str> {
     let reasons = [
         ("--dataset cifar100", "needs a data set"),
@@ -35,32 +36,32 @@ fn is_left_out(example: &str) -> Option<&'static str> {
         ("me/perceiver-cifar100", "needs the network"),
         ("man -l -", "needs man"),
     ];
-    let found = reasons.iter().find(|(part, _)| example.contains(part));
-    found.map(|(_, reason)| *reason)
+    let entry = reasons.iter().find(|(part, _)| example.contains(part));
+    entry.map(|(_, reason)| *reason)
 }
 
-/// Images of four classes at `DIR/CLASS/NUMBER.jpg`.
-fn folder(place: &Sandbox, name: &str) {
+/// Writes images of four classes to `DIR/CLASS/NUMBER.jpg`.
+fn folder(sandbox: &Sandbox, name: &str) {
     for class in 0..4_u8 {
-        let directory = place.path(format!("{name}/class-{class}"));
+        let directory = sandbox.path(format!("{name}/class-{class}"));
         fs::create_dir_all(&directory).unwrap();
         for number in 0..10_u8 {
             let pixel = |at: u8| 60 * class + at.wrapping_mul(number + 1) % 60;
             let image = Image::new(8, 8, (0..192).map(pixel).collect()).unwrap();
             let file = directory.join(format!("{number}.png"));
             image.write_png(&file).unwrap();
-            fs::rename(&file, file.with_extension("jpg")).unwrap(); // told by its content
+            fs::rename(&file, file.with_extension("jpg")).unwrap(); // detected by content
         }
     }
 }
 
-/// A workplace with all that the examples name, and the program as `perceiver` in `bin`.
-fn workplace() -> Sandbox {
-    let place = Sandbox::new(PROGRAM);
-    fs::create_dir(place.path("bin")).unwrap();
-    symlink(PROGRAM, place.path("bin/perceiver")).unwrap();
+/// Returns a sandbox with all files that the examples name, and the program as `bin/perceiver`.
+fn new_sandbox() -> Sandbox {
+    let sandbox = Sandbox::new(PROGRAM);
+    fs::create_dir(sandbox.path("bin")).unwrap();
+    symlink(PROGRAM, sandbox.path("bin/perceiver")).unwrap();
     for name in ["photos", "other-photos", "holiday", "moved/photos"] {
-        folder(&place, name);
+        folder(&sandbox, name);
     }
     let shapes = Source::Shapes.load(Split::Test, &LoadOptions::default());
     let shapes = shapes.unwrap();
@@ -68,32 +69,32 @@ fn workplace() -> Sandbox {
         .into_iter()
         .enumerate()
     {
-        let png = place.path("image.png");
+        let png = sandbox.path("image.png");
         shapes.images()[at].write_png(&png).unwrap();
-        fs::rename(png, place.path(name)).unwrap();
+        fs::rename(png, sandbox.path(name)).unwrap();
     }
     for directory in [
         ".local/share/bash-completion/completions",
         ".zfunc",
         ".config/fish/completions",
     ] {
-        fs::create_dir_all(place.path(directory)).unwrap();
+        fs::create_dir_all(sandbox.path(directory)).unwrap();
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
     let facts = fs::read(golden.join("perceiver_small.json")).unwrap();
     let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
     let weights = golden.join("perceiver_small.safetensors");
-    fs::copy(weights, place.path("w.safetensors")).unwrap();
-    place.write("model.json", facts["config"].to_string());
-    place.write("names.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
-    place.write(
+    fs::copy(weights, sandbox.path("w.safetensors")).unwrap();
+    sandbox.write("model.json", facts["config"].to_string());
+    sandbox.write("names.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+    sandbox.write(
         "sweep.toml",
         "seeds = [0]\n[[variant]]\nname = 'plain'\n[[variant]]\nname = 'slow'\n[variant.training]\nlearning_rate = 1e-4\n",
     );
     let quickstart = "--preset quickstart --config tiny.toml";
-    place.succeed(&format!("train {quickstart} -o runs/shapes-quickstart-1"));
+    sandbox.succeed(&format!("train {quickstart} -o runs/shapes-quickstart-1"));
     let of_photos = format!("train {quickstart} --dataset folder:photos");
-    place.succeed(&format!(
+    sandbox.succeed(&format!(
         "{of_photos} --limit-train 24 --limit-test 8 -o runs/photos"
     ));
     let copies = [
@@ -106,11 +107,11 @@ fn workplace() -> Sandbox {
     ];
     for copy in copies {
         copy_directory(
-            &place.path("runs/photos"),
-            &place.path(format!("runs/{copy}")),
+            &sandbox.path("runs/photos"),
+            &sandbox.path(format!("runs/{copy}")),
         );
     }
-    place
+    sandbox
 }
 
 fn copy_directory(from: &Path, to: &Path) {
@@ -126,22 +127,22 @@ fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// What examples make must not be there before, and is made anew where others need it.
+/// Outputs of examples, which are removed before another example writes them.
 const MADE: [&str; 4] = ["runs/photos", "runs/again", "runs/tuned", "photo-shards"];
 
 #[test]
-fn the_examples_of_every_help_run_as_they_stand_there() {
-    let place = workplace();
-    let help = place.succeed("--help").out;
+fn help_examples_run_verbatim() {
+    let sandbox = new_sandbox();
+    let help = sandbox.succeed("--help").out;
     let (_, commands) = help.split_once("\nCommands:\n").unwrap();
     let commands = commands.lines().take_while(|line| !line.is_empty());
-    // Further lines of a command's description are further in.
+    // Continuation lines of a command's description are indented further.
     let commands = commands.filter_map(|line| line.strip_prefix("  "));
     let commands = commands.filter(|line| !line.starts_with(' '));
     let commands = commands.filter_map(|line| line.split_whitespace().next());
     let (mut run, mut left_out) = (0, 0);
     for command in commands.filter(|command| *command != "help") {
-        let help = place.succeed(&format!("{command} --help")).out;
+        let help = sandbox.succeed(&format!("{command} --help")).out;
         for example in examples(&help) {
             if is_left_out(&example).is_some() {
                 left_out += 1;
@@ -152,25 +153,25 @@ fn the_examples_of_every_help_run_as_they_stand_there() {
                     .iter()
                     .any(|flag| example.contains(&format!("{flag} {made}")))
                 {
-                    let _ = fs::remove_dir_all(place.path(made)); // most are not there
+                    let _ = fs::remove_dir_all(sandbox.path(made)); // most do not exist
                 }
             }
-            // An example that trains anew does so on the stand-ins' scale.
+            // Examples that train a new model use a small recipe.
             let own_recipe = ["--resume", "--recipe", "--init-from"];
             let own_recipe = own_recipe.iter().any(|flag| example.contains(flag));
             let anew = example.contains("perceiver train") && !own_recipe;
             let small = if anew { " --config tiny.toml" } else { "" };
             let output = Command::new("sh")
                 .args(["-c", &format!("{}{small}", example.trim())])
-                .current_dir(place.path("."))
-                .env("HOME", place.path("."))
-                .env("PATH", path_with(&place.path("bin")))
+                .current_dir(sandbox.path("."))
+                .env("HOME", sandbox.path("."))
+                .env("PATH", path_with(&sandbox.path("bin")))
                 .env_remove("RUST_LOG")
                 .env("HF_HUB_OFFLINE", "1")
                 .output()
                 .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{command}: {example}{said}");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{command}: {example}{stderr}");
             run += 1;
         }
     }

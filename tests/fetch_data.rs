@@ -1,4 +1,5 @@
-//! `cargo xtask fetch-data` against a server on loopback that fails in every way servers and networks do.
+//! `cargo xtask fetch-data` with a loopback server that fails in all ways in which servers and
+//! networks fail.
 
 use std::fs;
 use std::io::Write;
@@ -23,7 +24,7 @@ use xtask::spec::{DatasetSpec, FileSpec};
 
 const ETAG: &str = "\"v1\"";
 
-/// Bytes that hardly compress: the outputs of a linear congruential generator.
+/// Returns bytes that hardly compress: the outputs of a linear congruential generator.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let next = || {
@@ -39,7 +40,7 @@ fn tar_gz(build: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> 
     tar.into_inner().unwrap().finish().unwrap()
 }
 
-/// Adds an entry whose name is written as it is, however unsafe.
+/// Adds an entry with its name verbatim, however unsafe.
 fn add(tar: &mut tar::Builder<impl Write>, kind: tar::EntryType, name: &str, bytes: &[u8]) {
     let mut header = tar::Header::new_gnu();
     header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
@@ -50,7 +51,7 @@ fn add(tar: &mut tar::Builder<impl Write>, kind: tar::EntryType, name: &str, byt
     tar.append(&header, bytes).unwrap();
 }
 
-/// A data set of two files, its archive, and a directory to bring it into.
+/// A data set of two files, its archive, and a directory to install it in.
 struct Toy {
     spec: DatasetSpec,
     archive: Vec<u8>,
@@ -118,15 +119,15 @@ impl Toy {
         self.run(&Origin::Url(server.url("/toy-binary.tar.gz")))
     }
 
-    /// A server of the archive, whose first answers `spoil` may change; it is told their number.
+    /// Starts a server for the archive. `alter` may modify each response, by its number.
     fn server(
         &self,
-        spoil: impl Fn(usize, Response) -> Response + Send + Sync + 'static,
+        alter: impl Fn(usize, Response) -> Response + Send + Sync + 'static,
     ) -> Server {
         let (archive, count) = (self.archive.clone(), AtomicUsize::new(0));
         Server::start(move |request| {
             let response = Response::file(request, &archive, ETAG);
-            spoil(count.fetch_add(1, Ordering::Relaxed), response)
+            alter(count.fetch_add(1, Ordering::Relaxed), response)
         })
     }
 
@@ -140,7 +141,7 @@ impl Toy {
             b"cat\ndog\n"
         );
         assert_eq!(names_in(&self.target()).len(), 2);
-        // What was needed on the way is gone.
+        // All temporary files are gone.
         assert_eq!(names_in(&self.data().join(".partial")), ["lock"]);
     }
 
@@ -156,7 +157,7 @@ fn ranges(server: &Server) -> Vec<Option<String>> {
 }
 
 #[test]
-fn a_download_is_unpacked_checked_and_put_in_place_once() {
+fn downloads_are_verified_unpacked_and_installed_once() {
     let toy = Toy::new();
     let server = toy.server(|_, response| response);
     assert_eq!(toy.fetch(&server).unwrap(), Outcome::Installed);
@@ -166,7 +167,7 @@ fn a_download_is_unpacked_checked_and_put_in_place_once() {
 }
 
 #[test]
-fn a_truncated_body_is_resumed() {
+fn truncated_downloads_are_resumed() {
     let toy = Toy::new();
     let server = toy.server(|number, response| match number {
         0 => response.cut_after(100_000),
@@ -181,7 +182,7 @@ fn a_truncated_body_is_resumed() {
 }
 
 #[test]
-fn a_file_that_changes_on_the_server_starts_over() {
+fn changed_server_files_restart_the_download() {
     let toy = Toy::new();
     let (archive, count) = (toy.archive.clone(), AtomicUsize::new(0));
     let server = Server::start(move |request| match count.fetch_add(1, Ordering::Relaxed) {
@@ -193,7 +194,7 @@ fn a_file_that_changes_on_the_server_starts_over() {
 }
 
 #[test]
-fn a_server_that_ignores_ranges_starts_over() {
+fn servers_without_ranges_restart_the_download() {
     let toy = Toy::new();
     let (archive, count) = (toy.archive.clone(), AtomicUsize::new(0));
     let server = Server::start(move |_| match count.fetch_add(1, Ordering::Relaxed) {
@@ -205,10 +206,10 @@ fn a_server_that_ignores_ranges_starts_over() {
 }
 
 #[test]
-fn a_wrong_leftover_is_found_out_and_replaced() {
+fn corrupt_partial_downloads_are_replaced() {
     let toy = Toy::new();
     fs::create_dir_all(toy.data().join(".partial")).unwrap();
-    // Without a validator the server cannot tell that this beginning is not its own; the MD5 can.
+    // Without a validator, the server cannot detect that the partial file is corrupt; the MD5 can.
     for leftover in [
         vec![7; 1000],
         vec![7; toy.archive.len()],
@@ -223,7 +224,7 @@ fn a_wrong_leftover_is_found_out_and_replaced() {
 }
 
 #[test]
-fn passing_failures_are_waited_out() {
+fn transient_failures_are_retried() {
     let toy = Toy::new();
     let server = toy.server(|number, response| match number {
         0 => Response::new(503, "busy").with("Retry-After", "0"),
@@ -235,7 +236,7 @@ fn passing_failures_are_waited_out() {
 }
 
 #[test]
-fn lasting_failures_end() {
+fn permanent_failures_are_errors() {
     let toy = Toy::new();
     let server = toy.server(|_, _| Response::new(500, "down"));
     let error = toy.fetch(&server).unwrap_err().to_string();
@@ -252,7 +253,7 @@ fn lasting_failures_end() {
 }
 
 #[test]
-fn a_server_that_falls_silent_is_asked_again() {
+fn stalled_downloads_are_retried() {
     let toy = Toy::new();
     let server = toy.server(|number, response| match number {
         0 => response.stall_after(100_000),
@@ -276,7 +277,7 @@ fn a_server_that_falls_silent_is_asked_again() {
 }
 
 #[test]
-fn a_missing_file_is_not_asked_for_twice() {
+fn missing_files_are_not_retried() {
     let toy = Toy::new();
     let server = toy.server(|_, _| Response::new(404, "not here"));
     let error = toy.fetch(&server).unwrap_err().to_string();
@@ -286,7 +287,7 @@ fn a_missing_file_is_not_asked_for_twice() {
 }
 
 #[test]
-fn an_error_page_is_refused_though_its_status_is_200() {
+fn error_pages_with_status_200_are_rejected() {
     let toy = Toy::new();
     let page = "<html>please log in to this network</html>";
     let server = toy.server(move |_, _| Response::new(200, page).with("Content-Type", "text/html"));
@@ -299,7 +300,7 @@ fn an_error_page_is_refused_though_its_status_is_200() {
 }
 
 #[test]
-fn a_wrong_md5_is_refused() {
+fn a_wrong_md5_is_rejected() {
     let toy = Toy::new();
     let mut wrong = toy.archive.clone();
     wrong[50_000] ^= 1;
@@ -314,11 +315,11 @@ fn a_wrong_md5_is_refused() {
 }
 
 #[test]
-fn a_machine_without_network_is_told_what_to_do() {
+fn offline_errors_state_what_to_do() {
     let toy = Toy::new();
     let server = toy.server(|_, response| response);
     let url = server.url("/toy-binary.tar.gz");
-    drop(server); // nobody listens there any more
+    drop(server); // no server listens any more
     let error = toy.run(&Origin::Url(url.clone())).unwrap_err().to_string();
     assert!(
         error.starts_with(&format!("cannot download {url}")),
@@ -329,7 +330,7 @@ fn a_machine_without_network_is_told_what_to_do() {
 }
 
 #[test]
-fn a_killed_download_is_taken_up_by_the_next_run() {
+fn killed_downloads_are_resumed_by_the_next_run() {
     let toy = Toy::new();
     let server = toy.server(|number, response| match number {
         0 => response.stall_after(120_000),
@@ -359,7 +360,7 @@ fn a_killed_download_is_taken_up_by_the_next_run() {
     assert_eq!(ranges(&server), [None, Some("bytes=120000-".to_owned())]);
 }
 
-/// The child of the test above.
+/// The child process of the test above.
 #[test]
 #[ignore = "only run by another test, in a process of its own"]
 fn run_in_a_child_process() {
@@ -377,7 +378,7 @@ fn run_in_a_child_process() {
 }
 
 #[test]
-fn two_runs_at_once_do_the_work_once() {
+fn concurrent_runs_download_once() {
     let toy = Toy::new();
     let server = toy.server(|_, response| response);
     let outcomes = thread::scope(|scope| {
@@ -401,7 +402,7 @@ fn leftovers_of_a_killed_run_are_removed() {
 }
 
 #[test]
-fn what_is_there_and_wrong_is_replaced_when_the_new_is_right() {
+fn invalid_installed_files_are_replaced_by_valid_ones() {
     let toy = Toy::new();
     fs::create_dir_all(toy.target()).unwrap();
     fs::write(toy.target().join("train.bin"), "damaged").unwrap();
@@ -419,7 +420,7 @@ fn what_is_there_and_wrong_is_replaced_when_the_new_is_right() {
 }
 
 #[test]
-fn local_copies_of_every_kind_are_taken() {
+fn every_kind_of_local_copy_is_accepted() {
     let toy = Toy::new();
     let source = toy.dir.path().join("copy");
     let unpacked = source.join("toy-binary");
@@ -450,7 +451,7 @@ fn local_copies_of_every_kind_are_taken() {
 }
 
 #[test]
-fn what_is_no_source_is_refused() {
+fn invalid_sources_are_rejected() {
     let toy = Toy::new();
     let error = Origin::from_argument("no/such/place", &toy.spec)
         .unwrap_err()
@@ -468,7 +469,7 @@ fn what_is_no_source_is_refused() {
 }
 
 #[test]
-fn archives_that_could_do_harm_are_refused() {
+fn malicious_archives_are_rejected() {
     use tar::EntryType::{Link, Regular, Symlink};
 
     let escapes: [(&str, tar::EntryType, &[u8]); 6] = [
@@ -481,7 +482,7 @@ fn archives_that_could_do_harm_are_refused() {
     ];
     for (name, kind, bytes) in escapes {
         let mut toy = Toy::new();
-        // Only sums of the archive vouch for this data set, and the archive has them right.
+        // This data set has checksums of its archive only, and they match.
         let archive = tar_gz(|tar| add(tar, kind, name, bytes));
         toy.spec.archive_size = archive.len() as u64;
         toy.spec.archive_md5 = hex(&Md5::digest(&archive));
@@ -498,13 +499,13 @@ fn archives_that_could_do_harm_are_refused() {
 }
 
 #[test]
-fn archives_with_headers_without_end_are_refused() {
+fn archives_with_unbounded_headers_are_rejected() {
     use tar::EntryType::{GNULongLink, GNULongName, XHeader};
 
     let toy = Toy::new();
     let path = toy.dir.path().join("bomb.tar.gz");
     for kind in [GNULongLink, GNULongName, XHeader] {
-        // Half as much again as may be, in some kilobytes.
+        // 1.5 times the limit, compressed to some kilobytes.
         let bomb = tar_gz(|tar| add(tar, kind, "././@LongLink", &vec![b'a'; 3 << 19]));
         fs::write(&path, bomb).unwrap();
         let error = toy.run(&Origin::Archive(path.clone())).unwrap_err();
@@ -518,7 +519,7 @@ fn archives_with_headers_without_end_are_refused() {
 }
 
 #[test]
-fn damaged_and_incomplete_archives_are_refused() {
+fn damaged_and_incomplete_archives_are_rejected() {
     let toy = Toy::new();
     let path = toy.dir.path().join("damaged.tar.gz");
     let incomplete = tar_gz(|tar| {

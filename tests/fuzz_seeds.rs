@@ -1,5 +1,5 @@
-//! What the fuzz targets begin with, and what once went wrong, goes through the same readers: nothing ends the process, and
-//! the seeds called `ok-` are still read, so that a fuzzer begins behind the first checks.
+//! Replays the seeds of the fuzz targets and inputs that once failed: none ends the process, and
+//! seeds named `ok-` are read, so that a fuzzer starts beyond the first checks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ fn seeds_of(target: &str) -> Vec<PathBuf> {
     seeds
 }
 
-/// Runs the body of a target on all of its seeds.
+/// Runs a target on all of its seeds.
 fn replay(target: &str) {
     let bodies = fuzz_bodies::BODIES.iter();
     let body = { bodies }.find(|(name, _)| *name == target).unwrap().1;
     let mut honest = 0;
     for seed in seeds_of(target) {
         let name = seed.file_name().unwrap().to_string_lossy().into_owned();
-        println!("{target}/{name}"); // shown when the body panics
+        println!("{target}/{name}"); // shown if the target panics
         let read = body(&fs::read(&seed).unwrap());
         if name.starts_with("ok-") {
             assert!(read, "{} is no longer read", seed.display());
@@ -34,7 +34,7 @@ fn replay(target: &str) {
 }
 
 #[test]
-fn every_target_of_the_fuzzer_has_a_body_here() {
+fn every_fuzz_target_has_a_body() {
     let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/targets");
     let mut targets: Vec<_> = fs::read_dir(targets)
         .unwrap()

@@ -1,4 +1,4 @@
-//! Files that would keep a program waiting or take all of memory are refused by name, wherever they are met.
+//! Files that would block the program or exhaust memory: each is rejected by name.
 #![cfg(unix)]
 
 use std::fs::{self, File};
@@ -6,12 +6,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use perceiver_tests::program::{Said, Sandbox};
+use perceiver_tests::program::{ProgramOutput, Sandbox};
 
 fn trained() -> Sandbox {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    place.succeed("train --preset quickstart --config tiny.toml --output runs/tiny");
-    place
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    sandbox.succeed("train --preset quickstart --config tiny.toml --output runs/tiny");
+    sandbox
 }
 
 fn pipe(path: &Path) {
@@ -19,22 +19,22 @@ fn pipe(path: &Path) {
     assert!(made.unwrap().success());
 }
 
-/// A file of so many bytes that take no room on the disk.
+/// Creates a sparse file of `bytes` bytes.
 fn holes(path: &Path, bytes: u64) {
     File::create(path).unwrap().set_len(bytes).unwrap();
 }
 
-fn refused(said: &Said, finding: &str) {
-    assert_eq!(said.code, Some(1), "{}", said.err);
-    assert!(said.err.contains(finding), "{}", said.err);
+fn assert_rejected(output: &ProgramOutput, finding: &str) {
+    assert_eq!(output.code, Some(1), "{}", output.err);
+    assert!(output.err.contains(finding), "{}", output.err);
 }
 
 #[test]
-fn pipes_devices_and_files_of_holes_are_no_images() {
-    let place = trained();
-    pipe(&place.path("pipe.png"));
-    holes(&place.path("large.png"), 3 << 30);
-    symlink("/dev/zero", place.path("endless.png")).unwrap();
+fn pipes_devices_and_sparse_files_are_rejected_as_images() {
+    let sandbox = trained();
+    pipe(&sandbox.path("pipe.png"));
+    holes(&sandbox.path("large.png"), 3 << 30);
+    symlink("/dev/zero", sandbox.path("endless.png")).unwrap();
     for (file, finding) in [
         (
             "pipe.png",
@@ -53,26 +53,26 @@ fn pipes_devices_and_files_of_holes_are_no_images() {
             "large.png: expected a file of at most 512 MiB, found 3072 MiB",
         ),
     ] {
-        refused(
-            &place.run(&format!("predict --checkpoint runs/tiny {file}")),
+        assert_rejected(
+            &sandbox.run(&format!("predict --checkpoint runs/tiny {file}")),
             finding,
         );
     }
 }
 
 #[test]
-fn an_image_of_holes_in_a_class_folder_is_skipped_by_name() {
-    let place = trained();
+fn sparse_image_files_in_a_class_folder_are_skipped_by_name() {
+    let sandbox = trained();
     let image = perceiver_data::Image::new(8, 8, vec![9; 192]).unwrap();
     for class in ["a", "b"] {
-        fs::create_dir_all(place.path(format!("photos/{class}"))).unwrap();
+        fs::create_dir_all(sandbox.path(format!("photos/{class}"))).unwrap();
         for number in 0..10 {
-            let path = place.path(format!("photos/{class}/{number}.png"));
+            let path = sandbox.path(format!("photos/{class}/{number}.png"));
             image.write_png(&path).unwrap();
         }
     }
-    holes(&place.path("photos/a/large.png"), 3 << 30);
-    place.write(
+    holes(&sandbox.path("photos/a/large.png"), 3 << 30);
+    sandbox.write(
         "two.toml",
         "[model]
 image_size = 16
@@ -82,16 +82,16 @@ classifier_units = [2]
 epochs = 1
 ",
     );
-    let said = place.succeed(
+    let output = sandbox.succeed(
         "train --preset quickstart --dataset folder:photos --config two.toml --output runs/two",
     );
     let finding = "large.png: expected a file of at most 512 MiB, found 3072 MiB; skipped";
-    assert!(said.err.contains(finding), "{}", said.err);
+    assert!(output.err.contains(finding), "{}", output.err);
 }
 
 #[test]
 fn the_files_of_a_run_are_regular_and_of_bounded_size() {
-    let place = trained();
+    let sandbox = trained();
     for (file, command) in [
         ("config.json", "predict --checkpoint runs/tiny tiny.toml"),
         (
@@ -105,20 +105,20 @@ fn the_files_of_a_run_are_regular_and_of_bounded_size() {
             "train --resume runs/tiny --epochs 2",
         ),
     ] {
-        let path = place.path("runs/tiny").join(file);
+        let path = sandbox.path("runs/tiny").join(file);
         let was = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         pipe(&path);
-        refused(&place.run(command), "found");
-        // `runs` lists it, whatever it says of it.
-        let _ = place.run("runs"); // it ends, whatever it says
+        assert_rejected(&sandbox.run(command), "found");
+        // `runs` must end, whatever it reports about the run.
+        let _ = sandbox.run("runs");
         fs::remove_file(&path).unwrap();
         if !file.ends_with("safetensors") {
             holes(&path, 3 << 30);
-            refused(&place.run(command), "MiB, found 3072 MiB");
+            assert_rejected(&sandbox.run(command), "MiB, found 3072 MiB");
             fs::remove_file(&path).unwrap();
         }
         fs::write(&path, was).unwrap();
     }
-    place.succeed("report runs/tiny");
+    sandbox.succeed("report runs/tiny");
 }

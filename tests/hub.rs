@@ -1,4 +1,4 @@
-//! Data sets from a Hub on loopback: exact pixels, the cache, and every way in which a server can let one down.
+//! Data sets from a Hub server on loopback: exact pixels, the cache, and server failures.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,8 +21,8 @@ use xtask::spec::{DatasetSpec, FileSpec};
 const TOKEN: &str = "hf_NobodyMayReadThis";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// Pictures without any symmetry, each different from the others.
-fn pictures(count: usize, (height, width): (usize, usize)) -> Dataset {
+/// Returns images without any symmetry, each different from the others.
+fn sample_images(count: usize, (height, width): (usize, usize)) -> Dataset {
     let image = |at: usize| {
         let pixel = |index: usize| (index * 7 + at * 13 + index / 11) as u8;
         Image::new(height, width, (0..3 * height * width).map(pixel).collect()).unwrap()
@@ -66,12 +66,12 @@ fn two_splits(train: &Dataset, test: &Dataset) -> Files {
     ])
 }
 
-/// A Hub with `files` at `revision` of `repo`. `spoil` may change the answer to a download.
+/// Starts a Hub with `files` at `revision` of `repo`. `alter` may modify responses to downloads.
 fn hub(
     repo: &str,
     revision: &str,
     files: Files,
-    spoil: impl Fn(&Request, Response) -> Response + Send + Sync + 'static,
+    alter: impl Fn(&Request, Response) -> Response + Send + Sync + 'static,
 ) -> Server {
     let revision = revision.replace('/', "%2F");
     let tree = format!("/api/datasets/{repo}/tree/{revision}");
@@ -95,7 +95,7 @@ fn hub(
             .with("ETag", &format!("\"{}\"", sha256(bytes)))
             .with("X-Repo-Commit", COMMIT);
         if request.method == "GET" {
-            spoil(request, response)
+            alter(request, response)
         } else {
             response
         }
@@ -106,8 +106,8 @@ fn honest(_: &Request, response: Response) -> Response {
     response
 }
 
-/// The data set `repo` of `server`, with its cache in `cache` and a token of its own, so that no test ever sends the
-/// token of whoever runs it.
+/// Returns the data set `repo` of `server`, with its own cache and token, so that no test sends
+/// the user's token.
 fn dataset(repo: &str, server: &Server, cache: &Path) -> HubDataset {
     let mut dataset = HubDataset::new(repo);
     dataset.access = HubAccess {
@@ -125,14 +125,17 @@ fn downloads(server: &Server) -> usize {
     server.requests().iter().filter(is_download).count()
 }
 
-/// How many files the cache holds, links not counted.
+/// Returns the number of files in the cache, not counting links.
 fn blobs(cache: &Path) -> usize {
     fs::read_dir(cache.join("datasets--uoft-cs--cifar100/blobs")).map_or(0, Iterator::count)
 }
 
 #[test]
-fn pictures_arrive_pixel_by_pixel_and_in_order() {
-    let (train, test) = (grouped(pictures(10, (4, 6))), grouped(pictures(5, (6, 3))));
+fn images_keep_their_pixels_and_order() {
+    let (train, test) = (
+        grouped(sample_images(10, (4, 6))),
+        grouped(sample_images(5, (6, 3))),
+    );
     let server = hub(
         "uoft-cs/cifar100",
         "main",
@@ -162,8 +165,8 @@ fn pictures_arrive_pixel_by_pixel_and_in_order() {
 }
 
 #[test]
-fn other_data_sets_are_shuffled_by_the_seed() {
-    let (train, test) = (pictures(30, (3, 2)), pictures(3, (3, 2)));
+fn other_datasets_are_shuffled_by_the_seed() {
+    let (train, test) = (sample_images(30, (3, 2)), sample_images(3, (3, 2)));
     let server = hub("me/toy", "main", two_splits(&train, &test), honest);
     let cache = tempfile::tempdir().unwrap();
     let load = |seed| {
@@ -190,8 +193,8 @@ fn other_data_sets_are_shuffled_by_the_seed() {
 }
 
 #[test]
-fn the_branch_that_the_hub_converts_is_read_where_main_has_no_parquet() {
-    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+fn the_converted_branch_is_read_if_main_has_no_parquet() {
+    let (train, test) = (sample_images(4, (3, 2)), sample_images(2, (3, 2)));
     let files = Files::from([
         ("default/train/0000.parquet".to_owned(), parquet(&train)),
         ("default/validation/0000.parquet".to_owned(), parquet(&test)),
@@ -200,21 +203,21 @@ fn the_branch_that_the_hub_converts_is_read_where_main_has_no_parquet() {
     let cache = tempfile::tempdir().unwrap();
     let toy = dataset("me/toy", &server, cache.path());
     assert_eq!(toy.load(Split::Train, 32).unwrap().len(), 4);
-    let judged = toy.load(Split::Test, 32).unwrap();
+    let test = toy.load(Split::Test, 32).unwrap();
     assert_eq!(
-        (judged.len(), judged.test_split().0),
+        (test.len(), test.test_split().0),
         (2, TestSplit::Validation)
     );
     assert!(toy.load(Split::Validation, 32).unwrap().is_empty());
 }
 
 #[test]
-fn a_validation_split_beside_a_test_split_is_one_of_its_own() {
-    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+fn a_separate_validation_split_is_used() {
+    let (train, test) = (sample_images(4, (3, 2)), sample_images(2, (3, 2)));
     let mut files = two_splits(&train, &test);
     files.insert(
         "data/validation-0.parquet".into(),
-        parquet(&pictures(3, (3, 2))),
+        parquet(&sample_images(3, (3, 2))),
     );
     let server = hub("me/toy", "main", files, honest);
     let cache = tempfile::tempdir().unwrap();
@@ -224,8 +227,8 @@ fn a_validation_split_beside_a_test_split_is_one_of_its_own() {
         (validation.len(), validation.classes()),
         (3, train.classes())
     );
-    let judged = toy.load(Split::Test, 32).unwrap();
-    assert_eq!((judged.len(), judged.test_split().0), (2, TestSplit::Own));
+    let test = toy.load(Split::Test, 32).unwrap();
+    assert_eq!((test.len(), test.test_split().0), (2, TestSplit::Own));
 }
 
 #[test]
@@ -238,8 +241,8 @@ fn a_source_by_name_reads_the_hub() {
 }
 
 #[test]
-fn an_error_page_answered_to_the_download_is_refused_and_not_kept() {
-    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+fn error_pages_are_rejected_and_not_cached() {
+    let (train, test) = (sample_images(4, (3, 2)), sample_images(2, (3, 2)));
     let server = hub(
         "uoft-cs/cifar100",
         "main",
@@ -254,17 +257,17 @@ fn an_error_page_answered_to_the_download_is_refused_and_not_kept() {
     assert!(error.to_string().contains("found 24 bytes"), "{error}");
     assert_eq!(blobs(cache.path()), 0);
 
-    // With a page that is as long as the file, and with a Parquet file that is another.
+    // A page of the same length as the file, and another Parquet file.
     for page in [
         vec![b' '; parquet(&train).len()],
-        parquet(&pictures(4, (2, 3))),
+        parquet(&sample_images(4, (2, 3))),
     ] {
-        let spoiled = Arc::new(Mutex::new(page));
+        let altered = Arc::new(Mutex::new(page));
         let server = hub(
             "uoft-cs/cifar100",
             "main",
             two_splits(&train, &test),
-            move |_, _| Response::new(200, spoiled.lock().unwrap().clone()),
+            move |_, _| Response::new(200, altered.lock().unwrap().clone()),
         );
         let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
         let error = cifar.load(Split::Train, 32).unwrap_err();
@@ -274,8 +277,8 @@ fn an_error_page_answered_to_the_download_is_refused_and_not_kept() {
 }
 
 #[test]
-fn a_download_that_fails_once_is_repeated() {
-    let (train, test) = (pictures(40, (5, 7)), pictures(2, (3, 2)));
+fn failed_downloads_are_retried() {
+    let (train, test) = (sample_images(40, (5, 7)), sample_images(2, (3, 2)));
     let count = AtomicUsize::new(0);
     let server = hub(
         "uoft-cs/cifar100",
@@ -297,8 +300,8 @@ fn a_download_that_fails_once_is_repeated() {
 }
 
 #[test]
-fn a_damaged_cache_is_noticed_and_mended() {
-    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+fn damaged_caches_are_detected_and_repaired() {
+    let (train, test) = (sample_images(4, (3, 2)), sample_images(2, (3, 2)));
     let server = hub(
         "uoft-cs/cifar100",
         "main",
@@ -336,8 +339,8 @@ fn a_damaged_cache_is_noticed_and_mended() {
 }
 
 #[test]
-fn the_cache_suffices_offline_and_without_a_server() {
-    let (train, test) = (pictures(4, (3, 2)), pictures(2, (3, 2)));
+fn the_cache_works_offline_and_without_a_server() {
+    let (train, test) = (sample_images(4, (3, 2)), sample_images(2, (3, 2)));
     let server = hub(
         "uoft-cs/cifar100",
         "main",
@@ -356,12 +359,12 @@ fn the_cache_suffices_offline_and_without_a_server() {
     );
     assert_eq!(server.requests().len(), asked, "offline means no request");
 
-    // The test split was not loaded, so it is not there.
+    // The test split was not loaded, so it is not in the cache.
     let error = offline.load(Split::Test, 32).unwrap_err().to_string();
     assert!(error.contains("no Parquet file of a test"), "{error}");
     assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
 
-    drop(server); // nobody listens there any more
+    drop(server); // no server listens any more
     assert_eq!(
         cifar.load(Split::Train, 32).unwrap().sha256(),
         train.sha256()
@@ -369,7 +372,7 @@ fn the_cache_suffices_offline_and_without_a_server() {
 }
 
 #[test]
-fn a_machine_without_network_and_cache_is_told_what_to_do() {
+fn offline_errors_without_a_cache_state_what_to_do() {
     let server = hub("uoft-cs/cifar100", "main", Files::new(), honest);
     let cache = tempfile::tempdir().unwrap();
     let cifar = dataset("uoft-cs/cifar100", &server, cache.path());
@@ -388,7 +391,7 @@ fn a_machine_without_network_and_cache_is_told_what_to_do() {
 }
 
 #[test]
-fn a_repository_without_pictures_or_a_split_is_refused() {
+fn repositories_without_images_or_a_split_are_rejected() {
     let cache = tempfile::tempdir().unwrap();
     let server = hub("me/toy", "main", Files::new(), honest);
     let error = dataset("me/toy", &server, cache.path())
@@ -399,7 +402,7 @@ fn a_repository_without_pictures_or_a_split_is_refused() {
 
     let only_train = Files::from([(
         "data/train-0.parquet".to_owned(),
-        parquet(&pictures(2, (3, 2))),
+        parquet(&sample_images(2, (3, 2))),
     )]);
     let server = hub("me/toy", "main", only_train, honest);
     let error = dataset("me/toy", &server, cache.path())
@@ -443,7 +446,7 @@ fn the_token_is_sent_and_never_shown() {
 
 #[test]
 fn progress_reaches_the_whole_size() {
-    let (train, test) = (pictures(40, (5, 7)), pictures(2, (3, 2)));
+    let (train, test) = (sample_images(40, (5, 7)), sample_images(2, (3, 2)));
     let server = hub(
         "uoft-cs/cifar100",
         "main",
@@ -471,8 +474,8 @@ fn progress_reaches_the_whole_size() {
 #[test]
 fn fetch_data_writes_the_official_layout_from_the_hub() {
     let (train, test) = (
-        grouped(pictures(9, (32, 32))),
-        grouped(pictures(4, (32, 32))),
+        grouped(sample_images(9, (32, 32))),
+        grouped(sample_images(4, (32, 32))),
     );
     let server = hub(
         "uoft-cs/cifar100",
@@ -483,7 +486,7 @@ fn fetch_data_writes_the_official_layout_from_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
 
-    // What the files must be, laid out by hand: coarse label, fine label, planes.
+    // The expected files, composed here: coarse label, fine label, planes.
     let of_class = [1, 1, 0];
     let records = |dataset: &Dataset| -> Vec<u8> {
         let rows = dataset.images().iter().zip(dataset.labels());
@@ -528,7 +531,7 @@ fn fetch_data_writes_the_official_layout_from_the_hub() {
     );
     assert_eq!(fetch.run(&origin).unwrap(), Outcome::AlreadyThere);
 
-    // Other pictures than the official ones are not put in place.
+    // Images other than the official ones are not installed.
     let official = Fetch {
         spec: &DatasetSpec::cifar100(),
         data_dir: &dir.path().join("official"),

@@ -1,5 +1,5 @@
-//! Every way in which a Hub can let one down: each ends in success after a repetition, or in a clear error, and never in another
-//! model than the one that was asked for, nor in half a commit.
+//! Failures of a Hub server: each ends in success after retries or in a clear error, and never in
+//! another model than the requested one or in a partial commit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use perceiver_train::{Checkpoint, CheckpointConfig, DataCard, write_weights};
 const REPO: &str = "me/tiny";
 const FILES: [&str; 2] = ["config.json", "model.safetensors"];
 
-/// A checkpoint whose weights come from a seed.
+/// Returns a checkpoint whose weights are drawn from a seed.
 fn checkpoint(seed: u64) -> Files {
     let model = PerceiverConfig {
         image_size: 8,
@@ -63,7 +63,7 @@ fn checkpoint(seed: u64) -> Files {
     FILES.map(|name| (name.to_owned(), read(name))).into()
 }
 
-/// A Hub that has the checkpoint of seed 1 on `main`.
+/// Starts a Hub with the checkpoint of seed 1 on `main`.
 fn hub() -> HubServer {
     let hub = HubServer::start();
     let mut storage = hub.storage();
@@ -83,7 +83,7 @@ fn access(hub: &HubServer, cache: &Path) -> HubAccess {
     }
 }
 
-/// What was fetched: both files of one checkpoint, or why not. That it can be opened is made sure of.
+/// Fetches the checkpoint: returns its two files, or the error. Asserts that it can be opened.
 fn fetched(access: &HubAccess) -> Result<Files, HubError> {
     let name: perceiver_hub::RepoName = REPO.parse().unwrap();
     let directory = name.fetch(RepoKind::Model, access, &FILES)?;
@@ -96,39 +96,40 @@ fn is_download(request: &Request) -> bool {
     request.method == "GET" && request.path.contains("/resolve/")
 }
 
-/// The error of a Hub that is always spoiled this way.
-fn refusal(spoil: impl FnMut(&Request, Response) -> Response + Send + 'static) -> String {
+/// Returns the error from a Hub whose responses are always modified by `alter`.
+fn refusal(alter: impl FnMut(&Request, Response) -> Response + Send + 'static) -> String {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
-    hub.spoil(spoil);
+    hub.alter(alter);
     let error = fetched(&access(&hub, cache.path()))
         .unwrap_err()
         .to_string();
     assert!(!error.contains(TOKEN), "{error}");
-    // What was wrong is not kept: with an honest server the same cache gives the right model.
-    hub.spoil(|_, response| response);
+    // Invalid content is not cached: with valid responses, the same cache gives the right model.
+    hub.alter(|_, response| response);
     assert_eq!(fetched(&access(&hub, cache.path())).unwrap(), checkpoint(1));
     error
 }
 
-/// Makes sure that a Hub which is spoiled this way the first `times` times gives the right model after.
+/// Asserts that the right model arrives after `alter` has modified the first `times` responses to
+/// the requests selected by `concerns`.
 fn recovers(
     mut times: usize,
     concerns: fn(&Request) -> bool,
-    spoil: impl Fn(Response) -> Response + Send + 'static,
+    alter: impl Fn(Response) -> Response + Send + 'static,
 ) {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
-    hub.spoil(move |request, response| {
+    hub.alter(move |request, response| {
         if times == 0 || !concerns(request) {
             return response;
         }
         times -= 1;
-        spoil(response)
+        alter(response)
     });
     assert_eq!(fetched(&access(&hub, cache.path())).unwrap(), checkpoint(1));
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn errors_state_what_to_do() {
     for (status, expected) in [
         (401, "a token in HF_TOKEN that may read it"),
         (403, "a token in HF_TOKEN that may read it"),
@@ -147,15 +148,15 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
-fn a_busy_hub_is_waited_for_as_long_as_it_asks() {
-    // More often than `hf-hub` itself asks, within its moments: the wait of a second is ours.
+fn retry_after_is_honored() {
+    // More often than `hf-hub` retries: the wait of one second is that of `perceiver-hub`.
     let busy = |_| Response::new(429, "").with("Retry-After", "1");
     recovers(5, |_| true, busy);
     recovers(2, is_download, busy);
 }
 
 #[test]
-fn error_pages_are_not_kept() {
+fn error_pages_are_not_cached() {
     let page = |length: Option<usize>| {
         move |request: &Request, response: Response| {
             if !is_download(request) {
@@ -172,7 +173,7 @@ fn error_pages_are_not_kept() {
         error.contains("is a corrupt download: expected git's SHA-1"),
         "{error}"
     );
-    // Only the weights, which are known by another sum.
+    // Only the weights, which are verified by SHA-256 instead of git's SHA-1.
     let error = refusal(|request, response| {
         let mut body = response.body().to_vec();
         if !is_download(request) || !request.path.ends_with("safetensors") {
@@ -184,14 +185,14 @@ fn error_pages_are_not_kept() {
     });
     assert!(error.contains("is a corrupt download"), "{error}");
     recovers(2, is_download, |_| Response::new(200, "<html>busy</html>"));
-    // In the place of lists and headers.
+    // Pages in place of listings and headers.
     let error = refusal(|_, _| Response::new(200, "<html>maintenance</html>"));
     assert!(error.contains("no complete response"), "{error}");
     recovers(2, |_| true, |_| Response::new(200, "<html>busy</html>"));
 }
 
 #[test]
-fn truncated_files_are_asked_for_again() {
+fn truncated_files_are_downloaded_again() {
     recovers(2, is_download, |response| response.cut_after(40));
     let error = refusal(|request, response| {
         if is_download(request) {
@@ -201,7 +202,7 @@ fn truncated_files_are_asked_for_again() {
         }
     });
     assert!(error.contains("no complete response"), "{error}");
-    // Cut, but with a length that fits what comes.
+    // Truncated, with a matching length.
     let error = refusal(|request, response| {
         if is_download(request) {
             Response::new(200, &response.body()[..40])
@@ -213,8 +214,8 @@ fn truncated_files_are_asked_for_again() {
 }
 
 #[test]
-fn a_tag_that_changes_between_two_requests_ends_in_an_error() {
-    // The header's tag is of other weights, and those come: the listing of the commit knows better.
+fn an_etag_that_changes_between_requests_is_an_error() {
+    // The ETag and the content are both of other weights; only the listing of the commit differs.
     let other = checkpoint(2);
     let error = refusal(move |request, response| {
         let Some(file) = FILES.iter().find(|file| request.path.ends_with(*file)) else {
@@ -236,8 +237,8 @@ fn a_tag_that_changes_between_two_requests_ends_in_an_error() {
 }
 
 #[test]
-fn a_branch_that_moves_in_between_gives_one_commit_whole() {
-    // Six requests: revision, list, and two for each file.
+fn a_branch_that_moves_during_a_download_gives_one_commit() {
+    // Six requests: the revision, the listing, and two for each file.
     for at in 0..6 {
         let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
         let hub = std::sync::Arc::new(hub);
@@ -260,12 +261,12 @@ fn a_branch_that_moves_in_between_gives_one_commit_whole() {
             got == checkpoint(1) || got == checkpoint(2),
             "files of two commits, moved before request {at}"
         );
-        // Later it is the new one.
+        // A later fetch gives the new commit.
         assert!(fetched(&access(&hub, cache.path())).unwrap() == checkpoint(2));
     }
 }
 
-/// Runs a test for many seeds, some at a time: it waits more than it works.
+/// Runs a test for many seeds on 16 threads, since it mostly waits.
 fn for_seeds(count: u64, test: impl Fn(u64) + Sync) {
     thread::scope(|scope| {
         for part in 0..16 {
@@ -275,7 +276,7 @@ fn for_seeds(count: u64, test: impl Fn(u64) + Sync) {
     });
 }
 
-/// Numbers below a limit that a seed decides on, by splitmix64.
+/// Returns a SplitMix64 generator of numbers below a limit.
 fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed;
     move |limit| {
@@ -287,13 +288,13 @@ fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
 }
 
 #[test]
-fn connections_that_drop_anywhere_never_give_another_model() {
+fn dropped_connections_never_give_a_different_model() {
     let outcomes = std::sync::Mutex::new([0; 2]);
     for_seeds(64, |seed| {
         let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
         let mut number = numbers(seed);
         let mut left = 1 + number(12);
-        hub.spoil(move |_, response| {
+        hub.alter(move |_, response| {
             if left == 0 || number(2) == 0 {
                 return response;
             }
@@ -316,8 +317,8 @@ fn connections_that_drop_anywhere_never_give_another_model() {
             }
         };
         outcomes.lock().unwrap()[outcome] += 1;
-        // The same cache, and a server that is well again.
-        hub.spoil(|_, response| response);
+        // The same cache, with a server that works again.
+        hub.alter(|_, response| response);
         let files = fetched(&access(&hub, cache.path())).unwrap();
         assert_eq!(files, checkpoint(1), "seed {seed}");
     });
@@ -326,7 +327,7 @@ fn connections_that_drop_anywhere_never_give_another_model() {
 }
 
 #[test]
-fn an_upload_that_is_interrupted_leaves_a_whole_commit_or_none() {
+fn interrupted_uploads_are_atomic() {
     let outcomes = std::sync::Mutex::new([0; 2]);
     for_seeds(48, |seed| {
         let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
@@ -335,7 +336,7 @@ fn an_upload_that_is_interrupted_leaves_a_whole_commit_or_none() {
         let mut left = 1 + number(10);
         let mut refuse_left = number(10);
         let mut other = numbers(2000 + seed);
-        // Before anything is done with a request, and while it is answered.
+        // Failures before a request is handled, and during its response.
         hub.refuse(move |_| {
             if refuse_left == 0 || other(3) > 0 {
                 return None;
@@ -343,7 +344,7 @@ fn an_upload_that_is_interrupted_leaves_a_whole_commit_or_none() {
             refuse_left -= 1;
             Some(Response::new(500, "").drop_at(0))
         });
-        hub.spoil(move |_, response| {
+        hub.alter(move |_, response| {
             if left == 0 || number(2) == 0 {
                 return response;
             }
@@ -387,7 +388,7 @@ fn an_upload_that_is_interrupted_leaves_a_whole_commit_or_none() {
 }
 
 #[test]
-fn a_wrong_token_may_not_write_and_changes_nothing() {
+fn an_invalid_token_cannot_write() {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
     let access = HubAccess {
         token: Some("hf_NotTheRightOne1".into()),
@@ -409,7 +410,7 @@ fn a_wrong_token_may_not_write_and_changes_nothing() {
 }
 
 #[test]
-fn a_damaged_cache_is_mended_and_never_used_offline() {
+fn damaged_caches_are_repaired_and_never_used_offline() {
     let (hub, cache) = (hub(), tempfile::tempdir().unwrap());
     let online = access(&hub, cache.path());
     let offline = HubAccess {

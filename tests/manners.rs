@@ -1,16 +1,16 @@
-//! What people expect of a program on the command line: completions, manual pages, colours where they are wanted.
+//! Conventions of command-line programs: completions, manual pages, colours only where wanted.
 
 use std::process::Command;
 
-use perceiver_tests::program::{Said, Sandbox, names_in};
+use perceiver_tests::program::{ProgramOutput, Sandbox, names_in};
 
-fn workplace() -> Sandbox {
+fn new_sandbox() -> Sandbox {
     Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
 }
 
-/// The commands that `--help` lists, clap's `help` aside.
-fn commands(place: &Sandbox) -> Vec<String> {
-    let help = place.succeed("--help").out;
+/// Returns the commands that `--help` lists, except clap's `help`.
+fn commands(sandbox: &Sandbox) -> Vec<String> {
+    let help = sandbox.succeed("--help").out;
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let names = lines
         .take_while(|line| !line.is_empty())
@@ -24,11 +24,11 @@ fn commands(place: &Sandbox) -> Vec<String> {
 
 #[test]
 fn every_shell_completes_every_command() {
-    let place = workplace();
-    let commands = commands(&place);
+    let sandbox = new_sandbox();
+    let commands = commands(&sandbox);
     assert!(commands.len() >= 8, "{commands:?}");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = place.succeed(&format!("completions {shell}")).out;
+        let script = sandbox.succeed(&format!("completions {shell}")).out;
         for word in commands
             .iter()
             .map(String::as_str)
@@ -37,32 +37,32 @@ fn every_shell_completes_every_command() {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
-    let unknown = place.run("completions tcsh");
+    let unknown = sandbox.run("completions tcsh");
     assert_eq!(unknown.code, Some(2));
     assert!(unknown.err.contains("bash"), "{}", unknown.err);
 }
 
-/// Where there is a bash, it takes the script and completes with it.
+/// Loads the completion script in bash and completes with it, if bash is installed.
 #[cfg(unix)]
 #[test]
 fn bash_takes_the_completions() {
-    let place = workplace();
-    let script = place.succeed("completions bash").out;
-    place.write("perceiver.bash", script);
+    let sandbox = new_sandbox();
+    let script = sandbox.succeed("completions bash").out;
+    sandbox.write("perceiver.bash", script);
     let ask = "source ./perceiver.bash || exit 3
         COMP_WORDS=(perceiver tr) COMP_CWORD=1
         _perceiver perceiver tr perceiver
         echo \"${COMPREPLY[@]}\"";
     let bash = Command::new("bash")
         .args(["--norc", "-c", ask])
-        .current_dir(place.path(""))
+        .current_dir(sandbox.path(""))
         .output();
     let Ok(output) = bash else {
-        return; // no bash here
+        return; // bash is not installed
     };
-    let said = String::from_utf8(output.stdout).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(
-        said.trim(),
+        stdout.trim(),
         "train",
         "{:?}",
         String::from_utf8(output.stderr)
@@ -71,12 +71,12 @@ fn bash_takes_the_completions() {
 
 #[test]
 fn every_command_has_a_manual_page() {
-    let place = workplace();
-    let commands = commands(&place);
-    let said = place.succeed("man --output pages/man1").out;
+    let sandbox = new_sandbox();
+    let commands = commands(&sandbox);
+    let stdout = sandbox.succeed("man --output pages/man1").out;
     assert!(
-        said.contains(&format!("{} pages", commands.len() + 1)),
-        "{said}"
+        stdout.contains(&format!("{} pages", commands.len() + 1)),
+        "{stdout}"
     );
     let mut expected: Vec<String> = commands
         .iter()
@@ -84,9 +84,9 @@ fn every_command_has_a_manual_page() {
         .chain(["perceiver.1".to_string()])
         .collect();
     expected.sort();
-    assert_eq!(names_in(&place.path("pages/man1")), expected);
+    assert_eq!(names_in(&sandbox.path("pages/man1")), expected);
     for name in expected {
-        let page = std::fs::read_to_string(place.path("pages/man1").join(&name)).unwrap();
+        let page = std::fs::read_to_string(sandbox.path("pages/man1").join(&name)).unwrap();
         for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"] {
             assert!(
                 page.contains(&format!(".SH {section}")),
@@ -97,7 +97,7 @@ fn every_command_has_a_manual_page() {
         let title = name.trim_end_matches(".1");
         assert!(page.contains(&format!(".TH {title} 1")), "{name}: {page}");
     }
-    let own = place.succeed("man").out;
+    let own = sandbox.succeed("man").out;
     assert!(
         own.contains(".SH SUBCOMMANDS") && own.contains("Exit codes:"),
         "{own}"
@@ -105,18 +105,18 @@ fn every_command_has_a_manual_page() {
 }
 
 #[test]
-fn a_manual_that_cannot_be_written_is_named() {
-    let place = workplace();
-    place.write("taken", "a file");
-    let said = place.run("man --output taken");
-    assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("--output taken"), "{}", said.err);
+fn unwritable_manual_paths_are_named() {
+    let sandbox = new_sandbox();
+    sandbox.write("taken", "a file");
+    let output = sandbox.run("man --output taken");
+    assert_eq!(output.code, Some(1));
+    assert!(output.err.contains("--output taken"), "{}", output.err);
 }
 
-/// Whether a warning has colours: in a command that fails, and in a log line.
-fn has_colours(place: &Sandbox, arguments: &str, variables: &[(&str, &str)]) -> [bool; 2] {
-    let said = |command: &str| {
-        let output = place
+/// Whether messages are coloured: the error of a failing command, and a log line.
+fn has_colors(sandbox: &Sandbox, arguments: &str, variables: &[(&str, &str)]) -> [bool; 2] {
+    let stderr_of = |command: &str| {
+        let output = sandbox
             .command(&format!("{command} {arguments}"))
             .env_remove("NO_COLOR")
             .env_remove("CLICOLOR")
@@ -125,8 +125,8 @@ fn has_colours(place: &Sandbox, arguments: &str, variables: &[(&str, &str)]) -> 
             .unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    std::fs::create_dir_all(place.path("runs")).unwrap();
-    let (refused, warned) = (said("summary --preset nope"), said("runs"));
+    std::fs::create_dir_all(sandbox.path("runs")).unwrap();
+    let (refused, warned) = (stderr_of("summary --preset nope"), stderr_of("runs"));
     assert!(
         refused.contains("nope") && warned.contains("no runs in"),
         "{refused}{warned}"
@@ -135,31 +135,31 @@ fn has_colours(place: &Sandbox, arguments: &str, variables: &[(&str, &str)]) -> 
 }
 
 #[test]
-fn colours_are_where_they_are_asked_for() {
-    let place = workplace();
+fn colors_follow_the_terminal_and_the_environment() {
+    let sandbox = new_sandbox();
     let (force, none) = (("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1"));
-    assert_eq!(has_colours(&place, "", &[]), [false; 2]);
-    assert_eq!(has_colours(&place, "", &[force]), [true; 2]);
-    assert_eq!(has_colours(&place, "", &[force, none]), [false; 2]);
-    assert_eq!(has_colours(&place, "--color always", &[none]), [true; 2]);
-    assert_eq!(has_colours(&place, "--color=never", &[force]), [false; 2]);
+    assert_eq!(has_colors(&sandbox, "", &[]), [false; 2]);
+    assert_eq!(has_colors(&sandbox, "", &[force]), [true; 2]);
+    assert_eq!(has_colors(&sandbox, "", &[force, none]), [false; 2]);
+    assert_eq!(has_colors(&sandbox, "--color always", &[none]), [true; 2]);
+    assert_eq!(has_colors(&sandbox, "--color=never", &[force]), [false; 2]);
 }
 
-/// A command, with arguments that may have spaces, and what it printed.
-fn run(place: &Sandbox, plain: &str, more: &[&std::ffi::OsStr]) -> Said {
-    let output = place.command(plain).args(more).output().unwrap();
-    Said {
+/// Runs a command with additional arguments, which may contain spaces.
+fn run(sandbox: &Sandbox, plain: &str, more: &[&std::ffi::OsStr]) -> ProgramOutput {
+    let output = sandbox.command(plain).args(more).output().unwrap();
+    ProgramOutput {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
-/// A workplace with a model of shapes in `run`.
+/// Returns a sandbox with a model trained on shapes in `run`.
 fn trained() -> Sandbox {
-    let place = workplace();
-    place.succeed("train --quiet --preset quickstart --config tiny.toml --output run");
-    place
+    let sandbox = new_sandbox();
+    sandbox.succeed("train --quiet --preset quickstart --config tiny.toml --output run");
+    sandbox
 }
 
 fn image() -> Vec<u8> {
@@ -173,21 +173,22 @@ mod hostile_names {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
 
-    use perceiver_tests::program::{Said, Sandbox};
+    use perceiver_tests::program::{ProgramOutput, Sandbox};
 
-    use super::{image, run, trained, workplace};
+    use super::{image, new_sandbox, run, trained};
 
-    /// Clears the screen, rings, goes back to the start of the line, forges an error, turns text around, is no UTF-8.
+    /// Clears the screen, rings the bell, returns to the start of the line, forges an error,
+    /// reverses the text direction, and is invalid UTF-8.
     const NAME: &[u8] = b"a\x1b[2J\x07\r\nerror: forged\xe2\x80\xae\xc2\x9b31m\xff.png";
     const CLASS: &str = "cat\u{1b}]0;owned\u{7}\nerror: forged\u{202e}";
 
-    /// Whether nothing that was printed is a command to a terminal, or an error of a name's own.
-    fn require_harmless(said: &Said) {
-        for text in [&said.out, &said.err] {
-            let found = text
+    /// Asserts that the output contains no terminal commands, and no forged error line.
+    fn assert_escaped(output: &ProgramOutput) {
+        for text in [&output.out, &output.err] {
+            let unsafe_character = text
                 .chars()
                 .find(|&c| perceiver_cli::escape::is_unsafe(c) && c != '\n');
-            assert_eq!(found, None, "{text:?}");
+            assert_eq!(unsafe_character, None, "{text:?}");
             assert!(
                 !text.lines().any(|line| line.starts_with("error: forged")),
                 "{text}"
@@ -196,36 +197,36 @@ mod hostile_names {
     }
 
     #[test]
-    fn file_names_are_escaped_and_can_be_found_again() {
-        let place = trained();
+    fn file_names_are_escaped_reversibly() {
+        let sandbox = trained();
         let name = OsStr::from_bytes(NAME);
-        fs::write(place.path(name), image()).unwrap();
+        fs::write(sandbox.path(name), image()).unwrap();
         let predict = |format: &str| {
             let plain = format!("predict --checkpoint run --top-k 1 --format {format}");
-            let said = run(&place, &plain, &[name]);
-            assert_eq!(said.code, Some(0), "{}", said.err);
-            said
+            let output = run(&sandbox, &plain, &[name]);
+            assert_eq!(output.code, Some(0), "{}", output.err);
+            output
         };
         let shown = r"a\u{1b}[2J\u{7}\r\nerror: forged\u{202e}\u{9b}31m\xff.png";
         for format in ["text", "table"] {
-            let said = predict(format);
-            require_harmless(&said);
-            assert!(said.out.contains(shown), "{}", said.out);
+            let output = predict(format);
+            assert_escaped(&output);
+            assert!(output.out.contains(shown), "{}", output.out);
         }
         let encoded = "a%1B%5B2J%07%0D%0Aerror%3A%20forged%E2%80%AE%C2%9B31m%FF.png";
-        let said = predict("json");
-        require_harmless(&said);
-        let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        let output = predict("json");
+        assert_escaped(&output);
+        let json: serde_json::Value = serde_json::from_str(&output.out).unwrap();
         assert_eq!(json["image"], String::from_utf8_lossy(NAME).as_ref());
         assert_eq!(json["image_percent_encoded"], encoded);
-        let csv = predict("csv").out; // quoted, and otherwise as it is
+        let csv = predict("csv").out; // quoted, but not escaped
         assert!(csv.starts_with("image,rank,class,probability,image_percent_encoded\n\"a\x1b"));
         assert!(csv.trim_end().ends_with(encoded), "{csv}");
     }
 
     #[test]
     fn errors_and_log_lines_are_one_line_each() {
-        let place = trained();
+        let sandbox = trained();
         let name = OsStr::from_bytes(NAME);
         for arguments in [
             "predict --checkpoint run",
@@ -233,87 +234,91 @@ mod hostile_names {
             "train --resume",
             "runs",
         ] {
-            let said = run(&place, arguments, &[name]);
-            assert_ne!(said.code, Some(0), "{arguments}");
-            require_harmless(&said);
-            let errors = said.err.lines().filter(|line| line.starts_with("error: "));
-            assert_eq!(errors.count(), 1, "{arguments}: {}", said.err);
+            let output = run(&sandbox, arguments, &[name]);
+            assert_ne!(output.code, Some(0), "{arguments}");
+            assert_escaped(&output);
+            let errors = output
+                .err
+                .lines()
+                .filter(|line| line.starts_with("error: "));
+            assert_eq!(errors.count(), 1, "{arguments}: {}", output.err);
         }
-        // A log line: a picture of a data set that cannot be read.
+        // A log line that names an unreadable image of a data set.
         for (class, file) in [
             ("a", "1.png"),
             ("a", "2.png"),
             ("b", "3.png"),
             ("b", "4.png"),
         ] {
-            place.write(&format!("photos/{class}/{file}"), image());
+            sandbox.write(&format!("photos/{class}/{file}"), image());
         }
-        fs::write(place.path("photos/a").join(name), "no image").unwrap();
-        let said = run(
-            &place,
+        fs::write(sandbox.path("photos/a").join(name), "no image").unwrap();
+        let output = run(
+            &sandbox,
             "train -v --dataset folder:photos --config tiny.toml --preset quickstart --output out",
             &[],
         );
-        require_harmless(&said);
-        assert!(said.err.contains(r"\nerror: forged"), "{}", said.err);
+        assert_escaped(&output);
+        assert!(output.err.contains(r"\nerror: forged"), "{}", output.err);
     }
 
     #[test]
     fn class_names_of_a_model_are_escaped() {
-        let place = trained();
-        let config = fs::read_to_string(place.path("run/config.json")).unwrap();
+        let sandbox = trained();
+        let config = fs::read_to_string(sandbox.path("run/config.json")).unwrap();
         let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
         for index in 0..20 {
             config["id2label"][index.to_string()] = format!("{index}{CLASS}").into();
         }
         let ids = (0..20).map(|index| (format!("{index}{CLASS}"), index.into()));
         config["label2id"] = serde_json::Value::Object(ids.collect());
-        place.write("run/config.json", config.to_string());
-        place.write("1.png", image());
+        sandbox.write("run/config.json", config.to_string());
+        sandbox.write("1.png", image());
         for format in ["text", "table", "json"] {
-            let said = place.succeed(&format!("predict --checkpoint run --format {format} 1.png"));
-            require_harmless(&said);
-            assert!(said.out.contains("owned"), "{}", said.out);
+            let output =
+                sandbox.succeed(&format!("predict --checkpoint run --format {format} 1.png"));
+            assert_escaped(&output);
+            assert!(output.out.contains("owned"), "{}", output.out);
         }
-        let said = place.run("evaluate --checkpoint run");
-        assert_eq!(said.code, Some(1)); // other classes than the data set's
-        require_harmless(&said);
+        let output = sandbox.run("evaluate --checkpoint run");
+        assert_eq!(output.code, Some(1)); // its classes differ from those of the data set
+        assert_escaped(&output);
     }
 
-    /// Those of the tests in an archive are the shards' own.
+    /// Text in archives is covered by the tests of the shards.
     #[test]
     fn text_of_a_weights_file_is_escaped() {
-        let place = trained();
+        let sandbox = trained();
         let header = "{\"a\u{1b}[2J\\nerror: forged\":{\"dtype\":\"F9\",\"shape\":[1],\"data_offsets\":[0,4]}}";
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
         bytes.extend([0; 4]);
-        place.write("run/model.safetensors", bytes);
-        place.write("1.png", image());
-        let said = place.run("predict --checkpoint run 1.png");
-        assert_eq!(said.code, Some(1));
-        require_harmless(&said);
+        sandbox.write("run/model.safetensors", bytes);
+        sandbox.write("1.png", image());
+        let output = sandbox.run("predict --checkpoint run 1.png");
+        assert_eq!(output.code, Some(1));
+        assert_escaped(&output);
     }
 
     #[test]
     fn a_run_of_any_name_is_listed_and_its_command_is_quoted() {
-        let place: Sandbox = workplace();
+        let sandbox: Sandbox = new_sandbox();
         let name = OsStr::from_bytes(b"a b;\x1b\xff");
         let plain = "train --quiet --preset quickstart --config tiny.toml --output";
-        assert_eq!(run(&place, plain, &[name]).code, Some(0));
-        fs::remove_file(place.path(name).join("results.json")).unwrap();
-        let said = place.succeed("runs .");
-        require_harmless(&said);
-        assert!(said.out.contains(r"a b;\u{1b}\xff"), "{}", said.out);
+        assert_eq!(run(&sandbox, plain, &[name]).code, Some(0));
+        fs::remove_file(sandbox.path(name).join("results.json")).unwrap();
+        let output = sandbox.succeed("runs .");
+        assert_escaped(&output);
+        assert!(output.out.contains(r"a b;\u{1b}\xff"), "{}", output.out);
         let command = r"resume with: perceiver train --resume $'./a b;\x1b\xff'";
-        assert!(said.out.contains(command), "{}", said.out);
-        let json = place.succeed("runs . --json").out;
+        assert!(output.out.contains(command), "{}", output.out);
+        let json = sandbox.succeed("runs . --json").out;
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json[0]["run_percent_encoded"], "./a%20b%3B%1B%FF");
     }
 }
 
-/// A file that takes nothing, as a full disk.
+/// Opens a file to which every write fails, as on a full disk.
 #[cfg(target_os = "linux")]
 fn full() -> std::fs::File {
     std::fs::OpenOptions::new()
@@ -324,15 +329,15 @@ fn full() -> std::fs::File {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_cannot_be_said_is_dropped_and_work_goes_on() {
-    let place = workplace();
+fn unwritable_log_output_is_dropped() {
+    let sandbox = new_sandbox();
     let unheard = |arguments: &str| {
-        let status = place.command(arguments).stderr(full()).status().unwrap();
+        let status = sandbox.command(arguments).stderr(full()).status().unwrap();
         status.code()
     };
     let train = "train -vv --preset quickstart --config tiny.toml --epochs 2 --output run";
     assert_eq!(unheard(train), Some(0));
-    assert!(place.path("run/results.json").exists());
+    assert!(sandbox.path("run/results.json").exists());
     assert_eq!(unheard("predict --checkpoint run nope.png"), Some(1));
     assert_eq!(unheard("train --preset nope"), Some(2));
     assert_eq!(unheard("train --resume nowhere"), Some(2));
@@ -342,8 +347,8 @@ fn what_cannot_be_said_is_dropped_and_work_goes_on() {
 #[cfg(target_os = "linux")]
 #[test]
 fn results_that_cannot_be_written_are_an_error() {
-    let place = trained();
-    place.write("1.png", image());
+    let sandbox = trained();
+    sandbox.write("1.png", image());
     for arguments in [
         "--help",
         "--version",
@@ -357,32 +362,32 @@ fn results_that_cannot_be_written_are_an_error() {
         "predict --checkpoint run --format table 1.png",
         "evaluate --checkpoint run --json",
     ] {
-        let output = place.command(arguments).stdout(full()).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments}: {said}");
+        let output = sandbox.command(arguments).stdout(full()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {stderr}");
         assert!(
-            said.contains("error: cannot write to standard output"),
-            "{arguments}: {said}"
+            stderr.contains("error: cannot write to standard output"),
+            "{arguments}: {stderr}"
         );
     }
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
-    let place = workplace();
+fn a_reader_that_closes_the_pipe_is_no_error() {
+    let sandbox = new_sandbox();
     for arguments in ["--help", "completions bash", "summary"] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = place.command(arguments).stdout(writer).output().unwrap();
+        let output = sandbox.command(arguments).stdout(writer).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{arguments}");
         assert_eq!(output.stderr, b"", "{arguments}");
     }
 }
 
 #[test]
-fn every_flag_has_its_range_and_refuses_with_2() {
-    let place = trained();
-    place.write("1.png", image());
+fn out_of_range_flags_exit_with_2() {
+    let sandbox = trained();
+    sandbox.write("1.png", image());
     for arguments in [
         "train --epochs 0",
         "train --batch-size 0",
@@ -408,87 +413,92 @@ fn every_flag_has_its_range_and_refuses_with_2() {
         "compare run",
         "summary --set model.latent_dim=0",
     ] {
-        let said = place.run(arguments);
-        assert_eq!(said.code, Some(2), "{arguments}: {}", said.err);
+        let output = sandbox.run(arguments);
+        assert_eq!(output.code, Some(2), "{arguments}: {}", output.err);
     }
-    assert!(!place.path("runs").exists() && !place.path("a.png").exists());
+    assert!(!sandbox.path("runs").exists() && !sandbox.path("a.png").exists());
 }
 
 #[test]
-fn any_seed_is_one() {
-    let place = workplace();
+fn any_integer_is_a_valid_seed() {
+    let sandbox = new_sandbox();
     let train = "train --quiet --preset quickstart --config tiny.toml";
-    place.succeed(&format!("{train} --seed 9223372036854775808 --output run"));
-    place.succeed("train --quiet --resume run --epochs 2");
-    place.succeed("evaluate --checkpoint run");
-    place.succeed(&format!(
+    sandbox.succeed(&format!("{train} --seed 9223372036854775808 --output run"));
+    sandbox.succeed("train --quiet --resume run --epochs 2");
+    sandbox.succeed("evaluate --checkpoint run");
+    sandbox.succeed(&format!(
         "{train} --set training.seed=18446744073709551615 --output set"
     ));
-    place.write(
+    sandbox.write(
         "sweep.toml",
         "seeds = [1, '9223372036854775808']\n[[variant]]\nname = 'a'\n",
     );
-    place.succeed(&format!("{train} --sweep sweep.toml --output sweep"));
+    sandbox.succeed(&format!("{train} --sweep sweep.toml --output sweep"));
     let same = ["run", "sweep/a-seed9223372036854775808"]
-        .map(|run| std::fs::read_to_string(place.path(run).join("metrics.jsonl")).unwrap())
+        .map(|run| std::fs::read_to_string(sandbox.path(run).join("metrics.jsonl")).unwrap())
         .map(|metrics| metrics.split("\"val_loss\":").nth(1).unwrap()[..12].to_string());
     assert_eq!(same[0], same[1]);
 }
 
 #[test]
-fn an_empty_list_of_images_is_said() {
-    let place = trained();
+fn empty_image_lists_are_reported() {
+    let sandbox = trained();
     for flags in ["", "--json", "--format csv"] {
-        let said = place.run(&format!("predict --checkpoint run {flags} -"));
-        assert_eq!(said.code, Some(1), "{}", said.err);
+        let output = sandbox.run(&format!("predict --checkpoint run {flags} -"));
+        assert_eq!(output.code, Some(1), "{}", output.err);
         let expected =
             "error: standard input: expected paths of images, one per line, found none\n";
-        assert_eq!(said.err, expected);
+        assert_eq!(output.err, expected);
     }
 }
 
 #[test]
 fn commands_to_copy_are_quoted() {
-    let place = workplace();
+    let sandbox = new_sandbox();
     let plain = "train --preset quickstart --config tiny.toml --output";
-    let said = run(&place, plain, &["my runs; it's".as_ref()]);
-    assert_eq!(said.code, Some(0), "{}", said.err);
+    let output = run(&sandbox, plain, &["my runs; it's".as_ref()]);
+    assert_eq!(output.code, Some(0), "{}", output.err);
     let command = r"try: perceiver predict --checkpoint 'my runs; it'\''s' IMAGE";
-    assert!(said.err.contains(command), "{}", said.err);
-    std::fs::remove_file(place.path("my runs; it's/training/state.safetensors")).unwrap();
-    let said = run(&place, "train --resume", &["my runs; it's".as_ref()]);
+    assert!(output.err.contains(command), "{}", output.err);
+    std::fs::remove_file(sandbox.path("my runs; it's/training/state.safetensors")).unwrap();
+    let output = run(&sandbox, "train --resume", &["my runs; it's".as_ref()]);
     assert!(
-        said.err
+        output
+            .err
             .contains(r"--resume 'my runs; it'\''s' --from-previous")
-            || said
+            || output
                 .err
                 .contains(r"--recipe 'my runs; it'\''s/training/recipe.toml'"),
         "{}",
-        said.err
+        output.err
     );
 }
 
 #[test]
-fn more_threads_than_cores_are_warned_of() {
-    let place = workplace();
-    let said = |threads: &str| {
-        let mut summary = place.command("summary");
+fn more_threads_than_cores_give_a_warning() {
+    let sandbox = new_sandbox();
+    let stderr_of = |threads: &str| {
+        let mut summary = sandbox.command("summary");
         let output = summary.env("RAYON_NUM_THREADS", threads).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    assert!(said("1000000").contains("RAYON_NUM_THREADS=1000000: more threads than"));
-    assert_eq!(said("1"), "");
+    assert!(stderr_of("1000000").contains("RAYON_NUM_THREADS=1000000: more threads than"));
+    assert_eq!(stderr_of("1"), "");
 }
 
 #[test]
-fn verbose_tells_the_steps() {
-    let place = workplace();
+fn verbose_logs_the_steps() {
+    let sandbox = new_sandbox();
     let train = "train --preset quickstart --config tiny.toml --epochs 1 --set training.seed=5";
-    let said = |flags: &str, output: &str| {
-        let said = place.succeed(&format!("{train} {flags} --output {output}"));
-        said.err
+    let stderr_of = |flags: &str, run: &str| {
+        let output = sandbox.succeed(&format!("{train} {flags} --output {run}"));
+        output.err
     };
-    let (plain, more, most) = (said("", "a"), said("-v", "b"), said("-vv", "c"));
+    let (plain, more, most) = (
+        stderr_of("", "a"),
+        stderr_of("-v", "b"),
+        stderr_of("-vv", "c"),
+    );
     for step in [
         "reading tiny.toml",
         "recipe preset quickstart: ",
@@ -511,17 +521,17 @@ fn verbose_tells_the_steps() {
 }
 
 #[test]
-fn what_was_meant_is_named() {
-    let place = trained();
-    place.write("lr.toml", "[training]\nlr = 1.0\n");
-    place.write(
+fn errors_suggest_the_closest_name() {
+    let sandbox = trained();
+    sandbox.write("lr.toml", "[training]\nlr = 1.0\n");
+    sandbox.write(
         "sweep.toml",
         "[[variant]]\nname = 'a'\nmodel.iterations = 3\n",
     );
-    place.write("digits/zero/1.png", image());
-    place.write("tars/train-0.tar", "");
-    std::fs::create_dir_all(place.path("runs/photos-1/training")).unwrap();
-    place.write("runs/photos-1/training/recipe.toml", "");
+    sandbox.write("digits/zero/1.png", image());
+    sandbox.write("tars/train-0.tar", "");
+    std::fs::create_dir_all(sandbox.path("runs/photos-1/training")).unwrap();
+    sandbox.write("runs/photos-1/training/recipe.toml", "");
     for (arguments, meant) in [
         ("train --set training.lr=3", "training.learning_rate"),
         ("train --set num_iterations=3", "model.num_iterations"),
@@ -544,20 +554,20 @@ fn what_was_meant_is_named() {
         ("compare run runs/photos", "runs/photos-1"),
         ("train --init-from ruin", "run"),
     ] {
-        let said = place.run(arguments);
-        assert_eq!(said.code, Some(2), "{arguments}: {}", said.err);
+        let output = sandbox.run(arguments);
+        assert_eq!(output.code, Some(2), "{arguments}: {}", output.err);
         assert!(
-            said.err.contains(&format!("did you mean {meant}?")),
+            output.err.contains(&format!("did you mean {meant}?")),
             "{arguments}: {}",
-            said.err
+            output.err
         );
     }
 }
 
 #[test]
-fn a_path_that_is_not_there_is_not_asked_of_the_hub() {
-    let place = workplace();
-    std::fs::create_dir(place.path("here")).unwrap();
+fn missing_paths_are_not_requested_from_the_hub() {
+    let sandbox = new_sandbox();
+    std::fs::create_dir(sandbox.path("here")).unwrap();
     for name in [
         "runs/nope",
         "./nope",
@@ -567,20 +577,20 @@ fn a_path_that_is_not_there_is_not_asked_of_the_hub() {
         "a/b/c",
     ] {
         for command in ["evaluate --checkpoint", "train --init-from", "verify"] {
-            let mut program = place.command(&format!("{command} {name}"));
-            // Nobody is there, so that asking would be told of.
+            let mut program = sandbox.command(&format!("{command} {name}"));
+            // No server listens there, so a request would be reported.
             let output = program
                 .env("HF_ENDPOINT", "http://127.0.0.1:9")
                 .output()
                 .unwrap();
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert_eq!(output.status.code(), Some(2), "{command} {name}: {said}");
-            let last = said.lines().last().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command} {name}: {stderr}");
+            let last = stderr.lines().last().unwrap();
             assert!(
                 last.contains(&format!(" {name}: expected a directory, found none")),
-                "{said}"
+                "{stderr}"
             );
-            assert!(!said.contains("Hub"), "{said}");
+            assert!(!stderr.contains("Hub"), "{stderr}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What must hold for the model beside Keras's numbers: the paper's claim about the order of tokens, the distributions of
-//! fresh parameters, and that training and inference differ by dropout alone.
+//! Properties of the model beyond Keras's reference values: invariance to the order of tokens, as
+//! the paper claims; distributions of initial parameters; dropout as the only difference between
+//! training and inference.
 
 #![allow(clippy::float_cmp)] // constants are exact
 
@@ -29,7 +30,7 @@ fn model(config: &PerceiverConfig, seed: u64) -> Perceiver {
     parameters.model(config).unwrap()
 }
 
-/// A permutation of `0..len`, a function of `seed`.
+/// Returns a permutation of `0..len`, a function of `seed`.
 fn permutation(len: usize, seed: u64) -> Tensor {
     let mut order: Vec<u32> = (0..len as u32).collect();
     order.sort_by_key(|&i| RngKey::new(seed).bits(u64::from(i)));
@@ -39,7 +40,8 @@ fn permutation(len: usize, seed: u64) -> Tensor {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Section 3.1 of the paper: attention does not know the order of its inputs; positions have to be in them.
+    /// Section 3.1 of the paper: attention is invariant to the order of its inputs, so they must
+    /// contain their positions.
     #[test]
     fn permuting_encoded_tokens_changes_nothing(
         (patch_size, heads, iterations) in (prop::sample::select(vec![1, 2, 4]), 1usize..4, 1usize..4),
@@ -90,7 +92,7 @@ fn attention_maps_are_distributions_over_the_tokens() {
 }
 
 #[test]
-fn dropout_is_on_in_training_only_and_keyed() {
+fn dropout_is_active_in_training_only_and_keyed() {
     let config = small();
     let (model, images) = (model(&config, 3), images(&config, 2, 3));
     let training = |seed| {
@@ -120,7 +122,7 @@ fn an_image_has_the_same_logits_alone_and_in_a_batch() {
 }
 
 #[test]
-fn images_of_another_shape_are_refused_with_both_shapes() {
+fn mismatched_images_are_rejected_with_both_shapes() {
     let config = small();
     let other = PerceiverConfig {
         image_size: 4,
@@ -154,7 +156,7 @@ fn the_gradient_reaches_every_parameter() {
     for (name, variable) in parameters.iter() {
         let gradient = gradients.get(name).unwrap();
         assert_eq!(gradient.dims(), variable.dims(), "{name}");
-        // The bias of the keys shifts whole rows of logits, which softmax does not see.
+        // The bias of the keys adds a constant to each row of logits, which softmax ignores.
         let moves = values(gradient).iter().any(|g| g.abs() > 1e-9);
         assert!(
             moves || name.ends_with("key.bias"),
@@ -164,7 +166,7 @@ fn the_gradient_reaches_every_parameter() {
 }
 
 #[test]
-fn a_part_of_a_batch_has_the_dropout_it_has_in_the_whole() {
+fn micro_batches_have_the_dropout_of_the_batch() {
     for head_dim in [0, 4] {
         let config = PerceiverConfig {
             head_dim,
@@ -177,14 +179,14 @@ fn a_part_of_a_batch_has_the_dropout_it_has_in_the_whole() {
             let part = images.narrow(0, start, count).unwrap();
             let part = model.forward(&part, Mode::TrainingPart { key, start });
             let expected = values(&whole.narrow(0, start, count).unwrap());
-            for (found, expected) in values(&part.unwrap()).iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-5, "{found}, not {expected}");
+            for (actual, expected) in values(&part.unwrap()).iter().zip(expected) {
+                assert!((actual - expected).abs() < 1e-5, "{actual}, not {expected}");
             }
         }
     }
 }
 
-/// Chen et al., 2016: what is computed again is what was there.
+/// Activation checkpointing (Chen et al., 2016): recomputed activations equal the original ones.
 #[test]
 fn recomputation_changes_no_bit_of_a_gradient() {
     for head_dim in [0, 4] {
@@ -213,7 +215,7 @@ fn recomputation_changes_no_bit_of_a_gradient() {
 }
 
 #[test]
-fn fresh_parameters_have_the_distributions_of_keras() {
+fn initial_parameters_have_the_distributions_of_keras() {
     let config = PerceiverConfig::default();
     let parameters = Parameters::from_seed(&config, 6, &Device::Cpu).unwrap();
     for (name, variable) in parameters.iter() {

@@ -1,5 +1,5 @@
-//! What must hold for every option that the Keras example does not have: a stem, Fourier positions, more heads, fewer cross
-//! attentions, weights of their own.
+//! Properties that hold for every option that the Keras example does not have: a stem, Fourier
+//! positions, more heads, fewer cross-attentions, separate weights.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use perceiver_tests::tensors::{distance, images, values};
 use perceiver_train::{Gradients, MixedPrecision, Precision, cross_entropy};
 use proptest::prelude::*;
 
-/// A small model that has several tokens behind the largest stem: of one alone, attention learns nothing.
+/// Returns a small model with several tokens even after the largest stem: over a single token,
+/// attention has no gradient.
 fn small() -> PerceiverConfig {
     PerceiverConfig {
         image_size: 16,
@@ -60,20 +61,20 @@ prop_compose! {
     }
 }
 
-/// The length of the difference, as a share of the length of what was expected.
-fn relative_distance(found: &[f32], expected: &[f32]) -> f32 {
+/// Returns the norm of the difference, relative to the norm of `expected`.
+fn relative_distance(actual: &[f32], expected: &[f32]) -> f32 {
     let length = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
-    let pairs = found.iter().zip(expected);
+    let pairs = actual.iter().zip(expected);
     length(&mut pairs.map(|(a, b)| a - b)) / length(&mut expected.iter().copied())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Both forms of attention give the same scores and the same gradients, which reach every parameter; the summary counts
-    /// these parameters.
+    /// Both forms of attention give the same logits and gradients. Gradients reach every
+    /// parameter, and the summary counts the parameters.
     #[test]
-    fn every_option_learns_in_both_forms(config in options(), seed in 0u64..1000) {
+    fn every_option_trains_in_both_attention_forms(config in options(), seed in 0u64..1000) {
         config.validate().unwrap();
         let parameters = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
         prop_assert_eq!(Summary::new(&config).unwrap().parameters(), parameters.count());
@@ -98,9 +99,10 @@ proptest! {
         }
     }
 
-    /// In 16 bits a model says and learns what it does in 32, its backward pass computed again or not.
+    /// Logits and gradients in 16 bits approximate those in 32 bits, with and without
+    /// recomputation in the backward pass.
     #[test]
-    fn every_option_learns_in_16_bits(config in options(), seed in 0u64..1000, recompute: bool) {
+    fn every_option_trains_in_16_bits(config in options(), seed in 0u64..1000, recompute: bool) {
         let parameters = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
         let labels = Tensor::new(&[1u32, 4], &Device::Cpu).unwrap();
         let images = images(&config, 2, seed);
@@ -121,7 +123,7 @@ proptest! {
         prop_assert!(relative_distance(&narrow_gradients, &gradients) < 0.4);
     }
 
-    /// An image does not know what it shares a batch with.
+    /// The logits of an image do not depend on the other images of the batch.
     #[test]
     fn an_image_has_the_same_scores_alone(config in options(), seed in 0u64..1000) {
         let parameters = Parameters::from_seed(&config, seed, &Device::Cpu).unwrap();
@@ -135,9 +137,9 @@ proptest! {
     }
 }
 
-/// Iterations with weights of their own are the example's as long as these weights are equal.
+/// Separate weights per iteration give the same results as shared weights if they are equal.
 #[test]
-fn separate_weights_that_are_equal_are_shared_weights() {
+fn equal_separate_weights_equal_shared_weights() {
     let shared = small();
     let parameters = Parameters::from_seed(&shared, 1, &Device::Cpu).unwrap();
     let images = images(&shared, 2, 1);
@@ -170,16 +172,16 @@ fn separate_weights_that_are_equal_are_shared_weights() {
         };
         assert_eq!(layers("cross_attention"), sets, "{sharing:?}");
         let separate = Parameters::from_tensors(&config, copied, &Device::Cpu).unwrap();
-        let found = separate
+        let actual = separate
             .model(&config)
             .unwrap()
             .forward(&images, Mode::Inference)
             .unwrap();
-        assert!(distance(&found, &expected) < 1e-5, "{sharing:?}");
+        assert!(distance(&actual, &expected) < 1e-5, "{sharing:?}");
     }
 }
 
-/// The logits of every head, by the formula of multi-head attention.
+/// The logits of every head follow the formula of multi-head attention.
 #[test]
 fn cross_attention_logits_are_scaled_products_of_heads() {
     let config = PerceiverConfig {
@@ -188,7 +190,8 @@ fn cross_attention_logits_are_scaled_products_of_heads() {
     };
     let parameters = Parameters::from_seed(&config, 3, &Device::Cpu).unwrap();
     let of = |name: &str| parameters.get(name).unwrap().as_tensor();
-    assert!((of("cross_attention.scale").to_scalar::<f32>().unwrap() - 0.5).abs() < 1e-6); // 1 / sqrt(16 / 4)
+    // 1 / sqrt(16 / 4)
+    assert!((of("cross_attention.scale").to_scalar::<f32>().unwrap() - 0.5).abs() < 1e-6);
     let project = |x: &Tensor, norm: &str, layer: &str| {
         let norm = |kind: &str| of(&format!("cross_attention.{norm}.{kind}"));
         let x = layer_norm(x, norm("weight"), norm("bias"), config.layer_norm_epsilon).unwrap();
@@ -206,21 +209,21 @@ fn cross_attention_logits_are_scaled_products_of_heads() {
     let keys = project(&data, "norm_data", "key").transpose(2, 3).unwrap();
     let expected = (queries.matmul(&keys.contiguous().unwrap()).unwrap() * 0.5).unwrap();
     for form in [AttentionForm::Direct, AttentionForm::Absorbed] {
-        let mut found = Vec::new();
+        let mut actual = Vec::new();
         let model = model.clone().with_attention_form(form);
         model
             .forward_probed(&images, Mode::Inference, &mut |stage, tensor| {
                 if let Stage::CrossAttentionLogits(0) = stage {
-                    found.push(tensor.clone());
+                    actual.push(tensor.clone());
                 }
             })
             .unwrap();
-        assert!(distance(&found[0], &expected) < 1e-5);
+        assert!(distance(&actual[0], &expected) < 1e-5);
     }
 }
 
 #[test]
-fn later_iterations_can_do_without_a_cross_attention() {
+fn later_iterations_can_omit_cross_attention() {
     let config = PerceiverConfig {
         num_cross_attends: 2,
         ..small()

@@ -1,4 +1,5 @@
-//! One process at a time writes a run, and others leave it alone: starts at once, resumes of what is at work, sweeps, commands that read.
+//! One process at a time writes a run. Concurrent starts, resumes, sweeps and readers do not
+//! disturb it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,26 +16,26 @@ use serde_json::Value;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
 #[test]
-fn two_starts_at_once_have_a_directory_each() {
-    let place = Sandbox::new(PROGRAM);
+fn concurrent_starts_get_separate_directories() {
+    let sandbox = Sandbox::new(PROGRAM);
     let starts = [3, 4].map(|seed| {
         let start =
             format!("train --preset quickstart --config tiny.toml --epochs 2 --seed {seed}");
-        place.command(&start).spawn().unwrap()
+        sandbox.command(&start).spawn().unwrap()
     });
     for start in starts {
         let output = start.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
     }
-    let names = names_in(&place.path("runs"));
+    let names = names_in(&sandbox.path("runs"));
     assert_eq!(names, ["shapes-quickstart-1", "shapes-quickstart-2"]);
     let seeds = names
         .iter()
-        .map(|name| seed_of(&place.path("runs").join(name)));
+        .map(|name| seed_of(&sandbox.path("runs").join(name)));
     assert_eq!(seeds.collect::<BTreeSet<_>>(), BTreeSet::from([3, 4]));
-    let said = place.succeed("runs --json");
-    let runs: Vec<Value> = serde_json::from_str(&said.out).unwrap();
+    let output = sandbox.succeed("runs --json");
+    let runs: Vec<Value> = serde_json::from_str(&output.out).unwrap();
     for run in runs {
         assert_eq!(
             (&run["state"], &run["epochs"]),
@@ -43,25 +44,25 @@ fn two_starts_at_once_have_a_directory_each() {
     }
 }
 
-/// The seed in the recipe of a run, whose state has to be of the same.
+/// Returns the seed in the recipe of a run, after checking that its state belongs to the recipe.
 fn seed_of(root: &Path) -> u64 {
     let run = RunDirectory::open(root).unwrap();
-    let recipe = Recipe::read(&run.recipe()).unwrap();
+    let recipe = Recipe::read(run.recipe()).unwrap();
     TrainingState::read(&run, &run.state(), &recipe).unwrap();
     recipe.training.seed
 }
 
 #[test]
-fn a_second_start_in_the_same_directory_is_refused() {
+fn a_second_start_in_the_same_directory_is_rejected() {
     let run = Run::new(PROGRAM, "");
     let held = RunDirectory::create(run.path("")).unwrap();
     let output = run.start().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     let process = format!("is in use by process {}, since 2", std::process::id());
     assert!(
-        said.contains(&process) && said.contains("choose another --output"),
-        "{said}"
+        stderr.contains(&process) && stderr.contains("choose another --output"),
+        "{stderr}"
     );
     assert!(!run.path("training/recipe.toml").exists());
     drop(held);
@@ -69,28 +70,27 @@ fn a_second_start_in_the_same_directory_is_refused() {
     finished(run.start());
 }
 
-/// A start that fails leaves no directory behind.
 #[test]
-fn what_could_not_begin_leaves_nothing_behind() {
-    let place = Sandbox::new(PROGRAM);
+fn failed_starts_leave_no_files() {
+    let sandbox = Sandbox::new(PROGRAM);
     for at in ["", "--output a/b"] {
-        let said = place.run(&format!(
+        let output = sandbox.run(&format!(
             "train --preset quickstart --config tiny.toml --set model.num_heads=0 {at}"
         ));
-        assert_ne!(said.code, Some(0));
-        let said = place.run(&format!("train --dataset folder:nowhere {at}"));
-        assert_eq!(said.code, Some(1));
+        assert_ne!(output.code, Some(0));
+        let output = sandbox.run(&format!("train --dataset folder:nowhere {at}"));
+        assert_eq!(output.code, Some(1));
     }
-    assert_eq!(names_in(&place.path("")), ["tiny.toml"]);
+    assert_eq!(names_in(&sandbox.path("")), ["tiny.toml"]);
 }
 
 fn is_at_work(child: &mut Child) -> bool {
     child.try_wait().unwrap().is_none()
 }
 
-/// Resumes again and again, and everything that reads, while the run trains and saves in every step.
+/// Resumes, evaluates and reports a run repeatedly while it trains and saves every step.
 #[test]
-fn resumes_of_a_run_that_is_at_work_do_it_no_harm() {
+fn resuming_an_active_run_does_not_disturb_it() {
     let expected = Run::new(PROGRAM, "checkpoint_every = 1\n");
     finished(expected.start());
     let run = Run::new(PROGRAM, "checkpoint_every = 1\n");
@@ -102,25 +102,25 @@ fn resumes_of_a_run_that_is_at_work_do_it_no_harm() {
     let (mut refused, mut running) = (0, 0);
     while is_at_work(&mut child) {
         let output = run.resume("").output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         if output.status.code() == Some(1) {
             assert!(
-                said.contains(&writer) && said.contains("wait until that process ends"),
-                "{said}"
+                stderr.contains(&writer) && stderr.contains("wait until that process ends"),
+                "{stderr}"
             );
             refused += 1;
         } else {
-            assert!(said.contains("already finished"), "{said}");
+            assert!(stderr.contains("already finished"), "{stderr}");
         }
-        let listed = run.place.succeed("runs run --json").out;
+        let listed = run.sandbox.succeed("runs run --json").out;
         running += usize::from(listed.contains("\"state\": \"running\""));
-        run.place
+        run.sandbox
             .succeed("evaluate --checkpoint run --dataset folder:photos");
-        run.place.succeed("report run --output elsewhere.html");
+        run.sandbox.succeed("report run --output elsewhere.html");
     }
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     assert!(
         refused > 0 && running > 0,
         "{refused} refused, {running} running"
@@ -129,10 +129,10 @@ fn resumes_of_a_run_that_is_at_work_do_it_no_harm() {
     assert!(!run.path("training/lock.json").exists());
 }
 
-/// The lock of a process that was killed is nobody's, though the file stays.
+/// A killed process leaves its lock file behind, but no longer holds the lock.
 #[cfg(unix)]
 #[test]
-fn the_lock_of_a_killed_process_keeps_nobody_out() {
+fn stale_locks_of_killed_processes_are_taken_over() {
     let run = Run::new(PROGRAM, "checkpoint_every = 1\n");
     let mut child = run.start().spawn().unwrap();
     while !run.path("training/state.safetensors").exists() {
@@ -144,37 +144,37 @@ fn the_lock_of_a_killed_process_keeps_nobody_out() {
     let lock = fs::read_to_string(run.path("training/lock.json")).unwrap();
     let lock: Value = serde_json::from_str(&lock).unwrap();
     assert_eq!(lock["pid"], child.id());
-    let listed = run.place.succeed("runs run --json").out;
+    let listed = run.sandbox.succeed("runs run --json").out;
     assert!(listed.contains("unfinished"), "{listed}");
     finished(run.resume(""));
     assert!(!run.path("training/lock.json").exists());
 }
 
 #[test]
-fn a_second_sweep_in_the_same_directory_is_refused() {
-    let place = Sandbox::new(PROGRAM);
-    place.write("sweep.toml", "[[variant]]\nname = 'one'\n");
-    let held = DirectoryLock::take(&place.path("compared")).unwrap();
+fn a_second_sweep_in_the_same_directory_is_rejected() {
+    let sandbox = Sandbox::new(PROGRAM);
+    sandbox.write("sweep.toml", "[[variant]]\nname = 'one'\n");
+    let held = DirectoryLock::take(&sandbox.path("compared")).unwrap();
     let sweep = "train --preset quickstart --config tiny.toml --sweep sweep.toml --output compared";
-    let said = place.run(sweep);
-    assert_eq!(said.code, Some(1));
+    let output = sandbox.run(sweep);
+    assert_eq!(output.code, Some(1));
     assert!(
-        said.err.contains("compared is in use by process"),
+        output.err.contains("compared is in use by process"),
         "{}",
-        said.err
+        output.err
     );
     drop(held);
-    place.succeed(sweep);
+    sandbox.succeed(sweep);
     assert_eq!(
-        names_in(&place.path("compared")),
+        names_in(&sandbox.path("compared")),
         ["one-seed0", "sweep.json", "sweep.md"]
     );
 }
 
-/// Everything the program writes is for whom the umask lets read.
+/// All files of the program are readable by whomever the umask permits.
 #[cfg(unix)]
 #[test]
-fn every_file_has_its_mode_by_the_umask() {
+fn file_modes_follow_the_umask() {
     use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
@@ -192,32 +192,32 @@ fn every_file_has_its_mode_by_the_umask() {
         counts.sum()
     }
 
-    let place = Run::new(PROGRAM, "").place; // with photos
+    let sandbox = Run::new(PROGRAM, "").sandbox; // with photos
     let under = |umask: &str, arguments: &str| {
-        let program = place.command(arguments);
+        let program = sandbox.command(arguments);
         let output = Command::new("sh")
             .args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")])
             .arg(program.get_program())
             .args(program.get_args())
-            .current_dir(place.path(""))
+            .current_dir(sandbox.path(""))
             .output();
         let output = output.unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
     };
     for (umask, file_mode) in [("022", 0o644), ("077", 0o600)] {
         let out = format!("out-{umask}");
         let run = format!("{out}/run");
-        let picture = "photos/class-0/0.png";
+        let image = "photos/class-0/0.png";
         for arguments in [
             format!("train --preset quickstart --config tiny.toml --epochs 1 --output {run}"),
             format!("report {run} --output {out}/report.html"),
-            format!("attention --checkpoint {run} {picture} --output {out}/attention.png"),
+            format!("attention --checkpoint {run} {image} --output {out}/attention.png"),
             format!("shard --dataset folder:photos --output {out}/shards"),
             format!("man --output {out}/man"),
         ] {
             under(umask, &arguments);
         }
-        assert!(check(&place.path(&out), file_mode) > 15);
+        assert!(check(&sandbox.path(&out), file_mode) > 15);
     }
 }

@@ -1,5 +1,5 @@
-//! A folder as people have it, of pictures of all sizes and formats, some of them broken: it trains, it is evaluated, and its pictures
-//! are predicted by whatever way they are named.
+//! An image folder as users have it, with images of all sizes and formats and some broken files:
+//! training, evaluation, and prediction of its images, however they are named.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use image::{DynamicImage, ImageFormat, Luma, Rgb, RgbImage, Rgba};
-use perceiver_tests::program::{Said, Sandbox};
+use perceiver_tests::program::{ProgramOutput, Sandbox};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ const CLASSES: [(&str, [u8; 3]); 3] = [
     ("ぞう", [20, 30, 200]),
 ];
 
-/// Height and width of the readable pictures of each class: single pixels, stripes, large ones.
+/// Height and width of the readable images of each class: single pixels, stripes, large images.
 const SIZES: [(u32, u32); 12] = [
     (1, 1),
     (1, 300),
@@ -34,7 +34,7 @@ const SIZES: [(u32, u32); 12] = [
     (700, 1000),
 ];
 
-/// What stands in the folder and is no readable picture, by class and name.
+/// Files in the folder that are not readable images, by class and name.
 const BROKEN: [(usize, &str); 8] = [
     (0, "empty.png"),
     (0, "page.jpg"),
@@ -46,14 +46,14 @@ const BROKEN: [(usize, &str); 8] = [
     (2, "text.bmp"),
 ];
 
-fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-/// A picture of a class in the colour type and format of its number.
-fn picture(colour: [u8; 3], number: usize) -> (Vec<u8>, &'static str) {
+/// Returns an image of a class, in the size, colour type and format of its number.
+fn encoded_image(colour: [u8; 3], number: usize) -> (Vec<u8>, &'static str) {
     let (height, width) = SIZES[number];
     let rgb = DynamicImage::from(RgbImage::from_fn(width, height, |x, y| {
         Rgb(colour.map(|value| value.wrapping_add(((x * 7 + y * 3 + number as u32) % 20) as u8)))
@@ -69,7 +69,7 @@ fn picture(colour: [u8; 3], number: usize) -> (Vec<u8>, &'static str) {
             (encode(&rgba.into(), ImageFormat::Png), "png")
         }
         5 => (encode(&rgb.into_rgb16().into(), ImageFormat::Png), "PNG"),
-        // Called what it is not.
+        // The extension does not match the format.
         6 => (encode(&rgb, ImageFormat::Png), "jpg"),
         _ => {
             let grey = image::GrayImage::from_pixel(width, height, Luma([colour[0]]));
@@ -78,7 +78,7 @@ fn picture(colour: [u8; 3], number: usize) -> (Vec<u8>, &'static str) {
     }
 }
 
-/// A PNG of few bytes that claims 60,000 x 60,000 pixels.
+/// Returns a PNG of a few bytes that claims 60,000 x 60,000 pixels.
 fn huge() -> Vec<u8> {
     let mut png = encode(&RgbImage::new(1, 1).into(), ImageFormat::Png);
     png[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
@@ -113,21 +113,21 @@ fn broken(name: &str) -> Vec<u8> {
     }
 }
 
-/// A workplace with the folder `photos`.
-fn workplace() -> Sandbox {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+/// Returns a sandbox with the folder `photos`.
+fn new_sandbox() -> Sandbox {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     for (class, colour) in CLASSES {
         for number in 0..SIZES.len() {
-            let (bytes, extension) = picture(colour, number);
+            let (bytes, extension) = encoded_image(colour, number);
             let folder = if number % 5 == 0 { "/deep/down" } else { "" };
-            place.write(
+            sandbox.write(
                 &format!("photos/{class}{folder}/{number:02}.{extension}"),
                 bytes,
             );
         }
     }
     for (class, name) in BROKEN {
-        place.write(&format!("photos/{}/{name}", CLASSES[class].0), broken(name));
+        sandbox.write(&format!("photos/{}/{name}", CLASSES[class].0), broken(name));
     }
     let passed_over = [
         "photos/notes.txt",
@@ -136,13 +136,13 @@ fn workplace() -> Sandbox {
         "photos/.cache/x.png",
     ];
     for name in passed_over {
-        place.write(name, "no picture");
+        sandbox.write(name, "no picture");
     }
-    circles(&place.path("photos"));
-    place
+    circles(&sandbox.path("photos"));
+    sandbox
 }
 
-/// Links that lead back to folders they are in.
+/// Creates links that lead back to their own parent folders.
 #[cfg(unix)]
 fn circles(photos: &Path) {
     use std::os::unix::fs::symlink;
@@ -154,13 +154,14 @@ fn circles(photos: &Path) {
 #[cfg(not(unix))]
 fn circles(_: &Path) {}
 
-fn trained(place: &Sandbox) -> Said {
-    place.succeed("train --preset quickstart --dataset folder:photos --config tiny.toml --epochs 2 --output run")
+fn trained(sandbox: &Sandbox) -> ProgramOutput {
+    sandbox.succeed("train --preset quickstart --dataset folder:photos --config tiny.toml --epochs 2 --output run")
 }
 
-/// Broken and all pictures by the lines that sum up a split each: "... 2 of 9 images cannot be read ...".
-fn counts(said: &str) -> (usize, usize) {
-    let lines = said
+/// Returns the numbers of broken and of all images, from the summary line of each split: "... 2 of
+/// 9 images cannot be read ...".
+fn counts(stderr: &str) -> (usize, usize) {
+    let lines = stderr
         .lines()
         .filter(|line| line.contains("images cannot be read"));
     lines.fold((0, 0), |(broken, all), line| {
@@ -174,27 +175,27 @@ fn counts(said: &str) -> (usize, usize) {
 }
 
 #[test]
-fn a_mixed_folder_trains_is_evaluated_and_resumed_without_its_broken_pictures() {
-    let place = workplace();
-    let said = trained(&place);
+fn corrupt_images_are_skipped_in_training_evaluation_and_resuming() {
+    let sandbox = new_sandbox();
+    let output = trained(&sandbox);
     for (_, name) in BROKEN {
-        let named = said
+        let named = output
             .err
             .lines()
             .filter(|line| line.contains(name) && line.contains("skipped"));
-        assert_eq!(named.count(), 1, "{name}: {}", said.err);
+        assert_eq!(named.count(), 1, "{name}: {}", output.err);
     }
-    let (broken, all) = counts(&said.err);
+    let (broken, all) = counts(&output.err);
     assert!(
         broken == BROKEN.len() && all <= BROKEN.len() + 3 * SIZES.len(),
         "{}",
-        said.err
+        output.err
     );
 
     let config: Value =
-        serde_json::from_slice(&fs::read(place.path("run/config.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(sandbox.path("run/config.json")).unwrap()).unwrap();
     let results: Value =
-        serde_json::from_slice(&fs::read(place.path("run/results.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(sandbox.path("run/results.json")).unwrap()).unwrap();
     let used =
         config["data"]["train_images"].as_u64().unwrap() + results["images"].as_u64().unwrap();
     assert_eq!(used as usize, 3 * SIZES.len());
@@ -202,42 +203,42 @@ fn a_mixed_folder_trains_is_evaluated_and_resumed_without_its_broken_pictures() 
         assert_eq!(config["id2label"][label.to_string()], *name);
     }
 
-    let evaluated = place.succeed("evaluate --checkpoint run --json").out;
+    let evaluated = sandbox.succeed("evaluate --checkpoint run --json").out;
     assert_eq!(
         evaluated,
-        fs::read_to_string(place.path("run/results.json")).unwrap()
+        fs::read_to_string(sandbox.path("run/results.json")).unwrap()
     );
-    let report = || fs::read_to_string(place.path("run/report.html")).unwrap();
+    let report = || fs::read_to_string(sandbox.path("run/report.html")).unwrap();
     for (name, _) in CLASSES {
         assert!(report().contains(&format!("<th scope=\"row\">{name}</th>")));
     }
     assert!(report().contains("<dt>Epochs</dt><dd>2</dd>"));
-    // The same pictures are skipped again, so that these are the same data.
-    let resumed = place.succeed("train --resume run --epochs 3");
+    // The same images are skipped again, so that the data are the same.
+    let resumed = sandbox.succeed("train --resume run --epochs 3");
     assert_eq!(counts(&resumed.err), (broken, all));
     assert!(report().contains("<dt>Epochs</dt><dd>3</dd>"));
 }
 
 #[test]
-fn a_broken_picture_is_refused_by_name_where_the_recipe_says_so() {
-    let place = workplace();
-    let said = place.run("train --preset quickstart --dataset folder:photos --config tiny.toml --set data.broken_images=refuse");
-    assert_eq!(said.code, Some(1));
+fn corrupt_images_are_errors_by_name_if_the_recipe_says_so() {
+    let sandbox = new_sandbox();
+    let output = sandbox.run("train --preset quickstart --dataset folder:photos --config tiny.toml --set data.broken_images=refuse");
+    assert_eq!(output.code, Some(1));
     assert!(
-        BROKEN.iter().any(|(_, name)| said
+        BROKEN.iter().any(|(_, name)| output
             .err
             .contains(&format!("{name} is not a readable image"))
-            || said
+            || output
                 .err
                 .contains(&format!("{name} is too large: 60000 x 60000 pixels"))),
         "{}",
-        said.err
+        output.err
     );
-    assert!(!place.path("runs").exists());
+    assert!(!sandbox.path("runs").exists());
 }
 
-/// Images of 30 x 20 pixels whose middle says the class, and noise on either side.
-fn wide(place: &Sandbox) {
+/// Writes images of 30 x 20 pixels whose middle shows the class, with noise on both sides.
+fn wide(sandbox: &Sandbox) {
     for (class, colour) in [("cat", [230, 10, 10]), ("dog", [10, 10, 230])] {
         for number in 0..10_u32 {
             let image = RgbImage::from_fn(30, 20, |x, y| {
@@ -250,88 +251,89 @@ fn wide(place: &Sandbox) {
             });
             let middle = image::imageops::crop_imm(&image, 5, 0, 20, 20).to_image();
             let png = |image: RgbImage| encode(&image.into(), ImageFormat::Png);
-            place.write(&format!("wide/{class}/{number}.png"), png(image));
-            place.write(&format!("middle/{class}/{number}.png"), png(middle));
+            sandbox.write(&format!("wide/{class}/{number}.png"), png(image));
+            sandbox.write(&format!("middle/{class}/{number}.png"), png(middle));
         }
     }
 }
 
 #[test]
-fn images_that_are_no_squares_are_fitted_as_the_recipe_says_wherever_they_are_seen() {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    wide(&place);
+fn non_square_images_are_fitted_as_the_recipe_says_everywhere() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    wide(&sandbox);
     let train = "train --preset quickstart --dataset folder:wide --config tiny.toml";
     for (fit, done) in [
         ("stretch", "stretched"),
         ("crop", "cropped"),
         ("pad", "padded"),
     ] {
-        let said = place
+        let stderr = sandbox
             .succeed(&format!("{train} --set data.fit={fit} --output {fit}"))
             .err;
-        let line = said
+        let line = stderr
             .lines()
             .find(|line| line.contains("images of 30x20 ->"));
-        let line = line.unwrap_or_else(|| panic!("{said}"));
+        let line = line.unwrap_or_else(|| panic!("{stderr}"));
         assert!(line.contains(&format!(", {done}; ")), "{line}");
         assert!(
             line.contains(" train, 2 validation, 4 test; 2 classes"),
             "{line}"
         );
-        let config = fs::read(place.path(format!("{fit}/config.json"))).unwrap();
+        let config = fs::read(sandbox.path(format!("{fit}/config.json"))).unwrap();
         let config: Value = serde_json::from_slice(&config).unwrap();
         assert_eq!(config["preprocessing"]["fit"], fit);
 
-        let judged = place
+        let evaluated = sandbox
             .succeed(&format!("evaluate --checkpoint {fit} --json"))
             .out;
-        let results = fs::read_to_string(place.path(format!("{fit}/results.json"))).unwrap();
-        assert_eq!(judged, results);
+        let results = fs::read_to_string(sandbox.path(format!("{fit}/results.json"))).unwrap();
+        assert_eq!(evaluated, results);
         let images = "wide/cat/3.png middle/cat/3.png";
-        let predicted = place
+        let predicted = sandbox
             .succeed(&format!("predict --checkpoint {fit} --json {images}"))
             .out;
         let classes: Vec<Value> = predicted
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap()["classes"].clone())
             .collect();
-        // Cropped, the whole image and its middle are the same to the model.
+        // With cropping, the entire image and its middle are the same input.
         assert_eq!(classes[0] == classes[1], fit == "crop", "{predicted}");
-        place.succeed(&format!(
+        sandbox.succeed(&format!(
             "attention --checkpoint {fit} --output {fit}.png wide/cat/3.png"
         ));
     }
-    let said = place.run(&format!("{train} --set data.fit=squash"));
+    let output = sandbox.run(&format!("{train} --set data.fit=squash"));
     assert!(
-        said.code != Some(0) && said.err.contains("`stretch`, `crop`, `pad`"),
+        output.code != Some(0) && output.err.contains("`stretch`, `crop`, `pad`"),
         "{}",
-        said.err
+        output.err
     );
 }
 
 #[test]
-fn a_class_whose_pictures_are_all_broken_is_named() {
-    let place = workplace();
+fn classes_with_only_corrupt_images_are_named() {
+    let sandbox = new_sandbox();
     for number in 0..4 {
-        place.write(&format!("photos/only broken/{number}.png"), "no picture");
+        sandbox.write(&format!("photos/only broken/{number}.png"), "no picture");
     }
-    let said = place.run("train --preset quickstart --dataset folder:photos --config tiny.toml");
-    assert_eq!(said.code, Some(1));
+    let output =
+        sandbox.run("train --preset quickstart --dataset folder:photos --config tiny.toml");
+    assert_eq!(output.code, Some(1));
     let expected =
         "class \"only broken\" has no readable image: expected at least one, found 3 unreadable";
-    assert!(said.err.contains(expected), "{}", said.err);
+    assert!(output.err.contains(expected), "{}", output.err);
 }
 
 /// Runs a command with a list on its standard input.
-fn with_input(place: &Sandbox, arguments: &str, input: &[u8]) -> Said {
-    let mut program = place
+fn with_input(sandbox: &Sandbox, arguments: &str, input: &[u8]) -> ProgramOutput {
+    let mut program = sandbox
         .command(arguments)
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     program.stdin.take().unwrap().write_all(input).unwrap();
     let output = program.wait_with_output().unwrap();
-    Said {
+    ProgramOutput {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
@@ -347,15 +349,15 @@ fn images(json: &str) -> Vec<String> {
 }
 
 #[test]
-fn predictions_are_the_same_however_pictures_are_named() {
-    let place = workplace();
-    trained(&place);
+fn predictions_are_the_same_for_every_way_to_name_images() {
+    let sandbox = new_sandbox();
+    trained(&sandbox);
     let predict = "predict --checkpoint run --json";
-    let folder = place.run(&format!("{predict} photos"));
+    let folder = sandbox.run(&format!("{predict} photos"));
     assert_eq!(folder.code, Some(1), "{}", folder.err);
-    let found = images(&folder.out);
-    assert_eq!(found.len(), 3 * SIZES.len());
-    assert!(found.is_sorted(), "{found:?}");
+    let listed = images(&folder.out);
+    assert_eq!(listed.len(), 3 * SIZES.len());
+    assert!(listed.is_sorted(), "{listed:?}");
     for (class, name) in BROKEN {
         let file = Path::new("photos").join(CLASSES[class].0).join(name);
         let reported = format!("error: {} ", file.display());
@@ -367,7 +369,7 @@ fn predictions_are_the_same_however_pictures_are_named() {
         );
     }
 
-    let good = found
+    let good = listed
         .iter()
         .filter(|path| !path.contains("deep"))
         .cloned()
@@ -387,7 +389,7 @@ fn predictions_are_the_same_however_pictures_are_named() {
             .collect::<String>()
     };
     let expected = only(&good);
-    let pattern = place.run(&format!("{predict} photos/*/[01]*.*"));
+    let pattern = sandbox.run(&format!("{predict} photos/*/[01]*.*"));
     assert_eq!(
         (pattern.code, pattern.out.as_str()),
         (Some(0), expected.as_str()),
@@ -396,32 +398,32 @@ fn predictions_are_the_same_however_pictures_are_named() {
     );
     for (flag, end) in [("", "\n"), ("", "\r\n\r\n"), ("--null", "\0"), ("-0", "\0")] {
         let list: String = good.iter().flat_map(|path| [path.as_str(), end]).collect();
-        let said = with_input(&place, &format!("{predict} {flag} -"), list.as_bytes());
+        let output = with_input(&sandbox, &format!("{predict} {flag} -"), list.as_bytes());
         assert_eq!(
-            (said.code, &said.out),
+            (output.code, &output.out),
             (Some(0), &expected),
             "{end:?}: {}",
-            said.err
+            output.err
         );
     }
-    // In the order they are named in, which only the paths without spaces can be here.
+    // In the order of the arguments, which here can only be paths without spaces.
     let elephants: Vec<String> = good
         .into_iter()
         .filter(|path| path.contains("ぞう"))
         .rev()
         .collect();
-    let files = place.succeed(&format!("{predict} {}", elephants.join(" ")));
+    let files = sandbox.succeed(&format!("{predict} {}", elephants.join(" ")));
     assert_eq!(images(&files.out), elephants);
 }
 
 #[test]
-fn what_comes_to_nothing_is_named_and_the_rest_goes_on() {
-    let place = workplace();
-    trained(&place);
-    fs::create_dir(place.path("empty")).unwrap();
+fn unreadable_inputs_are_named_and_the_rest_is_predicted() {
+    let sandbox = new_sandbox();
+    trained(&sandbox);
+    fs::create_dir(sandbox.path("empty")).unwrap();
     let (name, colour) = CLASSES[2];
     let file = format!("photos/{name}/01.JPG");
-    assert_eq!(picture(colour, 1).1, "JPG");
+    assert_eq!(encoded_image(colour, 1).1, "JPG");
     for (named, message) in [
         ("empty", "error: folder empty: expected images, found no "),
         (
@@ -430,36 +432,36 @@ fn what_comes_to_nothing_is_named_and_the_rest_goes_on() {
         ),
         ("nowhere.png", "error: cannot read nowhere.png"),
     ] {
-        let said = place.run(&format!("predict --checkpoint run --json {named} {file}"));
-        assert_eq!(said.code, Some(1), "{}", said.err);
-        assert_eq!(images(&said.out), [file.as_str()]);
-        assert!(said.err.contains(message), "{}", said.err);
+        let output = sandbox.run(&format!("predict --checkpoint run --json {named} {file}"));
+        assert_eq!(output.code, Some(1), "{}", output.err);
+        assert_eq!(images(&output.out), [file.as_str()]);
+        assert!(output.err.contains(message), "{}", output.err);
     }
-    let nothing = with_input(&place, "predict --checkpoint run -", b"\n\r\n");
+    let nothing = with_input(&sandbox, "predict --checkpoint run -", b"\n\r\n");
     assert_eq!(nothing.code, Some(1), "{}", nothing.err);
     let message = "error: standard input: expected paths of images, one per line, found none";
     assert!(nothing.err.contains(message), "{}", nothing.err);
-    assert_eq!(place.run("predict --checkpoint run").code, Some(2));
+    assert_eq!(sandbox.run("predict --checkpoint run").code, Some(2));
 }
 
 #[test]
-fn every_format_says_the_same() {
-    let place = workplace();
-    trained(&place);
+fn every_output_format_has_the_same_content() {
+    let sandbox = new_sandbox();
+    trained(&sandbox);
     let odd = "a, \"b\".png";
-    place.write(&format!("odd/{odd}"), picture(CLASSES[1].1, 0).0);
-    place.write("odd/c.png", picture(CLASSES[2].1, 4).0);
-    let said = |format: &str| {
-        place
+    sandbox.write(&format!("odd/{odd}"), encoded_image(CLASSES[1].1, 0).0);
+    sandbox.write("odd/c.png", encoded_image(CLASSES[2].1, 4).0);
+    let stdout_of = |format: &str| {
+        sandbox
             .succeed(&format!("predict --checkpoint run --top-k 2 odd {format}"))
             .out
     };
-    let json: Vec<Value> = said("--json")
+    let json: Vec<Value> = stdout_of("--json")
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert_eq!(json.len(), 2);
-    assert_eq!(said("--format json"), said("--json"));
+    assert_eq!(stdout_of("--format json"), stdout_of("--json"));
 
     let mut csv = "image,rank,class,probability,image_percent_encoded\n".to_string();
     let mut text = String::new();
@@ -486,10 +488,10 @@ fn every_format_says_the_same() {
             cells.extend([format!("{:.2}%", 100.0 * probability), class.to_string()]);
         }
     }
-    assert_eq!(said("--format csv"), csv);
-    assert_eq!(said("--format text"), text);
-    assert_eq!(said(""), text);
-    let table = said("--format table");
+    assert_eq!(stdout_of("--format csv"), csv);
+    assert_eq!(stdout_of("--format text"), text);
+    assert_eq!(stdout_of(""), text);
+    let table = stdout_of("--format table");
     let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(squeezed(&table), squeezed(&cells.join(" ")));
     assert_eq!(table.lines().count(), 1 + 2 * 2);
@@ -498,21 +500,21 @@ fn every_format_says_the_same() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However a file is cut or what is written into it: a picture or an error, and nothing else.
+    /// Any truncated or modified file gives an image or an error, and no panic.
     #[test]
-    fn a_damaged_picture_of_any_kind_is_a_picture_or_an_error(
+    fn damaged_image_files_give_an_image_or_an_error(
         number in 0..8_usize,
         cut in any::<prop::sample::Index>(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
     ) {
-        let (mut bytes, _) = picture(CLASSES[0].1, number);
+        let (mut bytes, _) = encoded_image(CLASSES[0].1, number);
         for (at, value) in damage {
             let at = at.index(bytes.len());
             bytes[at] = value;
         }
         let kept = cut.index(bytes.len() + 1);
-        if let Ok(picture) = perceiver_data::Image::decode(&bytes[..kept], Path::new("x")) {
-            prop_assert_eq!(picture.pixels().len(), 3 * picture.height() * picture.width());
+        if let Ok(image) = perceiver_data::Image::decode(&bytes[..kept], Path::new("x")) {
+            prop_assert_eq!(image.pixels().len(), 3 * image.height() * image.width());
         }
     }
 }

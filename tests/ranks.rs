@@ -1,4 +1,4 @@
-//! Several ranks that train together find what one would have found alone.
+//! Training with several ranks gives the same results as with one.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -6,11 +6,12 @@ use std::thread;
 
 use candle_core::Device;
 use perceiver_train::{
-    Callback, Communicator, EpochMetrics, Event, Outcome, Placement, Preset, Recipe, RunDirectory,
-    TrainError, Trainer, TrainingData, ranks_of_threads,
+    Callback, CallbackResult, Communicator, Control, EpochMetrics, Event, Outcome, Placement,
+    Preset, Recipe, RunDirectory, TrainError, Trainer, TrainingData, ranks_of_threads,
 };
 
-/// Everything on that could depend on who does what. Batches of 7 in two turns of two parts; the last of an epoch has one picture.
+/// A recipe with everything that could depend on the distribution of work. Batches of 7 take two
+/// accumulation steps of two micro-batches; the last batch of an epoch has one image.
 const RECIPE: &str = "
 model = { image_size = 16, patch_size = 4, latent_dim = 8, projection_dim = 16, num_heads = 2, head_dim = 8, \
     num_transformer_blocks = 1, num_iterations = 2, ffn_units = [16, 16], classifier_units = [16, 20], dropout_rate = 0.2, \
@@ -24,16 +25,15 @@ training = { epochs = 2, batch_size = 7, gradient_accumulation = 2, parallel_mic
 ";
 
 fn recipe(changes: &str) -> Recipe {
-    let table = |text| toml::from_str(text).unwrap();
     let layers = [
-        ("quickstart", Preset::Quickstart.table()),
-        ("test", table(RECIPE)),
-        ("changes", table(changes)),
+        ("quickstart", Preset::Quickstart.toml()),
+        ("test", RECIPE),
+        ("changes", changes),
     ];
     Recipe::from_layers(&layers).unwrap()
 }
 
-/// Notes the loss of every step, and stops after some.
+/// Records the loss of every step and interrupts the run after `stop_after` steps.
 struct Steps<'a> {
     losses: Vec<f64>,
     seen: (f64, f64),
@@ -42,7 +42,7 @@ struct Steps<'a> {
 }
 
 impl Callback for Steps<'_> {
-    fn notice(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
         if let Event::Step {
             step,
             images,
@@ -57,11 +57,11 @@ impl Callback for Steps<'_> {
                 self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
             }
         }
-        Ok(())
+        Ok(Control::Continue)
     }
 }
 
-/// What a rank came to.
+/// The result of a rank.
 struct End {
     outcome: Outcome,
     losses: Vec<f64>,
@@ -69,7 +69,8 @@ struct End {
     weights: Vec<f32>,
 }
 
-/// Trains with `size` ranks that are threads, anew or from the state in `run`; the last of them asks to stop after `stop_after` steps.
+/// Trains with `size` ranks as threads, from the start or from the state in `run`. The last rank
+/// requests a stop after `stop_after` steps.
 fn train(run: &RunDirectory, size: usize, changes: &str, stop_after: usize) -> Vec<End> {
     let recipe = recipe(changes);
     let data = TrainingData::load(&recipe).unwrap();
@@ -78,14 +79,14 @@ fn train(run: &RunDirectory, size: usize, changes: &str, stop_after: usize) -> V
         let (recipe, data, run) = (recipe.clone(), data.clone(), run.clone());
         thread::spawn(move || {
             let is_last = ranks.rank() + 1 == size;
-            let place = Placement {
+            let placement = Placement {
                 device: Device::Cpu,
                 ranks: Arc::new(ranks),
             };
             let trainer = if after_steps {
-                Trainer::resume(recipe, data, run, place)
+                Trainer::resume(recipe, data, run, placement)
             } else {
-                Trainer::start(recipe, data, run, place)
+                Trainer::start(recipe, data, run, placement)
             };
             let mut trainer = trainer.unwrap();
             let stop = AtomicBool::new(false);
@@ -95,7 +96,7 @@ fn train(run: &RunDirectory, size: usize, changes: &str, stop_after: usize) -> V
                 stop_after: if is_last { stop_after } else { usize::MAX },
                 stop: &stop,
             };
-            let outcome = trainer.fit(&mut steps, &stop).unwrap();
+            let outcome = trainer.fit_until(&mut steps, &stop).unwrap();
             let weights = trainer.parameters().iter().flat_map(|(_, variable)| {
                 let flat = variable.flatten_all().unwrap();
                 flat.to_vec1::<f32>().unwrap()
@@ -121,44 +122,44 @@ fn directory() -> (tempfile::TempDir, RunDirectory) {
     (directory, run)
 }
 
-fn assert_close(found: f64, expected: f64, what: &str) {
-    let off = (found - expected).abs() / expected.abs();
+fn assert_close(actual: f64, expected: f64, what: &str) {
+    let off = (actual - expected).abs() / expected.abs();
     assert!(
         off < 1e-6,
-        "{what}: {found}, not {expected}: off by {off:.1e}"
+        "{what}: {actual}, not {expected}: off by {off:.1e}"
     );
 }
 
-fn assert_same_history(found: &[EpochMetrics], expected: &[EpochMetrics]) {
-    assert_eq!(found.len(), expected.len());
-    for (found, expected) in found.iter().zip(expected) {
-        assert_close(found.loss, expected.loss, "loss of an epoch");
-        assert_close(found.val_loss, expected.val_loss, "validation loss");
+fn assert_same_history(actual: &[EpochMetrics], expected: &[EpochMetrics]) {
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        assert_close(actual.loss, expected.loss, "loss of an epoch");
+        assert_close(actual.val_loss, expected.val_loss, "validation loss");
         let counted = |epoch: &EpochMetrics| {
             let shares = [epoch.acc, epoch.top5_acc, epoch.val_acc, epoch.val_top5_acc];
             shares.map(f64::to_bits)
         };
-        assert_eq!(counted(found), counted(expected));
+        assert_eq!(counted(actual), counted(expected));
     }
 }
 
-/// One pass a batch, whose gradients are on their way before it ends.
+/// A single micro-batch per step, whose gradients are reduced during the backward pass.
 const AT_ONCE: &str = "training.gradient_accumulation = 1\ntraining.parallel_micro_batches = 1";
 
 #[test]
-fn any_number_of_ranks_finds_what_one_finds() {
-    all_find_what_one_finds("");
+fn any_number_of_ranks_equals_one_process() {
+    assert_ranks_equal_one_process("");
 }
 
 #[test]
-fn gradients_that_leave_early_come_to_the_same() {
-    all_find_what_one_finds(AT_ONCE);
-    all_find_what_one_finds(&format!(
+fn early_all_reduce_gives_the_same_gradients() {
+    assert_ranks_equal_one_process(AT_ONCE);
+    assert_ranks_equal_one_process(&format!(
         "training.activation_checkpointing = true\n{AT_ONCE}"
     ));
 }
 
-fn all_find_what_one_finds(changes: &str) {
+fn assert_ranks_equal_one_process(changes: &str) {
     let (_kept, run) = directory();
     let one = train(&run, 1, changes, usize::MAX).remove(0);
     assert_eq!(one.losses.len(), 60);
@@ -168,8 +169,8 @@ fn all_find_what_one_finds(changes: &str) {
         for end in &ends {
             assert_eq!(end.outcome, Outcome::Finished);
             assert_eq!(end.losses.len(), one.losses.len());
-            for (step, (found, expected)) in end.losses.iter().zip(&one.losses).enumerate() {
-                assert_close(*found, *expected, &format!("step {step} of {size} ranks"));
+            for (step, (actual, expected)) in end.losses.iter().zip(&one.losses).enumerate() {
+                assert_close(*actual, *expected, &format!("step {step} of {size} ranks"));
             }
             assert_same_history(&end.history, &one.history);
             assert!(end.weights == ends[0].weights, "ranks have come apart");
@@ -177,9 +178,8 @@ fn all_find_what_one_finds(changes: &str) {
     }
 }
 
-/// A rank alone is no rank at all.
 #[test]
-fn one_rank_is_none_to_the_bit() {
+fn one_rank_equals_a_single_process_bitwise() {
     let (_kept, run) = directory();
     let one = train(&run, 1, "training.epochs = 1", usize::MAX).remove(0);
     let (_kept, run) = directory();
@@ -187,14 +187,14 @@ fn one_rank_is_none_to_the_bit() {
     let data = TrainingData::load(&recipe).unwrap();
     let mut alone = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
     let (mut observers, stop) = (perceiver_train::Callbacks::new(), AtomicBool::new(false));
-    alone.fit(&mut observers, &stop).unwrap();
-    let (found, expected) = (&one.history[0], &alone.history()[0]);
-    assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
-    assert_eq!(found.val_loss.to_bits(), expected.val_loss.to_bits());
+    alone.fit_until(&mut observers, &stop).unwrap();
+    let (actual, expected) = (&one.history[0], &alone.history()[0]);
+    assert_eq!(actual.loss.to_bits(), expected.loss.to_bits());
+    assert_eq!(actual.val_loss.to_bits(), expected.val_loss.to_bits());
 }
 
 #[test]
-fn a_run_goes_on_with_another_number_of_ranks() {
+fn runs_resume_with_another_number_of_ranks() {
     let (_kept, run) = directory();
     let undisturbed = train(&run, 1, "", usize::MAX).remove(0);
     let (_kept, run) = directory();
@@ -213,18 +213,18 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 }
 
 #[test]
-fn ranks_that_differ_begin_nothing() {
+fn mismatched_ranks_do_not_start() {
     let (_kept, run) = directory();
     let threads = ranks_of_threads(3).into_iter().map(|ranks| {
         let run = run.clone();
         thread::spawn(move || {
             let recipe = recipe(&format!("training.seed = {}", ranks.rank() / 2));
             let data = TrainingData::load(&recipe).unwrap();
-            let place = Placement {
+            let placement = Placement {
                 device: Device::Cpu,
                 ranks: Arc::new(ranks),
             };
-            Trainer::start(recipe, data, run, place).err().unwrap()
+            Trainer::start(recipe, data, run, placement).err().unwrap()
         })
     });
     for thread in threads.collect::<Vec<_>>() {
@@ -235,17 +235,18 @@ fn ranks_that_differ_begin_nothing() {
     assert!(!run.root().exists());
 }
 
-/// A rank that fails, here because what it is told cannot be noted, ends the others' waiting with an error.
+/// A rank that fails, here in a callback, ends the waiting of the others with an error.
 #[test]
-fn a_rank_that_fails_fails_all() {
+fn a_failing_rank_fails_all_ranks() {
     struct Fails;
     impl Callback for Fails {
-        fn notice(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
             match event {
                 Event::Step { step: 3, .. } => Err(TrainError::NoGradient {
                     name: "made up".to_string(),
-                }),
-                _ => Ok(()),
+                }
+                .into()),
+                _ => Ok(Control::Continue),
             }
         }
     }
@@ -258,17 +259,17 @@ fn a_rank_that_fails_fails_all() {
         let errors = Arc::clone(&errors);
         thread::spawn(move || {
             let fails = ranks.rank() == 1;
-            let place = Placement {
+            let placement = Placement {
                 device: Device::Cpu,
                 ranks: Arc::new(ranks),
             };
-            let mut trainer = Trainer::start(recipe, data, run, place).unwrap();
+            let mut trainer = Trainer::start(recipe, data, run, placement).unwrap();
             let mut observer: Vec<Box<dyn Callback>> = Vec::new();
             if fails {
                 observer.push(Box::new(Fails));
             }
             let stop = AtomicBool::new(false);
-            let error = trainer.fit(&mut observer, &stop).unwrap_err();
+            let error = trainer.fit_until(&mut observer, &stop).unwrap_err();
             errors.lock().unwrap().push(error.to_string());
         })
     });

@@ -1,5 +1,5 @@
-//! What only the real CIFAR-100 can show. It is not ours to give away, so these tests are ignored unless asked for, with
-//! `PERCEIVER_CIFAR100_DIR` naming the directory that holds `cifar-100-binary`.
+//! Tests on the real CIFAR-100, which may not be redistributed. They are ignored by default, and
+//! need `PERCEIVER_CIFAR100_DIR` to name the directory that contains `cifar-100-binary`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ fn directory() -> PathBuf {
 
 #[test]
 #[ignore = "needs the real CIFAR-100"]
-fn the_files_are_what_their_authors_say() {
+fn files_match_the_published_checksums_and_statistics() {
     let options = LoadOptions {
         data_dir: directory(),
         ..LoadOptions::default()
@@ -43,8 +43,8 @@ fn the_files_are_what_their_authors_say() {
                 "large_omnivores_and_herbivores"
             );
             let mean = Normalization::adapt(&data).unwrap().mean;
-            for (found, expected) in mean.iter().zip([0.50708f32, 0.48655, 0.44092]) {
-                assert!((found / 255.0 - expected).abs() < 1e-5, "{mean:?}");
+            for (actual, expected) in mean.iter().zip([0.50708f32, 0.48655, 0.44092]) {
+                assert!((actual / 255.0 - expected).abs() < 1e-5, "{mean:?}");
             }
         }
     }
@@ -70,30 +70,30 @@ fn fetching_from_the_directory_verifies_the_files() {
 }
 
 fn trained(flags: &str) -> (Sandbox, String) {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
     let data = directory();
-    let said = place.succeed(&format!(
+    let output = sandbox.succeed(&format!(
         "train --dataset cifar100 --data-dir {} --output run {flags}",
         data.display()
     ));
-    let evaluated = place.succeed(&format!(
+    let evaluated = sandbox.succeed(&format!(
         "evaluate --checkpoint run --data-dir {} --json",
         data.display()
     ));
-    let results = fs::read_to_string(place.path("run/results.json")).unwrap();
+    let results = fs::read_to_string(sandbox.path("run/results.json")).unwrap();
     assert_eq!(
         evaluated.out, results,
         "evaluate repeats the results to the last digit"
     );
-    (place, said.err)
+    (sandbox, output.err)
 }
 
 #[test]
 #[ignore = "needs the real CIFAR-100"]
-fn cifar100_cpu_learns_from_its_first_pictures() {
+fn cifar100_cpu_learns_from_its_first_images() {
     let flags = "--preset cifar100-cpu --epochs 2 --limit-train 4000 --limit-test 500 --seed 0";
-    let (place, _) = trained(flags);
-    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    let (sandbox, _) = trained(flags);
+    let metrics = fs::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap();
     let losses: Vec<f64> = metrics
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
@@ -110,10 +110,10 @@ fn cifar100_cpu_learns_from_its_first_pictures() {
 #[test]
 #[ignore = "needs the real CIFAR-100"]
 fn the_full_model_of_the_example_runs() {
-    let (place, said) =
+    let (sandbox, stderr) =
         trained("--preset keras --epochs 1 --limit-train 20 --batch-size 4 --limit-test 4");
-    assert!(said.contains("9,697,637 parameters"), "{said}");
-    let bytes = fs::metadata(place.path("run/model.safetensors"))
+    assert!(stderr.contains("9,697,637 parameters"), "{stderr}");
+    let bytes = fs::metadata(sandbox.path("run/model.safetensors"))
         .unwrap()
         .len();
     assert!(bytes > 4 * 9_697_637);

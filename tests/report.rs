@@ -1,43 +1,43 @@
-//! Reports, comparisons and pictures of attention, as the program makes them.
+//! Reports, comparisons and attention maps, as the program writes them.
 
 use std::fs;
 use std::path::Path;
 
 use perceiver_data::{Image, LoadOptions, Source, Split};
 use perceiver_report::{Confusion, McNemar};
-use perceiver_tests::program::{Said, Sandbox};
+use perceiver_tests::program::{ProgramOutput, Sandbox};
 use perceiver_train::{Preset, Recipe, read_predictions};
 use serde_json::Value;
 
-fn workplace() -> Sandbox {
+fn new_sandbox() -> Sandbox {
     Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"))
 }
 
-/// A workplace with two models trained on shapes, `one` and `other`, which differ in their seeds.
+/// Returns a sandbox with two models trained on shapes, `one` and `other`, of different seeds.
 fn trained() -> Sandbox {
-    let place = workplace();
+    let sandbox = new_sandbox();
     for (run, seed) in [("one", 0), ("other", 1)] {
-        place.succeed(&format!(
+        sandbox.succeed(&format!(
             "train --preset quickstart --config tiny.toml --seed {seed} --output {run}"
         ));
     }
-    place
+    sandbox
 }
 
-fn text(place: &Sandbox, file: &str) -> String {
-    fs::read_to_string(place.path(file)).unwrap()
+fn text(sandbox: &Sandbox, file: &str) -> String {
+    fs::read_to_string(sandbox.path(file)).unwrap()
 }
 
-fn failure(place: &Sandbox, arguments: &str) -> String {
-    let said = place.run(arguments);
-    assert_eq!(said.code, Some(1), "{arguments}: {}", said.err);
-    said.err
+fn failure(sandbox: &Sandbox, arguments: &str) -> String {
+    let output = sandbox.run(arguments);
+    assert_eq!(output.code, Some(1), "{arguments}: {}", output.err);
+    output.err
 }
 
-/// Whatever a page would load by itself.
+/// Returns the references to other files that a page would load.
 fn loads(page: &str) -> Vec<&str> {
     let loading = ["src=\"", "href=\"", "url(", "@import", "srcset=\""];
-    let mut found = Vec::new();
+    let mut references = Vec::new();
     for word in loading {
         for (at, _) in page.match_indices(word) {
             let address = &page[at + word.len()..];
@@ -45,24 +45,24 @@ fn loads(page: &str) -> Vec<&str> {
                 .iter()
                 .any(|own| address.starts_with(own));
             if !inside {
-                found.push(&page[at..page.len().min(at + 80)]);
+                references.push(&page[at..page.len().min(at + 80)]);
             }
         }
     }
-    found
+    references
 }
 
 #[test]
-fn a_run_ends_with_a_report_that_needs_nothing_else() {
-    let place = trained();
-    let page = text(&place, "one/report.html");
+fn runs_end_with_a_self_contained_report() {
+    let sandbox = trained();
+    let page = text(&sandbox, "one/report.html");
     assert_eq!(loads(&page), Vec::<&str>::new());
     assert!(
         !page.contains("https://")
             && page.matches("http://").count()
                 == page.matches("http://www.w3.org/2000/svg").count()
     );
-    let results: Value = serde_json::from_str(&text(&place, "one/results.json")).unwrap();
+    let results: Value = serde_json::from_str(&text(&sandbox, "one/results.json")).unwrap();
     let accuracy = format!("{:.2}%", 100.0 * results["acc"].as_f64().unwrap());
     for expected in [
         accuracy.as_str(),
@@ -76,126 +76,134 @@ fn a_run_ends_with_a_report_that_needs_nothing_else() {
     ] {
         assert!(page.contains(expected), "{expected}");
     }
-    // 20 test pictures: every one is right or wrong, and 12 of a kind at most are shown; six have maps.
-    let said = read_predictions(&place.path("one/predictions.csv")).unwrap();
-    let right = said.iter().filter(|said| said.is_right()).count();
-    let shown = right.min(12) + (said.len() - right).min(12);
+    // Of the 20 test images, at most 12 correct and 12 wrong ones are shown, and up to three of
+    // each have maps.
+    let predictions = read_predictions(sandbox.path("one/predictions.csv")).unwrap();
+    let right = predictions
+        .iter()
+        .filter(|prediction| prediction.is_right())
+        .count();
+    let shown = right.min(12) + (predictions.len() - right).min(12);
     assert_eq!(page.matches("width=\"96\" height=\"96\"").count(), shown);
-    let looks = right.min(3) + (said.len() - right).min(3);
-    assert_eq!(page.matches("--picture:url(data:image/png").count(), looks);
+    let num_maps = right.min(3) + (predictions.len() - right).min(3);
+    assert_eq!(
+        page.matches("--picture:url(data:image/png").count(),
+        num_maps
+    );
 }
 
 #[test]
-fn the_same_run_gives_the_same_report() {
-    let place = trained();
-    let first = text(&place, "one/report.html");
-    let said = place.succeed("report one --output again.html");
-    assert_eq!(said.out, "again.html\n");
-    assert!(text(&place, "again.html") == first);
-    assert!(text(&place, "other/report.html") != first);
+fn reports_are_reproducible() {
+    let sandbox = trained();
+    let first = text(&sandbox, "one/report.html");
+    let output = sandbox.succeed("report one --output again.html");
+    assert_eq!(output.out, "again.html\n");
+    assert!(text(&sandbox, "again.html") == first);
+    assert!(text(&sandbox, "other/report.html") != first);
 }
 
 #[test]
-fn the_command_in_the_report_repeats_the_run() {
-    let place = workplace();
-    place.succeed("train --preset cifar100-cpu --dataset shapes --config tiny.toml --output run --set model.norm_pooled=false");
-    let page = text(&place, "run/report.html");
+fn the_command_in_the_report_reproduces_the_run() {
+    let sandbox = new_sandbox();
+    sandbox.succeed("train --preset cifar100-cpu --dataset shapes --config tiny.toml --output run --set model.norm_pooled=false");
+    let page = text(&sandbox, "run/report.html");
     let recipe = page
         .split("<summary>The recipe</summary>\n<pre>")
         .nth(1)
         .unwrap();
     let recipe = recipe.split("</pre>").next().unwrap();
-    place.write("recipe.toml", recipe.replace("&#34;", "\""));
-    place.succeed("train --recipe recipe.toml --output again");
+    sandbox.write("recipe.toml", recipe.replace("&#34;", "\""));
+    sandbox.succeed("train --recipe recipe.toml --output again");
     assert_eq!(
-        text(&place, "again/training/recipe.toml"),
-        text(&place, "run/training/recipe.toml")
+        text(&sandbox, "again/training/recipe.toml"),
+        text(&sandbox, "run/training/recipe.toml")
     );
     assert_eq!(
-        text(&place, "again/results.json"),
-        text(&place, "run/results.json")
+        text(&sandbox, "again/results.json"),
+        text(&sandbox, "run/results.json")
     );
-    // The same by the run itself, and with a change over it.
-    place.succeed("train --recipe run --output third");
+    // A run also serves as a recipe, with changes by flags.
+    sandbox.succeed("train --recipe run --output third");
     assert_eq!(
-        text(&place, "third/results.json"),
-        text(&place, "run/results.json")
+        text(&sandbox, "third/results.json"),
+        text(&sandbox, "run/results.json")
     );
-    place.succeed("train --recipe run --seed 7 -b 20 -o changed");
-    let recipe = text(&place, "changed/training/recipe.toml");
+    sandbox.succeed("train --recipe run --seed 7 -b 20 -o changed");
+    let recipe = text(&sandbox, "changed/training/recipe.toml");
     assert!(recipe.contains("seed = 7") && recipe.contains("batch_size = 20"));
-    let both = place.run("train --recipe run --preset quickstart");
+    let both = sandbox.run("train --recipe run --preset quickstart");
     assert_eq!(both.code, Some(2), "{}", both.err);
 }
 
-/// What a class is called comes from whoever made the folders.
+/// Class names are folder names, which may contain any text.
 #[test]
 #[cfg(unix)]
-fn names_of_classes_do_nothing() {
-    let place = workplace();
+fn class_names_are_escaped() {
+    let sandbox = new_sandbox();
     let names = ["<img src=x onerror=alert(1)>", "a&b\"'c", "{{ 7 }}{% x %}"];
     for name in names {
         for index in 0..12_u8 {
-            let picture = Image::new(
+            let image = Image::new(
                 8,
                 8,
                 (0..192).map(|at: u8| at.wrapping_mul(index)).collect(),
             );
-            let folder = place.path(format!("photos/{name}"));
+            let folder = sandbox.path(format!("photos/{name}"));
             fs::create_dir_all(&folder).unwrap();
-            picture
+            image
                 .unwrap()
-                .write_png(&folder.join(format!("{index}.png")))
+                .write_png(folder.join(format!("{index}.png")))
                 .unwrap();
         }
     }
-    place.write(
+    sandbox.write(
         "few.toml",
         perceiver_tests::program::tiny().replace("20", "9"),
     );
-    place.succeed("train --preset quickstart --dataset folder:photos --config few.toml --output run --set model.classifier_units=[3]");
-    let page = text(&place, "run/report.html");
+    sandbox.succeed("train --preset quickstart --dataset folder:photos --config few.toml --output run --set model.classifier_units=[3]");
+    let page = text(&sandbox, "run/report.html");
     assert!(!page.contains("<img src=x"), "{page}");
     assert!(page.contains("&#60;img src=x onerror=alert(1)&#62;") && page.contains("{{ 7 }}"));
 }
 
 #[test]
-fn a_report_that_cannot_be_written_spoils_no_run() {
-    let place = workplace();
-    place.succeed("train --preset quickstart --config tiny.toml --output run");
+fn unwritable_reports_do_not_fail_the_run() {
+    let sandbox = new_sandbox();
+    sandbox.succeed("train --preset quickstart --config tiny.toml --output run");
     let (report, environment) = ("run/report.html", "run/training/environment.json");
-    let (before, recorded) = (text(&place, report), text(&place, environment));
-    fs::remove_file(place.path(report)).unwrap();
-    place.write(environment, "[");
-    let said = place.succeed("train --resume run");
+    let (before, recorded) = (text(&sandbox, report), text(&sandbox, environment));
+    fs::remove_file(sandbox.path(report)).unwrap();
+    sandbox.write(environment, "[");
+    let output = sandbox.succeed("train --resume run");
     assert!(
-        said.err.contains("no report:") && said.err.contains("write it with: perceiver report run"),
+        output.err.contains("no report:")
+            && output.err.contains("write it with: perceiver report run"),
         "{}",
-        said.err
+        output.err
     );
     assert!(
-        said.out.contains("test results on shapes, 20 images"),
+        output.out.contains("test results on shapes, 20 images"),
         "{}",
-        said.out
+        output.out
     );
-    place.write(environment, recorded);
-    place.succeed("train --resume run");
-    assert!(text(&place, report) == before);
+    sandbox.write(environment, recorded);
+    sandbox.succeed("train --resume run");
+    assert!(text(&sandbox, report) == before);
 
-    fs::remove_file(place.path(report)).unwrap();
-    fs::create_dir(place.path(report)).unwrap();
-    let refused = failure(&place, "report run");
+    fs::remove_file(sandbox.path(report)).unwrap();
+    fs::create_dir(sandbox.path(report)).unwrap();
+    let refused = failure(&sandbox, "report run");
     assert!(
         refused.contains("cannot write") && refused.contains("report.html"),
         "{refused}"
     );
 }
 
-/// A loss that overflowed, or a file that somebody made.
+/// Metrics after an overflow, or from a manipulated file.
 #[test]
-fn metrics_that_no_axis_can_have_hang_no_report() {
-    let place = trained();
-    let path = place.path("one/metrics.jsonl");
+fn extreme_metrics_do_not_hang_the_report() {
+    let sandbox = trained();
+    let path = sandbox.path("one/metrics.jsonl");
     let line = fs::read_to_string(&path).unwrap();
     let mut epochs: Vec<Value> = (1..=3)
         .map(|number: u64| {
@@ -223,12 +231,16 @@ fn metrics_that_no_axis_can_have_hang_no_report() {
         "runs .",
         "push --checkpoint one --repo me/one --dry-run --no-verify",
     ] {
-        let said = place.run(command);
+        let output = sandbox.run(command);
         assert!(
-            said.code.is_some_and(|code| code < 2),
-            "{command}: {said:?}"
+            output.code.is_some_and(|code| code < 2),
+            "{command}: {output:?}"
         );
-        assert!(!said.err.contains("panicked"), "{command}: {}", said.err);
+        assert!(
+            !output.err.contains("panicked"),
+            "{command}: {}",
+            output.err
+        );
     }
 }
 
@@ -236,73 +248,73 @@ fn metrics_that_no_axis_can_have_hang_no_report() {
 fn images_of_a_folder_are_named_in_predictions_and_report() {
     let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
     perceiver_tests::run::finished(run.start());
-    let predictions = text(&run.place, "run/predictions.csv");
+    let predictions = text(&run.sandbox, "run/predictions.csv");
     let mut lines = predictions.lines();
     let header = lines.next().unwrap();
     assert!(header.ends_with(",label_rank,path"), "{header}");
-    let page = text(&run.place, "run/report.html");
+    let page = text(&run.sandbox, "run/report.html");
     let mut shown = 0;
     for line in lines {
         let path = line.rsplit(',').next().unwrap();
         let label = line.split(',').nth(1).unwrap();
         assert!(path.starts_with(&format!("class-{label}/")), "{line}");
-        assert!(run.place.path("photos").join(path).is_file(), "{line}");
+        assert!(run.sandbox.path("photos").join(path).is_file(), "{line}");
         shown += usize::from(page.contains(&format!("<span class=\"name\">{path}</span>")));
     }
     assert!(shown > 0, "no image is named in the report");
-    // A file of an earlier version has no names.
+    // Files of earlier versions have no names.
     let cut = |line: &str| line.rsplit_once(',').unwrap().0.to_string() + "\n";
     let unnamed: String = predictions.lines().map(cut).collect();
-    run.place.write("run/predictions.csv", unnamed);
-    run.place.succeed("report run");
-    assert!(text(&run.place, "run/report.html") == page);
+    run.sandbox.write("run/predictions.csv", unnamed);
+    run.sandbox.succeed("report run");
+    assert!(text(&run.sandbox, "run/report.html") == page);
 }
 
 #[test]
-fn images_without_names_are_told_by_their_place() {
-    let place = workplace();
-    place.succeed("train --preset quickstart --config tiny.toml --output run");
-    let predictions = text(&place, "run/predictions.csv");
+fn images_without_names_are_identified_by_index() {
+    let sandbox = new_sandbox();
+    sandbox.succeed("train --preset quickstart --config tiny.toml --output run");
+    let predictions = text(&sandbox, "run/predictions.csv");
     assert!(predictions.lines().next().unwrap().ends_with(",label_rank"));
-    let page = text(&place, "run/report.html");
+    let page = text(&sandbox, "run/report.html");
     assert!(page.contains("<span class=\"name\">test image "));
 }
 
 #[test]
-fn a_report_is_made_of_data_that_were_moved_and_never_replaced_by_a_poorer_one() {
+fn reports_use_moved_data_and_are_never_replaced_by_poorer_ones() {
     let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
     perceiver_tests::run::finished(run.start());
-    let good = text(&run.place, "run/report.html");
-    fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();
-    let refused = failure(&run.place, "report run");
+    let good = text(&run.sandbox, "run/report.html");
+    fs::rename(run.sandbox.path("photos"), run.sandbox.path("moved")).unwrap();
+    let refused = failure(&run.sandbox, "report run");
     assert!(
         refused.contains("not overwritten, as it shows the test images")
             && refused.contains("give its location by --dataset folder:DIR")
             && refused.contains("--output FILE"),
         "{refused}"
     );
-    assert!(text(&run.place, "run/report.html") == good);
-    run.place.succeed("report run --dataset folder:moved");
-    assert!(text(&run.place, "run/report.html") == good);
-    // Other images are no substitute.
-    fs::remove_file(run.place.path("moved/class-0/0.png")).unwrap();
-    fs::remove_file(run.place.path("moved/class-0/1.png")).unwrap();
-    failure(&run.place, "report run --dataset folder:moved");
-    assert!(text(&run.place, "run/report.html") == good);
+    assert!(text(&run.sandbox, "run/report.html") == good);
+    run.sandbox.succeed("report run --dataset folder:moved");
+    assert!(text(&run.sandbox, "run/report.html") == good);
+    // Other images are not accepted instead.
+    fs::remove_file(run.sandbox.path("moved/class-0/0.png")).unwrap();
+    fs::remove_file(run.sandbox.path("moved/class-0/1.png")).unwrap();
+    failure(&run.sandbox, "report run --dataset folder:moved");
+    assert!(text(&run.sandbox, "run/report.html") == good);
 }
 
 #[test]
-fn without_its_pictures_a_report_says_so_and_shows_the_rest() {
+fn reports_without_images_say_so_and_show_the_rest() {
     let run = perceiver_tests::run::Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), "");
     perceiver_tests::run::finished(run.start());
-    fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();
-    let said = run.place.succeed("report run --output report.html");
+    fs::rename(run.sandbox.path("photos"), run.sandbox.path("moved")).unwrap();
+    let output = run.sandbox.succeed("report run --output report.html");
     assert!(
-        said.err.contains("The test images are not shown"),
+        output.err.contains("The test images are not shown"),
         "{}",
-        said.err
+        output.err
     );
-    let page = text(&run.place, "report.html");
+    let page = text(&run.sandbox, "report.html");
     assert!(
         page.contains("The test images are not shown")
             && page.contains("Expected calibration error")
@@ -311,43 +323,46 @@ fn without_its_pictures_a_report_says_so_and_shows_the_rest() {
 }
 
 #[test]
-fn runs_of_earlier_versions_are_judged_again() {
-    let place = trained();
+fn runs_of_earlier_versions_are_reevaluated() {
+    let sandbox = trained();
     let (expected, results) = (
-        text(&place, "one/predictions.csv"),
-        text(&place, "one/results.json"),
+        text(&sandbox, "one/predictions.csv"),
+        text(&sandbox, "one/results.json"),
     );
-    fs::remove_file(place.path("one/predictions.csv")).unwrap();
-    fs::remove_file(place.path("one/training/environment.json")).unwrap();
+    fs::remove_file(sandbox.path("one/predictions.csv")).unwrap();
+    fs::remove_file(sandbox.path("one/training/environment.json")).unwrap();
     let mut old: Value = serde_json::from_str(&results).unwrap();
     old.as_object_mut().unwrap().remove("sha256");
-    place.write("one/results.json", old.to_string());
-    let refused = failure(&place, "compare one other");
+    sandbox.write("one/results.json", old.to_string());
+    let refused = failure(&sandbox, "compare one other");
     assert!(
         refused.contains("predictions.csv") && refused.contains("perceiver report RUN"),
         "{refused}"
     );
-    place.succeed("report one");
-    assert_eq!(text(&place, "one/predictions.csv"), expected);
-    assert_eq!(text(&place, "one/results.json"), results);
-    place.succeed("compare one other");
+    sandbox.succeed("report one");
+    assert_eq!(text(&sandbox, "one/predictions.csv"), expected);
+    assert_eq!(text(&sandbox, "one/results.json"), results);
+    sandbox.succeed("compare one other");
 }
 
 #[test]
-fn compared_runs_show_what_each_alone_got_right() {
-    let place = trained();
-    let said = place.succeed("compare one other --json --output compare.html");
-    let comparison: Value = serde_json::from_str(&said.out).unwrap();
+fn comparisons_show_what_each_run_alone_predicted_correctly() {
+    let sandbox = trained();
+    let output = sandbox.succeed("compare one other --json --output compare.html");
+    let comparison: Value = serde_json::from_str(&output.out).unwrap();
     let [one, other] = ["one", "other"]
-        .map(|run| read_predictions(&place.path(format!("{run}/predictions.csv"))).unwrap());
+        .map(|run| read_predictions(sandbox.path(format!("{run}/predictions.csv"))).unwrap());
     let test = McNemar::of(&one, &other);
     let pair = &comparison["pairs"][0];
     assert_eq!(pair["only_one"], test.only_first);
     assert_eq!(pair["only_other"], test.only_second);
     assert_eq!(pair["p_value"], test.p_value);
-    let share = |said: &[perceiver_train::Prediction]| {
-        let right = said.iter().filter(|said| said.is_right()).count();
-        right as f64 / said.len() as f64
+    let share = |predictions: &[perceiver_train::Prediction]| {
+        let right = predictions
+            .iter()
+            .filter(|prediction| prediction.is_right())
+            .count();
+        right as f64 / predictions.len() as f64
     };
     let difference = pair["difference"].as_f64().unwrap();
     assert!((difference - (share(&one) - share(&other))).abs() < 1e-12);
@@ -355,10 +370,10 @@ fn compared_runs_show_what_each_alone_got_right() {
         comparison["differences"],
         serde_json::json!([{"field": "training.seed", "values": ["0", "1"]}])
     );
-    let page = text(&place, "compare.html");
+    let page = text(&sandbox, "compare.html");
     assert_eq!(loads(&page), Vec::<&str>::new());
     assert!(page.contains("training.seed") && page.contains("epoch 1 · one "));
-    let table = place.succeed("compare one other").out;
+    let table = sandbox.succeed("compare one other").out;
     assert!(
         table.contains("McNemar's test") && table.contains("training.seed"),
         "{table}"
@@ -366,60 +381,63 @@ fn compared_runs_show_what_each_alone_got_right() {
 }
 
 #[test]
-fn runs_that_judged_other_pictures_are_not_compared() {
-    let place = trained();
-    place.succeed("train --preset quickstart --config tiny.toml --limit-test 10 --output fewer");
-    let refused = failure(&place, "compare one other fewer");
+fn runs_tested_on_different_images_are_not_compared() {
+    let sandbox = trained();
+    sandbox.succeed("train --preset quickstart --config tiny.toml --limit-test 10 --output fewer");
+    let refused = failure(&sandbox, "compare one other fewer");
     assert!(
         refused.contains("expected the same number of test images, found 20 and 10"),
         "{refused}"
     );
-    let mut results: Value = serde_json::from_str(&text(&place, "other/results.json")).unwrap();
+    let mut results: Value = serde_json::from_str(&text(&sandbox, "other/results.json")).unwrap();
     results["sha256"] = "0".into();
-    place.write("other/results.json", results.to_string());
-    let refused = failure(&place, "compare one other");
+    sandbox.write("other/results.json", results.to_string());
+    let refused = failure(&sandbox, "compare one other");
     assert!(
         refused.contains("expected the same test images (sha256)"),
         "{refused}"
     );
-    let said = place.run("compare one");
-    assert_eq!(said.code, Some(2), "{}", said.err);
+    let output = sandbox.run("compare one");
+    assert_eq!(output.code, Some(2), "{}", output.err);
 }
 
-fn attention(place: &Sandbox, arguments: &str) -> (Said, Image) {
-    let said = place.succeed(&format!(
+fn attention(sandbox: &Sandbox, arguments: &str) -> (ProgramOutput, Image) {
+    let output = sandbox.succeed(&format!(
         "attention --checkpoint one picture.png --output out.png {arguments}"
     ));
-    let picture = Image::open(&place.path("out.png")).unwrap();
-    (said, picture)
+    let image = Image::open(sandbox.path("out.png")).unwrap();
+    (output, image)
 }
 
 #[test]
-fn attention_is_shown_of_what_was_asked_for() {
-    let place = trained();
+fn attention_shows_the_requested_maps() {
+    let sandbox = trained();
     let shapes = Source::Shapes
         .load(Split::Test, &LoadOptions::default())
         .unwrap();
     shapes.images()[0]
-        .write_png(&place.path("picture.png"))
+        .write_png(sandbox.path("picture.png"))
         .unwrap();
 
     let layers = [
-        ("quickstart", Preset::Quickstart.table()),
-        ("tiny", text(&place, "tiny.toml").parse().unwrap()),
+        ("quickstart", Preset::Quickstart.toml()),
+        ("tiny", &text(&sandbox, "tiny.toml")),
     ];
-    let looks = Recipe::from_layers(&layers).unwrap().model.cross_attends();
-    let (said, sheet) = attention(&place, "");
-    assert_eq!(said.out.lines().count(), 2 + looks, "{}", said.out);
-    // The title, a titled row of images with captions a cross attention, and the bar of colours.
+    let num_maps = Recipe::from_layers(&layers).unwrap().model.cross_attends();
+    let (output, sheet) = attention(&sandbox, "");
+    assert_eq!(output.out.lines().count(), 2 + num_maps, "{}", output.out);
+    // The title, a titled row of captioned images per cross-attention, and the colour bar.
     let bar = 40;
-    assert_eq!(sheet.height(), 8 + 24 + looks * (24 + 192 + 28) + bar);
-    let (_, one) = attention(&place, "--mean --iteration 1");
+    assert_eq!(sheet.height(), 8 + 24 + num_maps * (24 + 192 + 28) + bar);
+    let (_, one) = attention(&sandbox, "--mean --iteration 1");
     assert_eq!((one.height(), one.width()), (8 + 24 + 540 + bar, 528));
-    let (_, all) = attention(&place, "--latent 2");
-    assert_eq!((all.height(), all.width()), (one.height(), 8 + looks * 520));
-    let (_, logits) = attention(&place, "--latent 2 --iteration 1 --logits");
-    let (_, probabilities) = attention(&place, "--latent 2 --iteration 1");
+    let (_, all) = attention(&sandbox, "--latent 2");
+    assert_eq!(
+        (all.height(), all.width()),
+        (one.height(), 8 + num_maps * 520)
+    );
+    let (_, logits) = attention(&sandbox, "--latent 2 --iteration 1 --logits");
+    let (_, probabilities) = attention(&sandbox, "--latent 2 --iteration 1");
     assert!(logits.pixels() != probabilities.pixels());
 
     for (arguments, expected) in [
@@ -429,59 +447,58 @@ fn attention_is_shown_of_what_was_asked_for() {
     ] {
         let command =
             format!("attention --checkpoint one picture.png --output not.png {arguments}");
-        let said = place.run(&command);
-        assert_eq!(said.code, Some(2), "{}", said.err);
-        assert!(said.err.contains(expected), "{}", said.err);
+        let output = sandbox.run(&command);
+        assert_eq!(output.code, Some(2), "{}", output.err);
+        assert!(output.err.contains(expected), "{}", output.err);
     }
     let missing = failure(
-        &place,
+        &sandbox,
         "attention --checkpoint one nowhere.png --output not.png",
     );
     assert!(missing.contains("nowhere.png"), "{missing}");
-    assert!(!place.path("not.png").exists());
+    assert!(!sandbox.path("not.png").exists());
 }
 
 #[test]
-fn attention_says_what_the_model_sees_in_every_image_and_heeds_the_name_of_the_file() {
-    let place = trained();
+fn attention_prints_predictions_and_honors_the_output_name() {
+    let sandbox = trained();
     let shapes = Source::Shapes
         .load(Split::Test, &LoadOptions::default())
         .unwrap();
     for (at, file) in ["a.png", "b.png"].into_iter().enumerate() {
-        shapes.images()[at].write_png(&place.path(file)).unwrap();
+        shapes.images()[at].write_png(sandbox.path(file)).unwrap();
     }
-    let said = place.succeed("attention --checkpoint one -o both.jpg --mean a.png b.png");
-    let file = fs::read(place.path("both.jpg")).unwrap();
+    let output = sandbox.succeed("attention --checkpoint one -o both.jpg --mean a.png b.png");
+    let file = fs::read(sandbox.path("both.jpg")).unwrap();
     assert_eq!(file[..3], [0xff, 0xd8, 0xff], "a JPEG file");
-    let both = Image::open(&place.path("both.jpg")).unwrap();
+    let both = Image::open(sandbox.path("both.jpg")).unwrap();
     assert_eq!(both.height(), 8 + 2 * (24 + 540) + 40);
-    let predicted = place.succeed("predict --checkpoint one --json a.png b.png");
+    let predicted = sandbox.succeed("predict --checkpoint one --json a.png b.png");
     for (line, file) in predicted.out.lines().zip(["a.png", "b.png"]) {
-        let said_of: Value = serde_json::from_str(line).unwrap();
-        let best = &said_of["classes"][0];
+        let prediction: Value = serde_json::from_str(line).unwrap();
+        let best = &prediction["classes"][0];
         let expected = format!(
             "  {} {:.1}%, {file}\n",
             best["class"].as_str().unwrap(),
             100.0 * best["probability"].as_f64().unwrap()
         );
-        assert!(said.out.contains(&expected), "{expected}{}", said.out);
+        assert!(output.out.contains(&expected), "{expected}{}", output.out);
     }
     for output in ["map.gif", "map"] {
-        let refused = place.run(&format!("attention --checkpoint one -o {output} a.png"));
+        let refused = sandbox.run(&format!("attention --checkpoint one -o {output} a.png"));
         assert_eq!(refused.code, Some(2), "{}", refused.err);
         assert!(refused.err.contains(".webp or .bmp"), "{}", refused.err);
-        assert!(!place.path(output).exists());
+        assert!(!sandbox.path(output).exists());
     }
 }
 
-/// A confusion is a count of pictures: nothing is lost in it.
 #[test]
-fn every_picture_is_in_the_confusion_once() {
-    let place = trained();
-    let said = read_predictions(Path::new(&place.path("one/predictions.csv"))).unwrap();
-    let confusion = Confusion::of(&said);
+fn every_image_is_in_the_confusion_matrix_once() {
+    let sandbox = trained();
+    let predictions = read_predictions(Path::new(&sandbox.path("one/predictions.csv"))).unwrap();
+    let confusion = Confusion::of(&predictions);
     assert_eq!(
         confusion.cells().map(|cell| cell.2).sum::<u64>(),
-        said.len() as u64
+        predictions.len() as u64
     );
 }

@@ -1,5 +1,5 @@
-//! Runs are a function of recipe and data: the same bits from one seed, on any number of threads, and however often they
-//! are killed, resumed and extended.
+//! Runs are a function of recipe and data: one seed gives the same bits on any number of threads,
+//! and however often the run is killed, resumed and extended.
 
 use std::fs;
 use std::process::Command;
@@ -12,15 +12,15 @@ use perceiver_ops::RngKey;
 use perceiver_tests::program::names_in;
 use perceiver_tests::run::{Run, finished, several_epochs};
 use perceiver_train::{
-    Callback, Callbacks, EpochMetrics, Event, MetricsFile, Outcome, Preset, Recipe, RunDirectory,
-    TrainError, Trainer, TrainingData,
+    Callback, CallbackResult, Callbacks, Control, EpochMetrics, Event, MetricsFile, Outcome,
+    Preset, Recipe, RunDirectory, TrainError, Trainer, TrainingData,
 };
 
 fn new_run(training: &str) -> Run {
     Run::new(env!("CARGO_BIN_EXE_perceiver-under-test"), training)
 }
 
-/// A run that nothing disturbed.
+/// Returns a finished run that was never interrupted.
 fn undisturbed(training: &str) -> Run {
     let run = new_run(training);
     finished(run.start());
@@ -28,7 +28,7 @@ fn undisturbed(training: &str) -> Run {
 }
 
 #[test]
-fn one_seed_gives_the_same_bits_on_one_thread_and_on_two() {
+fn a_seed_gives_the_same_bits_on_one_and_two_threads() {
     let [one, two] = ["1", "2"].map(|threads| {
         let run = new_run("");
         let mut program = run.start();
@@ -44,29 +44,29 @@ fn one_seed_gives_the_same_bits_on_one_thread_and_on_two() {
     assert!(one.weights() != other_seed.weights());
 }
 
-/// Kills a program without a chance to react, once `done` holds and a moment has passed; it must be at work until then.
+/// Sends SIGKILL to a program once `done` holds and `moment` has passed. It must still be running.
 fn kill_when(mut program: Command, done: impl Fn() -> bool, moment: Duration) {
     let mut child = program.spawn().unwrap();
     while !done() && child.try_wait().unwrap().is_none() {
         sleep(Duration::from_micros(500));
     }
     sleep(moment);
-    child.kill().unwrap(); // SIGKILL
+    child.kill().unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), None, "it had ended before: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), None, "it had ended before: {stderr}");
 }
 
-/// Killed 50 times: at any moment of its start, in a step, in a save, in validation.
+/// Kills the run 50 times: during its start, steps, saves and validation.
 #[cfg(unix)]
 #[test]
-fn a_run_that_is_killed_fifty_times_ends_as_if_nothing_had_happened() {
+fn runs_killed_fifty_times_equal_an_undisturbed_run() {
     let more =
         "epochs = 40\nbatch_size = 2\nearly_stopping = { patience = 40 }\ncheckpoint_every = 3";
     let recipe = several_epochs().replace("epochs = 6\nbatch_size = 7", more);
     let [run, expected] = [(); 2].map(|()| new_run(""));
     for run in [&run, &expected] {
-        run.place.write("tiny.toml", &recipe);
+        run.sandbox.write("tiny.toml", &recipe);
     }
     finished(expected.start());
 
@@ -77,7 +77,7 @@ fn a_run_that_is_killed_fifty_times_ends_as_if_nothing_had_happened() {
         let [saves, moment] = [0, 1].map(|draw| key.fold_in(kill).bits(draw) >> 8);
         let before = run.steps_saved().unwrap_or(0);
         let (saves, moment) = match saves % 6 {
-            0 => (0, moment % 40_000), // while it starts, or soon after
+            0 => (0, moment % 40_000), // during its start, or soon after
             saves => (saves, moment % 4_000),
         };
         let saved = || run.steps_saved().unwrap_or(0) >= before + 3 * saves;
@@ -92,7 +92,7 @@ fn a_run_that_is_killed_fifty_times_ends_as_if_nothing_had_happened() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_run_saves_its_step_and_says_how_to_go_on() {
+fn interrupted_runs_save_their_step_and_print_the_resume_command() {
     let expected = undisturbed("");
     let run = new_run("");
     let child = run.start().spawn().unwrap();
@@ -105,8 +105,8 @@ fn an_interrupted_run_saves_its_step_and_says_how_to_go_on() {
     assert!(signal.unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("perceiver train --resume run"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("perceiver train --resume run"), "{stderr}");
     assert!(run.path("training/state.safetensors").exists());
     assert!(run.epochs_done() < 6);
 
@@ -115,7 +115,7 @@ fn an_interrupted_run_saves_its_step_and_says_how_to_go_on() {
 }
 
 #[test]
-fn a_finished_run_resumed_ends_again_with_the_same_results() {
+fn resuming_a_finished_run_gives_the_same_results() {
     let run = undisturbed("");
     let (results, weights) = (run.results(), run.weights());
     finished(run.resume(""));
@@ -123,47 +123,47 @@ fn a_finished_run_resumed_ends_again_with_the_same_results() {
     assert!(run.weights() == weights);
 }
 
-/// At once: the data need not even be there.
+/// The data need not even exist.
 #[test]
-fn a_finished_run_resumed_says_that_it_is_finished_and_reads_nothing() {
+fn resuming_a_finished_run_says_so_and_reads_no_data() {
     let run = undisturbed("");
-    let moved = run.place.path("moved");
-    fs::rename(run.place.path("photos"), &moved).unwrap();
+    let moved = run.sandbox.path("moved");
+    fs::rename(run.sandbox.path("photos"), &moved).unwrap();
     let output = finished(run.resume(""));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     let expected = "run is already finished, after 6 epochs; extend it by a larger --epochs N";
     assert!(
-        said.contains(expected) && !said.contains("reading"),
-        "{said}"
+        stderr.contains(expected) && !stderr.contains("reading"),
+        "{stderr}"
     );
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(printed.contains("test"), "{printed}");
-    // What has to be made again needs the data, or where the run has not ended.
+    // Writing a missing file again needs the data, as does resuming an unfinished run.
     fs::remove_file(run.path("model.safetensors")).unwrap();
     let output = run.resume("").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    fs::rename(&moved, run.place.path("photos")).unwrap();
+    fs::rename(&moved, run.sandbox.path("photos")).unwrap();
     finished(run.resume(""));
     assert!(run.path("model.safetensors").exists());
 }
 
-/// The data of a run may move, and are known by their content.
+/// The data of a run may move, since they are identified by their content.
 #[test]
-fn a_run_goes_on_where_its_data_have_moved_to() {
+fn runs_resume_with_moved_data() {
     let expected = new_run("");
     let recipe = several_epochs().replace("epochs = 6", "epochs = 7");
-    expected.place.write("tiny.toml", recipe);
+    expected.sandbox.write("tiny.toml", recipe);
     finished(expected.start());
 
     let run = undisturbed("");
-    fs::rename(run.place.path("photos"), run.place.path("moved")).unwrap();
-    // As many images under the same names, but those of two classes are the other's.
+    fs::rename(run.sandbox.path("photos"), run.sandbox.path("moved")).unwrap();
+    // The same number of images under the same names, but with two classes swapped.
     for (class, other) in [(0, 1), (1, 0), (2, 2), (3, 3)] {
         let [from, to] = [
             format!("moved/class-{class}"),
             format!("other/class-{other}"),
         ]
-        .map(|folder| run.place.path(folder));
+        .map(|folder| run.sandbox.path(folder));
         fs::create_dir_all(&to).unwrap();
         for name in names_in(&from) {
             fs::copy(from.join(&name), to.join(&name)).unwrap();
@@ -173,44 +173,44 @@ fn a_run_goes_on_where_its_data_have_moved_to() {
     let output = run.resume("--epochs 7 --dataset folder:other").output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     let state = fs::read_to_string(run.path("config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&state).unwrap();
     let hash = config["data"]["train_sha256"].as_str().unwrap();
     assert!(
-        said.contains(&format!(
+        stderr.contains(&format!(
             "the run was trained on data with sha256 {hash}, but folder:other has "
-        )) && said.contains("give the location of the run's data by --dataset or --data-dir"),
-        "{said}"
+        )) && stderr.contains("give the location of the run's data by --dataset or --data-dir"),
+        "{stderr}"
     );
     assert!(
         run.weights() == before,
         "a refused resume has changed the run"
     );
-    let says = |file: &str, place: &str| {
+    let assert_contains = |file: &str, expected: &str| {
         let text = fs::read_to_string(run.path(file)).unwrap();
-        assert!(text.contains(place), "{file}: {text}");
+        assert!(text.contains(expected), "{file}: {text}");
     };
-    says("training/recipe.toml", "\"folder:photos\"");
+    assert_contains("training/recipe.toml", "\"folder:photos\"");
 
     finished(run.resume("--epochs 7 --dataset folder:moved"));
     assert!(run.weights() == expected.weights(), "other weights");
     assert_eq!(run.metrics(), expected.metrics());
-    // What reads the run later looks for the data there.
-    says("training/recipe.toml", "\"folder:moved\"");
-    says("config.json", "\"folder:moved\"");
-    let said = run.place.succeed("report run");
-    assert!(!said.err.contains("not shown"), "{}", said.err);
-    run.place.succeed("evaluate --checkpoint run");
-    // Also of a run that has nothing left to do.
-    fs::rename(run.place.path("moved"), run.place.path("again")).unwrap();
+    // Later commands look for the data in the new place.
+    assert_contains("training/recipe.toml", "\"folder:moved\"");
+    assert_contains("config.json", "\"folder:moved\"");
+    let output = run.sandbox.succeed("report run");
+    assert!(!output.err.contains("not shown"), "{}", output.err);
+    run.sandbox.succeed("evaluate --checkpoint run");
+    // This also applies to a finished run.
+    fs::rename(run.sandbox.path("moved"), run.sandbox.path("again")).unwrap();
     finished(run.resume("--dataset folder:again"));
-    says("training/recipe.toml", "\"folder:again\"");
+    assert_contains("training/recipe.toml", "\"folder:again\"");
     assert_eq!(run.epochs_done(), 7);
 }
 
 #[test]
-fn a_finished_run_that_is_extended_ends_as_if_it_had_been_planned_so() {
+fn extended_runs_equal_runs_planned_with_that_length() {
     let recipe = several_epochs();
     let run = undisturbed("");
     assert_eq!(
@@ -222,7 +222,7 @@ fn a_finished_run_that_is_extended_ends_as_if_it_had_been_planned_so() {
     finished(run.resume("--epochs 9"));
     let expected = new_run("");
     expected
-        .place
+        .sandbox
         .write("tiny.toml", recipe.replace("epochs = 6", "epochs = 9"));
     finished(expected.start());
     run.assert_same_end(&expected);
@@ -231,23 +231,23 @@ fn a_finished_run_that_is_extended_ends_as_if_it_had_been_planned_so() {
 }
 
 #[test]
-fn a_run_is_not_shortened_to_what_is_done() {
+fn runs_cannot_be_shortened_below_the_epochs_done() {
     let run = undisturbed("");
     for epochs in [1, 6] {
         let output = run.resume(&format!("--epochs {epochs}")).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        let said = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(
-            said.contains("expected more than the 6 already completed"),
-            "{said}"
+            stderr.contains("expected more than the 6 already completed"),
+            "{stderr}"
         );
     }
     assert!(run.path("results.json").exists());
 }
 
-/// A run that early stopping has ended goes on, counts its patience anew, and is stopped again.
+/// A run that stopped early can be extended: its patience starts anew, and it stops again.
 #[test]
-fn a_run_that_was_stopped_early_can_be_extended() {
+fn early_stopped_runs_can_be_extended() {
     let changes =
         "training.learning_rate = 0.5\ntraining.epochs = 30\ntraining.early_stopping.patience = 2";
     let directory = tempfile::tempdir().unwrap();
@@ -257,29 +257,29 @@ fn a_run_that_was_stopped_early_can_be_extended() {
     let run = RunDirectory::unused(&root).unwrap();
     let mut trainer = Trainer::start(recipe, data.clone(), run, Device::Cpu).unwrap();
     let (mut observers, stop) = (Callbacks::new(), AtomicBool::new(false));
-    trainer.fit(&mut observers, &stop).unwrap();
+    trainer.fit_until(&mut observers, &stop).unwrap();
     let stopped_after = trainer.history().len();
     assert!(stopped_after < 30, "the run was not stopped early");
-    drop(trainer); // one at a time is at work on a run
+    drop(trainer); // only one process may write a run
 
     let again = || {
         let run = RunDirectory::open(&root).unwrap();
-        let recipe = Recipe::read(&run.recipe()).unwrap();
+        let recipe = Recipe::read(run.recipe()).unwrap();
         Trainer::resume(recipe, data.clone(), run, Device::Cpu).unwrap()
     };
     let mut trainer = again();
     trainer.extend(40).unwrap();
-    drop(trainer); // as if it was killed now
+    drop(trainer); // as if it were killed here
     let mut trainer = again();
     assert_eq!(trainer.recipe().training.epochs, 40);
-    trainer.fit(&mut observers, &stop).unwrap();
+    trainer.fit_until(&mut observers, &stop).unwrap();
     let more = trainer.history().len() - stopped_after;
     assert!(more >= 2, "{more} epochs more with a patience of 2");
 }
 
-/// A loss that is finite may have a gradient that is not: a step with it would spoil every parameter.
+/// A finite loss can have a non-finite gradient; a step with it would corrupt every parameter.
 #[test]
-fn a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_takes_it() {
+fn non_finite_gradients_stop_the_run_before_the_optimizer_step() {
     let directory = tempfile::tempdir().unwrap();
     let recipe = recipe("training.epochs = 1\ntraining.clip_norm = 1.0");
     let data = TrainingData::load(&recipe).unwrap();
@@ -290,7 +290,7 @@ fn a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_takes_it() {
         steps: 3,
         stop: &stop,
     };
-    trainer.fit(&mut observer, &stop).unwrap();
+    trainer.fit_until(&mut observer, &stop).unwrap();
     let state = fs::read(trainer.run().state()).unwrap();
 
     let mut large = trainer.parameters().tensors();
@@ -299,13 +299,11 @@ fn a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_takes_it() {
         *tensor = (&*tensor * factor).unwrap();
     }
     trainer.parameters().assign(&large).unwrap();
-    let error = trainer
-        .fit(&mut Callbacks::new(), &AtomicBool::new(false))
-        .unwrap_err();
-    let said = error.to_string();
+    let error = trainer.fit(&mut ()).unwrap_err();
+    let message = error.to_string();
     assert!(
-        said.starts_with("the gradient norm is ") && said.contains("at step 4 (epoch 1)"),
-        "{said}"
+        message.starts_with("the gradient norm is ") && message.contains("at step 4 (epoch 1)"),
+        "{message}"
     );
     for (name, tensor) in trainer.parameters().tensors() {
         let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -319,30 +317,31 @@ fn a_gradient_that_is_not_finite_stops_the_run_before_the_optimizer_takes_it() {
 
 fn recipe(changes: &str) -> Recipe {
     Recipe::from_layers(&[
-        ("quickstart", Preset::Quickstart.table()),
-        ("tiny", toml::from_str(&several_epochs()).unwrap()),
-        ("changes", toml::from_str(changes).unwrap()),
+        ("quickstart", Preset::Quickstart.toml()),
+        ("tiny", &several_epochs()),
+        ("changes", changes),
     ])
     .unwrap()
 }
 
-/// Asks to stop after so many steps.
+/// Interrupts the run after `steps` steps.
 struct StopAfter<'a> {
     steps: usize,
     stop: &'a AtomicBool,
 }
 
 impl Callback for StopAfter<'_> {
-    fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
         if let Event::Step { .. } = event {
             self.steps = self.steps.saturating_sub(1);
             self.stop.store(self.steps == 0, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(Control::Continue)
     }
 }
 
-/// The weights a run ends with when it is left and resumed every `steps` steps.
+/// Returns the final weights and metrics of a run that is interrupted and resumed every `steps`
+/// steps.
 fn in_pieces_of(steps: usize, changes: &str) -> (Vec<u8>, Vec<EpochMetrics>) {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("run");
@@ -353,7 +352,7 @@ fn in_pieces_of(steps: usize, changes: &str) -> (Vec<u8>, Vec<EpochMetrics>) {
     loop {
         let stop = AtomicBool::new(false);
         let mut observer = StopAfter { steps, stop: &stop };
-        if trainer.fit(&mut observer, &stop).unwrap() == Outcome::Finished {
+        if trainer.fit_until(&mut observer, &stop).unwrap() == Outcome::Finished {
             break;
         }
         let recipe = trainer.recipe().clone();
@@ -370,9 +369,9 @@ fn in_pieces_of(steps: usize, changes: &str) -> (Vec<u8>, Vec<EpochMetrics>) {
     (weights, history.collect())
 }
 
-/// A forecast measures the model at work, and nothing of that stays.
+/// A forecast measures the model in use, but must not change it.
 #[test]
-fn a_forecast_changes_no_bit_of_a_run() {
+fn forecasts_do_not_change_a_run() {
     let (expected, _) = in_pieces_of(usize::MAX, "training.epochs = 2");
     let directory = tempfile::tempdir().unwrap();
     let recipe = recipe("training.epochs = 2");
@@ -382,13 +381,13 @@ fn a_forecast_changes_no_bit_of_a_run() {
     let forecast = trainer.forecast().unwrap().unwrap();
     assert!(forecast.epoch_seconds > 0.0 && !trainer.is_done());
     let (mut observers, stop) = (Callbacks::new(), AtomicBool::new(false));
-    trainer.fit(&mut observers, &stop).unwrap();
+    trainer.fit_until(&mut observers, &stop).unwrap();
     assert!(trainer.is_done());
     assert!(fs::read(trainer.run().model()).unwrap() == expected);
 }
 
 #[test]
-fn a_run_can_be_left_at_any_step() {
+fn runs_can_be_interrupted_at_any_step() {
     let (weights, history) = in_pieces_of(usize::MAX, "");
     assert_eq!(history.len(), 6);
     for steps in [1, 4, 13, 40] {
@@ -398,9 +397,9 @@ fn a_run_can_be_left_at_any_step() {
     }
 }
 
-/// Everything that has a state of its own or draws at random, at once.
+/// Covers all components that have a state or draw random numbers, together.
 #[test]
-fn schedules_averages_and_mixed_pictures_remember_across_a_resume() {
+fn schedules_ema_and_mixing_continue_across_a_resume() {
     for optimizer in ["adamw", "lamb", "sgd"] {
         let changes = format!(
             "[data.augmentation]
@@ -426,9 +425,9 @@ fn schedules_averages_and_mixed_pictures_remember_across_a_resume() {
     }
 }
 
-/// The parts of a batch have the gradients of the whole, where no dropout tells them apart.
+/// Without dropout, accumulated gradients equal those of the entire batch.
 #[test]
-fn a_batch_in_parts_is_the_batch() {
+fn gradient_accumulation_equals_the_whole_batch() {
     let of = |parts: usize| {
         let changes = format!(
             "model.dropout_rate = 0.0\nmodel.attention_dropout = 0.0\ntraining.epochs = 1\ntraining.gradient_accumulation = {parts}"
@@ -444,8 +443,8 @@ fn a_batch_in_parts_is_the_batch() {
 }
 
 #[test]
-fn early_stopping_and_plateau_remember_across_a_resume() {
-    // At this learning rate the loss soon rises, so that the plateau acts and the run ends early.
+fn early_stopping_and_plateau_continue_across_a_resume() {
+    // At this learning rate the loss soon rises, which triggers plateau and early stopping.
     let changes =
         "training.learning_rate = 0.5\ntraining.epochs = 30\ntraining.early_stopping.patience = 3";
     let (weights, history) = in_pieces_of(usize::MAX, changes);
@@ -461,7 +460,7 @@ fn early_stopping_and_plateau_remember_across_a_resume() {
 }
 
 #[test]
-fn a_run_does_not_go_on_with_other_data() {
+fn runs_do_not_resume_with_other_data() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("run");
     let run = RunDirectory::unused(&root).unwrap();
@@ -469,9 +468,7 @@ fn a_run_does_not_go_on_with_other_data() {
     let data = TrainingData::load(&recipe_before).unwrap();
     let mut observers: Callbacks = vec![Box::new(MetricsFile::new(run.metrics()))];
     let mut trainer = Trainer::start(recipe_before, data, run, Device::Cpu).unwrap();
-    trainer
-        .fit(&mut observers, &AtomicBool::new(false))
-        .unwrap();
+    trainer.fit(&mut observers).unwrap();
 
     let other = TrainingData::load(&recipe("data.limit_train = 90")).unwrap();
     let recipe_now = trainer.recipe().clone();
@@ -487,15 +484,16 @@ fn a_new_run_never_overwrites_an_old_one() {
     let weights = run.weights();
     let output = run.start().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("already contains a run") && said.contains("--resume"),
-        "{said}"
+        stderr.contains("already contains a run") && stderr.contains("--resume"),
+        "{stderr}"
     );
     assert!(run.weights() == weights);
 }
 
-/// Only what a run documents lies in its directory: no temporary file stays behind, not even of a killed program.
+/// Only documented files remain in a run directory: temporary files are removed, even those of a
+/// killed program.
 #[test]
 fn a_run_directory_holds_what_is_documented() {
     let run = undisturbed("");

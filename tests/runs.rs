@@ -1,4 +1,4 @@
-//! `perceiver runs`: what is listed of runs that are finished, interrupted, nested, or damaged.
+//! `perceiver runs`: the listing of finished, interrupted, nested and damaged runs.
 
 use std::fs;
 use std::path::Path;
@@ -9,15 +9,16 @@ use insta::assert_snapshot;
 use perceiver_data::{Dataset, Image};
 use perceiver_tests::program::{Sandbox, tiny};
 use perceiver_train::{
-    Callback, EpochMetrics, Event, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData,
+    Callback, CallbackResult, Control, EpochMetrics, Event, Preset, Recipe, RunDirectory,
+    TestResults, Trainer, TrainingData,
 };
 use serde_json::Value;
 
-/// A place with a run of a moment in `runs/made`.
+/// Returns a sandbox with a short run in `runs/made`.
 fn trained() -> Sandbox {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    place.succeed("train --preset quickstart --config tiny.toml --output runs/made");
-    place
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    sandbox.succeed("train --preset quickstart --config tiny.toml --output runs/made");
+    sandbox
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -33,9 +34,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A copy of the run with these validation accuracies, an epoch each of half a minute, and this test accuracy, if it is finished.
-fn run(place: &Sandbox, name: &str, validation: &[f64], test: Option<f64>) {
-    copy(&place.path("runs/made"), &place.path("runs").join(name));
+/// Copies the run, with these validation accuracies, epochs of half a minute, and this test
+/// accuracy if it is finished.
+fn run(sandbox: &Sandbox, name: &str, validation: &[f64], test: Option<f64>) {
+    copy(&sandbox.path("runs/made"), &sandbox.path("runs").join(name));
     let file = |name_in: &str| format!("runs/{name}/{name_in}");
     let lines: Vec<String> = (1..)
         .zip(validation)
@@ -53,110 +55,124 @@ fn run(place: &Sandbox, name: &str, validation: &[f64], test: Option<f64>) {
                 images_per_second: 100.0,
                 diagnosis: None,
                 warnings: Vec::new(),
+                custom: std::collections::BTreeMap::new(),
             };
             serde_json::to_string(&metrics).unwrap() + "\n"
         })
         .collect();
-    place.write(&file("metrics.jsonl"), lines.concat());
+    sandbox.write(&file("metrics.jsonl"), lines.concat());
     let results = file("results.json");
     match test {
-        None => fs::remove_file(place.path(&results)).unwrap(),
+        None => fs::remove_file(sandbox.path(&results)).unwrap(),
         Some(acc) => {
-            let text = fs::read(place.path(&results)).unwrap();
-            let found: TestResults = serde_json::from_slice(&text).unwrap();
+            let text = fs::read(sandbox.path(&results)).unwrap();
+            let previous: TestResults = serde_json::from_slice(&text).unwrap();
             let results_now = TestResults {
                 acc,
                 acc_interval_95: [acc - 0.1, acc + 0.1],
-                ..found
+                ..previous
             };
-            place.write(&results, serde_json::to_string(&results_now).unwrap());
+            sandbox.write(&results, serde_json::to_string(&results_now).unwrap());
         }
     }
 }
 
-/// Runs of every kind.
+/// Returns a sandbox with runs of every kind.
 fn all_kinds() -> Sandbox {
-    let place = trained();
-    run(&place, "best", &[0.25, 0.5, 0.375], Some(0.625));
-    run(&place, "short", &[0.125], Some(0.75));
-    run(&place, "sweep/wide-seed0", &[0.25, 0.375], Some(0.5));
-    run(&place, "sweep/wide-seed1", &[0.25], None);
-    fs::remove_dir_all(place.path("runs/made")).unwrap();
-    run_in_ruins(&place, "no-recipe", "training/recipe.toml", None);
-    run_in_ruins(&place, "no-weights", "model.safetensors", None);
-    run_in_ruins(&place, "other-config", "config.json", Some("{}"));
-    run_in_ruins(&place, "torn-metrics", "metrics.jsonl", Some("{\"epoch\":"));
-    run_in_ruins(&place, "torn-recipe", "training/recipe.toml", Some("[data"));
-    run_in_ruins(&place, "torn-results", "results.json", Some(""));
-    // Without a verdict it has to go on, and without a state it cannot.
-    run_in_ruins(&place, "torn-state", "results.json", None);
+    let sandbox = trained();
+    run(&sandbox, "best", &[0.25, 0.5, 0.375], Some(0.625));
+    run(&sandbox, "short", &[0.125], Some(0.75));
+    run(&sandbox, "sweep/wide-seed0", &[0.25, 0.375], Some(0.5));
+    run(&sandbox, "sweep/wide-seed1", &[0.25], None);
+    fs::remove_dir_all(sandbox.path("runs/made")).unwrap();
+    run_in_ruins(&sandbox, "no-recipe", "training/recipe.toml", None);
+    run_in_ruins(&sandbox, "no-weights", "model.safetensors", None);
+    run_in_ruins(&sandbox, "other-config", "config.json", Some("{}"));
+    run_in_ruins(
+        &sandbox,
+        "torn-metrics",
+        "metrics.jsonl",
+        Some("{\"epoch\":"),
+    );
+    run_in_ruins(
+        &sandbox,
+        "torn-recipe",
+        "training/recipe.toml",
+        Some("[data"),
+    );
+    run_in_ruins(&sandbox, "torn-results", "results.json", Some(""));
+    // Without results the run has to be resumed, which is impossible without a state.
+    run_in_ruins(&sandbox, "torn-state", "results.json", None);
     for state in ["state", "state.previous"] {
         let file = format!("runs/torn-state/training/{state}.safetensors");
-        place.write(&file, "half");
+        sandbox.write(&file, "half");
     }
-    // Begun, and interrupted before anything was saved.
+    // Interrupted before anything was saved.
     for file in ["training/recipe.toml", "config.json"] {
-        let from = place.path("runs/best").join(file);
-        place.write(&format!("runs/begun/{file}"), fs::read(from).unwrap());
+        let from = sandbox.path("runs/best").join(file);
+        sandbox.write(&format!("runs/begun/{file}"), fs::read(from).unwrap());
     }
-    // Neither are runs.
-    place.write("runs/sweep/sweep.md", "a table");
-    place.write("runs/photos/training/1.png", "a picture");
-    place
+    // These are not runs.
+    sandbox.write("runs/sweep/sweep.md", "a table");
+    sandbox.write("runs/photos/training/1.png", "a picture");
+    sandbox
 }
 
-/// A copy of a finished run with another file, or without it.
-fn run_in_ruins(place: &Sandbox, name: &str, file: &str, content: Option<&str>) {
-    copy(&place.path("runs/short"), &place.path("runs").join(name));
+/// Copies a finished run, and replaces or removes one of its files.
+fn run_in_ruins(sandbox: &Sandbox, name: &str, file: &str, content: Option<&str>) {
+    copy(
+        &sandbox.path("runs/short"),
+        &sandbox.path("runs").join(name),
+    );
     let path = format!("runs/{name}/{file}");
     match content {
-        None => fs::remove_file(place.path(path)).unwrap(),
-        Some(content) => place.write(&path, content),
+        None => fs::remove_file(sandbox.path(path)).unwrap(),
+        Some(content) => sandbox.write(&path, content),
     }
 }
 
 #[test]
-fn runs_are_listed_whatever_is_wrong_with_one() {
-    let place = all_kinds();
-    assert_snapshot!("runs", place.succeed("runs").out);
-    let below = place.succeed("runs runs/sweep").out;
+fn runs_are_listed_even_if_one_is_damaged() {
+    let sandbox = all_kinds();
+    assert_snapshot!("runs", sandbox.succeed("runs").out);
+    let below = sandbox.succeed("runs runs/sweep").out;
     assert!(below.contains("runs/sweep/wide-seed0") && !below.contains("runs/best"));
     assert!(below.contains("perceiver train --resume runs/sweep/wide-seed1"));
-    let one = place.succeed("runs runs/best").out;
+    let one = sandbox.succeed("runs runs/best").out;
     assert!(
         one.contains("50.00% (epoch 2)") && one.contains("62.50%"),
         "{one}"
     );
 }
 
-/// The names of the runs in an order.
-fn order(place: &Sandbox, arguments: &str) -> Vec<String> {
-    let json = place.succeed(&format!("runs --json {arguments}")).out;
+/// Returns the names of the runs in the listed order.
+fn order(sandbox: &Sandbox, arguments: &str) -> Vec<String> {
+    let json = sandbox.succeed(&format!("runs --json {arguments}")).out;
     let runs: Vec<Value> = serde_json::from_str(&json).unwrap();
     let names = runs.iter().map(|run| run["run"].as_str().unwrap());
     names.map(ToString::to_string).collect()
 }
 
 #[test]
-fn runs_come_in_the_order_that_is_asked_for() {
-    let place = all_kinds();
-    let names = order(&place, "");
+fn runs_are_sorted_as_requested() {
+    let sandbox = all_kinds();
+    let names = order(&sandbox, "");
     assert!(names.is_sorted() && names.len() == 12, "{names:?}");
-    let start = |by: &str, count| order(&place, &format!("--sort {by}"))[..count].to_vec();
+    let start = |by: &str, count| order(&sandbox, &format!("--sort {by}"))[..count].to_vec();
     assert_eq!(start("validation", 1), ["runs/best"]);
     assert_eq!(start("epochs", 2), ["runs/best", "runs/sweep/wide-seed0"]);
     assert_eq!(start("time", 2), ["runs/best", "runs/sweep/wide-seed0"]);
-    let by_test = order(&place, "--sort test");
-    let at = |name: &str| by_test.iter().position(|found| found == name).unwrap();
+    let by_test = order(&sandbox, "--sort test");
+    let at = |name: &str| by_test.iter().position(|entry| entry == name).unwrap();
     assert!(at("runs/short") < at("runs/best"));
     assert!(at("runs/best") < at("runs/sweep/wide-seed0"));
     assert!(at("runs/sweep/wide-seed0") < at("runs/sweep/wide-seed1"));
 }
 
 #[test]
-fn json_says_how_every_run_stands() {
-    let place = all_kinds();
-    let json = place.succeed("runs --json").out;
+fn json_has_the_status_of_every_run() {
+    let sandbox = all_kinds();
+    let json = sandbox.succeed("runs --json").out;
     let runs: Vec<Value> = serde_json::from_str(&json).unwrap();
     let named = |name: &str| runs.iter().find(|run| run["run"] == name).unwrap();
     let best = named("runs/best");
@@ -180,21 +196,20 @@ fn json_says_how_every_run_stands() {
     );
 }
 
-/// What is said to be resumable is.
 #[test]
-fn an_unfinished_run_goes_on_by_the_command_that_is_named() {
-    let place = trained();
-    run(&place, "left", &[0.25], None);
-    let said = place.succeed("runs").out;
-    let command = said
+fn the_printed_command_resumes_an_unfinished_run() {
+    let sandbox = trained();
+    run(&sandbox, "left", &[0.25], None);
+    let stdout = sandbox.succeed("runs").out;
+    let command = stdout
         .lines()
         .find_map(|line| line.strip_prefix("resume with: perceiver "));
-    place.succeed(command.unwrap());
-    assert!(place.path("runs/left/results.json").exists());
-    assert!(!place.succeed("runs").out.contains("resume with"));
+    sandbox.succeed(command.unwrap());
+    assert!(sandbox.path("runs/left/results.json").exists());
+    assert!(!sandbox.succeed("runs").out.contains("resume with"));
 }
 
-/// Blobs of two colours, which no file has.
+/// Returns images of two colours, which exist in memory only.
 fn blobs() -> Dataset {
     let image = |index: u8| {
         let colour = |channel: u8| vec![100 * (index % 2) + index + channel; 64];
@@ -206,46 +221,43 @@ fn blobs() -> Dataset {
     Dataset::new("two blobs", images, labels, classes).unwrap()
 }
 
-/// Stops in the middle, if it has to.
+/// Interrupts the run after the first step, if it holds a flag.
 struct Interrupts<'a>(Option<&'a AtomicBool>);
 
 impl Callback for Interrupts<'_> {
-    fn notice(&mut self, event: &Event<'_>) -> perceiver_train::Result<()> {
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
         if let (Event::Step { .. }, Some(stop)) = (event, self.0) {
             stop.store(true, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(Control::Continue)
     }
 }
 
-/// Trains on data in memory, by the crates, from a recipe that has another data set's name in it.
-fn trained_in_memory(place: &Sandbox, name: &str, to_the_end: bool) {
-    let layers = [
-        ("quickstart", Preset::Quickstart.table()),
-        ("tiny", toml::from_str(&tiny()).unwrap()),
-    ];
+/// Trains on data in memory with the library, from a recipe that names another data set.
+fn trained_in_memory(sandbox: &Sandbox, name: &str, to_the_end: bool) {
+    let layers = [("quickstart", Preset::Quickstart.toml()), ("tiny", &tiny())];
     let recipe = Recipe::from_layers(&layers).unwrap();
     let data = TrainingData::new(blobs(), &recipe).unwrap();
-    let run = RunDirectory::unused(place.path("runs").join(name)).unwrap();
+    let run = RunDirectory::unused(sandbox.path("runs").join(name)).unwrap();
     let stop = AtomicBool::new(false);
     let mut observer = Interrupts((!to_the_end).then_some(&stop));
     let mut trainer = Trainer::start(recipe, data, run, Device::Cpu).unwrap();
-    trainer.fit(&mut observer, &stop).unwrap();
+    trainer.fit_until(&mut observer, &stop).unwrap();
 }
 
-/// The data have a name of their own, and a run that no test follows is finished when it has learned all that it was to.
+/// Data in memory have their own name, and a run without a test is finished after its training.
 #[test]
-fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    trained_in_memory(&place, "done", true);
-    trained_in_memory(&place, "left", false);
-    let file = |name: &str| fs::read_to_string(place.path("runs/done").join(name)).unwrap();
+fn runs_on_data_in_memory_say_so_and_finish_without_a_test() {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    trained_in_memory(&sandbox, "done", true);
+    trained_in_memory(&sandbox, "left", false);
+    let file = |name: &str| fs::read_to_string(sandbox.path("runs/done").join(name)).unwrap();
     assert!(file("training/recipe.toml").contains("dataset = \"memory:two blobs\""));
     let config: Value = serde_json::from_str(&file("config.json")).unwrap();
     assert_eq!(config["data"]["dataset"], "memory:two blobs");
     assert_eq!(config["data"]["train_sha256"], blobs().sha256());
 
-    let json = place.succeed("runs --json").out;
+    let json = sandbox.succeed("runs --json").out;
     let runs: Vec<Value> = serde_json::from_str(&json).unwrap();
     let standing = runs.iter().map(|run| (&run["state"], &run["dataset"]));
     let memory = &Value::from("memory:two blobs");
@@ -256,44 +268,47 @@ fn a_run_on_data_in_memory_says_so_and_is_finished_without_a_test() {
             (&Value::from("unfinished"), memory)
         ]
     );
-    let said = place.succeed("runs").out;
+    let stdout = sandbox.succeed("runs").out;
     let way = "resume runs/left in the program that started it, which has its data";
-    assert!(said.contains(way) && !said.contains("--resume"), "{said}");
+    assert!(
+        stdout.contains(way) && !stdout.contains("--resume"),
+        "{stdout}"
+    );
 
-    // The program has not got the data, and says so.
+    // The program cannot load these data, and reports it.
     for command in [
         "train --resume runs/left",
         "train --resume runs/done --epochs 5",
         "evaluate --checkpoint runs/done",
     ] {
-        let said = place.run(command);
-        assert_eq!(said.code, Some(1), "{command}");
+        let output = sandbox.run(command);
+        assert_eq!(output.code, Some(1), "{command}");
         let expected = "expected a data set that can be read; choose one with --dataset, found memory:two blobs";
-        assert!(said.err.contains(expected), "{command}: {}", said.err);
+        assert!(output.err.contains(expected), "{command}: {}", output.err);
     }
-    // Who has, goes on.
-    let run = RunDirectory::open(place.path("runs/left")).unwrap();
-    let recipe = Recipe::read(&run.recipe()).unwrap();
+    // A program that has the data can resume the run.
+    let run = RunDirectory::open(sandbox.path("runs/left")).unwrap();
+    let recipe = Recipe::read(run.recipe()).unwrap();
     let data = TrainingData::new(blobs(), &recipe).unwrap();
     let mut trainer = Trainer::resume(recipe, data, run, Device::Cpu).unwrap();
     let stop = AtomicBool::new(false);
-    trainer.fit(&mut Interrupts(None), &stop).unwrap();
+    trainer.fit_until(&mut Interrupts(None), &stop).unwrap();
     drop(trainer);
-    assert!(!place.succeed("runs").out.contains("unfinished"));
+    assert!(!sandbox.succeed("runs").out.contains("unfinished"));
 }
 
 #[test]
 fn a_directory_without_runs_says_so() {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    let said = place.run("runs");
-    assert_eq!(said.code, Some(2));
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    let output = sandbox.run("runs");
+    assert_eq!(output.code, Some(2));
     assert!(
-        said.err.contains("runs: expected a directory with runs"),
+        output.err.contains("runs: expected a directory with runs"),
         "{}",
-        said.err
+        output.err
     );
-    fs::create_dir(place.path("runs")).unwrap();
-    let said = place.succeed("runs");
-    assert!(said.err.contains("no runs in runs"), "{}", said.err);
-    assert_eq!(place.succeed("runs --json").out, "[]\n");
+    fs::create_dir(sandbox.path("runs")).unwrap();
+    let output = sandbox.succeed("runs");
+    assert!(output.err.contains("no runs in runs"), "{}", output.err);
+    assert_eq!(sandbox.succeed("runs --json").out, "[]\n");
 }

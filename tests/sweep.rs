@@ -1,4 +1,4 @@
-//! `perceiver train --sweep`: ordinary runs, a table of what they came to, and a sweep that is left ends as one that is not.
+//! `perceiver train --sweep`: ordinary runs, a table of their results, and interrupted sweeps.
 
 use std::fs;
 use std::thread::sleep;
@@ -24,52 +24,52 @@ const RUNS: [&str; 4] = ["plain-seed0", "fast-seed0", "plain-seed3", "fast-seed3
 const TRAIN: &str =
     "train --preset quickstart --config tiny.toml --epochs 2 --sweep sweep.toml --output all";
 
-/// A workplace with `sweep.toml`.
-fn workplace(sweep: &str) -> Sandbox {
-    let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-    place.write("sweep.toml", sweep);
-    place
+/// Returns a sandbox with `sweep.toml`.
+fn new_sandbox(sweep: &str) -> Sandbox {
+    let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+    sandbox.write("sweep.toml", sweep);
+    sandbox
 }
 
-fn read(place: &Sandbox, file: &str) -> String {
-    fs::read_to_string(place.path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+fn read(sandbox: &Sandbox, file: &str) -> String {
+    fs::read_to_string(sandbox.path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-fn json(place: &Sandbox, file: &str) -> Value {
-    serde_json::from_str(&read(place, file)).unwrap()
+fn json(sandbox: &Sandbox, file: &str) -> Value {
+    serde_json::from_str(&read(sandbox, file)).unwrap()
 }
 
-/// The error of a command that must fail.
-fn failure(place: &Sandbox, arguments: &str) -> String {
-    let said = place.run(arguments);
-    assert_ne!(said.code, Some(0), "{arguments}");
-    assert!(!said.err.contains("panicked"), "{}", said.err);
-    said.err
+/// Runs a command that must fail, and returns its error message.
+fn failure(sandbox: &Sandbox, arguments: &str) -> String {
+    let output = sandbox.run(arguments);
+    assert_ne!(output.code, Some(0), "{arguments}");
+    assert!(!output.err.contains("panicked"), "{}", output.err);
+    output.err
 }
 
 #[test]
-fn the_table_is_what_the_runs_results_say() {
-    let place = workplace(SWEEP);
-    let said = place.succeed(TRAIN);
+fn the_table_equals_the_results_of_the_runs() {
+    let sandbox = new_sandbox(SWEEP);
+    let output = sandbox.succeed(TRAIN);
     let mut expected = RUNS.map(String::from).to_vec();
     expected.extend(["sweep.json".to_string(), "sweep.md".to_string()]);
     expected.sort();
-    assert_eq!(names_in(&place.path("all")), expected);
-    // Each forecast is of all that is left; the last run's own says it all.
-    let forecasts = said
+    assert_eq!(names_in(&sandbox.path("all")), expected);
+    // Each forecast covers all remaining runs. The last run has only its own.
+    let forecasts = output
         .err
         .lines()
         .filter(|line| line.contains("estimate of the sweep"));
     let left = forecasts.map(|line| line.split("sweep: ").nth(1).unwrap()[..6].to_string());
     assert_eq!(left.collect::<Vec<_>>(), ["4 runs", "3 runs", "2 runs"]);
     assert_eq!(
-        said.err.matches("reading shapes").count(),
+        output.err.matches("reading shapes").count(),
         1,
         "{}",
-        said.err
+        output.err
     );
 
-    let table = json(&place, "all/sweep.json");
+    let table = json(&sandbox, "all/sweep.json");
     let variants = table["variants"].as_array().unwrap();
     assert_eq!(variants.len(), 2);
     let mut means = Vec::new();
@@ -78,12 +78,12 @@ fn the_table_is_what_the_runs_results_say() {
         let mut sums = [0.0; 3];
         for (run, seed) in variant["runs"].as_array().unwrap().iter().zip([0, 3]) {
             let directory = format!("all/{name}-seed{seed}");
-            let results = json(&place, &format!("{directory}/results.json"));
+            let results = json(&sandbox, &format!("{directory}/results.json"));
             assert_eq!(run["seed"], seed);
             assert_eq!(run["test_acc"], results["acc"]);
             assert_eq!(run["test_top5_acc"], results["top5_acc"]);
             assert_eq!(run["test_loss"], results["loss"]);
-            let metrics = read(&place, &format!("{directory}/metrics.jsonl"));
+            let metrics = read(&sandbox, &format!("{directory}/metrics.jsonl"));
             let epochs: Vec<Value> = metrics
                 .lines()
                 .map(|line| serde_json::from_str(line).unwrap())
@@ -108,8 +108,8 @@ fn the_table_is_what_the_runs_results_say() {
             } else {
                 format!("{:.2}% ±", 100.0 * mean)
             };
-            assert!(said.out.contains(&shown), "{shown} in {}", said.out);
-            assert!(read(&place, "all/sweep.md").contains(&shown));
+            assert!(output.out.contains(&shown), "{shown} in {}", output.out);
+            assert!(read(&sandbox, "all/sweep.md").contains(&shown));
         }
         means.push(variant["val_acc"]["mean"].as_f64().unwrap());
     }
@@ -119,63 +119,64 @@ fn the_table_is_what_the_runs_results_say() {
 }
 
 #[test]
-fn a_member_is_an_ordinary_run() {
-    let place = workplace("seeds = [3]\n[[variant]]\nname = 'fast'\ntraining.learning_rate = 0.02");
-    place.succeed(TRAIN);
-    place.succeed(
+fn members_are_ordinary_runs() {
+    let sandbox =
+        new_sandbox("seeds = [3]\n[[variant]]\nname = 'fast'\ntraining.learning_rate = 0.02");
+    sandbox.succeed(TRAIN);
+    sandbox.succeed(
         "train --preset quickstart --config tiny.toml --epochs 2 --learning-rate 0.02 --seed 3 --output alone",
     );
     for file in ["results.json", "config.json", "training/recipe.toml"] {
-        let of_sweep = read(&place, &format!("all/fast-seed3/{file}"));
-        assert_eq!(of_sweep, read(&place, &format!("alone/{file}")), "{file}");
+        let of_sweep = read(&sandbox, &format!("all/fast-seed3/{file}"));
+        assert_eq!(of_sweep, read(&sandbox, &format!("alone/{file}")), "{file}");
     }
-    place.succeed("evaluate --checkpoint all/fast-seed3");
+    sandbox.succeed("evaluate --checkpoint all/fast-seed3");
 }
 
-/// The results of all runs.
-fn results(place: &Sandbox) -> [String; 4] {
-    RUNS.map(|run| read(place, &format!("all/{run}/results.json")))
+/// Reads the results of all runs.
+fn results(sandbox: &Sandbox) -> [String; 4] {
+    RUNS.map(|run| read(sandbox, &format!("all/{run}/results.json")))
 }
 
 #[test]
-fn a_sweep_that_is_killed_goes_on() {
-    let undisturbed = workplace(SWEEP);
+fn killed_sweeps_resume() {
+    let undisturbed = new_sandbox(SWEEP);
     undisturbed.succeed(TRAIN);
 
-    let place = workplace(SWEEP);
+    let sandbox = new_sandbox(SWEEP);
     for run in ["plain-seed0", "fast-seed0", "fast-seed3"] {
-        let mut child = place.command(TRAIN).spawn().unwrap();
-        let begun = place.path(format!("all/{run}/config.json"));
+        let mut child = sandbox.command(TRAIN).spawn().unwrap();
+        let begun = sandbox.path(format!("all/{run}/config.json"));
         while !begun.exists() && child.try_wait().unwrap().is_none() {
             sleep(Duration::from_millis(1));
         }
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    let said = place.succeed(TRAIN);
+    let output = sandbox.succeed(TRAIN);
     assert!(
-        said.err.contains("plain with seed 0: already finished"),
+        output.err.contains("plain with seed 0: already finished"),
         "{}",
-        said.err
+        output.err
     );
-    assert_eq!(results(&place), results(&undisturbed));
+    assert_eq!(results(&sandbox), results(&undisturbed));
 
-    // Once more, there is nothing left to do but the table.
-    let weights = fs::read(place.path("all/fast-seed3/model.safetensors")).unwrap();
-    let again = place.succeed(TRAIN);
-    assert_eq!(again.out, said.out);
+    // Repeating a finished sweep only writes the table again.
+    let weights = fs::read(sandbox.path("all/fast-seed3/model.safetensors")).unwrap();
+    let again = sandbox.succeed(TRAIN);
+    assert_eq!(again.out, output.out);
     assert_eq!(again.err.matches("already finished").count(), 4);
-    assert!(weights == fs::read(place.path("all/fast-seed3/model.safetensors")).unwrap());
+    assert!(weights == fs::read(sandbox.path("all/fast-seed3/model.safetensors")).unwrap());
 }
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_sweep_says_how_to_go_on() {
-    let place = workplace(SWEEP);
+fn interrupted_sweeps_print_the_resume_command() {
+    let sandbox = new_sandbox(SWEEP);
     let long = "--epochs 300 --set training.early_stopping.patience=300";
     let train = TRAIN.replace("--epochs 2", long);
-    let child = place.command(&train).spawn().unwrap();
-    while !place.path("all/plain-seed0/config.json").exists() {
+    let child = sandbox.command(&train).spawn().unwrap();
+    while !sandbox.path("all/plain-seed0/config.json").exists() {
         sleep(Duration::from_millis(1));
     }
     let signal = std::process::Command::new("kill")
@@ -184,32 +185,32 @@ fn an_interrupted_sweep_says_how_to_go_on() {
     assert!(signal.unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("resume with the same command and --output all"),
-        "{said}"
+        stderr.contains("resume with the same command and --output all"),
+        "{stderr}"
     );
-    assert_eq!(names_in(&place.path("all")), ["plain-seed0"]);
+    assert_eq!(names_in(&sandbox.path("all")), ["plain-seed0"]);
     assert!(
-        place
+        sandbox
             .path("all/plain-seed0/training/state.safetensors")
             .exists()
     );
 }
 
 #[test]
-fn a_run_of_another_recipe_is_refused_by_field_and_left_alone() {
-    let place = workplace("[[variant]]\nname = 'plain'");
-    place.succeed(TRAIN);
-    let before = read(&place, "all/plain-seed0/results.json");
-    let message = failure(&place, &TRAIN.replace("--epochs 2", "--epochs 3"));
+fn runs_of_another_recipe_are_rejected_by_field_and_unchanged() {
+    let sandbox = new_sandbox("[[variant]]\nname = 'plain'");
+    sandbox.succeed(TRAIN);
+    let before = read(&sandbox, "all/plain-seed0/results.json");
+    let message = failure(&sandbox, &TRAIN.replace("--epochs 2", "--epochs 3"));
     assert!(
         message.contains(
             "plain-seed0 holds a run of another recipe: training.epochs: expected 3, found 2"
         ),
         "{message}"
     );
-    assert_eq!(read(&place, "all/plain-seed0/results.json"), before);
+    assert_eq!(read(&sandbox, "all/plain-seed0/results.json"), before);
 }
 
 #[test]
@@ -241,32 +242,32 @@ fn everything_is_checked_before_the_first_run() {
         ),
         ("[[variant]", "--sweep sweep.toml: invalid TOML"),
     ] {
-        let place = workplace(sweep);
-        let message = failure(&place, TRAIN);
+        let sandbox = new_sandbox(sweep);
+        let message = failure(&sandbox, TRAIN);
         assert!(message.contains(finding), "{finding}: {message}");
-        assert!(!place.path("all").exists(), "{finding}");
+        assert!(!sandbox.path("all").exists(), "{finding}");
     }
-    let place = workplace(SWEEP);
+    let sandbox = new_sandbox(SWEEP);
     for flags in ["--resume all", "--seed 3"] {
-        let message = failure(&place, &format!("train --sweep sweep.toml {flags}"));
+        let message = failure(&sandbox, &format!("train --sweep sweep.toml {flags}"));
         assert!(message.contains("cannot be used with"), "{message}");
     }
-    assert!(!place.path("runs").exists());
+    assert!(!sandbox.path("runs").exists());
 }
 
 #[test]
-fn a_recipe_that_diverges_does_not_end_the_comparison() {
-    let place = workplace(
+fn diverging_variants_do_not_end_the_sweep() {
+    let sandbox = new_sandbox(
         "[[variant]]\nname = 'wild'\ntraining.learning_rate = 1e30\n[[variant]]\nname = 'plain'",
     );
-    let said = place.run(TRAIN);
-    assert_eq!(said.code, Some(1), "{}", said.err);
+    let output = sandbox.run(TRAIN);
+    assert_eq!(output.code, Some(1), "{}", output.err);
     assert!(
-        said.err.contains("without test results, as the loss or a gradient became NaN or infinite: wild with seed 0"),
+        output.err.contains("without test results, as the loss or a gradient became NaN or infinite: wild with seed 0"),
         "{}",
-        said.err
+        output.err
     );
-    let table = json(&place, "all/sweep.json");
+    let table = json(&sandbox, "all/sweep.json");
     assert_eq!(table["variants"][0]["runs"], serde_json::json!([]));
     assert_eq!(table["variants"][1]["best"], true);
 }

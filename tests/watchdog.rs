@@ -1,11 +1,12 @@
-//! What a run is warned of, and that watching and measuring it changes nothing.
+//! Warnings during a run, and that monitoring and diagnostics do not change it.
 
 use std::fs;
 
 use perceiver_tests::program::Sandbox;
 use perceiver_train::{EpochMetrics, Warning, WarningKind};
 
-/// The example with few and small pictures, few latents and blocks; width, scale and learning rate stay.
+/// The Keras example with few small images, few latents and blocks, but the same width, scale and
+/// learning rate.
 const SMALL: &str = "
 [model]
 image_size = 16
@@ -19,27 +20,27 @@ batch_size = 8
 ";
 
 struct Run {
-    place: Sandbox,
-    /// Everything it said.
-    said: String,
+    sandbox: Sandbox,
+    /// Everything on standard error.
+    stderr: String,
 }
 
 impl Run {
     fn of(recipe: &str, flags: &str) -> Self {
-        let place = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
-        place.write("small.toml", recipe);
+        let sandbox = Sandbox::new(env!("CARGO_BIN_EXE_perceiver-under-test"));
+        sandbox.write("small.toml", recipe);
         let arguments = format!("train --dataset shapes --config small.toml --output run {flags}");
-        let said = place.succeed(&arguments).err;
-        Self { place, said }
+        let stderr = sandbox.succeed(&arguments).err;
+        Self { sandbox, stderr }
     }
 
     fn warnings(&self) -> Vec<&str> {
         let warned = |line: &&str| line.contains("WARN");
-        self.said.lines().filter(warned).collect()
+        self.stderr.lines().filter(warned).collect()
     }
 
     fn text(&self, file: &str) -> String {
-        fs::read_to_string(self.place.path("run").join(file)).unwrap()
+        fs::read_to_string(self.sandbox.path("run").join(file)).unwrap()
     }
 
     fn metrics(&self) -> Vec<EpochMetrics> {
@@ -50,7 +51,7 @@ impl Run {
 }
 
 #[test]
-fn the_example_is_warned_before_its_first_step_and_when_its_loss_stays() {
+fn the_keras_example_gets_warnings_at_the_start_and_for_a_stuck_loss() {
     let run = Run::of(SMALL, "--preset keras --epochs 8");
     let warnings = run.warnings();
     let first = warnings[0];
@@ -64,16 +65,21 @@ fn the_example_is_warned_before_its_first_step_and_when_its_loss_stays() {
         "{first}"
     );
     assert!(
-        run.said.find("WARN") < run.said.find("epoch 1/8"),
+        run.stderr.find("WARN") < run.stderr.find("epoch 1/8"),
         "{}",
-        run.said
+        run.stderr
     );
     let stuck = |line: &&&str| line.contains("no better than chance for 20 classes");
-    assert_eq!(warnings.iter().filter(stuck).count(), 1, "{}", run.said);
+    assert_eq!(warnings.iter().filter(stuck).count(), 1, "{}", run.stderr);
     let saturated = |line: &&&str| line.contains("is saturated");
-    assert_eq!(warnings.iter().filter(saturated).count(), 1, "{}", run.said);
+    assert_eq!(
+        warnings.iter().filter(saturated).count(),
+        1,
+        "{}",
+        run.stderr
+    );
 
-    // What was said is in the run's files too, each once.
+    // Each warning is also in the files of the run, once.
     let kept: Vec<(usize, Warning)> = run
         .metrics()
         .into_iter()
@@ -98,32 +104,32 @@ fn the_example_is_warned_before_its_first_step_and_when_its_loss_stays() {
         let shown = warning.finding.split('\'').next().unwrap();
         assert!(page.contains(shown), "{shown}");
         let text = warning.to_string();
-        let found = events
+        let is_logged = events
             .windows(text.len())
             .any(|part| part == text.as_bytes());
-        assert!(found, "not in the event file: {text}");
+        assert!(is_logged, "not in the event file: {text}");
     }
 }
 
-/// A run's event file.
+/// Returns the event file of a run.
 fn events(run: &Run) -> std::path::PathBuf {
-    let mut files = fs::read_dir(run.place.path("run/tensorboard")).unwrap();
+    let mut files = fs::read_dir(run.sandbox.path("run/tensorboard")).unwrap();
     files.next().unwrap().unwrap().path()
 }
 
-/// What the watchdog has seen and said is saved with the run.
+/// The state of the watchdog is saved with the run.
 #[test]
-fn a_run_that_goes_on_is_not_warned_of_the_same_again() {
+fn resumed_runs_do_not_repeat_warnings() {
     let run = Run::of(SMALL, "--preset keras --epochs 1 --limit-train 80");
-    assert_eq!(run.warnings().len(), 1, "{}", run.said);
-    let said = run.place.succeed("train --resume run --epochs 2").err;
-    assert!(!said.contains("is saturated"), "{said}");
+    assert_eq!(run.warnings().len(), 1, "{}", run.stderr);
+    let stderr = run.sandbox.succeed("train --resume run --epochs 2").err;
+    assert!(!stderr.contains("is saturated"), "{stderr}");
     let kept = run.metrics().into_iter().map(|epoch| epoch.warnings.len());
     assert_eq!(kept.collect::<Vec<_>>(), [1, 0]);
 }
 
 #[test]
-fn its_cure_cures_its_attention() {
+fn the_suggested_fix_removes_the_attention_warning() {
     let run = Run::of(
         SMALL,
         "--preset keras --epochs 1 --limit-train 80 --set model.cross_attention_scale=0",
@@ -132,7 +138,7 @@ fn its_cure_cures_its_attention() {
 }
 
 #[test]
-fn models_that_learn_are_not_warned() {
+fn models_that_learn_get_no_warnings() {
     let small = "
 model.image_size = 16
 data.limit_test = 4
@@ -148,19 +154,19 @@ training.epochs = 3";
 }
 
 #[test]
-fn a_learning_rate_that_does_nothing_is_told_by_the_loss() {
+fn a_too_low_learning_rate_is_reported_as_a_stuck_loss() {
     let small = "model.image_size = 16\ndata.limit_test = 4\ntraining.batch_size = 8";
     let run = Run::of(
         small,
         "--preset quickstart --epochs 2 --limit-train 500 --learning-rate 1e-9",
     );
     let warnings = run.warnings();
-    assert_eq!(warnings.len(), 1, "{}", run.said);
+    assert_eq!(warnings.len(), 1, "{}", run.stderr);
     assert!(warnings[0].contains("no better than chance"));
 }
 
 #[test]
-fn a_diagnosis_changes_no_bit_of_a_run_and_is_in_its_metrics() {
+fn diagnostics_do_not_change_a_run_and_are_in_its_metrics() {
     let small = "
 model.image_size = 16
 model.dropout_rate = 0.1
@@ -169,7 +175,7 @@ data.limit_train = 100
 training.epochs = 2";
     let plain = Run::of(small, "--preset quickstart");
     let diagnosed = Run::of(small, "--preset quickstart --diagnose");
-    let weights = |run: &Run| fs::read(run.place.path("run/model.safetensors")).unwrap();
+    let weights = |run: &Run| fs::read(run.sandbox.path("run/model.safetensors")).unwrap();
     assert!(weights(&plain) == weights(&diagnosed), "the weights differ");
     assert!(!plain.text("metrics.jsonl").contains("diagnosis"));
     let charts = [
@@ -187,7 +193,7 @@ training.epochs = 2";
         let expected = ["cross_attention", "encoder", "head", "latents"];
         assert_eq!(layers[..4], expected);
         assert_eq!(layers[4..], ["transformer.0", "transformer.1"]);
-        // The norm of all is at least that of one and at most their sum.
+        // The total norm is at least that of each layer and at most their sum.
         let norms = diagnosis.gradients.layers.values();
         let mean = diagnosis.gradients.norm_mean;
         assert!(norms.clone().all(|norm| *norm <= mean) && mean <= norms.sum());

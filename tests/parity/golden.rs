@@ -1,4 +1,4 @@
-//! Reading golden numbers and comparing with them.
+//! Reads reference values and compares tensors with them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 
 pub(crate) type Arrays = HashMap<String, Tensor>;
 
-/// The directories with golden numbers: the one in the repository and, if set, the one of the environment.
+/// Returns the directories with reference values: the one in the repository and, if set, the one
+/// of the environment.
 pub(crate) fn directories() -> Vec<PathBuf> {
     let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden")];
     if let Some(more) = std::env::var_os("PERCEIVER_GOLDEN_DIR") {
@@ -22,7 +23,7 @@ pub(crate) fn directories() -> Vec<PathBuf> {
     directories
 }
 
-/// Every `perceiver_*` case of every directory: its name, configuration file and arrays.
+/// Returns every `perceiver_*` case of every directory: its name, configuration file and arrays.
 pub(crate) fn model_cases() -> Vec<(String, serde_json::Value, Arrays)> {
     let mut cases = Vec::new();
     for directory in directories() {
@@ -39,8 +40,8 @@ pub(crate) fn model_cases() -> Vec<(String, serde_json::Value, Arrays)> {
                 cases.push((path.display().to_string(), facts, arrays));
             }
         }
-        let found = cases.len() - before;
-        assert!(found > 0, "no perceiver_*.json in {}", directory.display());
+        let added = cases.len() - before;
+        assert!(added > 0, "no perceiver_*.json in {}", directory.display());
     }
     cases
 }
@@ -59,18 +60,18 @@ pub(crate) fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |largest, v| largest.max(v.abs()))
 }
 
-/// The largest difference of two tensors of one shape, none of it NaN.
-pub(crate) fn distance(found: &Tensor, expected: &Tensor, what: &str) -> f32 {
-    assert_eq!(found.dims(), expected.dims(), "shape of {what}");
-    let (found, expected) = (values(found), values(expected));
-    assert!(found.iter().all(|v| v.is_finite()), "{what} is not finite");
-    let differences: Vec<f32> = found.iter().zip(&expected).map(|(f, e)| f - e).collect();
+/// Returns the largest difference of two tensors of the same shape, and asserts that none is NaN.
+pub(crate) fn distance(actual: &Tensor, expected: &Tensor, what: &str) -> f32 {
+    assert_eq!(actual.dims(), expected.dims(), "shape of {what}");
+    let (actual, expected) = (values(actual), values(expected));
+    assert!(actual.iter().all(|v| v.is_finite()), "{what} is not finite");
+    let differences: Vec<f32> = actual.iter().zip(&expected).map(|(f, e)| f - e).collect();
     largest(&differences)
 }
 
-/// `found` differs from `expected` by at most `tolerance` times the largest expected entry.
-pub(crate) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f32, what: &str) {
-    let distance = distance(found, expected, what);
+/// Asserts that no difference exceeds `tolerance` times the largest expected entry.
+pub(crate) fn assert_close(actual: &Tensor, expected: &Tensor, tolerance: f32, what: &str) {
+    let distance = distance(actual, expected, what);
     let bound = tolerance * largest(&values(expected));
     assert!(
         distance <= bound,

@@ -1,5 +1,5 @@
-//! Every number of Keras's that we have, against ours: `fixtures/golden`, and the directory that `PERCEIVER_GOLDEN_DIR`
-//! names, which has the same file names and other numbers.
+//! Compares this implementation with reference values of Keras: those in `fixtures/golden`, and
+//! those in the directory of `PERCEIVER_GOLDEN_DIR`, which has the same files with other values.
 
 mod golden;
 mod model;

@@ -1,4 +1,5 @@
-//! The model: every stage of the forward pass, the gradient of every trainable variable, weights after five Adam steps.
+//! The model: every stage of the forward pass, the gradient of every parameter, the weights after
+//! five Adam steps.
 
 use candle_core::{DType, Device, Tensor};
 use perceiver_model::{AttentionForm, Parameters, Perceiver, PerceiverConfig, Stage, keras};
@@ -19,7 +20,7 @@ struct Case {
     model: Perceiver,
 }
 
-/// Every golden case in either form of attention: both are the same function.
+/// Returns every reference case in both forms of attention, which are the same function.
 fn cases() -> Vec<Case> {
     let forms = [AttentionForm::Direct, AttentionForm::Absorbed];
     forms.into_iter().flat_map(cases_in_form).collect()
@@ -48,13 +49,13 @@ fn cases_in_form(form: AttentionForm) -> Vec<Case> {
 }
 
 impl Case {
-    /// Keras's `[batch, H, W, channels]` in candle's order.
+    /// Returns the images of the case, converted from Keras's `[batch, H, W, channels]`.
     fn images(&self) -> Tensor {
         let images = self.arrays["input"].permute((0, 3, 1, 2)).unwrap();
         images.contiguous().unwrap()
     }
 
-    /// The mean cross-entropy on the case's batch, dropout off.
+    /// Returns the mean cross-entropy of the case's batch, without dropout.
     fn loss(&self) -> Tensor {
         let logits = self.model.forward(&self.images(), Mode::Inference).unwrap();
         let labels = self.arrays["labels"].to_dtype(DType::U32).unwrap();
@@ -67,8 +68,8 @@ impl Case {
     }
 }
 
-/// Whether the gradient is zero by algebra, so that Keras has only noise there: a constant added to all keys shifts
-/// every row of logits and leaves the softmax as it is.
+/// Whether the gradient is mathematically zero, so that Keras has only rounding errors there: a
+/// constant added to all keys shifts every row of logits, which does not change the softmax.
 fn is_key_bias(name: &str) -> bool {
     name.ends_with("key.bias")
 }
@@ -84,7 +85,7 @@ fn every_stage_of_the_forward_pass_equals_keras() {
                 Stage::Transformer(i) => format!("act/latent{i}"),
                 Stage::Pooled => "act/pooled".to_string(),
                 Stage::Logits => "act/logits".to_string(),
-                _ => return, // logits and maps: Keras keeps none
+                _ => return, // no reference values of attention logits and maps
             };
             let what = format!("{}: {key}", case.name);
             assert_close(tensor, &case.arrays[&key], FORWARD, &what);
@@ -114,14 +115,14 @@ fn every_gradient_equals_keras() {
         let mut compared = 0;
         for (name, _) in case.parameters.iter() {
             let what = format!("{}: gradient of {name}", case.name);
-            let found = gradients
+            let actual = gradients
                 .get(name)
                 .unwrap_or_else(|| panic!("{what} is missing"));
             if is_key_bias(name) {
-                let noise = golden::largest(&golden::values(found));
+                let noise = golden::largest(&golden::values(actual));
                 assert!(noise < 1e-5 * overall, "{what} is {noise:e}, not zero");
             } else {
-                assert_close(found, &expected[name], GRADIENT, &what);
+                assert_close(actual, &expected[name], GRADIENT, &what);
             }
             compared += 1;
         }
@@ -154,7 +155,7 @@ fn weights_and_losses_of_five_adam_steps_equal_keras() {
     }
 }
 
-/// Compares all weights with Keras's after `step` steps, if the case has those.
+/// Compares all weights with Keras's after `step` steps, if the case has them.
 fn compare_weights(case: &Case, step: usize) {
     let prefix = format!("step{step}/");
     if !case.arrays.keys().any(|key| key.starts_with(&prefix)) {
@@ -164,7 +165,7 @@ fn compare_weights(case: &Case, step: usize) {
     for (name, variable) in case.parameters.iter() {
         let what = format!("{}: {name} after {step} Adam steps", case.name);
         if is_key_bias(name) {
-            // Adam scales noise up to its learning rate; only that bound can be asked for.
+            // Adam scales rounding errors up to its learning rate, so only this bound holds.
             let distance = golden::distance(variable, &expected[name], &what);
             assert!(distance <= 2e-3 * step as f32, "{what}: {distance:e} away");
         } else {

@@ -7,7 +7,7 @@ use crate::golden::{self, Arrays, assert_close, read, values};
 
 const TOLERANCE: f32 = 1e-4;
 
-/// The golden images, `[n, H, W, 3]` bytes, as a data set.
+/// Returns the reference images, `[n, H, W, 3]` bytes, as a data set.
 fn dataset(arrays: &Arrays) -> Dataset {
     let (count, height, width, _) = arrays["images"].dims4().unwrap();
     let bytes: Vec<u8> = arrays["images"].flatten_all().unwrap().to_vec1().unwrap();
@@ -18,7 +18,8 @@ fn dataset(arrays: &Arrays) -> Dataset {
     Dataset::new("golden", images, vec![0; count], vec!["any".into()]).unwrap()
 }
 
-/// Preprocesses every image with its own draw and gives the result in Keras's order, `[n, s, s, 3]`.
+/// Preprocesses every image with its own draw.
+/// Returns the results in Keras's order, `[n, s, s, 3]`.
 fn preprocess(dataset: &Dataset, image_size: usize, draw: impl Fn(usize) -> Draw) -> Tensor {
     let preprocessing = Preprocessing {
         image_size,
@@ -46,12 +47,12 @@ fn every_step_equals_keras() {
         let dataset = dataset(&arrays);
 
         let normalization = Normalization::adapt(&dataset).unwrap();
-        for (key, found) in [
+        for (key, actual) in [
             ("mean", &normalization.mean),
             ("variance", &normalization.variance),
         ] {
-            let found = Tensor::new(found.as_slice(), &candle_core::Device::Cpu).unwrap();
-            assert_close(&found, &arrays[key], TOLERANCE, &what(key));
+            let actual = Tensor::new(actual.as_slice(), &candle_core::Device::Cpu).unwrap();
+            assert_close(&actual, &arrays[key], TOLERANCE, &what(key));
         }
 
         let size = arrays["images"].dim(1).unwrap();

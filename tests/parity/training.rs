@@ -1,4 +1,4 @@
-//! The parts of training: Adam, Adam with clipping, the two callbacks, loss and metrics.
+//! Components of training: optimizers, gradient clipping, the two callbacks, loss and metrics.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use perceiver_model::{Parameters, PerceiverConfig};
 use perceiver_train::{
-    Adam, DecayForm, DecayScope, EarlyStopping, Gradients, MetricSums, Optimizer, OptimizerName,
-    OptimizerRecipe, Plateau, PlateauConfig, Verdict,
+    Adam, DecayForm, DecayScope, EarlyStopping, EarlyStoppingDecision, Gradients, MetricSums,
+    Optimizer, OptimizerName, OptimizerRecipe, Plateau, PlateauConfig,
 };
 
 use crate::golden::{self, Arrays, assert_close, read, values};
@@ -36,9 +36,7 @@ fn eight_steps_of_every_optimizer_equal_keras() {
     }
 }
 
-/// Runs the golden gradients through an optimizer and compares the weights after every step.
-///
-/// The golden case has its own two variables, so they stand in for two of a small model's.
+/// Applies an optimizer to the reference gradients, and compares the weights after every step.
 fn compare_optimizer(
     directory: &Path,
     arrays: &Arrays,
@@ -72,10 +70,10 @@ fn compare_optimizer(
             gradients = gradients.clipped(max_norm).unwrap();
         }
         optimizer.step(&parameters, &gradients).unwrap();
-        for (variable, found) in parameters.iter() {
+        for (variable, actual) in parameters.iter() {
             let expected = tensor(&format!("w{step}"), variable);
             let what = format!("{}: {name} {variable} step {step}", directory.display());
-            assert_close(found, expected, WEIGHTS, &what);
+            assert_close(actual, expected, WEIGHTS, &what);
         }
     }
 }
@@ -131,7 +129,8 @@ fn a_restored_optimizer_takes_the_same_step() {
     }
 }
 
-/// The two forms of LAMB's weight decay differ; by hand, for one weight of 1 and a gradient of 1 at the first step.
+/// The two forms of LAMB's weight decay differ. Expected values are computed by hand, for a weight
+/// of 1 and a gradient of 1 at the first step.
 #[test]
 fn coupled_weight_decay_is_part_of_lambs_update() {
     let name = "dense.weight".to_string();
@@ -148,9 +147,9 @@ fn coupled_weight_decay_is_part_of_lambs_update() {
         recipe.build(0.1).step(&parameters, &gradients).unwrap();
         values(parameters.get(&name).unwrap())[0]
     };
-    // The update's length is that of the weight: 0.1 of 1, whatever is in it.
+    // LAMB scales the update, which includes the decay, to the norm of the weight: 0.1 of 1.
     assert!((stepped(DecayForm::Coupled) - 0.9).abs() < 1e-6);
-    // First 0.05 of it goes, then 0.1 of the rest.
+    // The weight first decays by 0.05, then the update subtracts 0.1 of the rest.
     assert!((stepped(DecayForm::Decoupled) - 0.95 * 0.9).abs() < 1e-6);
 }
 
@@ -158,7 +157,7 @@ fn coupled_weight_decay_is_part_of_lambs_update() {
 fn callbacks_equal_keras_exactly() {
     for directory in golden::directories() {
         let path = directory.join("callbacks.json");
-        // Python writes NaN, which JSON does not have.
+        // Python writes NaN, which JSON does not allow.
         let text = std::fs::read_to_string(&path)
             .unwrap()
             .replace("NaN", "null");
@@ -184,7 +183,7 @@ fn callbacks_equal_keras_exactly() {
                 let val_loss = val_loss.as_f64().unwrap_or(f64::NAN);
                 learning_rate = plateau.epoch_ended(val_loss, learning_rate);
                 rates.push(f64::from(learning_rate));
-                if early_stopping.epoch_ended(val_loss) == Verdict::Stop {
+                if early_stopping.epoch_ended(val_loss) == EarlyStoppingDecision::Stop {
                     stopped = Some(epoch as u64);
                     break;
                 }
@@ -215,7 +214,7 @@ fn loss_and_metrics_equal_keras() {
         let mut sums = MetricSums::default();
         sums.update(&arrays["logits"], &labels).unwrap();
         let means = sums.means();
-        for (key, found) in [
+        for (key, actual) in [
             ("loss", means.loss),
             ("acc", means.acc),
             ("top5", means.top5_acc),
@@ -223,8 +222,8 @@ fn loss_and_metrics_equal_keras() {
             let expected: &Tensor = &arrays[key];
             let expected = f64::from(values(expected)[0]);
             assert!(
-                (found - expected).abs() <= 1e-6 * expected.abs(),
-                "{}: {key}: {found}, Keras's {expected}",
+                (actual - expected).abs() <= 1e-6 * expected.abs(),
+                "{}: {key}: {actual}, Keras's {expected}",
                 directory.display()
             );
         }

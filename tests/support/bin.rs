@@ -1,4 +1,4 @@
-//! The `perceiver` program, as its own package builds it.
+//! The `perceiver` program, built from the same library as in its own package.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
-//! The Hub's storage of large files in chunks (xet), on loopback: `hf-hub` uploads chunks to it and
-//! downloads them from it. The storage is `xet-client`'s own in-memory one; this file is the HTTP
-//! interface to it, in version 1 of the protocol.
+//! The Hub's storage of large files in chunks (xet), on loopback: `hf-hub` uploads chunks to it
+//! and downloads them from it. The storage is the in-memory one of `xet-client`; this file is its
+//! HTTP interface, in version 1 of the protocol.
 //!
 //! A file is uploaded as xorbs, which contain chunks, and a shard, which lists the chunks of the
 //! file, its hash and its SHA-256. It is downloaded by its reconstruction: the byte ranges of xorbs
@@ -116,19 +116,20 @@ impl ChunkStore {
 
     fn reconstruction(&self, hash: &str, range: Option<FileRange>, address: &str) -> Answer {
         let hash = parsed(hash)?;
-        let found = self
+        let reconstruction = self
             .runtime
             .block_on(self.client.get_reconstruction_v1(&hash, range))?;
-        let Some(mut found) = found else {
+        let Some(mut reconstruction) = reconstruction else {
             return Ok(Response::new(416, "no such bytes"));
         };
-        for (xorb, fetches) in &mut found.fetch_info {
+        for (xorb, fetches) in &mut reconstruction.fetch_info {
             let xorb: MerkleHash = (*xorb).into();
             for fetch in fetches {
                 fetch.url = format!("{address}/v1/xorb-bytes/{}", xorb.hex());
             }
         }
-        let json = serde_json::to_value(&found).map_err(|_| ClientError::InvalidArguments)?;
+        let json =
+            serde_json::to_value(&reconstruction).map_err(|_| ClientError::InvalidArguments)?;
         Ok(as_json(&json))
     }
 

@@ -94,8 +94,8 @@ impl Response {
         }
     }
 
-    /// Creates a response with the file `body`, whole or, if the request's `Range` and `If-Range`
-    /// allow it, from the requested byte on.
+    /// Creates a response with the file `body`: complete or, if the request's `Range` and
+    /// `If-Range` allow it, from the requested byte on.
     pub fn file(request: &Request, body: &[u8], etag: &str) -> Self {
         let range = request.header("range").and_then(|range| {
             let start = range.strip_prefix("bytes=")?.strip_suffix('-')?;
@@ -127,7 +127,7 @@ impl Response {
         self
     }
 
-    /// Closes the connection after `count` bytes of the whole response, including status line and
+    /// Closes the connection after `count` bytes of the response, including status line and
     /// headers.
     #[must_use]
     pub fn drop_at(mut self, count: usize) -> Self {

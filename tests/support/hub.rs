@@ -85,13 +85,13 @@ impl Index<&str> for Storage {
     }
 }
 
-type Spoil = dyn FnMut(&Request, Response) -> Response + Send;
+type Alter = dyn FnMut(&Request, Response) -> Response + Send;
 
 /// A server that runs until it is dropped.
 pub struct HubServer {
     server: Server,
     storage: Arc<Mutex<Storage>>,
-    spoil: Arc<Mutex<Box<Spoil>>>,
+    alter: Arc<Mutex<Box<Alter>>>,
     /// Called before a request is handled: an answer from here replaces it.
     refuse: Arc<Mutex<Box<Refuse>>>,
 }
@@ -122,25 +122,25 @@ impl HubServer {
 
     fn with(storage: Storage) -> Self {
         let storage = Arc::new(Mutex::new(storage));
-        let honest: Box<Spoil> = Box::new(|_, response| response);
-        let spoil = Arc::new(Mutex::new(honest));
+        let honest: Box<Alter> = Box::new(|_, response| response);
+        let alter = Arc::new(Mutex::new(honest));
         let willing: Box<Refuse> = Box::new(|_| None);
         let refuse = Arc::new(Mutex::new(willing));
         let server = Server::start({
-            let (storage, spoil) = (Arc::clone(&storage), Arc::clone(&spoil));
+            let (storage, alter) = (Arc::clone(&storage), Arc::clone(&alter));
             let refuse = Arc::clone(&refuse);
             move |request| {
                 if let Some(refusal) = locked(&refuse)(request) {
                     return refusal;
                 }
                 let response = answer(&mut locked(&storage), request);
-                locked(&spoil)(request, response)
+                locked(&alter)(request, response)
             }
         });
         Self {
             server,
             storage,
-            spoil,
+            alter,
             refuse,
         }
     }
@@ -157,8 +157,8 @@ impl HubServer {
     }
 
     /// Modifies all further answers after their requests have been handled.
-    pub fn spoil(&self, spoil: impl FnMut(&Request, Response) -> Response + Send + 'static) {
-        *locked(&self.spoil) = Box::new(spoil);
+    pub fn alter(&self, alter: impl FnMut(&Request, Response) -> Response + Send + 'static) {
+        *locked(&self.alter) = Box::new(alter);
     }
 
     /// Answers some further requests itself, without handling them.
@@ -272,7 +272,7 @@ fn create(storage: &mut Storage, body: &[u8]) -> Reply {
     Ok(as_json(&json!({"url": url})))
 }
 
-/// Creates a commit. The whole body is read before anything changes.
+/// Creates a commit. The request body is read completely before anything changes.
 fn commit(
     repository: &mut Repository,
     chunks: Option<&ChunkStore>,
@@ -371,8 +371,8 @@ fn visible<'a>(
     id: &str,
     known: bool,
 ) -> Result<&'a Repository, (u16, &'static str)> {
-    let found = storage.repositories.get(id);
-    let repository = found.filter(|found| known || !found.private);
+    let repository = storage.repositories.get(id);
+    let repository = repository.filter(|repository| known || !repository.private);
     repository.ok_or((401, "Repository not found"))
 }
 

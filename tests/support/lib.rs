@@ -1,5 +1,4 @@
-//! Shared code of the integration tests: a server on loopback, checksums, and the program under
-//! test.
+//! Shared code of the integration tests: loopback servers, checksums, and the program under test.
 
 pub mod cas;
 pub mod digest;

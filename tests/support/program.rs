@@ -1,11 +1,11 @@
-//! Runs the real program in its own directory.
+//! Runs the program in its own directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A model that trains in moments: the `[model]` table of a `--config` file, which more fields can
-/// be added to.
+/// A model that trains within seconds: the `[model]` table of a `--config` file, to which more
+/// fields can be added.
 pub const TINY_MODEL: &str = "
 [model]
 image_size = 16
@@ -20,8 +20,8 @@ ffn_units = [8]
 classifier_units = [20]
 ";
 
-/// Returns a whole `--config` file: the tiny model on few images for one epoch. The last table is
-/// `[training]`.
+/// Returns a complete `--config` file: the tiny model on few images for one epoch. The last table
+/// is `[training]`.
 #[must_use]
 pub fn tiny() -> String {
     let rest = "
@@ -60,7 +60,7 @@ pub struct Sandbox {
 
 /// The output and exit code of the program.
 #[derive(Debug)]
-pub struct Said {
+pub struct ProgramOutput {
     /// The exit code; none after a signal.
     pub code: Option<i32>,
     /// Standard output.
@@ -100,8 +100,8 @@ impl Sandbox {
         fs::write(path, content).unwrap();
     }
 
-    /// Returns the command of the program in this directory, with arguments that contain no spaces:
-    /// no input, output captured.
+    /// Returns a command of the program in this directory, without input and with captured output.
+    /// The arguments must not contain spaces.
     #[must_use]
     pub fn command(&self, arguments: &str) -> Command {
         let mut program = Command::new(&self.program);
@@ -122,22 +122,22 @@ impl Sandbox {
     /// # Panics
     /// When it cannot be run.
     #[must_use]
-    pub fn run(&self, arguments: &str) -> Said {
+    pub fn run(&self, arguments: &str) -> ProgramOutput {
         let output = self.command(arguments).output().unwrap();
-        Said {
+        ProgramOutput {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
         }
     }
 
-    /// [`Sandbox::run`], which must succeed.
+    /// Runs a command that must succeed.
     ///
     /// # Panics
     /// When it does not.
-    pub fn succeed(&self, arguments: &str) -> Said {
-        let said = self.run(arguments);
-        assert_eq!(said.code, Some(0), "{arguments}: {}", said.err);
-        said
+    pub fn succeed(&self, arguments: &str) -> ProgramOutput {
+        let output = self.run(arguments);
+        assert_eq!(output.code, Some(0), "{arguments}: {}", output.err);
+        output
     }
 }

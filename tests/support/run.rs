@@ -1,4 +1,4 @@
-//! A run of the real program in its own directory, on images that are fast to read.
+//! A run of the program in its own directory, on images that are fast to read.
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ plateau = { patience = 1 }
 /// A run of that recipe in `run`, with its images in `photos`.
 pub struct Run {
     /// The directory of both.
-    pub place: Sandbox,
+    pub sandbox: Sandbox,
 }
 
 impl Run {
@@ -42,26 +42,26 @@ impl Run {
     /// When the images cannot be written.
     #[must_use]
     pub fn new(program: &str, training: &str) -> Self {
-        let place = Sandbox::new(program);
-        place.write("tiny.toml", several_epochs() + training);
+        let sandbox = Sandbox::new(program);
+        sandbox.write("tiny.toml", several_epochs() + training);
         for class in 0..4u8 {
-            let folder = place.path(format!("photos/class-{class}"));
+            let folder = sandbox.path(format!("photos/class-{class}"));
             fs::create_dir_all(&folder).unwrap();
             for index in 0..40u8 {
                 let pixel = |at: u8| 60 * class + (at.wrapping_mul(index) % 60);
                 let image = Image::new(8, 8, (0..192).map(pixel).collect()).unwrap();
                 image
-                    .write_png(&folder.join(format!("{index}.png")))
+                    .write_png(folder.join(format!("{index}.png")))
                     .unwrap();
             }
         }
-        Self { place }
+        Self { sandbox }
     }
 
     /// Returns the path of a file of the run.
     #[must_use]
     pub fn path(&self, file: &str) -> PathBuf {
-        self.place.path("run").join(file)
+        self.sandbox.path("run").join(file)
     }
 
     /// Returns the command that starts the run.
@@ -69,13 +69,13 @@ impl Run {
     pub fn start(&self) -> Command {
         let start =
             "train --preset quickstart --dataset folder:photos --config tiny.toml --output run";
-        self.place.command(start)
+        self.sandbox.command(start)
     }
 
     /// Returns the command that resumes it, with additional arguments.
     #[must_use]
     pub fn resume(&self, more: &str) -> Command {
-        self.place.command(&format!("train --resume run {more}"))
+        self.sandbox.command(&format!("train --resume run {more}"))
     }
 
     /// Reads the best weights as bytes.
@@ -118,7 +118,7 @@ impl Run {
         fs::read_to_string(self.path("metrics.jsonl")).map_or(0, |text| text.lines().count())
     }
 
-    /// Returns the number of steps in the saved state; none without a state.
+    /// Returns the number of steps in the saved state; `None` without a state.
     ///
     /// # Panics
     /// When there is a state that cannot be read.
@@ -133,7 +133,7 @@ impl Run {
         progress["steps"].as_u64()
     }
 
-    /// Asserts that two runs ended with the same metrics, results and bits.
+    /// Asserts that two runs ended with the same metrics, results and weights, bit for bit.
     ///
     /// # Panics
     /// When they have not.
@@ -150,7 +150,7 @@ impl Run {
 /// When it does not.
 pub fn finished(mut program: Command) -> Output {
     let output = program.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     output
 }

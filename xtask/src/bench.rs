@@ -115,14 +115,14 @@ impl Bench {
                 self.kernels(&mut report, progress)?;
             }
             _ if self.only.contains(&Subject::Kernels) => {
-                progress.say("kernels: skipped, as they are profiled on --device cuda only");
+                progress.message("kernels: skipped, as they are profiled on --device cuda only");
             }
             _ => {}
         }
         if self.includes(Subject::Infer) {
             self.in_turns("infer", Task::Infer, &mut report, progress)?;
-            self.one_picture(&mut report, progress)?;
-            self.larger_pictures(&mut report, progress)?;
+            self.single_image(&mut report, progress)?;
+            self.image_sizes(&mut report, progress)?;
         }
         if self.includes(Subject::Loader) {
             let loader = [self.ours(Task::Loader)];
@@ -221,14 +221,14 @@ impl Bench {
         let contestant = self.ours(Task::Kernels);
         let mut samples = Vec::new();
         for round in 1..=self.rounds {
-            progress.say(&format!("kernels, round {round} of {}", self.rounds));
+            progress.message(&format!("kernels, round {round} of {}", self.rounds));
             samples.push(contestant.run()?);
         }
         gpu::add("train", &samples, report);
         Ok(())
     }
 
-    fn one_picture(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+    fn single_image(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         let mut workload = self.workload(Task::Infer);
         workload.batch_size = Some(1);
         workload.steps *= 4;
@@ -239,7 +239,7 @@ impl Bench {
 
     /// Measures forward passes at image sizes of 32 to 256 pixels. Their time should grow with the
     /// number of tokens.
-    fn larger_pictures(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+    fn image_sizes(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         let sides = [32, 64, 128, 256];
         let contestants = sides.map(|side| {
             let mut workload = self.workload(Task::Infer);
@@ -279,7 +279,7 @@ impl Bench {
             every_round()?;
             for (contestant, samples) in contestants.iter().zip(&mut samples) {
                 let who = &contestant.name;
-                progress.say(&format!("{name}, round {round} of {}: {who}", self.rounds));
+                progress.message(&format!("{name}, round {round} of {}: {who}", self.rounds));
                 samples.push(contestant.run()?);
             }
         }

@@ -82,8 +82,8 @@ impl Graph {
         };
         let (first, second) = (units(first), units(second));
         let name_and_version = |unit: &String| {
-            let mut words = unit.split_whitespace().map(str::to_owned);
-            Some((words.next()?, words.next()?))
+            let mut fields = unit.split_whitespace().map(str::to_owned);
+            Some((fields.next()?, fields.next()?))
         };
         let name = |unit: &String| unit.split_whitespace().next().map(str::to_owned);
         Self {
@@ -125,9 +125,9 @@ impl Graph {
     /// [`XtaskError::OverBudget`] with every excess.
     pub fn require(&self, budget: &Budget) -> Result<()> {
         let mut findings = Vec::new();
-        let mut at_most = |what: &str, found: usize, budget: usize| {
-            if found > budget {
-                findings.push(format!("{found} {what}, expected at most {budget}"));
+        let mut at_most = |what: &str, count: usize, budget: usize| {
+            if count > budget {
+                findings.push(format!("{count} {what}, expected at most {budget}"));
             }
         };
         at_most("packages", self.packages.len(), budget.packages);
@@ -160,13 +160,17 @@ fn tree(root: &Path, arguments: &[&str]) -> Result<String> {
             "tree", "--locked", "--prefix", "none", "--format", "{p} {f}",
         ])
         .args(arguments);
-    let said = |finding: String| XtaskError::Cargo {
+    let cargo_error = |finding: String| XtaskError::Cargo {
         command: format!("tree {}", arguments.join(" ")),
         finding,
     };
-    let output = command.output().map_err(|error| said(error.to_string()))?;
+    let output = command
+        .output()
+        .map_err(|error| cargo_error(error.to_string()))?;
     if !output.status.success() {
-        return Err(said(String::from_utf8_lossy(&output.stderr).into_owned()));
+        return Err(cargo_error(
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -339,7 +343,7 @@ serde v1.0.0 default,std (*)
     }
 
     #[test]
-    fn a_build_over_its_budget_is_refused_with_every_excess() {
+    fn a_build_over_budget_is_rejected_with_every_excess() {
         let budget = |packages, several_versions, built_twice: &[&str]| Budget {
             packages,
             several_versions,
@@ -362,7 +366,7 @@ serde v1.0.0 default,std (*)
     }
 
     #[test]
-    fn times_of_one_package_are_added_up() {
+    fn times_are_summed_by_package() {
         let sums = by_package("syn 2.0.0 1.5\nserde 1.0.0 2.00\nsyn 2.0.0 0.25\n");
         assert!((sums["syn 2.0.0"] - 1.75).abs() < 1e-9);
         let costs = Costs {
@@ -381,7 +385,7 @@ serde v1.0.0 default,std (*)
     }
 
     #[test]
-    fn cpu_time_is_read_behind_any_program_name() {
+    fn cpu_time_is_parsed_after_any_program_name() {
         let stat = "7 (a) b) R 1 2 3 4 5 6 7 8 9 10 11 12 150 25 20 0 1";
         assert_eq!(parse_children_seconds(stat), Some(1.75));
         assert_eq!(parse_children_seconds("nonsense"), None);

@@ -117,7 +117,7 @@ impl<'a> Download<'a> {
                         if !resumed {
                             return Err(error);
                         }
-                        self.progress.say(&format!("{error}; starting over"));
+                        self.progress.message(&format!("{error}; starting over"));
                         resumed = false;
                         continue;
                     }
@@ -140,7 +140,7 @@ impl<'a> Download<'a> {
             }
             let pause =
                 pause.unwrap_or(self.options.first_pause * 2_u32.saturating_pow(failures - 1));
-            self.progress.say(&format!(
+            self.progress.message(&format!(
                 "{finding}; retrying in {pause:.0?}, {after} bytes downloaded"
             ));
             thread::sleep(pause.min(LONGEST_PAUSE));
@@ -188,18 +188,18 @@ impl<'a> Download<'a> {
                     &"the server sent another range of the file",
                 ));
             }
-            _ => return Err(self.refusal(&response)),
+            _ => return Err(self.status_error(&response)),
         };
         self.check_length(start, &response)?;
         if start < have {
             self.progress
-                .say("the server sends the file from the beginning");
+                .message("the server sends the file from the beginning");
         }
         self.receive(start, response)
     }
 
     /// Classifies a response without the file.
-    fn refusal(&self, response: &Response<Body>) -> Failure {
+    fn status_error(&self, response: &Response<Body>) -> Failure {
         let status = response.status();
         let passing =
             [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
@@ -211,7 +211,7 @@ impl<'a> Download<'a> {
                 pause.map(Duration::from_secs),
             );
         }
-        Failure::Final(self.wrong_answer(format!("status {status}")))
+        Failure::Final(self.unexpected_response(format!("status {status}")))
     }
 
     /// Checks that the announced body completes the file. Otherwise, it is an error page or another
@@ -226,7 +226,7 @@ impl<'a> Download<'a> {
             Some(length) if start.saturating_add(length) != size => {
                 let kind = header(response.headers(), "content-type").unwrap_or("unknown type");
                 let found = format!("{} bytes of {kind}", start.saturating_add(length));
-                Err(Failure::Final(self.wrong_answer(found)))
+                Err(Failure::Final(self.unexpected_response(found)))
             }
             _ => Ok(()),
         }
@@ -235,7 +235,7 @@ impl<'a> Download<'a> {
     /// Writes the body of `response` to the partial file from byte `start` on.
     fn receive(&self, start: u64, response: Response<Body>) -> std::result::Result<(), Failure> {
         let size = self.spec.archive_size;
-        let refused = |error| Failure::Final(XtaskError::io("write", &self.partial)(error));
+        let write_error = |error| Failure::Final(XtaskError::io("write", &self.partial)(error));
         let mut file = self
             .open_at(start, response.headers())
             .map_err(Failure::Final)?;
@@ -253,11 +253,11 @@ impl<'a> Download<'a> {
                 Ok(count) if done + count as u64 > size => {
                     self.discard().map_err(Failure::Final)?;
                     return Err(Failure::Final(
-                        self.wrong_answer(format!("more than {size} bytes")),
+                        self.unexpected_response(format!("more than {size} bytes")),
                     ));
                 }
                 Ok(count) => {
-                    file.write_all(&buffer[..count]).map_err(refused)?;
+                    file.write_all(&buffer[..count]).map_err(write_error)?;
                     done += count as u64;
                     self.progress.progress(done, size);
                 }
@@ -269,7 +269,7 @@ impl<'a> Download<'a> {
                 }
             }
         };
-        file.sync_all().map_err(refused)?;
+        file.sync_all().map_err(write_error)?;
         outcome
     }
 
@@ -288,8 +288,8 @@ impl<'a> Download<'a> {
         File::create(&self.partial).map_err(XtaskError::io("write", &self.partial))
     }
 
-    fn wrong_answer(&self, found: String) -> XtaskError {
-        XtaskError::WrongAnswer {
+    fn unexpected_response(&self, found: String) -> XtaskError {
+        XtaskError::UnexpectedResponse {
             url: self.url.to_owned(),
             expected: format!(
                 "{}, {} bytes",

@@ -31,7 +31,7 @@ pub enum XtaskError {
 
     /// A server responded, but not with the file.
     #[error("{url}: expected {expected}, found {found}")]
-    WrongAnswer {
+    UnexpectedResponse {
         /// The URL.
         url: String,
         /// The expectation, in words.

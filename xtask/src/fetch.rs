@@ -111,13 +111,14 @@ impl Fetch<'_> {
         let workshop = Workshop::enter(self.data_dir, self.progress)?;
         if let Err(error) = verify_directory(&target, self.spec) {
             if target.exists() {
-                self.progress.say(&format!("{error}; it will be replaced"));
+                self.progress
+                    .message(&format!("{error}; it will be replaced"));
             }
         } else {
             return Ok(Outcome::AlreadyThere); // another run was faster
         }
         self.progress
-            .say(&format!("fetching {} from {origin}", self.spec.name));
+            .message(&format!("fetching {} from {origin}", self.spec.name));
         let fresh = workshop.fresh_directory(&self.spec.directory)?;
         self.fill(origin, &workshop, &fresh)?;
         verify_directory(&fresh, self.spec)?;
@@ -200,7 +201,7 @@ impl Workshop {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                progress.say("waiting for another run of fetch-data to end");
+                progress.message("waiting for another run of fetch-data to end");
                 lock.lock().map_err(XtaskError::io("lock", &path))?;
             }
             Err(TryLockError::Error(error)) => return Err(XtaskError::io("lock", &path)(error)),

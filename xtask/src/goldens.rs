@@ -42,7 +42,7 @@ impl Goldens {
                     arguments.extend(["--config".into(), config.clone().into_os_string()]);
                 }
             }
-            progress.say(&format!("running {script} for {}", self.out.display()));
+            progress.message(&format!("running {script} for {}", self.out.display()));
             let path = self.oracle.join(script);
             let status = self
                 .command(&path)

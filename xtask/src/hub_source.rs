@@ -35,31 +35,31 @@ pub(crate) fn write_from_hub(
         });
     };
     for split in [Split::Train, Split::Test] {
-        progress.say(&format!(
+        progress.message(&format!(
             "reading the {} split",
             format!("{split:?}").to_lowercase()
         ));
-        let pictures = dataset.load(split, usize::MAX)?;
-        cifar.write(parent, split, &records(&pictures, cifar)?)?;
-        let groups = pictures.groups().map(|groups| groups.names.as_slice());
-        cifar.write_names(parent, pictures.classes(), groups.unwrap_or_default())?;
+        let data = dataset.load(split, usize::MAX)?;
+        cifar.write(parent, split, &records(&data, cifar)?)?;
+        let groups = data.groups().map(|groups| groups.names.as_slice());
+        cifar.write_names(parent, data.classes(), groups.unwrap_or_default())?;
     }
     Ok(())
 }
 
 /// Converts the images and both labels to the records of the files.
-fn records(pictures: &Dataset, cifar: Cifar) -> Result<Vec<CifarRecord>> {
-    let groups = pictures.groups();
+fn records(data: &Dataset, cifar: Cifar) -> Result<Vec<CifarRecord>> {
+    let groups = data.groups();
     if cifar == Cifar::Hundred && groups.is_none() {
         return Err(inconsistent(
-            pictures,
+            data,
             "fine and coarse labels",
             "one kind of label",
         ));
     }
     let byte = |label: u32| {
         let found = format!("label {label}");
-        u8::try_from(label).map_err(|_| inconsistent(pictures, "labels below 256", &found))
+        u8::try_from(label).map_err(|_| inconsistent(data, "labels below 256", &found))
     };
     let record = |(image, &label): (&perceiver_data::Image, &u32)| {
         let group = groups.and_then(|groups| groups.of_class.get(label as usize));
@@ -69,17 +69,16 @@ fn records(pictures: &Dataset, cifar: Cifar) -> Result<Vec<CifarRecord>> {
             image: image.clone(),
         })
     };
-    pictures
-        .images()
+    data.images()
         .iter()
-        .zip(pictures.labels())
+        .zip(data.labels())
         .map(record)
         .collect()
 }
 
-fn inconsistent(pictures: &Dataset, expected: &str, found: &str) -> XtaskError {
+fn inconsistent(data: &Dataset, expected: &str, found: &str) -> XtaskError {
     XtaskError::Data(DataError::Inconsistent {
-        name: pictures.name().to_owned(),
+        name: data.name().to_owned(),
         expected: expected.to_owned(),
         found: found.to_owned(),
     })

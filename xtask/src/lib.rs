@@ -4,6 +4,7 @@
 //! - [`pictures`]: writes images of a data set as PNG files.
 //! - [`goldens`]: regenerates the reference values of the parity tests with Keras.
 //! - [`plot`]: plots training curves.
+//! - [`mod@package`]: makes and tries the packages of a release.
 //! - [`build_cost`]: counts and times what a first build compiles.
 //! - [`mod@bench`]: measures training, inference and startup speed, optionally beside other
 //!   frameworks.
@@ -20,6 +21,7 @@ pub mod goldens;
 #[cfg(feature = "hub")]
 pub mod hub_source;
 pub mod measure;
+pub mod package;
 pub mod pictures;
 pub mod plot;
 pub mod progress;

@@ -21,6 +21,7 @@ use xtask::download::HttpOptions;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
 use xtask::measure::{self, Measure};
+use xtask::package;
 use xtask::pictures;
 use xtask::plot::{By, Metric, Plot};
 use xtask::progress::Terminal;
@@ -50,6 +51,9 @@ enum Chore {
     Plot(PlotArguments),
     /// Show the cost of a build: packages, CPU seconds by package, packages built twice.
     BuildCost(BuildCostArguments),
+    /// Make the packages of a release, and try them: compile their sources, and run the projects in
+    /// tests/downstream with them.
+    Package(PackageArguments),
     /// Run one process of a benchmark.
     #[command(hide = true)]
     BenchWorker(Workload),
@@ -242,6 +246,21 @@ struct BuildCostArguments {
     rows: usize,
 }
 
+#[derive(Args)]
+struct PackageArguments {
+    /// Only list the packages and check their files.
+    #[arg(long)]
+    list: bool,
+}
+
+fn make_packages(arguments: &PackageArguments) -> Result<()> {
+    let packages = package::package(workspace())?;
+    if !arguments.list {
+        package::try_packages(workspace(), &packages)?;
+    }
+    Ok(terminal::print(package::table(&packages))?)
+}
+
 fn build_cost(arguments: &BuildCostArguments) -> Result<()> {
     let graph = build_cost::Graph::read(workspace())?;
     terminal::print(graph.summary())?;
@@ -356,7 +375,7 @@ fn with_feature(feature: &str) -> Result<()> {
 fn bench_worker(workload: &Workload) -> Result<()> {
     // As the program does; with other settings, the benchmark would measure another program.
     perceiver_cli::process_env::apply();
-    Ok(terminal::print(workload.found()?)?)
+    Ok(terminal::print(workload.output()?)?)
 }
 
 fn save_pictures(arguments: &SavePictures) -> Result<()> {
@@ -403,7 +422,7 @@ fn main() -> ExitCode {
 /// Prints an error.
 fn failed(error: &anyhow::Error) -> ExitCode {
     let output = error.downcast_ref::<OutputError>();
-    if output.is_some_and(OutputError::is_unheard) {
+    if output.is_some_and(OutputError::is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
     terminal::error(perceiver_cli::in_one_line(error));
@@ -412,6 +431,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 fn run(chore: Chore) -> Result<()> {
     match chore {
+        Chore::Package(arguments) => make_packages(&arguments),
         Chore::FetchData(arguments) => fetch_data(&arguments),
         Chore::SavePictures(arguments) => save_pictures(&arguments),
         Chore::Goldens(arguments) => {

@@ -56,7 +56,7 @@ impl Measure {
         let output = &self.output;
         std::fs::create_dir_all(output).map_err(XtaskError::io("create", output))?;
         if self.includes(Part::Parity) {
-            progress.say("parity: cargo test --package perceiver-ops --test devices");
+            progress.message("parity: cargo test --package perceiver-ops --test devices");
             run("cargo", &mut parity(self.bench.device))?;
         }
         if self.includes(Part::Speed) {
@@ -75,12 +75,12 @@ impl Measure {
     }
 
     fn learn(&self, progress: &dyn Progress) -> Result<()> {
-        progress.say("learning: building the program");
+        progress.message("learning: building the program");
         let program = program::build(program::features(self.bench.device))?;
         for (preset, seed) in self.runs() {
             let root = self.root(preset, seed);
             if let Some(mut command) = self.training(&program, preset, seed) {
-                progress.say(&format!("learning: {}", root.display()));
+                progress.message(&format!("learning: {}", root.display()));
                 run("perceiver", &mut command)?;
             }
             let table = self.table()?;
@@ -139,8 +139,8 @@ impl Measure {
                 continue;
             };
             if run.results().exists() {
-                let epochs = MetricsFile::read(&run.metrics())?;
-                let results = TestResults::read(&run.results())?;
+                let epochs = MetricsFile::read(run.metrics())?;
+                let results = TestResults::read(run.results())?;
                 table += &row(preset, seed, &epochs, &results);
             }
         }
@@ -234,13 +234,13 @@ mod tests {
         }
     }
 
-    fn words(command: &Command) -> String {
-        let words = command.get_args().map(|word| word.to_string_lossy());
-        words.collect::<Vec<_>>().join(" ")
+    fn arguments(command: &Command) -> String {
+        let arguments = command.get_args().map(|word| word.to_string_lossy());
+        arguments.collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn a_run_is_begun_gone_on_with_and_left_alone() {
+    fn runs_are_started_resumed_or_skipped() {
         let output = tempfile::tempdir().unwrap();
         let measure = measure(output.path());
         let runs: Vec<_> = measure.runs().collect();
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(runs[2], (Preset::Cifar100, 1));
         let root = measure.root(Preset::Keras, 1);
         let training = || measure.training(Path::new("perceiver"), Preset::Keras, 1);
-        let begun = words(&training().unwrap());
+        let begun = arguments(&training().unwrap());
         let expected = "train --dataset=cifar100 --data-dir data --preset=keras --seed=1 --precision=bf16 --epochs=1 --output";
         assert_eq!(
             begun,
@@ -259,7 +259,7 @@ mod tests {
         std::fs::create_dir_all(run.state().parent().unwrap()).unwrap();
         std::fs::write(run.recipe(), "").unwrap();
         std::fs::write(run.state(), "").unwrap();
-        let resumed = words(&training().unwrap());
+        let resumed = arguments(&training().unwrap());
         assert_eq!(
             resumed,
             format!("train --resume {} --device=cuda:0", root.display())
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_the_verdict() {
+    fn a_row_shows_the_test_results() {
         let results = TestResults {
             dataset: "cifar100".to_string(),
             sha256: String::new(),

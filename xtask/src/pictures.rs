@@ -23,9 +23,9 @@ pub fn save(
         path: output.to_path_buf(),
         source,
     })?;
-    let pictures = dataset.images().iter().zip(dataset.labels());
+    let samples = dataset.images().iter().zip(dataset.labels());
     let mut paths = Vec::new();
-    for (index, (image, &label)) in pictures.take(count).enumerate() {
+    for (index, (image, &label)) in samples.take(count).enumerate() {
         // Class names may contain any character; file names may not.
         let class = dataset.classes()[label as usize].replace(|c: char| !c.is_alphanumeric(), "_");
         let path = output.join(format!("{index:05}-{class}.png"));
@@ -41,7 +41,7 @@ mod tests {
     use perceiver_data::Image;
 
     #[test]
-    fn pictures_come_back_as_they_were() {
+    fn saved_images_round_trip() {
         let directory = tempfile::tempdir().unwrap();
         let options = LoadOptions::default();
         let output = directory.path().join("pictures");

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_names_what_it_shows() {
+    fn the_plot_is_labelled() {
         let metrics = [line(1, 0.1), line(2, 0.2)].join("\n");
         let (_directory, mut plot) = runs(&[("a<b&c", &metrics), ("other", &metrics)]);
         plot.title = Some("1 < 2".to_string());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_is_drawn_by_epoch_and_by_minutes_of_any_number_of_epochs() {
+    fn every_metric_is_plotted_by_epoch_and_minutes() {
         for epochs in [1, 2, 200] {
             let metrics: Vec<String> = (1..=epochs)
                 .map(|epoch| line(epoch, 1.0 / epoch as f64))
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn minutes_add_up() {
+    fn minutes_are_cumulative() {
         let metrics = [line(1, 0.1), line(2, 0.2)].join("\n");
         let (_directory, plot) = runs(&[("run", &metrics)]);
         let plot = Plot {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_by_file_and_line() {
+    fn invalid_files_are_rejected_with_path_and_line() {
         let half = format!("{}\n{{\"epoch\": 2,\n", line(1, 0.1));
         for (metrics, finding) in [(half.as_str(), "line 2"), ("", "at least one epoch")] {
             let (_directory, plot) = runs(&[("run", metrics)]);

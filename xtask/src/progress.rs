@@ -9,7 +9,7 @@ use perceiver_cli::terminal;
 /// A receiver of messages and progress.
 pub trait Progress: Send + Sync {
     /// Reports a message of one line.
-    fn say(&self, line: &str);
+    fn message(&self, line: &str);
     /// Reports that `done` of `total` bytes have arrived.
     fn progress(&self, done: u64, total: u64);
 }
@@ -19,7 +19,7 @@ pub trait Progress: Send + Sync {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn say(&self, _: &str) {}
+    fn message(&self, _: &str) {}
     fn progress(&self, _: u64, _: u64) {}
 }
 
@@ -36,11 +36,11 @@ struct State {
 }
 
 impl Progress for Terminal {
-    fn say(&self, line: &str) {
+    fn message(&self, line: &str) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &state.bar {
-            Some(bar) => bar.suspend(|| terminal::say(line)),
-            None => terminal::say(line),
+            Some(bar) => bar.suspend(|| terminal::print_stderr(line)),
+            None => terminal::print_stderr(line),
         }
     }
 
@@ -60,7 +60,7 @@ impl Progress for Terminal {
         if state.tenth != Some(tenth) {
             state.tenth = Some(tenth);
             let megabytes = total as f64 / 1e6;
-            terminal::say(format_args!("{:3} % of {megabytes:.1} MB", tenth * 10));
+            terminal::print_stderr(format_args!("{:3} % of {megabytes:.1} MB", tenth * 10));
         }
     }
 }

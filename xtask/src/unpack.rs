@@ -32,7 +32,7 @@ pub fn unpack(
     progress: &dyn Progress,
 ) -> Result<()> {
     let (file, total) = open_regular(archive).map_err(XtaskError::io("read", archive))?;
-    progress.say("unpacking");
+    progress.message("unpacking");
     let watched = Watched {
         file,
         done: 0,

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_those_of_the_standards() {
+    fn checksums_match_the_standards() {
         // RFC 1321, A.5, and FIPS 180-2, B.1.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("abc");
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_short_is_named() {
+    fn errors_name_missing_and_truncated_files() {
         let dir = tempfile::tempdir().unwrap();
         let spec = DatasetSpec::cifar100();
         let error = verify_directory(dir.path(), &spec).unwrap_err().to_string();

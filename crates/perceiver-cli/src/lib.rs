@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::args::errors::show as show_arguments_error;
-use crate::args::errors::{WRONG_ARGUMENTS, WrongArguments};
+use crate::args::errors::{USAGE_ERROR, UsageError};
 #[cfg(feature = "hub")]
 use crate::commands::push;
 use crate::commands::{
@@ -123,14 +123,14 @@ pub(crate) fn command() -> clap::Command {
 /// interrupted and saved.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let colour = Colour::asked_for(&arguments);
+    let colour = Colour::from_arguments(&arguments);
     let command = command().color(colour.of_clap());
     let matches = command.try_get_matches_from(arguments);
     let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => return show_arguments_error(error, colour.of_log()), // also help and version
     };
-    let quiet = arguments.quiet || mpi_job::is_spoken_for();
+    let quiet = arguments.quiet || mpi_job::is_nonzero_rank();
     logging::start(quiet, arguments.verbose, arguments.colour);
     process_env::warn_of_threads();
     let outcome = match arguments.command {
@@ -154,13 +154,13 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
     };
     outcome.unwrap_or_else(|error| {
         let output = error.downcast_ref::<OutputError>();
-        if output.is_some_and(OutputError::is_unheard) {
+        if output.is_some_and(OutputError::is_broken_pipe) {
             return ExitCode::SUCCESS;
         }
         let error = build_features::with_command(error);
         terminal::error(in_one_line(&error));
-        match error.downcast_ref::<WrongArguments>() {
-            Some(_) => ExitCode::from(WRONG_ARGUMENTS),
+        match error.downcast_ref::<UsageError>() {
+            Some(_) => ExitCode::from(USAGE_ERROR),
             None => ExitCode::FAILURE,
         }
     })
@@ -170,7 +170,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
 /// contains.
 pub fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    let told = |cause: &(dyn std::error::Error + 'static)| {
+    let describe = |cause: &(dyn std::error::Error + 'static)| {
         let text = cause.to_string();
         // Only these errors span several lines: the last one has the place.
         match cause.downcast_ref::<toml::de::Error>() {
@@ -178,7 +178,7 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
             None => text,
         }
     };
-    for cause in error.chain().map(told) {
+    for cause in error.chain().map(describe) {
         if !line.contains(&cause) {
             line.push_str(if line.is_empty() { "" } else { ": " });
             line.push_str(&cause);
@@ -187,6 +187,10 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
     line
 }
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +198,7 @@ mod tests {
 
     /// Splits a shell command into words, as far as examples need: quotes, and nothing after a
     /// pipe.
-    fn words(line: &str) -> Vec<String> {
+    fn shell_words(line: &str) -> Vec<String> {
         let mut words = vec![String::new()];
         let mut quote = None;
         for character in line.chars() {
@@ -228,7 +232,7 @@ mod tests {
         let program = command();
         let all = program.get_subcommands().chain([&program]);
         let shown = all.filter(|command| !command.is_hide_set());
-        // Without the feature `hub`, `push` only says how to get it.
+        // Without the feature `hub`, `push` only prints how to enable it.
         let complete =
             shown.filter(|command| cfg!(feature = "hub") || command.get_name() != "push");
         complete.cloned().collect()
@@ -241,7 +245,7 @@ mod tests {
             assert!(!examples.is_empty(), "{} has none", command.get_name());
             for example in examples {
                 let start = example.find("perceiver ").expect(&example);
-                let parsed = Arguments::try_parse_from(words(&example[start..]));
+                let parsed = Arguments::try_parse_from(shell_words(&example[start..]));
                 assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
             }
         }
@@ -249,7 +253,7 @@ mod tests {
 
     /// A wrapped line would be two commands when pasted.
     #[test]
-    fn no_example_is_broken_in_two_on_a_narrow_terminal() {
+    fn examples_do_not_wrap_on_a_narrow_terminal() {
         for command in with_examples() {
             let lines = lines(&command);
             let help = command.term_width(80).render_long_help().to_string();
@@ -265,7 +269,7 @@ mod tests {
 
     /// clap wraps text to the terminal's width; it would keep a line break within a paragraph.
     #[test]
-    fn no_paragraph_of_a_help_is_broken_by_hand() {
+    fn help_paragraphs_have_no_hard_line_breaks() {
         for command in with_examples() {
             let help = command.get_after_long_help().or(command.get_after_help());
             let help = help.map(ToString::to_string).unwrap_or_default();
@@ -293,12 +297,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_of_the_command_line_is_sound() {
+    fn the_clap_definition_is_valid() {
         command().debug_assert();
     }
 
     #[test]
-    fn no_cause_is_told_twice() {
+    fn causes_are_not_repeated() {
         let error = anyhow!("no such file")
             .context("cannot read a.toml: no such file")
             .context("--config");

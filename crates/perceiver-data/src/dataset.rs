@@ -8,6 +8,7 @@ pub(crate) mod image_names;
 pub(crate) mod labels;
 pub(crate) mod part;
 pub(crate) mod splits;
+pub(crate) mod stratified_split;
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +17,14 @@ use sha2::{Digest, Sha256};
 
 use crate::dataset::class_names::{ClassMap, require_few_enough};
 use crate::dataset::image::Image;
+use crate::dataset::stratified_split::stratified_split;
 use crate::error::{DataError, Result};
 use crate::hex::hex;
 
 /// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// The training split; the validation split is cut from its tail.
+    /// The training split; without a validation split, validation images are a part of it.
     Train,
     /// The test split, evaluated once, at the end.
     Test,
@@ -135,8 +137,8 @@ impl Dataset {
         ClassMap::new(&self.classes, classes).apply(&self.name, &mut self.labels)?;
         self.groups = self.groups.and_then(|groups| {
             let own = ClassMap::new(classes, &self.classes);
-            let group = |place: &Option<u32>| groups.of_class.get((*place)? as usize).copied();
-            let of_class: Option<Vec<u32>> = own.places().iter().map(group).collect();
+            let group = |index: &Option<u32>| groups.of_class.get((*index)? as usize).copied();
+            let of_class: Option<Vec<u32>> = own.indices().iter().map(group).collect();
             Some(Groups {
                 of_class: of_class?,
                 names: groups.names,
@@ -255,8 +257,12 @@ impl Dataset {
     /// Splits off the last `fraction` as a second data set: Keras's `validation_split`, which takes
     /// the tail of the arrays before shuffling. `floor(len * (1 - fraction))` images stay in the
     /// first.
-    pub fn split_tail(mut self, fraction: f64) -> (Self, Self) {
+    pub fn split_tail(self, fraction: f64) -> (Self, Self) {
         let keep = (self.len() as f64 * (1.0 - fraction)).floor() as usize;
+        self.split_at(keep)
+    }
+
+    fn split_at(mut self, keep: usize) -> (Self, Self) {
         let tail = Self {
             name: self.name.clone(),
             images: self.images.split_off(keep),
@@ -270,14 +276,28 @@ impl Dataset {
         (self, tail)
     }
 
+    /// Draws `fraction` of the images of every class as a second data set: scikit-learn's
+    /// `train_test_split` with `stratify`. The numbers are rounded, but if a class has two images,
+    /// either part has one. Both parts keep the order of the images.
+    pub fn split_stratified(self, fraction: f64, seed: u64) -> (Self, Self) {
+        let [rest, drawn] = stratified_split(&self.labels, fraction, seed);
+        let count = rest.len();
+        let order: Vec<usize> = rest.into_iter().chain(drawn).collect();
+        self.in_order(&order).split_at(count)
+    }
+
     /// Permutes the images in an order drawn by `key`.
     #[cfg(feature = "hub")]
-    pub(crate) fn shuffled(mut self, key: perceiver_ops::RngKey) -> Self {
+    pub(crate) fn shuffled(self, key: perceiver_ops::RngKey) -> Self {
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.sort_by_key(|&at| key.bits(at as u64));
-        self.images = in_order(self.images, &order);
-        self.labels = in_order(self.labels, &order);
-        self.image_names = self.image_names.map(|names| in_order(names, &order));
+        self.in_order(&order)
+    }
+
+    fn in_order(mut self, order: &[usize]) -> Self {
+        self.images = in_order(self.images, order);
+        self.labels = in_order(self.labels, order);
+        self.image_names = self.image_names.map(|names| in_order(names, order));
         self
     }
 
@@ -307,7 +327,6 @@ impl Dataset {
 }
 
 /// Reorders values by a permutation of their indices.
-#[cfg(feature = "hub")]
 fn in_order<T>(values: Vec<T>, order: &[usize]) -> Vec<T> {
     let mut values: Vec<Option<T>> = values.into_iter().map(Some).collect();
     let taken = order.iter().map(|&at| values[at].take());

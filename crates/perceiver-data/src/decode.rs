@@ -7,15 +7,14 @@
 //! together.
 //!
 //! ```
-//! use std::path::Path;
 //! use perceiver_data::Image;
 //!
-//! let picture = Image::from_interleaved(1, 2, &[255, 0, 0, 0, 0, 255])?; // a red pixel and a blue one
+//! let image = Image::from_interleaved(1, 2, &[255, 0, 0, 0, 0, 255])?; // a red pixel and a blue one
 //! let dir = tempfile::tempdir().unwrap();
-//! picture.write_png(&dir.path().join("two.png"))?;
-//! assert_eq!(Image::open(&dir.path().join("two.png"))?, picture);
+//! image.write_png(dir.path().join("two.png"))?;
+//! assert_eq!(Image::open(dir.path().join("two.png"))?, image);
 //!
-//! let error = Image::decode(b"<html>", Path::new("cat.png")).unwrap_err();
+//! let error = Image::decode(b"<html>", "cat.png").unwrap_err();
 //! assert!(error.to_string().starts_with("cat.png is not a readable image"));
 //! # Ok::<(), perceiver_data::DataError>(())
 //! ```
@@ -63,7 +62,8 @@ impl Image {
     /// # Errors
     /// [`DataError::Io`] when the file cannot be read, is not a regular file or has more than
     /// [`MAX_ENCODED_BYTES`]; otherwise as [`Image::decode`].
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         Self::decode(&read(path)?, path)
     }
 
@@ -75,15 +75,16 @@ impl Image {
     /// # Errors
     /// [`DataError::NotAnImage`] when the bytes are in another format, damaged or truncated, and
     /// [`DataError::TooManyPixels`] when decoding would take more than [`MAX_DECODED_BYTES`].
-    pub fn decode(bytes: &[u8], origin: &Path) -> Result<Self> {
-        decode_within(&BUDGET, bytes, origin, None)
+    pub fn decode(bytes: &[u8], origin: impl AsRef<Path>) -> Result<Self> {
+        decode_within(&BUDGET, bytes, origin.as_ref(), None)
     }
 
     /// Combines [`Image::open`] and [`Image::shrunk_to`], with less memory.
     ///
     /// # Errors
     /// As for [`Image::open`].
-    pub fn open_shrunk(path: &Path, shorter_side: usize) -> Result<Self> {
+    pub fn open_shrunk(path: impl AsRef<Path>, shorter_side: usize) -> Result<Self> {
+        let path = path.as_ref();
         Self::decode_shrunk(&read(path)?, path, shorter_side)
     }
 
@@ -92,12 +93,46 @@ impl Image {
     ///
     /// # Errors
     /// As for [`Image::decode`].
-    pub fn decode_shrunk(bytes: &[u8], origin: &Path, shorter_side: usize) -> Result<Self> {
-        decode_within(&BUDGET, bytes, origin, Some(shorter_side))
+    pub fn decode_shrunk(
+        bytes: &[u8],
+        origin: impl AsRef<Path>,
+        shorter_side: usize,
+    ) -> Result<Self> {
+        decode_within(&BUDGET, bytes, origin.as_ref(), Some(shorter_side))
+    }
+
+    /// Converts an image of the `image` crate to 8-bit RGB; transparency is composited over white, as
+    /// in [`Image::decode`].
+    ///
+    /// ```
+    /// use image::{DynamicImage, RgbaImage};
+    /// use perceiver_data::Image;
+    ///
+    /// let transparent = DynamicImage::from(RgbaImage::new(2, 1));
+    /// assert_eq!(Image::from_dynamic(transparent)?.pixels(), [255; 6]);
+    /// # Ok::<(), perceiver_data::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the image has no pixels.
+    pub fn from_dynamic(image: DynamicImage) -> Result<Self> {
+        let (height, width) = (image.height() as usize, image.width() as usize);
+        let colour = image.color();
+        if !to_rgb::is_known(colour) {
+            return from_rgb(&image.to_rgb8());
+        }
+        let mut pixels = image.into_bytes();
+        pixels.resize(
+            to_rgb::buffer_len((height * width) as u64, colour) as usize,
+            0,
+        );
+        to_rgb::to_rgb8(&mut pixels, height * width, colour);
+        Self::from_interleaved(height, width, &pixels)
     }
 
     /// Writes the image as an 8-bit RGB PNG file.
-    pub fn write_png(&self, path: &Path) -> Result<()> {
+    pub fn write_png(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         let written = self.to_png().and_then(|bytes| fs::write(path, bytes));
         written.map_err(|source| DataError::Io {
             action: "write",
@@ -123,11 +158,11 @@ impl Image {
     }
 }
 
-pub(crate) fn from_rgb(picture: &RgbImage) -> Result<Image> {
+pub(crate) fn from_rgb(image: &RgbImage) -> Result<Image> {
     Image::from_interleaved(
-        picture.height() as usize,
-        picture.width() as usize,
-        picture.as_raw(),
+        image.height() as usize,
+        image.width() as usize,
+        image.as_raw(),
     )
 }
 
@@ -147,36 +182,38 @@ fn decode_within(
     origin: &Path,
     shorter_side: Option<usize>,
 ) -> Result<Image> {
-    let refuse = |finding: String| DataError::NotAnImage {
+    let not_an_image = |finding: String| DataError::NotAnImage {
         path: origin.to_owned(),
         finding,
     };
     let format = image::guess_format(bytes)
         .ok()
         .filter(ImageFormat::reading_enabled)
-        .ok_or_else(|| refuse(first_bytes(bytes)))?;
+        .ok_or_else(|| not_an_image(first_bytes(bytes)))?;
     if is_cut_short(format, bytes) {
-        return Err(refuse(format!("a truncated {format:?} file")));
+        return Err(not_an_image(format!("a truncated {format:?} file")));
     }
     if format == ImageFormat::Png
         && let Some(finding) = invalid_palette(bytes)
     {
-        return Err(refuse(finding));
+        return Err(not_an_image(finding));
     }
     let damaged = || "a file that its decoder fails on".to_owned();
     let open = || ImageSource::open(bytes, format, budget.limit());
-    let source = contained(open, damaged).map_err(refuse)?;
+    let source = contained(open, damaged).map_err(not_an_image)?;
     let (width, height, orientation) = (source.width, source.height, source.orientation);
     if width == 0 || height == 0 {
-        return Err(refuse(format!("an image of {width} x {height} pixels")));
+        return Err(not_an_image(format!(
+            "an image of {width} x {height} pixels"
+        )));
     }
 
     let transposed = source.is_transposed();
-    let turned_first = memory(&source, shorter_side, true);
+    let orienting_first = memory(&source, shorter_side, true);
     // If orienting the full-size image exceeds the budget, the downscaled image is oriented
     // instead.
-    let turns_last = shorter_side.is_some() && turned_first > budget.limit();
-    let needed = memory(&source, shorter_side, !turns_last);
+    let orients_last = shorter_side.is_some() && orienting_first > budget.limit();
+    let needed = memory(&source, shorter_side, !orients_last);
     let reservation = budget.reserve(needed);
     if reservation.is_none() {
         return Err(DataError::TooManyPixels {
@@ -187,28 +224,28 @@ fn decode_within(
             limit: budget.limit(),
         });
     }
-    let mut picture = contained(|| source.read(), damaged).map_err(refuse)?;
-    if !turns_last {
-        picture = turned(picture, orientation);
+    let mut image = contained(|| source.read(), damaged).map_err(not_an_image)?;
+    if !orients_last {
+        image = oriented(image, orientation);
     }
     if let Some(side) = shorter_side {
-        picture = shrunk(picture, side);
+        image = shrunk(image, side);
     }
-    if turns_last {
-        picture = turned(picture, orientation);
+    if orients_last {
+        image = oriented(image, orientation);
     }
     let (height, width) = if transposed {
         (width, height)
     } else {
         (height, width)
     };
-    Ok(from_rgb(&picture)?.shrunk_from((height as usize, width as usize)))
+    Ok(from_rgb(&image)?.shrunk_from((height as usize, width as usize)))
 }
 
 /// Returns the peak memory in bytes from encoded bytes to an [`Image`].
-fn memory(source: &ImageSource, shorter_side: Option<usize>, turned_whole: bool) -> u64 {
+fn memory(source: &ImageSource, shorter_side: Option<usize>, orients_full_size: bool) -> u64 {
     let rgb = 3 * source.pixels();
-    let turning = if turned_whole && source.is_transposed() {
+    let orienting = if orients_full_size && source.is_transposed() {
         rgb
     } else {
         0
@@ -220,14 +257,14 @@ fn memory(source: &ImageSource, shorter_side: Option<usize>, turned_whole: bool)
         }
         None => rgb,
     };
-    let beside = source.working().max(turning).max(afterwards);
+    let beside = source.working().max(orienting).max(afterwards);
     source.buffer().saturating_add(beside)
 }
 
-fn turned(picture: RgbImage, orientation: Orientation) -> RgbImage {
-    let mut picture = DynamicImage::from(picture);
-    picture.apply_orientation(orientation);
-    picture.into_rgb8()
+fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {
+    let mut image = DynamicImage::from(image);
+    image.apply_orientation(orientation);
+    image.into_rgb8()
 }
 
 /// Describes the first bytes of a file that is not an image.

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use crate::image_formats::READABLE_FORMATS;
 
+/// An error of a program's own code, such as of a [`MapDataset`](crate::MapDataset).
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// An error in a data set, an image or an option. Every message names the file or option, the
 /// expected value and the value found.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,17 @@ pub enum DataError {
         expected: String,
         /// Its size in bytes.
         found: u64,
+    },
+
+    /// A [`MapDataset`](crate::MapDataset) cannot read an image.
+    #[error("{name}: image {index} cannot be read: {source}")]
+    MapDataset {
+        /// The data set.
+        name: String,
+        /// The index of the image.
+        index: usize,
+        /// The error of the data set.
+        source: BoxError,
     },
 
     /// A label is not a valid class index.
@@ -96,7 +110,7 @@ pub enum DataError {
 
     /// No image of a class can be read.
     #[error(
-        "data set {name}: class {class:?} has no readable image: expected at least one, found {pictures} unreadable"
+        "data set {name}: class {class:?} has no readable image: expected at least one, found {images} unreadable"
     )]
     UnreadableClass {
         /// The data set.
@@ -104,7 +118,7 @@ pub enum DataError {
         /// The class.
         class: String,
         /// The number of its images.
-        pictures: usize,
+        images: usize,
     },
 
     /// The number of pixels does not match the image size.
@@ -243,4 +257,4 @@ pub enum DataError {
 }
 
 /// A `Result` with [`DataError`].
-pub type Result<T> = std::result::Result<T, DataError>;
+pub type Result<T, E = DataError> = std::result::Result<T, E>;

@@ -57,7 +57,7 @@ pub use dataset::labels::Labels;
 pub use dataset::part::Part;
 pub use dataset::{Dataset, Groups, Split, TestSplit};
 pub use decode::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES};
-pub use error::{DataError, Result};
+pub use error::{BoxError, DataError, Result};
 pub use formats::broken_images::BrokenImages;
 pub use formats::cifar::{Cifar, CifarRecord};
 #[cfg(feature = "hub")]
@@ -87,6 +87,7 @@ pub use perceiver_hub::{HubAccess, HubProgress, OnProgress};
 pub use progress::{LoadProgress, ProgressCallback, Work};
 pub use source::Source;
 pub use source::image_sizes::ImageSizes;
+pub use source::map_dataset::{MapDataset, MappedSamples};
 pub use source::samples::Samples;
 pub use transforms::augment::{Augmentation, Draw};
 pub use transforms::fit::Fit;
@@ -97,3 +98,7 @@ pub use transforms::preprocess::Preprocessing;
 pub use transforms::rand_augment::RandAugment;
 pub use transforms::random_erasing::Erasing;
 pub use transforms::resample::resample;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

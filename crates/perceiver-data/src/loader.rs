@@ -46,20 +46,22 @@ use crate::loader::batch::Batches;
 use crate::loader::config::LoaderConfig;
 use crate::loader::epoch::Epoch;
 use crate::loader::shard_stream::{Drawn, Stream};
+use crate::source::map_dataset::MappedSamples;
 use crate::source::samples::Samples;
 use crate::transforms::preprocess::{Prepared, Preprocessing};
 
 /// A data loader, which iterates over a data set in batches, epoch by epoch.
 pub struct Loader {
     batches: Arc<Batches>,
-    pictures: Held,
+    samples: PreparedSamples,
     preprocessing: Preprocessing,
 }
 
 /// Samples, with the preprocessing tables that all epochs share.
-enum Held {
+enum PreparedSamples {
     InMemory(Arc<Dataset>, Arc<Prepared>),
     Sharded(Arc<ShardedDataset>),
+    Mapped(MappedSamples),
 }
 
 impl Loader {
@@ -68,18 +70,19 @@ impl Loader {
     /// # Errors
     /// When an option is invalid, or the threads cannot be started.
     pub fn new(
-        pictures: impl Into<Samples>,
+        samples: impl Into<Samples>,
         preprocessing: Preprocessing,
         config: LoaderConfig,
     ) -> Result<Self> {
         config.validate()?;
         preprocessing.validate()?;
-        let pictures = match pictures.into() {
+        let samples = match samples.into() {
             Samples::InMemory(data) => {
                 let prepared = preprocessing.prepare(data.images())?;
-                Held::InMemory(data, Arc::new(prepared))
+                PreparedSamples::InMemory(data, Arc::new(prepared))
             }
-            Samples::Sharded(data) => Held::Sharded(data),
+            Samples::Sharded(data) => PreparedSamples::Sharded(data),
+            Samples::Mapped(data) => PreparedSamples::Mapped(data),
         };
         let pool = ThreadPoolBuilder::new()
             .num_threads(config.threads.unwrap_or(0)) // 0: rayon's choice
@@ -90,7 +93,7 @@ impl Loader {
             })?;
         Ok(Self {
             batches: Arc::new(Batches { config, pool }),
-            pictures,
+            samples,
             preprocessing,
         })
     }
@@ -102,9 +105,10 @@ impl Loader {
 
     /// Returns the number of images per epoch.
     pub fn num_samples(&self) -> usize {
-        match &self.pictures {
-            Held::InMemory(data, _) => data.len(),
-            Held::Sharded(data) => data.len(),
+        match &self.samples {
+            PreparedSamples::InMemory(data, _) => data.len(),
+            PreparedSamples::Sharded(data) => data.len(),
+            PreparedSamples::Mapped(data) => data.len(),
         }
     }
 
@@ -118,26 +122,28 @@ impl Loader {
     pub fn epoch(&self, epoch: usize, first_batch: usize) -> Epoch {
         let batches = Arc::clone(&self.batches);
         let prefetch = batches.config.prefetch;
-        match &self.pictures {
-            Held::InMemory(data, prepared) => {
+        match &self.samples {
+            PreparedSamples::InMemory(data, prepared) => {
                 let (data, prepared) = (Arc::clone(data), Arc::clone(prepared));
                 Epoch::start(prefetch, move || {
-                    let LoaderConfig {
-                        batch_size, part, ..
-                    } = batches.config;
-                    let order = batches.order(data.len(), epoch);
-                    let first = first_batch.saturating_mul(batch_size).min(order.len());
-                    let chunks: Vec<Vec<usize>> = order[first..]
-                        .chunks(batch_size)
-                        .map(|batch| batch[part.range(batch.len())].to_vec())
-                        .collect();
+                    let chunks = batches.chunks(data.len(), epoch, first_batch);
                     let batch = move |indices: Vec<usize>| {
                         batches.of_dataset(&data, &prepared, epoch, &indices)
                     };
                     chunks.into_iter().map(batch)
                 })
             }
-            Held::Sharded(data) => {
+            PreparedSamples::Mapped(data) => {
+                let (data, preprocessing) = (data.clone(), self.preprocessing.clone());
+                Epoch::start(prefetch, move || {
+                    let chunks = batches.chunks(data.len(), epoch, first_batch);
+                    let batch = move |indices: Vec<usize>| {
+                        batches.of_mapped(&data, &preprocessing, epoch, &indices)
+                    };
+                    chunks.into_iter().map(batch)
+                })
+            }
+            PreparedSamples::Sharded(data) => {
                 let (data, preprocessing) = (Arc::clone(data), self.preprocessing.clone());
                 Epoch::start(prefetch, move || {
                     let config = &batches.config;
@@ -216,7 +222,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn every_index_comes_once_an_epoch(
+        fn every_index_occurs_once_per_epoch(
             len in 0_usize..50, size in 1_usize..20, seed: u64, epoch in 0_usize..5,
         ) {
             let loader = loader(len, training(seed, size));
@@ -233,7 +239,7 @@ mod tests {
         }
 
         #[test]
-        fn threads_and_prefetch_change_no_bit(len in 1_usize..40, seed: u64, prefetch in 0_usize..5) {
+        fn threads_and_prefetch_do_not_change_the_batches(len in 1_usize..40, seed: u64, prefetch in 0_usize..5) {
             let [one, two, four] = [1, 2, 4].map(|threads| {
                 let config = LoaderConfig {
                     threads: Some(threads),
@@ -246,7 +252,7 @@ mod tests {
         }
 
         #[test]
-        fn starting_late_is_skipping(len in 0_usize..40, seed: u64, first in 0_usize..8) {
+        fn starting_at_a_batch_equals_skipping_to_it(len in 0_usize..40, seed: u64, first in 0_usize..8) {
             let loader = loader(len, training(seed, 6));
             let late = contents(loader.epoch(1, first));
             let all = contents(loader.epoch(1, 0));
@@ -255,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_batches_are_the_batches() {
+    fn parts_of_batches_form_the_batches() {
         let whole = contents(loader(10, training(3, 7)).epoch(2, 0));
         for of in 1..5 {
             let part = |index| LoaderConfig {
@@ -294,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_may_be_left_early() {
+    fn an_epoch_may_be_dropped_early() {
         let loader = loader(
             100,
             LoaderConfig {
@@ -309,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_size_and_no_number_of_threads() {
+    fn zero_batch_size_and_zero_threads_are_rejected() {
         let no_size = LoaderConfig {
             batch_size: 0,
             ..LoaderConfig::default()

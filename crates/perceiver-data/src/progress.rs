@@ -37,14 +37,14 @@ pub struct ProgressCallback(Option<Arc<Listener>>);
 
 impl ProgressCallback {
     /// Wraps a function.
-    pub fn new(told: impl Fn(&LoadProgress<'_>) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(told)))
+    pub fn new(callback: impl Fn(&LoadProgress<'_>) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(callback)))
     }
 
     /// Reports progress to the function, if there is one.
-    pub fn tell(&self, reading: &LoadProgress<'_>) {
-        if let Some(told) = &self.0 {
-            told(reading);
+    pub fn report(&self, reading: &LoadProgress<'_>) {
+        if let Some(callback) = &self.0 {
+            callback(reading);
         }
     }
 
@@ -88,7 +88,7 @@ impl Counter<'_> {
     /// Counts one image and reports progress.
     pub(crate) fn one_more(&self) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        self.watcher.tell(&LoadProgress {
+        self.watcher.report(&LoadProgress {
             work: self.work,
             done,
             total: self.total,

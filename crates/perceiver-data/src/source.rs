@@ -1,6 +1,7 @@
 //! Data sets by name: `cifar100`, `folder:photos`, `hf:uoft-cs/cifar10`.
 
 pub(crate) mod image_sizes;
+pub(crate) mod map_dataset;
 pub(crate) mod parse;
 pub(crate) mod samples;
 
@@ -19,7 +20,7 @@ use crate::formats::hub::HubDataset;
 use crate::formats::image_folder::listing::FolderListing;
 use crate::formats::image_folder::{FolderFiles, ImageFolder};
 use crate::formats::load_options::LoadOptions;
-use crate::formats::shapes::{self, shapes};
+use crate::formats::shapes;
 use crate::formats::shards::ShardFolder;
 
 /// The origin of a data set. Its text form is used in configuration files and flags.
@@ -95,7 +96,7 @@ impl Source {
     }
 
     /// Whether two sources are equal, or are the same directory under different paths.
-    pub fn is_same_place(&self, other: &Self) -> bool {
+    pub fn is_same_location(&self, other: &Self) -> bool {
         let real = |path: &Path| path.canonicalize().ok();
         let same = |a: &Path, b: &Path| real(a).is_some_and(|a| Some(a) == real(b));
         match (self, other) {
@@ -127,10 +128,18 @@ impl Source {
     /// # Errors
     /// When the data, or the options for this source, are invalid.
     pub fn load(&self, split: Split, options: &LoadOptions) -> Result<Dataset> {
+        self.load_split(split, options)
+            .map(|data| limited(data, options))
+    }
+
+    fn load_split(&self, split: Split, options: &LoadOptions) -> Result<Dataset> {
         match self {
             Self::Cifar100 => Cifar::Hundred.read(&options.data_dir, split, options.labels),
             Self::Cifar10 => Cifar::Ten.read(&options.data_dir, split, options.labels),
-            Self::Shapes => shapes(split, options.labels),
+            Self::Shapes => {
+                let limit = options.limit.unwrap_or(usize::MAX);
+                shapes::first_shapes(split, options.labels, limit)
+            }
             Self::Folder(root) => self.image_folder(root, options)?.load(split),
             Self::Shards { .. } => self.shard_folder(options)?.load(split, options),
             #[cfg(feature = "hub")]
@@ -156,8 +165,9 @@ impl Source {
         match self {
             #[cfg(feature = "hub")]
             Self::Hub { .. } => {
-                self.hub_dataset(options)
-                    .load_of_classes(split, options.shorter_side, classes)
+                let dataset = self.hub_dataset(options);
+                let data = dataset.load_of_classes(split, options.shorter_side, classes)?;
+                Ok(limited(data, options))
             }
             _ => self.load(split, options)?.with_classes(classes),
         }
@@ -347,6 +357,14 @@ impl Source {
     }
 }
 
+/// Keeps the images that `options` ask for.
+fn limited(mut data: Dataset, options: &LoadOptions) -> Dataset {
+    if let Some(limit) = options.limit {
+        data.truncate(limit);
+    }
+    data
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_always_there() {
+    fn shapes_are_always_available() {
         let nowhere = Path::new("nowhere");
         assert!(Source::Shapes.is_present(nowhere));
         Source::Shapes
@@ -369,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_called_by_its_real_name() {
+    fn the_short_name_of_a_directory_is_its_real_name() {
         let root = tempfile::tempdir().unwrap();
         let photos = root.path().join("photos");
         std::fs::create_dir_all(photos.join("cat")).unwrap();
@@ -385,13 +403,13 @@ mod tests {
             Source::Folder(photos.clone()),
             Source::Folder(photos.join(".")),
         );
-        assert!(one.is_same_place(&other));
+        assert!(one.is_same_location(&other));
         let shards: Source = format!("shards:{}", photos.display()).parse().unwrap();
-        assert!(!one.is_same_place(&shards));
+        assert!(!one.is_same_location(&shards));
     }
 
     #[test]
-    fn a_split_has_as_many_pictures_as_were_counted() {
+    fn image_counts_match_the_loaded_splits() {
         let options = options(Path::new("nowhere"), Labels::Fine);
         let counted = Source::Shapes.count(Split::Test, &options).unwrap();
         let loaded = Source::Shapes.load(Split::Test, &options).unwrap();
@@ -399,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_counted_by_class_without_reading_any() {
+    fn images_are_counted_by_class_without_decoding() {
         let options = options(Path::new("nowhere"), Labels::Coarse);
         let mut classes = Source::Shapes.labels(Split::Test, &options).unwrap().1;
         classes.reverse();
@@ -418,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_set_has_as_many_classes_as_were_counted() {
+    fn class_counts_match_the_loaded_data_sets() {
         for labels in [Labels::Fine, Labels::Coarse] {
             let options = options(Path::new("nowhere"), labels);
             let counted = Source::Shapes.class_count(&options).unwrap();
@@ -453,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_set_in_another_programs_memory_cannot_be_read() {
+    fn in_memory_data_of_another_program_is_an_error() {
         let source = Source::Memory("blobs".into());
         let options = LoadOptions::default();
         assert!(!source.is_present(Path::new(".")));
@@ -469,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn coarse_labels_are_refused_where_there_are_none() {
+    fn coarse_labels_are_rejected_if_there_are_none() {
         let dir = tempfile::tempdir().unwrap();
         let options = options(dir.path(), Labels::Coarse);
         for source in [Source::Cifar10, Source::Folder(dir.path().into())] {

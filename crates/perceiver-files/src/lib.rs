@@ -19,3 +19,7 @@ mod text;
 
 pub use regular_file::{MAX_TABLE_BYTES, MAX_TEXT_BYTES, open_regular, read_limited, read_regular};
 pub use text::{decode_text, read_named_text, read_text};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

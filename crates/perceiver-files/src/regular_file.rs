@@ -122,22 +122,22 @@ fn kind(file: FileType) -> &'static str {
 mod tests {
     use super::*;
 
-    fn refusal(path: &Path, limit: u64) -> String {
+    fn error_message(path: &Path, limit: u64) -> String {
         read_regular(path, limit).unwrap_err().to_string()
     }
 
     #[test]
-    fn files_are_read_up_to_the_limit_and_not_beyond() {
+    fn files_larger_than_the_limit_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         fs::write(&path, b"12345").unwrap();
         assert_eq!(read_regular(&path, 5).unwrap(), b"12345");
         assert_eq!(
-            refusal(&path, 4),
+            error_message(&path, 4),
             "expected a file of at most 4 bytes, found 5"
         );
         assert_eq!(
-            refusal(dir.path(), 4),
+            error_message(dir.path(), 4),
             "expected a regular file, found a directory"
         );
         let missing = read_regular(&dir.path().join("no"), 4).unwrap_err();
@@ -145,18 +145,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_holes_is_refused_by_its_size() {
+    fn sparse_files_are_rejected_by_size() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.png");
         File::create(&path).unwrap().set_len(3 << 30).unwrap();
         assert_eq!(
-            refusal(&path, 64 << 20),
+            error_message(&path, 64 << 20),
             "expected a file of at most 64 MiB, found 3072 MiB"
         );
     }
 
     #[test]
-    fn what_has_no_end_is_read_up_to_the_limit() {
+    fn endless_input_is_read_up_to_the_limit() {
         let error = read_limited(io::repeat(0), 1 << 20).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FileTooLarge);
         assert_eq!(read_limited(&b"abc"[..], 3).unwrap(), b"abc");
@@ -164,23 +164,23 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn pipes_sockets_and_devices_are_refused_without_waiting() {
+    fn pipes_sockets_and_devices_are_rejected_without_blocking() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe.png");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.unwrap().success());
         assert_eq!(
-            refusal(&pipe, 4),
+            error_message(&pipe, 4),
             "expected a regular file, found a named pipe"
         );
         let socket = dir.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert_eq!(
-            refusal(&socket, 4),
+            error_message(&socket, 4),
             "expected a regular file, found a socket"
         );
         assert_eq!(
-            refusal(Path::new("/dev/zero"), 4),
+            error_message(Path::new("/dev/zero"), 4),
             "expected a regular file, found a device"
         );
     }

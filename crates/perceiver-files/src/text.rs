@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused_by_its_line() {
+    fn errors_for_invalid_text_name_the_line() {
         for (bytes, finding) in [
             (&b"cat\nd\xF6g\n"[..], "invalid bytes in line 2"),
             (b"\x1F\x8B\x08", "invalid bytes in line 1"),

@@ -14,7 +14,8 @@ impl Repository {
     /// Returns this repository's directory in the cache.
     fn cache_root(&self) -> PathBuf {
         let id = self.id().replace('/', "--");
-        self.cache().join(format!("{}s--{id}", self.kind().word()))
+        self.cache()
+            .join(format!("{}s--{id}", self.kind().api_name()))
     }
 
     /// Returns the commit of a revision by the cache; for a commit, the commit itself.
@@ -55,7 +56,7 @@ impl Repository {
     ///
     /// # Errors
     /// When the cache cannot be written.
-    pub(crate) fn note_commit(&self, revision: &str, commit: &str) -> Result<()> {
+    pub(crate) fn cache_commit(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit {
             return Ok(());
         }

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_checked_by_size_and_sum() {
+    fn files_are_verified_by_size_and_checksum() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hello.txt");
         fs::write(&path, b"hello world\n").unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_is_known_by_its_pointer() {
+    fn large_files_are_verified_by_their_pointer() {
         let content = b"hello world\n";
         let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:a948904f2f0f479b8f8197694b30184b0d2ed1c1cd2a1ec0fb85d299a192a447\nsize 12\n";
         // Output of `git hash-object` for that pointer.
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn other_entity_tags_are_no_sums() {
+    fn other_entity_tags_are_not_checksums() {
         assert_eq!(Sum::of_blob_name("5f3a-1c"), None);
         assert_eq!(Sum::of_blob_name(&"z".repeat(40)), None);
     }

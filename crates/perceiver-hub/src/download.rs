@@ -36,7 +36,7 @@ impl Repository {
                 Err(HFError::LocalEntryNotFound { path }) => {
                     return Err(self.not_cached(&format!("{path} is not in the cache")));
                 }
-                Err(error) => return Err(self.refused(&error, Purpose::Read)),
+                Err(error) => return Err(self.explain(&error, Purpose::Read)),
             };
             let Err(error) = check_file(&path, file) else {
                 debug!("{} at {revision}: verified, {}", file.path, path.display());
@@ -93,7 +93,7 @@ impl RepoName {
     ) -> Result<PathBuf> {
         let repository = Repository::connect(kind, &self.id, access)?;
         let revision = self.revision.as_deref().unwrap_or(DEFAULT_BRANCH);
-        let at = repository.look_up(revision)?;
+        let at = repository.resolve(revision)?;
         let listed = |path: &&str| at.files.iter().find(|file| file.path == **path);
         for path in files {
             let Some(file) = listed(path) else {
@@ -110,14 +110,14 @@ impl RepoName {
             repository.fetch(file, &at.commit, at.local)?;
         }
         if !at.local {
-            repository.note_commit(revision, &at.commit)?;
+            repository.cache_commit(revision, &at.commit)?;
         }
         Ok(repository.snapshot(&at.commit))
     }
 }
 
 /// A revision's commit and files at one moment.
-struct Moment {
+struct Resolved {
     commit: String,
     files: Vec<RemoteFile>,
     /// Whether this comes from the cache alone.
@@ -127,14 +127,14 @@ struct Moment {
 impl Repository {
     /// Looks up a revision's commit and files: on the Hub or, offline or without a connection, in
     /// the cache.
-    fn look_up(&self, revision: &str) -> Result<Moment> {
+    fn resolve(&self, revision: &str) -> Result<Resolved> {
         if !self.access().offline {
             let remote = self.commit_of(revision);
             let remote = remote.and_then(|commit| Ok((self.list(&commit)?, commit)));
             match remote {
                 Ok((files, commit)) => {
                     let local = false;
-                    return Ok(Moment {
+                    return Ok(Resolved {
                         commit,
                         files,
                         local,
@@ -153,7 +153,7 @@ impl Repository {
         if files.is_empty() {
             return Err(self.not_cached(&format!("{revision} is not in the cache")));
         }
-        Ok(Moment {
+        Ok(Resolved {
             commit: self.cached_commit(revision),
             files,
             local: true,

@@ -77,4 +77,4 @@ pub enum HubError {
 }
 
 /// The result type of this crate.
-pub type Result<T> = std::result::Result<T, HubError>;
+pub type Result<T, E = HubError> = std::result::Result<T, E>;

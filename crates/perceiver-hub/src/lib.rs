@@ -49,10 +49,14 @@ mod upload;
 pub use access::HubAccess;
 pub use check::{RemoteFile, remove_cached};
 pub use error::{HubError, Result};
-pub use model::ModelPlace;
+pub use model::ModelSource;
 pub use name::RepoName;
 pub use progress::{HubProgress, OnProgress};
 pub use repo_kind::RepoKind;
 pub use repository::Repository;
 pub use token::{from_env as token_from_env, without_tokens};
 pub use upload::{Commit, Upload};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

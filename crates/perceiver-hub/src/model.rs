@@ -9,14 +9,14 @@ use crate::repo_kind::RepoKind;
 
 /// The location of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModelPlace {
+pub enum ModelSource {
     /// A local directory.
     Directory(PathBuf),
     /// A repository of the Hub.
     Hub(RepoName),
 }
 
-impl ModelPlace {
+impl ModelSource {
     /// Resolves `name`: an existing directory, else `USER/NAME` or `USER/NAME@REVISION`.
     ///
     /// # Errors
@@ -54,18 +54,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_goes_before_a_name_and_what_is_neither_is_told() {
+    fn a_directory_takes_precedence_over_a_hub_name() {
         let here = env!("CARGO_MANIFEST_DIR");
         assert_eq!(
-            ModelPlace::of(here).unwrap(),
-            ModelPlace::Directory(here.into())
+            ModelSource::of(here).unwrap(),
+            ModelSource::Directory(here.into())
         );
-        let hub = ModelPlace::of("someone/perceiver@v1").unwrap();
+        let hub = ModelSource::of("someone/perceiver@v1").unwrap();
         assert_eq!(
             hub,
-            ModelPlace::Hub("someone/perceiver@v1".parse().unwrap())
+            ModelSource::Hub("someone/perceiver@v1".parse().unwrap())
         );
-        let error = ModelPlace::of("nowhere").unwrap_err().to_string();
+        let error = ModelSource::of("nowhere").unwrap_err().to_string();
         assert!(
             error.contains("an existing directory, or a model on the Hub")
                 && error.contains("\"nowhere\""),

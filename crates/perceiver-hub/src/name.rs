@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_no_repository_are_refused() {
+    fn invalid_repository_names_are_rejected() {
         for id in [
             "",
             "a/b/c",

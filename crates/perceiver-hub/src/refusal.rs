@@ -39,7 +39,7 @@ pub(crate) fn status(error: &HFError) -> u16 {
 
 impl Repository {
     /// Converts an error of the Hub to [`HubError`], with a remedy.
-    pub(crate) fn refused(&self, error: &HFError, purpose: Purpose) -> HubError {
+    pub(crate) fn explain(&self, error: &HFError, purpose: Purpose) -> HubError {
         let (kind, repo) = (self.kind(), self.id().to_owned());
         let (finding, hint) = (self.finding(error), hint(error, purpose).to_owned());
         if is_unreachable(error) {
@@ -60,7 +60,7 @@ impl Repository {
 
     /// Describes the error in words, without tokens.
     pub(crate) fn finding(&self, error: &HFError) -> String {
-        without_tokens(&in_words(error), self.token())
+        without_tokens(&describe(error), self.token())
     }
 }
 
@@ -90,7 +90,7 @@ fn hint(error: &HFError, purpose: Purpose) -> &'static str {
 
 /// Describes the error in words; for a failed connection, by its root cause, such as an unknown
 /// host name.
-fn in_words(error: &HFError) -> String {
+fn describe(error: &HFError) -> String {
     let HFError::Request { source, url } = error else {
         return error.to_string();
     };

@@ -13,7 +13,7 @@ pub enum RepoKind {
 
 impl RepoKind {
     /// Returns the kind as in addresses of the Hub, in the singular.
-    pub(crate) const fn word(self) -> &'static str {
+    pub(crate) const fn api_name(self) -> &'static str {
         match self {
             Self::Model => "model",
             Self::Dataset => "dataset",

@@ -123,7 +123,7 @@ impl Repository {
         };
         let entries = self
             .persist("listing the repository", list)
-            .map_err(|error| self.refused(&error, Purpose::Read))?;
+            .map_err(|error| self.explain(&error, Purpose::Read))?;
         Ok(entries.into_iter().filter_map(remote_file).collect())
     }
 
@@ -136,7 +136,7 @@ impl Repository {
         let sha = self
             .persist("looking up the revision", || self.info(Some(revision)))
             .map(|(sha, _)| sha)
-            .map_err(|error| self.refused(&error, Purpose::Read))?;
+            .map_err(|error| self.explain(&error, Purpose::Read))?;
         // The commit becomes part of a cache path.
         sha.filter(|sha| sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .ok_or_else(|| HubError::Refused {
@@ -190,12 +190,12 @@ fn remote_file(entry: RepoTreeEntry) -> Option<RemoteFile> {
         }
     };
     let size = Some(size);
-    is_tame(&path).then_some(RemoteFile { path, size, sum })
+    is_safe_path(&path).then_some(RemoteFile { path, size, sum })
 }
 
 /// Returns whether a repository path stays within its target directory.
-fn is_tame(path: &str) -> bool {
-    let tame =
+fn is_safe_path(path: &str) -> bool {
+    let is_safe =
         |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':']);
-    path.split('/').all(tame)
+    path.split('/').all(is_safe)
 }

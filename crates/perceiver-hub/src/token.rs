@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_no_tokens() {
+    fn names_are_not_tokens() {
         let line = "DEBUG hf_hub::retry: request succeeded";
         assert_eq!(without_tokens(line, None), line);
     }

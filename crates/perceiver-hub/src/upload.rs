@@ -105,9 +105,9 @@ impl Upload {
             return Ok(Some(format!("no {} in the new commit", self.path)));
         };
         let size = self.size()?;
-        if let Some(found) = listed.size.filter(|&found| found != size) {
+        if let Some(actual) = listed.size.filter(|&actual| actual != size) {
             let path = &self.path;
-            return Ok(Some(format!("{path} of {found} bytes, not {size}")));
+            return Ok(Some(format!("{path} of {actual} bytes, not {size}")));
         }
         let Some(there) = &listed.sum else {
             return Ok(None);
@@ -146,14 +146,14 @@ impl Repository {
             builder.send().map(|_| ())
         };
         self.persist("creating the repository", create)
-            .map_err(|error| self.refused(&error, Purpose::Write))?;
+            .map_err(|error| self.explain(&error, Purpose::Write))?;
         if !private {
             return Ok(());
         }
-        let look = || self.info(None);
+        let request = || self.info(None);
         let (_, is_private) = self
-            .persist("checking the repository", look)
-            .map_err(|error| self.refused(&error, Purpose::Write))?;
+            .persist("checking the repository", request)
+            .map_err(|error| self.explain(&error, Purpose::Write))?;
         if is_private == Some(true) {
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl Repository {
         };
         let made = self
             .persist("uploading", commit)
-            .map_err(|error| self.refused(&error, Purpose::Write))?;
+            .map_err(|error| self.explain(&error, Purpose::Write))?;
         let id = match made.commit_oid {
             Some(id) => id,
             None => self.commit_of(branch)?,
@@ -200,17 +200,17 @@ impl Repository {
     }
 
     fn require_branch(&self, branch: &str) -> Result<()> {
-        let look = || self.info(Some(branch));
-        match self.persist("checking the branch", look) {
+        let request = || self.info(Some(branch));
+        match self.persist("checking the branch", request) {
             Ok(_) => return Ok(()),
             Err(error) if status(&error) != 404 || branch == "main" => {
-                return Err(self.refused(&error, Purpose::Write));
+                return Err(self.explain(&error, Purpose::Write));
             }
             Err(_) => {}
         }
         let create = || self.client().create_branch().branch(branch).send();
         match self.persist("creating the branch", create) {
-            Err(error) if status(&error) != 409 => Err(self.refused(&error, Purpose::Write)),
+            Err(error) if status(&error) != 409 => Err(self.explain(&error, Purpose::Write)),
             _ => Ok(()),
         }
     }

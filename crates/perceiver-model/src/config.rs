@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn disagreeing_fields_are_named_with_their_values() {
+    fn inconsistent_fields_are_named_with_their_values() {
         assert_eq!(
             refusal(|c| c.patch_size = 3),
             "model configuration: image_size and patch_size: expected an image size that is a multiple of the \
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_values_are_refused() {
+    fn invalid_values_are_rejected() {
         assert!(refusal(|c| c.patch_size = 0).contains("patch_size: expected at least 1"));
         assert!(refusal(|c| c.classifier_units = vec![]).contains("classifier_units"));
         assert!(refusal(|c| c.dropout_rate = 1.0).contains("dropout_rate"));
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_leave_nothing_whole_are_refused() {
+    fn indivisible_options_are_rejected() {
         assert_eq!(
             refusal(|c| c.stem_units = vec![8; 6]),
             "model configuration: image_size, stem_units and patch_size: expected an image size that can be halved by every \
@@ -608,7 +608,7 @@ mod tests {
 
     /// Each size alone is within its bounds here.
     #[test]
-    fn sizes_whose_product_is_too_large_are_refused() {
+    fn sizes_with_a_too_large_product_are_rejected() {
         let changes: [(&str, Change); 6] = [
             ("num_cross_heads, latent_dim and image_size", |c| {
                 c.image_size = 4096;
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_refused() {
+    fn unknown_fields_are_rejected() {
         let error = serde_json::from_str::<PerceiverConfig>(r#"{"patchsize": 2}"#).unwrap_err();
         assert!(error.to_string().contains("unknown field `patchsize`"));
     }

@@ -117,4 +117,4 @@ pub enum ModelError {
 }
 
 /// The result type of this crate.
-pub type Result<T> = std::result::Result<T, ModelError>;
+pub type Result<T, E = ModelError> = std::result::Result<T, E>;

@@ -33,6 +33,7 @@
 //! latent transformer in each iteration, the mean over the latents, the head.
 
 mod attention; // cross-attention and self-attention modules
+mod classifier; // the trait of image classifiers
 mod config; // every size of a model
 mod encoder; // patches and positions to tokens
 mod error; // error type
@@ -44,6 +45,7 @@ mod transformer; // latent transformer blocks
 mod weights; // names, initialization, safetensors, Keras, transfer
 
 pub use attention::form::AttentionForm;
+pub use classifier::Classifier;
 pub use config::foreign::{MODEL_TYPE, foreign_config};
 pub use config::{PerceiverConfig, Positions, Sharing};
 pub use error::{ModelError, Result};
@@ -54,3 +56,7 @@ pub use summary::{Summary, SummaryRow};
 pub use weights::keras;
 pub use weights::parameters::{Parameters, read_safetensors, require_finite};
 pub use weights::transfer::Transfer;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

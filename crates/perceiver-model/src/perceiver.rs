@@ -22,7 +22,7 @@ use crate::layers::LayerNorm;
 use crate::layers::feed_forward::FeedForward;
 use crate::layers::patches::{patches, patches_of_map};
 use crate::layers::stem::Stem;
-use crate::transformer::{Look, Transformer};
+use crate::transformer::{LogitsHook, Transformer};
 
 /// The image classifier, `[batch, channels, H, W] -> [batch, classes]`.
 ///
@@ -230,11 +230,11 @@ impl Perceiver {
                 show(Stage::CrossAttention(iteration), &latents);
             }
             let transformer = &folded.transformers[config.transformer_set(iteration)];
-            let mut look = |block, logits: &Tensor| {
+            let mut hook = |block, logits: &Tensor| {
                 show(Stage::SelfAttentionLogits { iteration, block }, logits);
             };
-            let look: Option<&mut Look> = if probed { Some(&mut look) } else { None };
-            latents = transformer.forward(&latents, mode.child(1), look)?; // [batch, latents, width]
+            let hook: Option<&mut LogitsHook> = if probed { Some(&mut hook) } else { None };
+            latents = transformer.forward(&latents, mode.child(1), hook)?; // [batch, latents, width]
             show(Stage::Transformer(iteration), &latents);
         }
         let mut pooled = mean_pool(&latents)?; // [batch, width]

@@ -167,14 +167,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_has_the_parameters_keras_counts() {
+    fn parameter_counts_equal_keras() {
         let summary = Summary::new(&PerceiverConfig::default()).unwrap();
         let counts: Vec<_> = summary
             .rows
             .iter()
             .map(|r| (r.layer.as_str(), r.parameters))
             .collect();
-        let block = 2_236_160; // two norms, four attention projections and two dense layers with biases
+        // Two norms, four attention projections and two dense layers with biases.
+        let block = 2_236_160;
         assert_eq!(
             counts,
             [

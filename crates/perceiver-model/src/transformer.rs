@@ -76,7 +76,7 @@ impl Block {
 
 /// A callback that receives every block's index and attention logits
 /// `[batch, heads, latents, latents]`.
-pub(crate) type Look<'a> = dyn FnMut(usize, &Tensor) + 'a;
+pub(crate) type LogitsHook<'a> = dyn FnMut(usize, &Tensor) + 'a;
 
 /// A sequence of blocks.
 #[derive(Debug, Clone)]
@@ -121,18 +121,18 @@ impl Transformer {
         })
     }
 
-    /// Applies the blocks: `[batch, latents, width] -> [batch, latents, width]`. `look` receives
+    /// Applies the blocks: `[batch, latents, width] -> [batch, latents, width]`. `hook` receives
     /// every block's index and attention logits.
     pub(crate) fn forward(
         &self,
         latents: &Tensor,
         mode: Mode,
-        mut look: Option<&mut Look>,
+        mut hook: Option<&mut LogitsHook>,
     ) -> Result<Tensor> {
         let mut x = latents.clone();
         for (number, block) in self.blocks.iter().enumerate() {
-            if let Some(look) = look.as_mut() {
-                look(number, &block.logits(&x)?);
+            if let Some(hook) = hook.as_mut() {
+                hook(number, &block.logits(&x)?);
             }
             let mode = mode.child(number as u64);
             x = if self.recomputes {

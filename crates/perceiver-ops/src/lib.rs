@@ -78,3 +78,7 @@ pub use optim::multi_tensor::{
 pub use optim::sgd::{SgdStep, sgd_step, sgd_step_composed};
 pub use optim::weight_decay::decay;
 pub use rng::RngKey;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

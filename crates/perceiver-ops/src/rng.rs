@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_are_those_of_splitmix64() {
+    fn bits_equal_splitmix64() {
         // Reference outputs of SplitMix64 seeded with 1234567: it advances its state before mixing,
         // so the first output has index 1 here.
         let key = RngKey(1_234_567);
@@ -115,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn skipped_bits_are_left_out() {
+    fn skip_advances_the_stream() {
         let key = RngKey::new(5);
         assert_eq!(key.skip(1_000).bits(7), key.bits(1_007));
     }
 
     #[test]
-    fn neighbours_are_unrelated() {
+    fn adjacent_keys_are_uncorrelated() {
         // About half of the 64 bits differ between neighbouring addresses.
         for seed in 0..50 {
             for number in 0..50 {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_orders_matter() {
+    fn keys_depend_on_names_and_order() {
         let key = RngKey::new(7);
         assert_ne!(key.fold_in_name("latents"), key.fold_in_name("positions"));
         assert_ne!(key.fold_in(1).fold_in(2), key.fold_in(2).fold_in(1));

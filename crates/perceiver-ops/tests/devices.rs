@@ -37,25 +37,25 @@ fn size_of_sum(terms: usize) -> f32 {
 /// Asserts that the difference is at most `share` of the norm (more for few values, whose rounding
 /// errors do not average out) and at most ten times that for each value. Values count as at least
 /// `least_size`.
-fn assert_close(found: &Tensor, expected: &Tensor, share: f32, least_size: f32, what: &str) {
-    assert_eq!(found.dims(), expected.dims(), "{what}");
-    let (found, expected) = (values(found), values(expected));
+fn assert_close(actual: &Tensor, expected: &Tensor, share: f32, least_size: f32, what: &str) {
+    assert_eq!(actual.dims(), expected.dims(), "{what}");
+    let (actual, expected) = (values(actual), values(expected));
     let mean = |squares: f64| (squares / expected.len() as f64).sqrt();
     let square = |x: f32| f64::from(x).powi(2);
     let size = mean(expected.iter().map(|x| square(*x)).sum()) as f32;
     let size = size.max(least_size);
-    let pairs = || found.iter().zip(&expected);
+    let pairs = || actual.iter().zip(&expected);
     let few = 1.0 + 3.0 / expected.len() as f32;
     let difference = mean(pairs().map(|(a, b)| square(a - b)).sum()) as f32;
     assert!(
         difference <= few * share * size,
         "{what}: {difference} from what has size {size}"
     );
-    for (found, expected) in pairs() {
+    for (actual, expected) in pairs() {
         let bound = 10.0 * share * (size + expected.abs());
         assert!(
-            (found - expected).abs() <= bound,
-            "{what}: {found} for {expected} of size {size}"
+            (actual - expected).abs() <= bound,
+            "{what}: {actual} for {expected} of size {size}"
         );
     }
 }
@@ -91,13 +91,13 @@ fn same(inputs: &[Var], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let twice = |target: (Device, DType, f32)| [(target.clone(), false), (target, true)];
     let cpu = (Device::Cpu, DType::F32, 1e-6);
     let targets = std::iter::once(cpu).chain(targets());
-    for ((device, dtype, bound), is_noted) in targets.flat_map(twice) {
-        let tape = is_noted.then(Tape::start);
-        let (found, found_gradients) = outcome(&device, dtype, tape);
-        assert_close(&found, &expected_value, bound, LEAST_SIZE, "value");
+    for ((device, dtype, bound), is_recorded) in targets.flat_map(twice) {
+        let tape = is_recorded.then(Tape::start);
+        let (actual, actual_gradients) = outcome(&device, dtype, tape);
+        assert_close(&actual, &expected_value, bound, LEAST_SIZE, "value");
         for (index, input) in inputs.iter().enumerate() {
-            let found = found_gradients.get(input).expect("a gradient");
-            assert_eq!(found.dtype(), DType::F32);
+            let actual = actual_gradients.get(input).expect("a gradient");
+            assert_eq!(actual.dtype(), DType::F32);
             let expected = gradients.get(input).unwrap();
             // An input smaller than the output contributes to many of its values.
             let least_size = match expected_value.elem_count() / input.elem_count() {
@@ -105,10 +105,10 @@ fn same(inputs: &[Var], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
                 terms => size_of_sum(terms),
             };
             let what = format!(
-                "gradient of input {index} on {:?} in {dtype:?}, noted: {is_noted}",
+                "gradient of input {index} on {:?} in {dtype:?}, noted: {is_recorded}",
                 device.location()
             );
-            assert_close(found, expected, bound, least_size, &what);
+            assert_close(actual, expected, bound, least_size, &what);
         }
     }
 }
@@ -247,7 +247,7 @@ fn after_a_step(device: &Device, is_lamb: bool, one_by_one: bool) -> Vec<Tensor>
 
 /// The gradient of a sum goes to both terms, and both get more before and after.
 #[test]
-fn gradients_of_what_is_used_often_do_not_change_each_other() {
+fn gradients_of_reused_tensors_are_independent() {
     let gradients = |device: &Device| {
         let there = |seed| variable(seed, &[3, 7]).to_device(device).unwrap();
         let [a, b] = [1, 2].map(|seed| Var::from_tensor(&there(seed)).unwrap());
@@ -266,44 +266,47 @@ fn gradients_of_what_is_used_often_do_not_change_each_other() {
     };
     let expected = gradients(&Device::Cpu);
     for device in &devices() {
-        for (found, expected) in gradients(device).iter().zip(&expected) {
-            let found = found.to_device(&Device::Cpu).unwrap();
-            assert_close(&found, expected, 1e-4, LEAST_SIZE, "a gradient");
+        for (actual, expected) in gradients(device).iter().zip(&expected) {
+            let actual = actual.to_device(&Device::Cpu).unwrap();
+            assert_close(&actual, expected, 1e-4, LEAST_SIZE, "a gradient");
         }
     }
 }
 
 #[test]
-fn steps_of_all_parameters_are_those_of_one_after_another() {
+fn multi_tensor_steps_equal_single_steps() {
     for device in &devices() {
         for is_lamb in [false, true] {
             let expected = after_a_step(&Device::Cpu, is_lamb, true);
-            let found = after_a_step(device, is_lamb, false);
-            for (found, expected) in found.iter().zip(&expected) {
-                let found = found.to_device(&Device::Cpu).unwrap();
-                assert_close(&found, expected, 1e-5, LEAST_SIZE, "after a step");
+            let actual = after_a_step(device, is_lamb, false);
+            for (actual, expected) in actual.iter().zip(&expected) {
+                let actual = actual.to_device(&Device::Cpu).unwrap();
+                assert_close(&actual, expected, 1e-5, LEAST_SIZE, "after a step");
             }
         }
     }
 }
 
 #[test]
-fn tensors_are_summed_up_copied_and_brought_there() {
+fn sums_copies_and_transfers_keep_the_values() {
     for device in &devices() {
         let tensors = all(1, device);
         let sum = sum_of_all_squares(&tensors.iter().collect::<Vec<_>>()).unwrap();
         let squares = all(1, &Device::Cpu);
         let expected: f64 = squares.iter().map(|x| sum_of_squares(x).unwrap()).sum();
-        let found = f64::from(sum.to_scalar::<f32>().unwrap());
-        assert!((found / expected - 1.0).abs() < 1e-5, "{found}, {expected}");
+        let actual = f64::from(sum.to_scalar::<f32>().unwrap());
+        assert!(
+            (actual / expected - 1.0).abs() < 1e-5,
+            "{actual}, {expected}"
+        );
 
         // These values have at most 8 significant bits.
         let zeros = |x: &Tensor| x.zeros_like().unwrap().to_dtype(DType::BF16).unwrap();
         let narrow: Vec<_> = tensors.iter().map(zeros).collect();
         copy_all(&narrow.iter().zip(&tensors).collect::<Vec<_>>()).unwrap();
-        for (found, expected) in widen_all(&narrow).unwrap().iter().zip(&tensors) {
-            assert_eq!(found.dims(), expected.dims());
-            assert_eq!(values(found), values(expected));
+        for (actual, expected) in widen_all(&narrow).unwrap().iter().zip(&tensors) {
+            assert_eq!(actual.dims(), expected.dims());
+            assert_eq!(values(actual), values(expected));
         }
 
         // More copies than buffers, of different sizes.
@@ -332,7 +335,7 @@ fn tensors_are_summed_up_copied_and_brought_there() {
 
 /// In 16 bits, sums of many small values stagnate: 256 + 1 is 256.
 #[test]
-fn a_bias_learns_from_many_rows() {
+fn bias_gradients_sum_many_rows() {
     let bias = Var::zeros(1, DType::F32, &Device::Cpu).unwrap();
     let x = Tensor::zeros((1000, 1), DType::BF16, &Device::Cpu).unwrap();
     let narrow = bias.to_dtype(DType::BF16).unwrap();

@@ -33,9 +33,9 @@ fn largest(tensor: &Tensor) -> f32 {
 
 /// Asserts that both tensors agree to a small fraction of the largest entry, or of the typical size
 /// of a sum of `terms` values in [-2, 2) that do not cancel.
-fn assert_close(found: &Tensor, expected: &Tensor, terms: f32, what: &str) {
-    assert_eq!(found.dims(), expected.dims(), "{what}");
-    let distance = largest(&(found - expected).unwrap());
+fn assert_close(actual: &Tensor, expected: &Tensor, terms: f32, what: &str) {
+    assert_eq!(actual.dims(), expected.dims(), "{what}");
+    let distance = largest(&(actual - expected).unwrap());
     let bound = 2e-5 * largest(expected).max(2.0 * terms.max(1.0).sqrt());
     assert!(
         distance <= bound,
@@ -60,13 +60,13 @@ fn assert_same(
     };
     let (fused, composed) = (gradients(&fused), gradients(&composed));
     for (index, input) in inputs.iter().enumerate() {
-        let found = fused
+        let actual = fused
             .get(input)
             .expect("the fused form passes gradients on");
         let expected = composed.get(input).expect("the composed form does too");
         let terms = outputs / input.elem_count() as f32;
         let what = format!("gradient of input {index}");
-        assert_close(found, expected, terms, &what);
+        assert_close(actual, expected, terms, &what);
     }
 }
 
@@ -74,7 +74,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn neighbourhoods_equal_their_composition(
+    fn im2col_equals_its_composition(
         (height, width) in (1usize..9, 1usize..9),
         channels in 1usize..4,
         margin in 0usize..3,
@@ -186,8 +186,8 @@ proptest! {
         let [w, m, v, g] = &composed;
         adam_step_composed(w, m, v, g, step).unwrap();
         let names = ["parameter", "first", "second", "gradient"];
-        for (name, (found, expected)) in names.into_iter().zip(fused.iter().zip(&composed)) {
-            assert_close(found, expected, 1.0, name);
+        for (name, (actual, expected)) in names.into_iter().zip(fused.iter().zip(&composed)) {
+            assert_close(actual, expected, 1.0, name);
         }
         prop_assert!(largest(&(w.as_tensor() - variable(seed, &[rows, width]).as_tensor()).unwrap()) > 0.0);
     }
@@ -207,8 +207,8 @@ proptest! {
         lamb_step(w, m, v, g, step).unwrap();
         let [w, m, v, g] = &composed;
         lamb_step_composed(w, m, v, g, step).unwrap();
-        for (name, (found, expected)) in ["parameter", "first", "second"].into_iter().zip(fused.iter().zip(&composed)) {
-            assert_close(found, expected, 1.0, name);
+        for (name, (actual, expected)) in ["parameter", "first", "second"].into_iter().zip(fused.iter().zip(&composed)) {
+            assert_close(actual, expected, 1.0, name);
         }
         prop_assert!(largest(&(w.as_tensor() - variable(seed, &[rows, width]).as_tensor()).unwrap()) > 0.0);
     }
@@ -222,8 +222,8 @@ proptest! {
         sgd_step(w, v, g, step).unwrap();
         let [w, v, g] = &composed;
         sgd_step_composed(w, v, g, step).unwrap();
-        for (name, (found, expected)) in ["parameter", "velocity"].into_iter().zip(fused.iter().zip(&composed)) {
-            assert_close(found, expected, 1.0, name);
+        for (name, (actual, expected)) in ["parameter", "velocity"].into_iter().zip(fused.iter().zip(&composed)) {
+            assert_close(actual, expected, 1.0, name);
         }
         prop_assert!(largest(&(w.as_tensor() - variable(seed, &[rows, width]).as_tensor()).unwrap()) > 0.0);
     }
@@ -270,7 +270,7 @@ proptest! {
     }
 
     #[test]
-    fn batched_matmul_takes_any_strides(
+    fn batched_matmul_supports_any_strides(
         (m, k, n) in (1usize..9, 1usize..9, 1usize..9), (batch, heads) in (1usize..4, 1usize..4), seed: u64,
     ) {
         // Heads split from a wide projection as views; queries shared by the whole batch.

@@ -60,9 +60,9 @@ impl Attention {
     ///
     /// # Errors
     /// When the model rejects the image, or an attention value is NaN or infinite.
-    pub fn of(checkpoint: &Checkpoint, picture: &Image) -> Result<Self> {
-        let input = checkpoint.input(std::slice::from_ref(picture))?;
-        let (mut iterations, mut verdict): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
+    pub fn of(checkpoint: &Checkpoint, image: &Image) -> Result<Self> {
+        let input = checkpoint.input(std::slice::from_ref(image))?;
+        let (mut iterations, mut result): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
         let mut logits = Vec::new();
         checkpoint
             .model
@@ -81,11 +81,11 @@ impl Attention {
                     }),
                     _ => Ok(()),
                 };
-                if verdict.is_ok() {
-                    verdict = seen;
+                if result.is_ok() {
+                    result = seen;
                 }
             })?;
-        verdict?;
+        result?;
         let all = iterations
             .iter()
             .flat_map(|it| [&it.logits, &it.probabilities]);
@@ -152,12 +152,12 @@ impl Attention {
         let mut peaks = Vec::with_capacity(self.latents);
         for latent in 1..=self.latents {
             let map = self.map(iteration, Latents::One(latent), Show::Probabilities)?;
-            let (place, peak) = map.peak();
-            peaks.push((latent, place, peak));
+            let (position, peak) = map.peak();
+            peaks.push((latent, position, peak));
         }
         peaks.sort_by(|a, b| b.2.total_cmp(&a.2)); // stable: the first latent wins ties
-        let mut places = std::collections::BTreeSet::new();
-        peaks.retain(|&(_, place, _)| places.insert(place));
+        let mut positions = std::collections::BTreeSet::new();
+        peaks.retain(|&(_, position, _)| positions.insert(position));
         Ok(peaks.iter().take(most).map(|peak| peak.0).collect())
     }
 }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_the_mean_of_the_latents() {
+    fn the_mean_map_averages_the_latents() {
         for show in [Show::Probabilities, Show::Logits] {
             let known = known();
             let mean = known.map(1, Latents::Mean, show).unwrap();
@@ -232,13 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn the_sharpest_look_at_different_places() {
+    fn the_sharpest_maps_have_different_peaks() {
         assert_eq!(known().sharpest(1, 5).unwrap(), [1, 2]);
         assert_eq!(known().sharpest(1, 1).unwrap(), [1]);
     }
 
     #[test]
-    fn what_is_not_there_is_refused_by_its_number() {
+    fn out_of_range_indices_are_rejected_by_number() {
         let known = known();
         let refused = |iteration, latents| {
             let map = known.map(iteration, latents, Show::Probabilities);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_values_are_no_hot_spot() {
+    fn uniform_maps_have_no_hot_spot() {
         let map = Map {
             values: vec![0.25; 4],
             side: 2,

@@ -73,7 +73,7 @@ struct Page {
     train_images: usize,
     class_count: usize,
     classes: String,
-    results: Option<Verdict>,
+    results: Option<ResultFigures>,
     epochs: Vec<Epoch>,
     all_epochs: usize,
     counted_epochs: String,
@@ -84,7 +84,7 @@ struct Page {
     version: String,
 }
 
-struct Verdict {
+struct ResultFigures {
     images: u64,
     split: &'static str,
     loss: String,
@@ -112,7 +112,7 @@ impl Card<'_> {
     pub fn render(&self) -> Result<String, CardError> {
         let config = self.config;
         let data = match &config.data.dataset {
-            Some(source) => data_in_words(source),
+            Some(source) => describe_data(source),
             None => "a data set that the checkpoint does not name".to_string(),
         };
         let page = Page {
@@ -125,7 +125,7 @@ impl Card<'_> {
             train_images: config.data.train_images,
             class_count: config.classes.len(),
             classes: class_names(&config.classes),
-            results: self.results.map(Verdict::new),
+            results: self.results.map(ResultFigures::new),
             epochs: shown_epochs(self.history),
             all_epochs: self.history.len(),
             counted_epochs: counted(self.history.len(), "epoch"),
@@ -150,7 +150,7 @@ pub(crate) fn hub_dataset(source: &Source) -> Option<&str> {
     }
 }
 
-fn data_in_words(source: &Source) -> String {
+fn describe_data(source: &Source) -> String {
     match (hub_dataset(source), source) {
         (Some(repo), _) => {
             let shown = escaped(repo);
@@ -182,12 +182,12 @@ fn recipe_block(recipe: &Recipe) -> Result<String, CardError> {
     Ok(fenced("toml", &text))
 }
 
-impl Verdict {
+impl ResultFigures {
     fn new(results: &TestResults) -> Self {
         let interval = |[low, high]: [f64; 2]| format!("{:.2} to {:.2}", 100.0 * low, 100.0 * high);
         Self {
             images: results.images,
-            split: results.split_in_words(),
+            split: results.split_description(),
             loss: format!("{:.4}", results.loss),
             acc: percent(results.acc),
             acc_interval: interval(results.acc_interval_95),

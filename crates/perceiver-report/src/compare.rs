@@ -101,19 +101,19 @@ impl Comparison {
             });
         }
         let names = names_of(runs);
-        let judged = runs.iter().map(judged).collect::<Result<Vec<_>>>()?;
+        let evaluated = runs.iter().map(evaluated).collect::<Result<Vec<_>>>()?;
         let results = || {
             names
                 .iter()
-                .zip(&judged)
-                .map(|(name, judged)| (name, judged.0))
+                .zip(&evaluated)
+                .map(|(name, evaluated)| (name, evaluated.0))
         };
         for other in results().skip(1) {
-            require_same_pictures((&names[0], judged[0].0), other)?;
+            require_same_images((&names[0], evaluated[0].0), other)?;
         }
         let mut pairs = Vec::new();
-        for (at, (one, (results, predictions))) in names.iter().zip(&judged).enumerate() {
-            for (other, (others, other_predictions)) in names.iter().zip(&judged).skip(at + 1) {
+        for (at, (one, (results, predictions))) in names.iter().zip(&evaluated).enumerate() {
+            for (other, (others, other_predictions)) in names.iter().zip(&evaluated).skip(at + 1) {
                 let test = McNemar::of(predictions, other_predictions);
                 pairs.push(PairTest {
                     one: one.clone(),
@@ -169,7 +169,7 @@ fn names_of(runs: &[Run]) -> Vec<String> {
 }
 
 /// Returns the test results and the predictions of a run.
-fn judged(run: &Run) -> Result<(&TestResults, &[Prediction])> {
+fn evaluated(run: &Run) -> Result<(&TestResults, &[Prediction])> {
     let missing = |file: &str, finding: &str| ReportError::Disagree {
         path: run.root.join(file),
         expected: "a file of a finished run".to_string(),
@@ -185,7 +185,7 @@ fn judged(run: &Run) -> Result<(&TestResults, &[Prediction])> {
     Ok((results, predictions))
 }
 
-fn require_same_pictures(
+fn require_same_images(
     (a, in_a): (&String, &TestResults),
     (b, in_b): (&String, &TestResults),
 ) -> Result<()> {
@@ -215,13 +215,9 @@ fn require_same_pictures(
 
 /// Returns the recipe fields that differ between the runs, in alphabetical order.
 fn differences(runs: &[Run]) -> Result<Vec<FieldValues>> {
-    let tables: Vec<toml::Table> = runs
-        .iter()
-        .map(|run| Ok(run.recipe.to_toml()?.parse().unwrap_or_default()))
-        .collect::<Result<_>>()?;
     let mut fields: Vec<FieldValues> = Vec::new();
-    for (at, table) in tables.iter().enumerate().skip(1) {
-        for difference in Difference::all(&tables[0], table) {
+    for (at, run) in runs.iter().enumerate().skip(1) {
+        for difference in Difference::between(&runs[0].recipe, &run.recipe)? {
             let known = fields
                 .iter_mut()
                 .find(|known| known.field == difference.field);

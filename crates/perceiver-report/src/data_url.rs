@@ -16,17 +16,17 @@ const LONGEST_SIDE: u32 = 128;
 ///
 /// # Errors
 /// When the image cannot be encoded.
-pub(crate) fn data_address(picture: &Image) -> Result<String> {
-    let (height, width) = (picture.height() as u32, picture.width() as u32);
+pub(crate) fn data_address(image: &Image) -> Result<String> {
+    let (height, width) = (image.height() as u32, image.width() as u32);
     let longest = height.max(width);
     if longest <= LONGEST_SIDE {
-        let pixels = picture.to_interleaved();
+        let pixels = image.to_interleaved();
         return png_address(&pixels, (width, height), ExtendedColorType::Rgb8);
     }
     let shrunk = |side: u32| (side * LONGEST_SIDE / longest).max(1);
-    let Some(whole) = RgbImage::from_raw(width, height, picture.to_interleaved()) else {
+    let Some(whole) = RgbImage::from_raw(width, height, image.to_interleaved()) else {
         return png_address(
-            &picture.to_interleaved(),
+            &image.to_interleaved(),
             (width, height),
             ExtendedColorType::Rgb8,
         );
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn small_pictures_are_kept_and_large_ones_keep_their_shape() {
+    fn small_images_are_unchanged_and_large_ones_keep_their_aspect_ratio() {
         let small = Image::new(2, 3, (0..18).collect()).unwrap();
         assert_eq!(decoded(&data_address(&small).unwrap()), small);
         let large = Image::new(64, 512, vec![7; 3 * 64 * 512]).unwrap();

@@ -32,7 +32,7 @@ pub enum ReportError {
 
     /// An image could not be encoded.
     #[error(transparent)]
-    Picture(#[from] image::ImageError),
+    Encoding(#[from] image::ImageError),
 
     /// A chart could not be drawn.
     #[error("cannot draw {chart}: {finding}")]
@@ -97,4 +97,4 @@ pub enum ReportError {
 }
 
 /// The result type of this crate.
-pub type Result<T> = std::result::Result<T, ReportError>;
+pub type Result<T, E = ReportError> = std::result::Result<T, E>;

@@ -5,10 +5,10 @@
 //! # use perceiver_data::{LoadOptions, Source, Split};
 //! # fn show(checkpoint: &perceiver_train::Checkpoint) -> perceiver_report::Result<()> {
 //! let shapes = Source::Shapes.load(Split::Test, &LoadOptions::default())?;
-//! let picture = &shapes.images()[0];
-//! let attention = Attention::of(checkpoint, picture)?;
+//! let image = &shapes.images()[0];
+//! let attention = Attention::of(checkpoint, image)?;
 //! let first = attention.map(1, Latents::Mean, Show::Probabilities)?;
-//! overlay(picture, &first, 512)?.write_png("attention.png".as_ref())?;
+//! overlay(image, &first, 512)?.write_png("attention.png")?;
 //! # Ok(())
 //! # }
 //! ```
@@ -38,6 +38,10 @@ pub use page::calibration::{Bin, Calibration};
 pub use page::charts::{Axis, Chart, Curve};
 pub use page::confusion::{Confusion, Pair};
 pub use page::per_class::{ClassFigures, GroupFigures, per_class, per_group};
-pub use page::{Shows, report};
+pub use page::{Shows, report, write_report};
 pub use run::Run;
 pub use text::{counted, grouped, says_top5, with_unit};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

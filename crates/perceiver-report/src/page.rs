@@ -8,17 +8,22 @@ pub(crate) mod curves;
 pub(crate) mod gallery;
 pub(crate) mod per_class;
 
+use std::path::PathBuf;
+
 use askama::Template;
+use candle_core::Device;
 use perceiver_data::{Groups, Samples};
 use perceiver_model::Summary;
-use perceiver_train::{Checkpoint, Prediction, TestResults, wilson_interval};
+use perceiver_train::{
+    Checkpoint, Prediction, RunDirectory, TestResults, wilson_interval, write_file,
+};
 
-use crate::error::Result;
+use crate::error::{ReportError, Result};
 use crate::page::calibration::Calibration;
 use crate::page::confusion::Confusion;
 use crate::page::confusion_matrix::Matrix;
 use crate::page::curves::Drawn;
-use crate::page::gallery::{Look, Shown, Test};
+use crate::page::gallery::{AttentionExample, Shown, Test};
 use crate::page::per_class::{per_class, per_group};
 use crate::run::{REPEAT, Run};
 use crate::text::{counted, exact_percent, grouped, interval, percent, says_top5, share, time};
@@ -45,7 +50,7 @@ pub struct Shows<'a> {
 struct Page {
     name: String,
     lead: String,
-    verdict: Option<Verdict>,
+    verdict: Option<ResultFigures>,
     notes: Vec<String>,
     learned: String,
     charts: Vec<Drawn>,
@@ -60,7 +65,7 @@ struct Page {
     calibration_charts: Vec<Drawn>,
     wrong: Vec<Shown>,
     right: Vec<Shown>,
-    looks: Vec<Look>,
+    looks: Vec<AttentionExample>,
     latents: usize,
     facts: Vec<(&'static str, String)>,
     command: String,
@@ -68,7 +73,7 @@ struct Page {
 }
 
 /// Test results, formatted.
-struct Verdict {
+struct ResultFigures {
     accuracy: String,
     accuracy_interval: String,
     top5: String,
@@ -120,6 +125,33 @@ struct PairRow {
     reverse: u64,
 }
 
+/// Writes the `report.html` of a finished run that was tested on `test`, and returns its path.
+///
+/// # Errors
+/// When the run has no results, or those of other images; when a file of the run cannot be read; and
+/// as for [`report()`].
+pub fn write_report(directory: &RunDirectory, test: &Samples) -> Result<PathBuf> {
+    let run = Run::read(directory)?;
+    let tested = run.results.as_ref().map(|results| results.sha256.clone());
+    let (tested, given) = (tested.unwrap_or_default(), test.sha256());
+    if tested != given {
+        return Err(ReportError::Disagree {
+            path: directory.results(),
+            expected: format!("results of these test images, sha256 {given}"),
+            finding: format!("{tested:?}"),
+        });
+    }
+    let checkpoint = Checkpoint::open(directory.root(), &Device::Cpu)?;
+    let shows = Shows {
+        test: Some(test),
+        checkpoint: Some(&checkpoint),
+        note: None,
+    };
+    let path = directory.report();
+    write_file(&path, report(&run, &shows)?.as_bytes())?;
+    Ok(path)
+}
+
 /// Renders the report of a run as HTML. The output is deterministic.
 ///
 /// # Errors
@@ -135,7 +167,7 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
         let test = &Test::new(test)?;
         (wrong, right) = gallery::wrong_and_right(predictions, test, classes)?;
         if let Some(checkpoint) = shows.checkpoint {
-            looks = gallery::looks(predictions, test, checkpoint)?;
+            looks = gallery::attention_examples(predictions, test, checkpoint)?;
         }
     }
     let mut notes: Vec<String> = shows.note.map(str::to_string).into_iter().collect();
@@ -147,7 +179,7 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
     let page = Page {
         name: run.name.clone(),
         lead: lead(run)?,
-        verdict: run.results.as_ref().map(Verdict::new),
+        verdict: run.results.as_ref().map(ResultFigures::new),
         notes,
         learned: learned(run),
         charts: curves::of_run(&run.epochs, classes.len())?,
@@ -163,7 +195,7 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
             Some(calibration) => {
                 vec![
                     Drawn::reliability(calibration)?,
-                    Drawn::sureness(predictions)?,
+                    Drawn::confidence_histogram(predictions)?,
                 ]
             }
             None => Vec::new(),
@@ -222,14 +254,14 @@ fn group_rows(predictions: &[Prediction], groups: Option<&Groups>) -> Vec<GroupR
         .into_iter()
         .map(|figures| {
             let [right, in_group] =
-                [figures.right, figures.in_group].map(|count| share(count, figures.pictures));
+                [figures.right, figures.in_group].map(|count| share(count, figures.images));
             GroupRow {
                 name: groups.names[figures.group as usize].clone(),
                 right,
                 right_percent: percent(right),
                 in_group,
                 in_group_percent: percent(in_group),
-                pictures: figures.pictures,
+                pictures: figures.images,
             }
         })
         .collect();
@@ -243,15 +275,15 @@ fn class_rows(predictions: &[Prediction], classes: &[String]) -> Vec<ClassRow> {
         .into_iter()
         .map(|figures| {
             let [right, top5] =
-                [figures.right, figures.in_top5].map(|count| share(count, figures.pictures));
+                [figures.right, figures.in_top5].map(|count| share(count, figures.images));
             ClassRow {
                 name: name(figures.class).clone(),
                 right,
                 percent: percent(right),
-                interval: interval(wilson_interval(right, figures.pictures), 0),
+                interval: interval(wilson_interval(right, figures.images), 0),
                 top5,
                 top5_percent: percent(top5),
-                pictures: figures.pictures,
+                pictures: figures.images,
                 taken_for: figures
                     .taken_for
                     .map_or_else(String::new, |(class, count)| {
@@ -288,13 +320,13 @@ fn calibrated(calibration: &Calibration) -> String {
         accuracy,
         ..
     } = calibration;
-    let verdict = match confidence - accuracy {
+    let assessment = match confidence - accuracy {
         gap if gap > 0.02 => "overconfident",
         gap if gap < -0.02 => "underconfident",
         _ => "well calibrated",
     };
     format!(
-        "Mean confidence {}, accuracy {}: {verdict}. Expected calibration error {}, over bins of equal width. \
+        "Mean confidence {}, accuracy {}: {assessment}. Expected calibration error {}, over bins of equal width. \
          The thin line is perfect calibration.",
         percent(*confidence),
         percent(*accuracy),
@@ -342,7 +374,7 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
     facts
 }
 
-impl Verdict {
+impl ResultFigures {
     fn new(results: &TestResults) -> Self {
         Self {
             accuracy: exact_percent(results.acc),
@@ -351,7 +383,7 @@ impl Verdict {
             top5_interval: interval(results.top5_acc_interval_95, 1),
             loss: format!("{:.4}", results.loss),
             pictures: grouped(results.images as usize),
-            split: results.split_in_words(),
+            split: results.split_description(),
             dataset: results.dataset.clone(),
         }
     }

@@ -47,8 +47,8 @@ impl Run {
         );
         let mut run = Self {
             name,
-            config: CheckpointConfig::read(&directory.config())?,
-            recipe: Recipe::read(&directory.recipe())?,
+            config: CheckpointConfig::read(directory.config())?,
+            recipe: Recipe::read(directory.recipe())?,
             epochs: Vec::new(),
             results: None,
             predictions: None,
@@ -56,15 +56,15 @@ impl Run {
             root,
         };
         if directory.metrics().exists() {
-            run.epochs = MetricsFile::read(&directory.metrics())?;
+            run.epochs = MetricsFile::read(directory.metrics())?;
         }
         if directory.environment().exists() {
             run.environment = Some(Environment::read(&directory.environment())?);
         }
         if directory.results().exists() {
-            let results = TestResults::read(&directory.results())?;
+            let results = TestResults::read(directory.results())?;
             if directory.predictions().exists() {
-                let predictions = read_predictions(&directory.predictions())?;
+                let predictions = read_predictions(directory.predictions())?;
                 run.require_fit(directory, &results, &predictions)?;
                 run.predictions = Some(predictions);
             }
@@ -92,12 +92,18 @@ impl Run {
             ));
         }
         let classes = self.config.classes.len();
-        let unknown = |said: &&Prediction| said.label.max(said.predicted) as usize >= classes;
+        let unknown = |prediction: &&Prediction| {
+            prediction.label.max(prediction.predicted) as usize >= classes
+        };
         match predictions.iter().find(unknown) {
             None => Ok(()),
-            Some(said) => Err(disagree(
+            Some(prediction) => Err(disagree(
                 format!("classes below {classes}, as in config.json"),
-                format!("{} of image {}", said.label.max(said.predicted), said.image),
+                format!(
+                    "{} of image {}",
+                    prediction.label.max(prediction.predicted),
+                    prediction.image
+                ),
             )),
         }
     }

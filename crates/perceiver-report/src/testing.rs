@@ -3,7 +3,7 @@
 use perceiver_train::Prediction;
 
 /// Returns a prediction of class `predicted` for an image of class `label`, with probability 0.8.
-pub(crate) fn said((label, predicted): (u32, u32)) -> Prediction {
+pub(crate) fn prediction((label, predicted): (u32, u32)) -> Prediction {
     let right = label == predicted;
     Prediction {
         image: 0,

@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use perceiver_ops::{Mode, RngKey};
 use perceiver_train::Checkpoint;
 
-const PICTURES: usize = 8;
+const NUM_IMAGES: usize = 8;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,9 +36,14 @@ fn main() -> ExitCode {
 fn write(checkpoint: &str, out: &str, seed: &str) -> Result<(), Box<dyn std::error::Error>> {
     let checkpoint = Checkpoint::open(Path::new(checkpoint), &Device::Cpu)?;
     let model = &checkpoint.config.model;
-    let shape = (PICTURES, model.channels, model.image_size, model.image_size);
+    let shape = (
+        NUM_IMAGES,
+        model.channels,
+        model.image_size,
+        model.image_size,
+    );
     let key = RngKey::new(seed.parse()?);
-    let count = PICTURES * model.channels * model.image_size.pow(2);
+    let count = NUM_IMAGES * model.channels * model.image_size.pow(2);
     let input: Vec<f32> = (0..count as u64)
         .map(|index| value(key.bits(index)))
         .collect();

@@ -2,15 +2,22 @@
 
 pub(crate) mod metrics_csv;
 pub(crate) mod metrics_jsonl;
+pub(crate) mod notifier;
 pub(crate) mod tensorboard;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use perceiver_data::{BoxError, Preprocessing, Samples};
+use perceiver_model::Perceiver;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostics::model_stats::Diagnosis;
 use crate::diagnostics::watchdog::warning::Warning;
-use crate::error::Result;
+use crate::distributed::Placement;
+#[cfg(doc)]
+use crate::error::TrainError;
+use crate::eval::TestResults;
 use crate::eval::metrics::Metrics;
 
 /// The metrics of one epoch: a line of `metrics.jsonl`.
@@ -42,6 +49,9 @@ pub struct EpochMetrics {
     /// Warnings of the watchdog during the epoch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
+    /// Metrics of callbacks ([`Callback::epoch_metrics`]), by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub custom: BTreeMap<String, f64>,
 }
 
 /// An event of a training run.
@@ -106,23 +116,142 @@ pub enum Event<'a> {
         /// The run directory.
         run: &'a Path,
     },
+    /// Training has ended, and the model has its best weights.
+    Finished {
+        /// All epochs.
+        history: &'a [EpochMetrics],
+    },
+    /// A batch of the test is done.
+    Test {
+        /// The number of images done.
+        done: u64,
+        /// The number of images in this rank's part of the test samples.
+        total: u64,
+    },
+    /// The test is done and its results are saved.
+    Tested(&'a TestResults),
 }
 
-/// A receiver of the events of a run.
+impl<'a> Event<'a> {
+    /// Returns the metrics of the epoch that has just ended; `None` for other events.
+    pub fn last_epoch(&self) -> Option<&'a EpochMetrics> {
+        match self {
+            Self::EpochEnded { history, .. } => history.last(),
+            _ => None,
+        }
+    }
+}
+
+/// A request of a callback to the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// Train on.
+    #[default]
+    Continue,
+    /// End training as early stopping does: after the current step, the epoch is validated and
+    /// recorded, and the run is finished with its best weights. There is at least one step.
+    Stop,
+}
+
+impl Control {
+    /// Returns [`Control::Stop`] if a condition holds.
+    pub fn stop_if(condition: bool) -> Self {
+        if condition {
+            Self::Stop
+        } else {
+            Self::Continue
+        }
+    }
+}
+
+/// What a callback returns: a request to the run, or an error of its own.
+pub type CallbackResult = std::result::Result<Control, BoxError>;
+
+/// A model after the validation of an epoch, for metrics of a callback's own.
+#[non_exhaustive]
+pub struct Validated<'a> {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// The model that was validated: with the EMA of the weights, if there is one.
+    pub model: &'a Perceiver,
+    /// The validation samples.
+    pub validation: &'a Samples,
+    /// The preprocessing of images.
+    pub preprocessing: &'a Preprocessing,
+    /// The device and the ranks.
+    pub placement: &'a Placement,
+}
+
+/// A receiver of the events of a run. Closures that take an [`Event`] are callbacks:
+///
+/// ```
+/// use perceiver_train::{Callback, Control, Event};
+///
+/// let mut at_90_percent = |event: &Event<'_>| {
+///     let last = event.last_epoch();
+///     Ok(Control::stop_if(last.is_some_and(|last| last.val_acc > 0.9)))
+/// };
+/// let callback: &mut dyn Callback = &mut at_90_percent; // for `Trainer::fit`
+/// # let _ = callback;
+/// ```
 pub trait Callback {
     /// Handles an event.
     ///
     /// # Errors
-    /// Any error of the callback. It stops the run; the last saved state stays intact.
-    fn notice(&mut self, event: &Event<'_>) -> Result<()>;
+    /// Any error of the callback. It stops the run with [`TrainError::Callback`]; the last saved
+    /// state stays intact.
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult;
+
+    /// Computes metrics of the callback's own after an epoch, by name. They are recorded with the
+    /// epoch: in `metrics.jsonl`, `metrics.csv` and TensorBoard, and as a curve in the report.
+    ///
+    /// # Errors
+    /// As for [`Callback::on_event`]. A name that is used twice and a value that is not finite are
+    /// errors too.
+    fn epoch_metrics(
+        &mut self,
+        validated: &Validated<'_>,
+    ) -> std::result::Result<Vec<(String, f64)>, BoxError> {
+        let _ = validated;
+        Ok(Vec::new())
+    }
+}
+
+impl<F: FnMut(&Event<'_>) -> CallbackResult> Callback for F {
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
+        self(event)
+    }
+}
+
+/// No callback.
+impl Callback for () {
+    fn on_event(&mut self, _event: &Event<'_>) -> CallbackResult {
+        Ok(Control::Continue)
+    }
 }
 
 /// Several callbacks, called in order.
 pub type Callbacks = Vec<Box<dyn Callback>>;
 
 impl Callback for Callbacks {
-    fn notice(&mut self, event: &Event<'_>) -> Result<()> {
-        self.iter_mut()
-            .try_for_each(|observer| observer.notice(event))
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
+        let mut control = Control::Continue;
+        for callback in self {
+            if callback.on_event(event)? == Control::Stop {
+                control = Control::Stop;
+            }
+        }
+        Ok(control)
+    }
+
+    fn epoch_metrics(
+        &mut self,
+        validated: &Validated<'_>,
+    ) -> std::result::Result<Vec<(String, f64)>, BoxError> {
+        let mut metrics = Vec::new();
+        for callback in self {
+            metrics.extend(callback.epoch_metrics(validated)?);
+        }
+        Ok(metrics)
     }
 }

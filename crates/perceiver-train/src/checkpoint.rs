@@ -92,8 +92,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When either is missing or damaged, or they do not match.
-    pub fn open(directory: &Path, device: &Device) -> Result<Self> {
-        let config = CheckpointConfig::read(&directory.join("config.json"))?;
+    pub fn open(directory: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let directory = directory.as_ref();
+        let config = CheckpointConfig::read(directory.join("config.json"))?;
         let weights = directory.join("model.safetensors");
         let parameters = read_weights(&config, &weights, device)?;
         let model = parameters.inference_model(&config.model)?;
@@ -148,7 +149,7 @@ impl Checkpoint {
     /// [`TrainError::ScoreNotFinite`] when the logits of an image are not finite, and when candle
     /// refuses an operation.
     pub fn classify(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
-        self.classify_by(TestTimeAugmentation::Picture, images)
+        self.classify_by(TestTimeAugmentation::None, images)
     }
 
     /// [`Checkpoint::classify`] with test-time augmentation.

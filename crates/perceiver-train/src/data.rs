@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use perceiver_data::{
-    ChannelSums, DataError, Dataset, FolderListing, LoadOptions, Normalization, Preprocessing,
+    ChannelSums, DataError, FolderListing, LoadOptions, Normalization, Preprocessing,
     ProgressCallback, Samples, Source, Split,
 };
 
@@ -24,8 +24,9 @@ use crate::recipe::Recipe;
 pub struct TrainingData {
     /// The training samples.
     pub train: Samples,
-    /// The validation samples: the data set's own validation split, or else the tail of the
-    /// training split; of shards, a share drawn by the seed.
+    /// The validation samples: the data set's own validation split, or else a part of the training
+    /// split, chosen by the recipe's `data.validation_split`; of shards, a share drawn by the split
+    /// seed.
     pub validation: Samples,
     /// The preprocessing of images. Unless the recipe sets it, the normalization is computed on all
     /// training images, including those cut off for validation, as in the Keras example.
@@ -82,17 +83,23 @@ impl TrainingData {
         options.listing = source.listing(&options)?;
         source.check(&options)?;
         if let Some(listing) = options.listing.as_ref().filter(|_| ranks.is_first()) {
-            listing.say();
+            listing.log_summary();
         }
         let data = if let Source::Shards { .. } = source {
             Self::in_shards(recipe, &options, ranks, surveys)?
         } else {
-            let dataset = source.load(Split::Train, &options)?;
+            let limited = LoadOptions {
+                limit: recipe.data.limit_train,
+                ..options.clone()
+            };
+            let dataset = source.load(Split::Train, &limited)?;
             let own = recipe.data.uses_validation_split();
             let own =
                 own.then(|| source.load_of_classes(Split::Validation, &options, dataset.classes()));
             let own = own.transpose()?.filter(|own| !own.is_empty());
-            Self::divide(dataset, own, recipe, ranks, watcher)?
+            let own = own.map(Samples::from);
+            let source = source.clone();
+            Self::divide(dataset.into(), own, source, recipe, ranks, watcher)?
         };
         let loading = start.elapsed();
         let classes = data.train.classes();
@@ -106,58 +113,85 @@ impl TrainingData {
         })
     }
 
-    /// Splits a data set that is in memory as the recipe says. Its source is [`Source::Memory`]
-    /// with the data set's name, whatever the recipe has: the run's files record that name, and
+    /// Splits a program's own images into training and validation samples: a
+    /// [`Dataset`](perceiver_data::Dataset) in memory,
+    /// or [`Samples::map`]. The source is [`Source::Memory`] with the data set's name, whatever the
+    /// recipe has: the run's files record that name, and
     /// [`Trainer::resume`](crate::Trainer::resume) needs the same data again.
     ///
     /// # Errors
-    /// When one part would be empty.
-    pub fn new(dataset: Dataset, recipe: &Recipe) -> Result<Self> {
-        Self::divide(
-            dataset,
-            None,
-            recipe,
-            &SingleProcess,
-            &ProgressCallback::default(),
-        )
+    /// When one part would be empty or an image cannot be read.
+    pub fn new(samples: impl Into<Samples>, recipe: &Recipe) -> Result<Self> {
+        Self::of_program(samples.into(), None, recipe)
     }
 
-    /// Cuts the validation part off, unless the data set has a validation split of its `own`.
+    /// [`TrainingData::new`] with validation samples of the program's own, of the same classes.
+    ///
+    /// # Errors
+    /// As for [`TrainingData::new`], and when the classes differ.
+    pub fn with_validation(
+        train: impl Into<Samples>,
+        validation: impl Into<Samples>,
+        recipe: &Recipe,
+    ) -> Result<Self> {
+        Self::of_program(train.into(), Some(validation.into()), recipe)
+    }
+
+    fn of_program(train: Samples, own: Option<Samples>, recipe: &Recipe) -> Result<Self> {
+        if let Some(own) = own.as_ref().filter(|own| own.classes() != train.classes()) {
+            return Err(DataError::Inconsistent {
+                name: own.name().to_string(),
+                expected: format!("validation images of the classes {:?}", train.classes()),
+                found: format!("{:?}", own.classes()),
+            }
+            .into());
+        }
+        let source = Source::Memory(match train.name() {
+            "" => "unnamed".to_string(),
+            name => name.to_string(),
+        });
+        let watcher = ProgressCallback::default();
+        Self::divide(train, own, source, recipe, &SingleProcess, &watcher)
+    }
+
+    /// Splits the validation part off, unless the data set has a validation split of its `own`.
     fn divide(
-        mut dataset: Dataset,
-        own: Option<Dataset>,
+        mut train: Samples,
+        own: Option<Samples>,
+        source: Source,
         recipe: &Recipe,
         ranks: &dyn Communicator,
         watcher: &ProgressCallback,
     ) -> Result<Self> {
-        require_two_classes(
-            dataset.name(),
-            dataset.classes(),
-            dataset.labels().iter().copied(),
-        )?;
+        let labels = (0..train.len()).map(|index| train.label(index));
+        require_two_classes(train.name(), train.classes(), labels)?;
         if let Some(limit) = recipe.data.limit_train {
-            dataset.truncate(limit);
+            train = train.truncated(limit);
         }
         let normalization = match &recipe.data.normalization {
             Some(given) => given.clone(),
-            None => normalization(&dataset, ranks, watcher)?,
+            None => normalization(&train, ranks, watcher)?,
         };
-        let mut sha256 = dataset.sha256();
-        let source = Source::Memory(match dataset.name() {
-            "" => "unnamed".to_string(),
-            name => name.to_string(),
-        });
+        let mut sha256 = train.sha256();
         let (train, validation) = match own {
-            None => dataset.split_tail(recipe.data.validation_fraction),
+            None => {
+                let fraction = recipe.data.validation_fraction;
+                let seed = recipe.load_options().seed;
+                if recipe.data.stratifies(&source) {
+                    train.split_stratified(fraction, seed)
+                } else {
+                    train.split_tail(fraction)
+                }
+            }
             Some(own) => {
-                say_own_validation(own.name(), own.len(), ranks);
+                log_own_validation(own.name(), own.len(), ranks);
                 sha256 = format!("{sha256}+{}", own.sha256());
-                (dataset, own)
+                (train, own)
             }
         };
         let data = Self {
-            train: train.into(),
-            validation: validation.into(),
+            train,
+            validation,
             preprocessing: preprocessing(recipe, normalization),
             sha256,
             source,
@@ -201,7 +235,7 @@ impl TrainingData {
                 train.classes(),
             )?;
             let (validation, _) = surveys.surveyed(validation, options, ranks)?;
-            say_own_validation(validation.name(), validation.len(), ranks);
+            log_own_validation(validation.name(), validation.len(), ranks);
             sha256 = format!("{sha256}+{}", validation.sha256());
             (train, validation)
         } else {
@@ -256,6 +290,7 @@ impl TrainingData {
             && a.limit_train == b.limit_train
             && a.validation_fraction.to_bits() == b.validation_fraction.to_bits()
             && a.uses_validation_split() == b.uses_validation_split()
+            && a.stratifies(&a.dataset) == b.stratifies(&b.dataset)
             && a.antialias == b.antialias
             && a.fit == b.fit
             && a.normalization == b.normalization
@@ -302,7 +337,7 @@ fn require_two_classes(
     .into())
 }
 
-fn say_own_validation(name: &str, images: usize, ranks: &dyn Communicator) {
+fn log_own_validation(name: &str, images: usize, ranks: &dyn Communicator) {
     if ranks.is_first() {
         tracing::info!("{name}: validating on the {images} images of its own validation split");
     }
@@ -310,15 +345,15 @@ fn say_own_validation(name: &str, images: usize, ranks: &dyn Communicator) {
 
 /// Computes the normalization over all images; each rank sums up its part.
 fn normalization(
-    dataset: &Dataset,
+    samples: &Samples,
     ranks: &dyn Communicator,
     watcher: &ProgressCallback,
 ) -> Result<Normalization> {
-    let part = &dataset.images()[ranks.part().range(dataset.len())];
-    let mut numbers = ChannelSums::of(part, watcher).to_numbers();
+    let part = ranks.part().range(samples.len());
+    let mut numbers = samples.channel_sums(part, watcher)?.to_numbers();
     ranks.all_reduce_f64(&mut numbers)?;
     let sums = ChannelSums::from_numbers(&numbers);
-    Ok(Normalization::of_sums(&sums, dataset.name())?)
+    Ok(Normalization::of_sums(&sums, samples.name())?)
 }
 
 #[cfg(test)]
@@ -328,7 +363,7 @@ mod tests {
     #[test]
     fn data_are_shared_by_recipes_that_read_and_prepare_the_same() {
         let recipe = |text: &str| {
-            let layers = [("test", toml::from_str(text).unwrap())];
+            let layers = [("test", text)];
             Recipe::from_layers(&layers).unwrap()
         };
         let shapes = recipe("data.dataset = 'shapes'");
@@ -350,6 +385,7 @@ mod tests {
             "data.normalization = { mean = [0.0, 0.0, 0.0], variance = [1.0, 1.0, 1.0] }",
             "data.validation_fraction = 0.2",
             "data.use_validation_split = false",
+            "data.validation_split = 'stratified'",
             "model.image_size = 32",
         ] {
             let other = recipe(&format!("data.dataset = 'shapes'\n{different}"));

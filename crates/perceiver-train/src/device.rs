@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_choice_survives_its_text_form() {
+    fn every_device_choice_round_trips_as_text() {
         for text in ["auto", "cpu", "cuda:0", "cuda:3", "metal"] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
@@ -164,20 +164,20 @@ mod tests {
     }
 
     #[test]
-    fn a_hosts_gpus_are_dealt_out_to_its_ranks() {
+    fn gpus_of_a_host_are_assigned_to_its_ranks() {
         let ranks =
             |choice: DeviceChoice, gpus| [0, 1, 2].map(|local| choice.for_rank(local, gpus));
         let cuda = |numbers: [usize; 3]| numbers.map(DeviceChoice::Cuda);
         assert_eq!(ranks(DeviceChoice::Auto, 4), cuda([0, 1, 2]));
         assert_eq!(ranks(DeviceChoice::Cuda(1), 3), cuda([1, 2, 0]));
-        assert_eq!(ranks(DeviceChoice::Cuda(0), 1), cuda([0; 3])); // the one that each may see
+        assert_eq!(ranks(DeviceChoice::Cuda(0), 1), cuda([0; 3])); // each rank may see one GPU only
         let none = [DeviceChoice::Auto; 3];
         assert_eq!(ranks(DeviceChoice::Auto, 0), none);
         assert_eq!(ranks(DeviceChoice::Cpu, 4), [DeviceChoice::Cpu; 3]);
     }
 
     #[test]
-    fn unknown_devices_are_answered_with_the_known_ones() {
+    fn unknown_device_errors_list_the_known_ones() {
         for text in ["gpu", "cuda:x", "cuda:-1", "cpu:0", ""] {
             let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
             assert!(

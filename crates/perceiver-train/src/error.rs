@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use perceiver_data::DataError;
+use perceiver_data::{BoxError, DataError};
 use perceiver_model::ModelError;
 
 /// Errors of recipes, run directories, checkpoints and training.
@@ -201,6 +201,22 @@ pub enum TrainError {
         found: String,
     },
 
+    /// A callback failed.
+    #[error("callback: {0}")]
+    Callback(BoxError),
+
+    /// A resumed run lacks the program's own parts that it was trained with, or has others.
+    #[error(
+        "the optimizer, loss or schedule of the program's own: expected {expected}, with which this run was trained, found {found}; \
+         set them by Trainer::with_optimizer, with_loss and with_schedule"
+    )]
+    CustomParts {
+        /// The parts of the saved run.
+        expected: String,
+        /// The parts of this trainer.
+        found: String,
+    },
+
     /// The loss does not depend on a variable: the graph is cut somewhere.
     #[error(
         "no gradient reaches {name}: an operation between it and the loss has no backward pass"
@@ -239,7 +255,7 @@ pub enum TrainError {
 }
 
 /// The result type of this crate.
-pub type Result<T> = std::result::Result<T, TrainError>;
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 
 fn gigabytes(bytes: u64) -> String {
     format!("{:.1} GB", bytes as f64 / 1e9)

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use perceiver_data::{Loader, LoaderConfig, Preprocessing, Samples, TestSplit};
-use perceiver_model::Perceiver;
+use perceiver_model::Classifier;
 use serde::{Deserialize, Serialize};
 
 use crate::distributed::{Communicator, Placement};
@@ -75,7 +75,7 @@ impl TestResults {
     }
 
     /// Describes the origin of the images in words.
-    pub fn split_in_words(&self) -> &'static str {
+    pub fn split_description(&self) -> &'static str {
         match self.split {
             TestSplit::Own => "the test split",
             TestSplit::Validation => "the validation split, as there is no test split",
@@ -88,16 +88,16 @@ impl TestResults {
     ///
     /// # Errors
     /// When it is missing or not ours.
-    pub fn read(path: &Path) -> Result<Self> {
-        json_file::read(path, "the test results of a run")
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        json_file::read(path.as_ref(), "the test results of a run")
     }
 
     /// Writes `results.json`, atomically replacing an old one.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        json_file::write(path, self)
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        json_file::write(path.as_ref(), self)
     }
 }
 
@@ -142,24 +142,31 @@ impl Evaluation {
 /// When there are no images, a label is not a class of the model, the logits of an image are not
 /// finite, or a rank has gone.
 pub fn evaluate(
-    model: &Perceiver,
+    model: &dyn Classifier,
     views: TestTimeAugmentation,
-    pictures: &Samples,
+    samples: &Samples,
     preprocessing: &Preprocessing,
-    place: &Placement,
+    placement: &Placement,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation> {
-    let images = pictures.len();
+    let images = samples.len();
     let mut evaluation = Evaluation::default();
-    for_each_batch(model, views, pictures, preprocessing, place, &mut |batch| {
-        require_finite_scores(&batch.scores, batch.first)?;
-        let predictions = Prediction::of_batch(batch.first, &batch.scores, &batch.labels)?;
-        evaluation.predictions.extend(predictions);
-        evaluation.sums.update(&batch.scores, &batch.labels)?;
-        progress(evaluation.sums.samples(), batch.total);
-        Ok(())
-    })?;
-    evaluation.of_all(&*place.ranks, images)
+    for_each_batch(
+        model,
+        views,
+        samples,
+        preprocessing,
+        placement,
+        &mut |batch| {
+            require_finite_scores(&batch.scores, batch.first)?;
+            let predictions = Prediction::of_batch(batch.first, &batch.scores, &batch.labels)?;
+            evaluation.predictions.extend(predictions);
+            evaluation.sums.update(&batch.scores, &batch.labels)?;
+            progress(evaluation.sums.samples(), batch.total);
+            Ok(())
+        },
+    )?;
+    evaluation.of_all(&*placement.ranks, images)
 }
 
 /// [`evaluate`] with metric sums only.
@@ -167,20 +174,27 @@ pub fn evaluate(
 /// # Errors
 /// Those of [`evaluate`].
 pub(crate) fn measure(
-    model: &Perceiver,
+    model: &dyn Classifier,
     views: TestTimeAugmentation,
-    pictures: &Samples,
+    samples: &Samples,
     preprocessing: &Preprocessing,
-    place: &Placement,
+    placement: &Placement,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<MetricSums> {
     let mut sums = MetricSums::default();
-    for_each_batch(model, views, pictures, preprocessing, place, &mut |batch| {
-        sums.update(&batch.scores, &batch.labels)?;
-        progress(sums.samples(), batch.total);
-        Ok(())
-    })?;
-    sums.of_all(&*place.ranks)
+    for_each_batch(
+        model,
+        views,
+        samples,
+        preprocessing,
+        placement,
+        &mut |batch| {
+            sums.update(&batch.scores, &batch.labels)?;
+            progress(sums.samples(), batch.total);
+            Ok(())
+        },
+    )?;
+    sums.of_all(&*placement.ranks)
 }
 
 /// The logits and labels of a batch.
@@ -198,21 +212,21 @@ struct Scored {
 /// Computes the logits of the batches of this rank. Every image is in the same batch whatever the
 /// number of ranks.
 fn for_each_batch(
-    model: &Perceiver,
+    model: &dyn Classifier,
     views: TestTimeAugmentation,
-    pictures: &Samples,
+    samples: &Samples,
     preprocessing: &Preprocessing,
-    place: &Placement,
+    placement: &Placement,
     note: &mut dyn FnMut(Scored) -> Result<()>,
 ) -> Result<()> {
-    require_classes(pictures, model.config().num_classes())?;
+    require_classes(samples, model.num_classes())?;
     let config = LoaderConfig {
         batch_size: BATCH_SIZE,
         ..LoaderConfig::default()
     };
-    let images = pictures.len();
-    let loader = Loader::new(pictures.clone(), preprocessing.clone(), config)?;
-    let batches = place.ranks.part().range(loader.batches_per_epoch());
+    let images = samples.len();
+    let loader = Loader::new(samples.clone(), preprocessing.clone(), config)?;
+    let batches = placement.ranks.part().range(loader.batches_per_epoch());
     let mut first = batches.start * BATCH_SIZE;
     let total = (images.min(batches.end * BATCH_SIZE).saturating_sub(first)) as u64;
     let all = loader.epoch(0, batches.start).take(batches.len());
@@ -222,7 +236,7 @@ fn for_each_batch(
         scored.scores = scored.scores.to_device(&Device::Cpu)?;
         note(scored)
     };
-    for batch in prefetched(all, &place.device) {
+    for batch in prefetched(all, &placement.device) {
         let batch = batch?;
         let next = Scored {
             first,
@@ -237,17 +251,17 @@ fn for_each_batch(
 }
 
 /// Checks that the data set has images and as many classes as the model.
-fn require_classes(pictures: &Samples, classes: usize) -> Result<()> {
-    if pictures.classes().len() == classes && !pictures.is_empty() {
+fn require_classes(samples: &Samples, classes: usize) -> Result<()> {
+    if samples.classes().len() == classes && !samples.is_empty() {
         return Ok(());
     }
     Err(TrainError::Data(perceiver_data::DataError::Inconsistent {
-        name: pictures.name().to_string(),
+        name: samples.name().to_string(),
         expected: format!("images of the model's {classes} classes"),
         found: format!(
             "{} images of {} classes",
-            pictures.len(),
-            pictures.classes().len()
+            samples.len(),
+            samples.classes().len()
         ),
     }))
 }

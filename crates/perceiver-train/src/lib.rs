@@ -2,64 +2,82 @@
 //! early stopping, metrics, and a trainer whose interrupted runs resume bit-exactly.
 //!
 //! ```
-//! use std::sync::atomic::AtomicBool;
-//!
 //! use candle_core::Device;
-//! use perceiver_train::{MetricsFile, Outcome, Preset, Recipe, RunDirectory, Trainer, TrainingData};
+//! use perceiver_data::{LoadOptions, Source, Split};
+//! use perceiver_train::{MetricsFile, Preset, RunDirectory, Trainer, TrainingData};
 //!
 //! // The quickstart recipe, cut down to a moment.
-//! let changes = toml::from_str("data.limit_train = 80\ntraining.epochs = 1")?;
-//! let layers = [("quickstart", Preset::Quickstart.table()), ("changes", changes)];
-//! let recipe = Recipe::from_layers(&layers)?;
+//! let mut recipe = Preset::Quickstart.recipe();
+//! recipe.data.limit_train = Some(80);
+//! recipe.training.epochs = 1;
 //!
 //! let directory = tempfile::tempdir()?;
-//! let run = RunDirectory::unused(directory.path().join("run"))?;
+//! let run = RunDirectory::create(directory.path().join("run"))?;
 //! let data = TrainingData::load(&recipe)?;
 //! let mut metrics = MetricsFile::new(run.metrics());
 //! let mut trainer = Trainer::start(recipe, data, run, Device::Cpu)?;
-//! assert_eq!(trainer.fit(&mut metrics, &AtomicBool::new(false))?, Outcome::Finished);
+//! trainer.fit(&mut metrics)?;
 //! assert_eq!(trainer.history().len(), 1);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//!
+//! let mut test = Source::Shapes.load(Split::Test, &LoadOptions::default())?;
+//! test.truncate(20);
+//! let results = trainer.test(&test.into(), &mut ())?;
+//! assert_eq!(results.images, 20);
+//! # Ok::<(), perceiver_data::BoxError>(())
 //! ```
 //!
-//! Images in memory are a [`Dataset`](perceiver_data::Dataset). The run's files record its name and
-//! the hash of its content; [`Trainer::resume`] continues the run when it gets the same data set
+//! # Data of your own
+//!
+//! [`TrainingData::new`] takes images in memory, a [`Dataset`](perceiver_data::Dataset), or images
+//! that are read by index, a [`MapDataset`](perceiver_data::MapDataset). The run's files record the
+//! name and the hash of the data; [`Trainer::resume`] continues the run when it gets the same data
 //! again.
 //!
 //! ```
-//! use std::sync::atomic::AtomicBool;
-//!
 //! use candle_core::Device;
 //! use perceiver_data::{Dataset, Image};
-//! use perceiver_train::{
-//!     Callbacks, Preset, Recipe, RunDirectory, TestResults, Trainer, TrainingData, TestTimeAugmentation, evaluate,
-//! };
+//! use perceiver_train::{Control, Event, Preset, RunDirectory, Trainer, TrainingData};
 //!
 //! // 40 images of 8 x 8 pixels, dark and light ones in turn: all red values, all green ones, all blue ones.
 //! let image = |index: u8| Image::new(8, 8, vec![index + 100 * (index % 2); 3 * 64]);
 //! let images = (0..40).map(image).collect::<Result<Vec<_>, _>>()?;
 //! let labels = (0..40).map(|index| index % 2).collect();
 //! let classes = vec!["dark".to_string(), "light".to_string()];
-//! let mut dataset = Dataset::new("two tones", images, labels, classes)?;
+//! let dataset = Dataset::new("two tones", images, labels, classes)?;
 //!
-//! let changes = toml::from_str("training.epochs = 1\ntraining.batch_size = 16")?;
-//! let layers = [("quickstart", Preset::Quickstart.table()), ("changes", changes)];
-//! let recipe = Recipe::from_layers(&layers)?;
-//! let data = TrainingData::new(dataset.clone(), &recipe)?;
-//! assert_eq!(data.source.to_string(), "memory:two tones");
+//! let mut recipe = Preset::Quickstart.recipe();
+//! recipe.training.epochs = 2;
+//! recipe.training.batch_size = 16;
+//! let data = TrainingData::new(dataset, &recipe)?;
+//! assert_eq!((data.train.len(), data.validation.len()), (36, 4));
 //!
 //! let directory = tempfile::tempdir()?;
 //! let run = RunDirectory::create(directory.path().join("run"))?;
-//! let mut trainer = Trainer::start(recipe, data, run.clone(), Device::Cpu)?;
-//! trainer.fit(&mut Callbacks::new(), &AtomicBool::new(false))?;
+//! let mut trainer = Trainer::start(recipe, data, run, Device::Cpu)?;
+//! trainer.fit(&mut |event: &Event<'_>| {
+//!     if let Event::EpochEnded { history, .. } = event {
+//!         println!("epoch {}: {}", history.len(), history[history.len() - 1].val_acc);
+//!     }
+//!     Ok(Control::Continue)
+//! })?;
+//! # Ok::<(), perceiver_data::BoxError>(())
+//! ```
 //!
-//! // A test, which a run may have: on images of its own, if it is to mean something.
-//! dataset.truncate(10);
-//! let (test, place) = (dataset.into(), trainer.place());
-//! let (model, preprocessing) = (trainer.model(), trainer.preprocessing());
-//! let found = evaluate(model, TestTimeAugmentation::Picture, &test, preprocessing, place, &mut |_, _| ())?;
-//! TestResults::new(&test, &found.sums).write(&run.results())?;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Parts of your own
+//!
+//! A [`Callback`] sees the events of a run, adds metrics and can end it. An [`Optimizer`], a loss and
+//! a learning-rate schedule replace those of the recipe: [`Trainer::with_optimizer`],
+//! [`Trainer::with_loss`], [`Trainer::with_schedule`]. The examples of this crate show callbacks
+//! and data of a program's own.
+//!
+//! # Debug builds
+//!
+//! Without optimization, training is many times slower. Add this to the `Cargo.toml` of your
+//! workspace:
+//!
+//! ```toml
+//! [profile.dev.package."*"]
+//! opt-level = 3
 //! ```
 
 mod callbacks; // events of a run, metrics files, TensorBoard
@@ -80,7 +98,7 @@ mod trainer; // the training loop
 pub use callbacks::metrics_csv::MetricsCsv;
 pub use callbacks::metrics_jsonl::MetricsFile;
 pub use callbacks::tensorboard::EventFile;
-pub use callbacks::{Callback, Callbacks, EpochMetrics, Event};
+pub use callbacks::{Callback, CallbackResult, Callbacks, Control, EpochMetrics, Event, Validated};
 pub use checkpoint::config::{CheckpointConfig, DataCard};
 pub use checkpoint::preprocessor_config::PreprocessorConfig;
 pub use checkpoint::{Checkpoint, write_weights};
@@ -94,7 +112,7 @@ pub use diagnostics::model_stats::{
     AttentionDiagnosis, Diagnosis, GradientDiagnosis, ModelDiagnosis,
 };
 pub use diagnostics::watchdog::warning::{Warning, WarningKind};
-pub use distributed::consistency::require_agreement;
+pub use distributed::consistency::{Facts, require_agreement};
 #[cfg(feature = "mpi")]
 pub use distributed::mpi::{MpiJob, MpiRanks};
 #[cfg(feature = "nccl")]
@@ -124,7 +142,7 @@ pub use recipe::precision::Precision;
 pub use recipe::preset::Preset;
 pub use recipe::seed::Seed;
 pub use recipe::suggestion::nearest;
-pub use recipe::{DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe, overlay};
+pub use recipe::{DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe, ValidationSplit};
 pub use run::atomic_file::write as write_file;
 pub use run::directory::RunDirectory;
 pub use run::environment::Environment;
@@ -132,8 +150,12 @@ pub use run::lock::DirectoryLock;
 pub use run::shell::shell_quoted;
 pub use step::loss::{Targets, cross_entropies, cross_entropy};
 pub use step::mixed_precision::MixedPrecision;
-pub use trainer::early_stopping::{EarlyStopping, Verdict};
+pub use trainer::early_stopping::{EarlyStopping, EarlyStoppingDecision};
 pub use trainer::estimate::{Forecast, require_memory};
 pub use trainer::timer::TestReserve;
 pub use trainer::training_state::TrainingState;
 pub use trainer::{Outcome, Trainer};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDocTests;

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn falling_schedules_fall_to_the_last_share() {
+    fn decaying_schedules_end_at_the_final_factor() {
         for name in [ScheduleName::Cosine, ScheduleName::Linear] {
             let schedule = ScheduleRecipe {
                 hold: 0.5,
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn by_the_clock_a_schedule_is_what_it_is_by_the_step() {
+    fn time_based_schedules_equal_step_based_ones() {
         for name in [
             ScheduleName::Cosine,
             ScheduleName::Linear,
@@ -290,14 +290,14 @@ mod tests {
                     end: End::Epochs(5),
                 })
             });
-            for (found, expected) in by_clock(schedule, 20).into_iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-9, "{name:?}");
+            for (actual, expected) in by_clock(schedule, 20).into_iter().zip(expected) {
+                assert!((actual - expected).abs() < 1e-9, "{name:?}");
             }
         }
     }
 
     #[test]
-    fn by_the_clock_every_schedule_but_constant_comes_down_however_short_the_time() {
+    fn time_based_schedules_decay_for_any_budget() {
         for name in [
             ScheduleName::Plateau,
             ScheduleName::Cosine,
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn by_epoch_a_factor_stays_for_an_epoch() {
+    fn per_epoch_factors_are_constant_within_an_epoch() {
         let schedule = ScheduleRecipe {
             every: Every::Epoch,
             ..named(ScheduleName::Linear)

@@ -27,7 +27,7 @@ use crate::optim::sgd::Sgd;
 pub struct OptimizerState {
     /// The number of steps taken.
     pub steps: u64,
-    /// The moments and other tensors, by name.
+    /// The moments and other tensors, by name; `f32`.
     pub tensors: HashMap<String, Tensor>,
 }
 
@@ -39,14 +39,8 @@ pub trait Optimizer: Send {
     /// When a gradient is missing or candle refuses an operation.
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients) -> Result<()>;
 
-    /// Returns the learning rate of the next step, in `f32` as Keras keeps it.
-    fn learning_rate(&self) -> f32;
-
-    /// Sets the learning rate of the next step.
+    /// Sets the learning rate of the next step, in `f32` as Keras keeps it.
     fn set_learning_rate(&mut self, learning_rate: f32);
-
-    /// Returns the number of steps taken.
-    fn steps(&self) -> u64;
 
     /// Returns a snapshot of the state. With it and the learning rate, a restarted optimizer takes
     /// the same next step. Later steps do not change the snapshot.

@@ -7,13 +7,16 @@
 //! ```
 //! use perceiver_train::{Preset, Recipe};
 //!
-//! let changes = toml::from_str("training.epochs = 3")?;
 //! let recipe = Recipe::from_layers(&[
-//!     (Preset::Keras.name(), Preset::Keras.table()),
-//!     ("my flags", changes),
+//!     (Preset::Keras.name(), Preset::Keras.toml()),
+//!     ("my flags", "training.epochs = 3"),
 //! ])?;
 //! assert_eq!((recipe.training.epochs, recipe.training.batch_size), (3, 64));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//!
+//! let mut same = Preset::Keras.recipe();
+//! same.training.epochs = 3;
+//! assert_eq!(same, recipe);
+//! # Ok::<(), perceiver_train::TrainError>(())
 //! ```
 
 mod aliases;
@@ -41,8 +44,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::run::atomic_file;
-pub use data::DataRecipe;
-pub use layers::overlay;
+pub use data::{DataRecipe, ValidationSplit};
 use layers::{finding, one_line, recipe_error};
 pub use training::{EarlyStoppingConfig, TrainingRecipe};
 
@@ -75,7 +77,8 @@ impl Recipe {
     ///
     /// # Errors
     /// When it is missing, not valid TOML, or has unknown fields or invalid values.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let expected = "the recipe of a run";
         let text = atomic_file::read_text(path, MAX_TEXT_BYTES, expected)?;
         let recipe = Self::parse(&text);
@@ -126,13 +129,9 @@ mod tests {
     use crate::recipe::initial_weights::InitialWeights;
     use crate::recipe::preset::Preset;
 
-    fn layer(text: &str) -> toml::Table {
-        toml::from_str(text).unwrap()
-    }
-
     #[test]
     fn the_keras_preset_is_the_default() {
-        let recipe = Recipe::from_layers(&[("keras", Preset::Keras.table())]).unwrap();
+        let recipe = Recipe::from_layers(&[("keras", Preset::Keras.toml())]).unwrap();
         assert_eq!(recipe, Recipe::default());
     }
 
@@ -148,7 +147,7 @@ mod tests {
             .split("```")
             .next()
             .unwrap();
-        let documented = Recipe::from_layers(&[("docs/recipes.md", layer(toml))]).unwrap();
+        let documented = Recipe::from_layers(&[("docs/recipes.md", toml)]).unwrap();
         let mut expected = Recipe::default();
         expected.training.budget = Some("10m".parse().unwrap());
         expected.data.normalization = Some(Normalization {
@@ -168,23 +167,23 @@ mod tests {
     #[test]
     fn every_preset_is_valid_and_survives_toml() {
         for preset in Preset::ALL {
-            let recipe = Recipe::from_layers(&[(preset.name(), preset.table())]).unwrap();
+            let recipe = Recipe::from_layers(&[(preset.name(), preset.toml())]).unwrap();
             let text = recipe.to_toml().unwrap();
-            let again = Recipe::from_layers(&[("again", layer(&text))]).unwrap();
+            let again = Recipe::from_layers(&[("again", &text)]).unwrap();
             assert_eq!(again, recipe, "{}", preset.name());
         }
     }
 
     /// For a run of an earlier version, whose training seed drew the test split.
     #[test]
-    fn a_recipe_without_a_split_seed_divides_as_it_did() {
+    fn recipes_without_a_split_seed_keep_their_split() {
         let old = Recipe::parse("[data]\ndataset = 'folder:a'\n[training]\nseed = 7").unwrap();
         assert_eq!(old.load_options().seed, 7);
         assert!(!old.data.uses_validation_split());
         assert_eq!(Recipe::parse(&old.to_toml().unwrap()).unwrap(), old);
         let shards = Recipe::parse("[data]\ndataset = 'shards:a'").unwrap();
         assert!(shards.data.uses_validation_split());
-        let new = layer("data.dataset = 'folder:a'\ntraining.seed = 7");
+        let new = "data.dataset = 'folder:a'\ntraining.seed = 7";
         let new = Recipe::from_layers(&[("new", new)]).unwrap();
         assert_eq!(new.load_options().seed, 0);
         assert!(new.data.uses_validation_split());

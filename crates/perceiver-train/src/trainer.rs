@@ -5,12 +5,14 @@
 //! CPU, a resumed run ends with the same bits as an uninterrupted one.
 
 pub(crate) mod checkpointing;
+mod custom_parts;
 pub(crate) mod early_stopping;
 mod epoch;
 pub(crate) mod estimate;
 pub(crate) mod init_from;
 pub(crate) mod readback;
 pub(crate) mod setup;
+mod test;
 pub(crate) mod timer;
 pub(crate) mod train_step;
 pub(crate) mod training_state;
@@ -19,7 +21,7 @@ mod watch;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -27,6 +29,9 @@ use perceiver_data::{Loader, LoaderConfig, Preprocessing};
 use perceiver_model::{Parameters, Perceiver, Summary};
 use perceiver_ops::Upload;
 
+#[cfg(doc)]
+use crate::callbacks::Control;
+use crate::callbacks::notifier::Notifier;
 use crate::callbacks::{Callback, EpochMetrics, Event};
 use crate::data::TrainingData;
 use crate::diagnostics::watchdog::Watchdog;
@@ -42,6 +47,7 @@ use crate::step::mixed_precision::MixedPrecision;
 use crate::trainer::estimate::{Forecast, Trial};
 use crate::trainer::timer::{Clock, TestReserve, TimeLeft, TimeSpent, Workload};
 use crate::trainer::training_state::{EpochProgress, Progress};
+use custom_parts::CustomParts;
 use epoch::EpochEnd;
 use readback::Unread;
 
@@ -57,7 +63,9 @@ pub enum Outcome {
 
 /// Values that the ranks agree on before a step.
 struct Signal {
-    /// Whether any rank was asked to stop.
+    /// Whether any rank was asked to save and leave.
+    interrupt: bool,
+    /// Whether a callback of any rank asked to end training.
     stop: bool,
     /// The time left for training, by the clock of rank 0.
     time: Option<TimeLeft>,
@@ -67,8 +75,8 @@ struct Signal {
 pub struct Trainer {
     recipe: Recipe,
     data: TrainingData,
-    place: Placement,
-    exchange: GradientAllReduce,
+    placement: Placement,
+    all_reduce: GradientAllReduce,
     run: RunDirectory,
     parameters: Parameters,
     model: Perceiver,
@@ -76,7 +84,11 @@ pub struct Trainer {
     /// Copies targets to the device.
     upload: Mutex<Upload>,
     optimizer: Box<dyn Optimizer>,
-    averaging: Option<Ema>,
+    /// The learning rate of the last step.
+    learning_rate: f32,
+    /// The parts that the caller has set in place of the recipe's.
+    parts: CustomParts,
+    ema: Option<Ema>,
     best: HashMap<String, Tensor>,
     progress: Progress,
     /// Results of steps that are still on the device.
@@ -127,12 +139,12 @@ impl Trainer {
 
     /// Returns the device of the model.
     pub fn device(&self) -> &Device {
-        &self.place.device
+        &self.placement.device
     }
 
     /// Returns the device and the ranks of the run.
-    pub fn place(&self) -> &Placement {
-        &self.place
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Returns the number of training images, validation included.
@@ -166,7 +178,7 @@ impl Trainer {
         if batch.indices.is_empty() {
             return Ok(None);
         }
-        let ranks = self.place.ranks.size();
+        let ranks = self.placement.ranks.size();
         let model = self.working.model(&self.parameters)?;
         let trial = Trial {
             pass: self.pass(model, &batch, batch.indices.len())?,
@@ -181,7 +193,7 @@ impl Trainer {
     /// test, in a run that has done none of these. `forecast` is that of the run. A shorter budget
     /// will be exceeded.
     pub fn least_budget(&self, forecast: &Forecast) -> Budget {
-        let ranks = self.place.ranks.size() as f64;
+        let ranks = self.placement.ranks.size() as f64;
         let inference = forecast.inference_seconds / ranks;
         let workload = self.workload(forecast.training_seconds / ranks);
         let time = TimeSpent {
@@ -196,33 +208,62 @@ impl Trainer {
         &self.progress.history
     }
 
-    /// Trains to the end, or until `stop` is set: then it finishes the current step and saves the
-    /// state.
+    /// Trains to the end.
     ///
     /// # Errors
     /// When the loss or the gradients are NaN or infinite, a file cannot be written, or a callback
     /// fails. The last saved state stays.
-    pub fn fit(&mut self, observer: &mut dyn Callback, stop: &AtomicBool) -> Result<Outcome> {
+    pub fn fit(&mut self, callback: &mut dyn Callback) -> Result<Outcome> {
+        self.fit_until(callback, &AtomicBool::new(false))
+    }
+
+    /// [`Trainer::fit`], until `interrupt` is set, such as by a signal handler: then it finishes the
+    /// current step and saves the state, from which [`Trainer::resume`] continues. To end training
+    /// early and keep the best weights, a callback returns [`Control::Stop`].
+    ///
+    /// # Errors
+    /// As for [`Trainer::fit`].
+    pub fn fit_until(
+        &mut self,
+        callback: &mut dyn Callback,
+        interrupt: &AtomicBool,
+    ) -> Result<Outcome> {
+        self.require_same_parts()?;
+        let notifier = &mut Notifier::new(callback, interrupt);
         let loader = self.training_loader()?;
         let history = &self.progress.history;
-        observer.notice(&Event::Started { history })?;
+        notifier.notify(&Event::Started { history })?;
         if self.progress.steps == 0 {
             self.progress.time.lead_in = self.clock.spent();
         }
-        while !self.is_at_end(self.signal(stop)?.time) {
-            if let EpochEnd::Interrupted = self.train_epoch(&loader, observer, stop)? {
-                self.settle()?;
+        loop {
+            let signal = self.signal(notifier)?;
+            if signal.stop && !self.progress.history.is_empty() && self.is_between_epochs() {
+                self.progress.stopped = true;
+                self.save()?;
+            }
+            if self.is_at_end(signal.time) {
+                break;
+            }
+            if let EpochEnd::Interrupted = self.train_epoch(&loader, notifier)? {
+                self.read_pending()?;
                 self.save()?;
                 let run = self.run.root();
-                observer.notice(&Event::Interrupted { run })?;
+                notifier.notify(&Event::Interrupted { run })?;
                 return Ok(Outcome::Interrupted);
             }
-            self.end_epoch(observer)?;
+            self.end_epoch(notifier)?;
         }
         if !self.best.is_empty() {
             self.parameters.assign(&self.best)?;
         }
+        let history = &self.progress.history;
+        notifier.notify(&Event::Finished { history })?;
         Ok(Outcome::Finished)
+    }
+
+    fn is_between_epochs(&self) -> bool {
+        self.progress.epoch.batches_done == 0
     }
 
     /// Returns whether training is complete.
@@ -242,19 +283,25 @@ impl Trainer {
     }
 
     /// Agrees on the signal of all ranks: their clocks differ, and only one may be asked to stop.
-    fn signal(&self, stop: &AtomicBool) -> Result<Signal> {
+    fn signal(&self, notifier: &Notifier<'_>) -> Result<Signal> {
         let mut time = self.time_left();
-        let of_first = time.as_ref().filter(|_| self.place.ranks.is_first());
+        let of_first = time.as_ref().filter(|_| self.placement.ranks.is_first());
         let (share, is_up) =
             of_first.map_or((0.0, 0.0), |time| (time.share, f64::from(time.is_up)));
-        let mut numbers = [f64::from(stop.load(Ordering::Relaxed)), share, is_up];
-        self.place.ranks.all_reduce_f64(&mut numbers)?;
-        let [stops, share, is_up] = numbers;
+        let mut numbers = [
+            f64::from(notifier.is_interrupted()),
+            f64::from(notifier.is_stop_requested()),
+            share,
+            is_up,
+        ];
+        self.placement.ranks.all_reduce_f64(&mut numbers)?;
+        let [interrupts, stops, share, is_up] = numbers;
         if let Some(time) = &mut time {
             time.share = share;
             time.is_up = is_up > 0.0;
         }
         Ok(Signal {
+            interrupt: interrupts > 0.0,
             stop: stops > 0.0,
             time,
         })
@@ -289,7 +336,7 @@ impl Trainer {
             seed: self.recipe.training.seed,
             shuffle: true,
             shuffle_buffer: self.recipe.data.shuffle_buffer,
-            part: self.place.ranks.part(),
+            part: self.placement.ranks.part(),
             augmentation: Some(self.recipe.data.augmentation),
             ..LoaderConfig::default()
         };

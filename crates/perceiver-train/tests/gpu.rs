@@ -1,10 +1,8 @@
 //! Training on a GPU matches training on the CPU: the same losses, for every option of a recipe.
 
-use std::sync::atomic::AtomicBool;
-
 use candle_core::Device;
 use perceiver_ops::open_cuda;
-use perceiver_train::{Callbacks, Preset, Recipe, RunDirectory, Trainer, TrainingData};
+use perceiver_train::{Preset, Recipe, RunDirectory, Trainer, TrainingData};
 
 /// Two epochs of a tiny model on the embedded shapes.
 const TINY: &str = "
@@ -29,18 +27,16 @@ attention_dropout = 0.1
 /// Returns the training and validation losses of every epoch.
 fn losses(changes: &str, device: &Device) -> Vec<f64> {
     let layers = [
-        ("quickstart", Preset::Quickstart.table()),
-        ("tiny", toml::from_str(TINY).unwrap()),
-        ("changes", toml::from_str(changes).unwrap()),
+        ("quickstart", Preset::Quickstart.toml()),
+        ("tiny", TINY),
+        ("changes", changes),
     ];
     let recipe = Recipe::from_layers(&layers).unwrap();
     let data = TrainingData::load(&recipe).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let run = RunDirectory::unused(directory.path().join("run")).unwrap();
     let mut trainer = Trainer::start(recipe, data, run, device.clone()).unwrap();
-    trainer
-        .fit(&mut Callbacks::new(), &AtomicBool::new(false))
-        .unwrap();
+    trainer.fit(&mut ()).unwrap();
     let history = trainer.history().iter();
     history
         .flat_map(|epoch| [epoch.loss, epoch.val_loss])
@@ -48,29 +44,29 @@ fn losses(changes: &str, device: &Device) -> Vec<f64> {
 }
 
 fn assert_same(changes: &str, share: f64) {
-    let found = losses(changes, &open_cuda(0).expect("a GPU"));
+    let actual = losses(changes, &open_cuda(0).expect("a GPU"));
     let expected = losses(changes, &Device::Cpu);
-    assert_eq!(found.len(), 4);
-    for (found_loss, loss) in found.iter().zip(&expected) {
+    assert_eq!(actual.len(), 4);
+    for (actual_loss, loss) in actual.iter().zip(&expected) {
         assert!(
-            (found_loss / loss - 1.0).abs() < share,
-            "{found:?} for {expected:?}"
+            (actual_loss / loss - 1.0).abs() < share,
+            "{actual:?} for {expected:?}"
         );
     }
 }
 
 #[test]
-fn a_recipe_of_the_example_s_parts() {
+fn keras_example_layers() {
     assert_same("", 1e-4);
 }
 
 #[test]
-fn a_recipe_of_the_example_s_parts_in_16_bits() {
+fn keras_example_layers_in_bf16() {
     assert_same("training.precision = 'bf16'", 0.02);
 }
 
 #[test]
-fn a_recipe_of_everything_else() {
+fn all_other_options() {
     let changes = "
         data.augmentation = { erasing = { probability = 0.5 }, mixing = { mixup = 0.8, cutmix = 1.0 } }
         [model]

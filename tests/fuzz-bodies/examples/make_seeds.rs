@@ -1,4 +1,5 @@
-//! Makes the seeds of `tests/fuzz`, small files of every form that a reader knows, and those that bodies come with:
+//! Writes the seeds of `tests/fuzz`, small files of every form that a reader supports, and the
+//! fixed files that the bodies use:
 //!
 //! ```text
 //! cargo run -p fuzz-bodies --example make_seeds
@@ -9,7 +10,6 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use flate2::write::GzEncoder;
@@ -34,7 +34,7 @@ fn main() -> Done {
     parquets(&seeds)
 }
 
-/// Where seeds go.
+/// The directory of the seeds.
 struct Seeds(PathBuf);
 
 impl Seeds {
@@ -68,17 +68,14 @@ ema_decay = 0.5
 ";
 
 fn run(bodies: &Path, seeds: &Seeds) -> Done {
-    let layers = [
-        ("quickstart", Preset::Quickstart.table()),
-        ("tiny", toml::from_str(TINY)?),
-    ];
+    let layers = [("quickstart", Preset::Quickstart.toml()), ("tiny", TINY)];
     let recipe = Recipe::from_layers(&layers)?;
     let root = tempfile::tempdir()?;
     let directory = RunDirectory::unused(root.path().join("run"))?;
     let data = TrainingData::load(&recipe)?;
     let mut metrics = MetricsFile::new(directory.metrics());
     let mut trainer = Trainer::start(recipe, data, directory.clone(), Device::Cpu)?;
-    trainer.fit(&mut metrics, &AtomicBool::new(false))?;
+    trainer.fit(&mut metrics)?;
     for path in [directory.config(), directory.recipe(), directory.model()] {
         fs::copy(&path, bodies.join(path.file_name().unwrap_or_default()))?;
     }
@@ -99,7 +96,7 @@ fn recipes(seeds: &Seeds) -> Done {
         ("ok-keras", Preset::Keras),
         ("ok-quickstart", Preset::Quickstart),
     ] {
-        let recipe = Recipe::from_layers(&[(name, preset.table())])?;
+        let recipe = Recipe::from_layers(&[(name, preset.toml())])?;
         seeds.add("recipe", name, recipe.to_toml()?.as_bytes())?;
     }
     Ok(())
@@ -145,9 +142,9 @@ fn images(here: &Path, seeds: &Seeds) -> Done {
         ("ok-alpha.bmp", rgba.into(), image::ImageFormat::Bmp),
         ("ok-grey16.png", grey.into(), image::ImageFormat::Png),
     ];
-    for (name, picture, format) in all {
+    for (name, image, format) in all {
         let mut bytes = std::io::Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, format)?;
+        image.write_to(&mut bytes, format)?;
         seeds.add("image", name, bytes.get_ref())?;
     }
     Ok(())

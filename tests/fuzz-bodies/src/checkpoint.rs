@@ -7,29 +7,29 @@ use perceiver_train::{Checkpoint, CheckpointConfig, Recipe, RunDirectory, Traini
 
 use crate::sealed::sealed;
 
-/// The configuration that [`weights`] are of, and the recipe that a [`state`] is of.
+/// The configuration for the inputs of [`weights`], and the recipe for those of [`state`].
 const CONFIG: &str = include_str!("../seeds/config.json");
 const RECIPE: &str = include_str!("../seeds/recipe.toml");
 
-/// The weights that a [`config`] comes with.
+/// The weights for the inputs of [`config`].
 const WEIGHTS: &[u8] = include_bytes!("../seeds/model.safetensors");
 
-/// A `config.json`, with the weights of a model of eight pixels.
+/// Reads a `config.json` beside the weights of a model of eight pixels.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If its files cannot be written, or a reader has a bug.
 pub fn config(input: &[u8]) -> bool {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("config.json"), input).unwrap();
     fs::write(root.path().join("model.safetensors"), WEIGHTS).unwrap();
-    let read = CheckpointConfig::read(&root.path().join("config.json")).is_ok();
+    let read = CheckpointConfig::read(root.path().join("config.json")).is_ok();
     read && Checkpoint::open(root.path(), &Device::Cpu).is_ok()
 }
 
-/// A `model.safetensors`, as it is and with the checksum it should have.
+/// Reads a `model.safetensors`, unchanged and with a valid checksum.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If its files cannot be written, or a reader has a bug.
 pub fn weights(input: &[u8]) -> bool {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("config.json"), CONFIG).unwrap();
@@ -40,17 +40,17 @@ pub fn weights(input: &[u8]) -> bool {
     open(input.to_vec()) | sealed(input).is_some_and(open)
 }
 
-/// A `state.safetensors`, as it is and with the checksum it should have.
+/// Reads a `state.safetensors`, unchanged and with a valid checksum.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If its files cannot be written, or a reader has a bug.
 pub fn state(input: &[u8]) -> bool {
     let root = tempfile::tempdir().unwrap();
     let training = root.path().join("training");
     fs::create_dir(&training).unwrap();
     fs::write(training.join("recipe.toml"), RECIPE).unwrap();
     let run = RunDirectory::open(root.path()).unwrap();
-    let recipe = Recipe::read(&run.recipe()).unwrap();
+    let recipe = Recipe::read(run.recipe()).unwrap();
     let read = |file| {
         fs::write(run.state(), file).unwrap();
         TrainingState::read(&run, &run.state(), &recipe).is_ok()
@@ -58,10 +58,10 @@ pub fn state(input: &[u8]) -> bool {
     read(input.to_vec()) | sealed(input).is_some_and(read)
 }
 
-/// A recipe.
+/// Reads a recipe.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If its files cannot be written, or a reader has a bug.
 pub fn recipe(input: &[u8]) -> bool {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("recipe.toml");
@@ -69,7 +69,7 @@ pub fn recipe(input: &[u8]) -> bool {
     let Ok(recipe) = Recipe::read(&path) else {
         return false;
     };
-    // One that can be read can be written, and read again.
+    // A recipe that can be read can be written, and read again.
     let text = recipe.to_toml().unwrap();
     fs::write(&path, &text).unwrap();
     assert_eq!(Recipe::read(&path).unwrap().to_toml().unwrap(), text);

@@ -10,13 +10,14 @@ use perceiver_data::{
     ShardFolder, Split, Survey, TarArchive, read_parquet,
 };
 
-/// To this are pictures shrunk, as they are for a small model.
+/// The size to which images are shrunk while reading, as for a small model.
 const SHORTER_SIDE: usize = 16;
 
-/// A file of CIFAR's and its class names. Of the input the first byte says which, the second how many bytes are names.
+/// Reads a CIFAR file and its class names. The first byte of the input selects the format, and the
+/// second is the number of bytes of class names.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If its files cannot be written, or a reader has a bug.
 pub fn cifar(input: &[u8]) -> bool {
     let [which, names, rest @ ..] = input else {
         return false;
@@ -57,10 +58,10 @@ pub fn cifar(input: &[u8]) -> bool {
     read(Labels::Fine) | read(Labels::Coarse)
 }
 
-/// An image file.
+/// Decodes an image file.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If a reader has a bug.
 pub fn image(input: &[u8]) -> bool {
     let Ok(image) = Image::decode(input, Path::new("input")) else {
         return false;
@@ -70,10 +71,10 @@ pub fn image(input: &[u8]) -> bool {
     true
 }
 
-/// A Parquet file, read whole and as a shard.
+/// Reads a Parquet file, as a data set in memory and as a shard.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If its files cannot be written, or a reader has a bug.
 pub fn parquet(input: &[u8]) -> bool {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("train-00000.parquet");
@@ -90,10 +91,10 @@ pub fn parquet(input: &[u8]) -> bool {
     whole & shards(root.path())
 }
 
-/// A tar file: a shard, and compressed, as data sets come in.
+/// Reads a tar file, as a shard and as an archive, with and without gzip.
 ///
 /// # Panics
-/// When there is no room for its files, or a reader is wrong.
+/// If its files cannot be written, or a reader has a bug.
 pub fn tar(input: &[u8]) -> bool {
     let root = tempfile::tempdir().unwrap();
     for split in ["train", "test"] {
@@ -102,7 +103,7 @@ pub fn tar(input: &[u8]) -> bool {
     shards(root.path()) | (archive(input) && archive(GzDecoder::new(input)))
 }
 
-/// What is in an archive, up to a limit, as a sparse file of a few bytes may have any length.
+/// Reads archive entries up to a limit, since a sparse file of a few bytes may have any length.
 fn archive(bytes: impl Read) -> bool {
     let mut archive = TarArchive::new(Forward::new(bytes));
     let entries = archive.entries().unwrap().map_while(Result::ok);
@@ -113,21 +114,21 @@ fn archive(bytes: impl Read) -> bool {
     read.fold(false, |some, read| some | read)
 }
 
-/// Surveys the shards of a folder and decodes their pictures.
+/// Surveys the shards of a folder and decodes their images.
 fn shards(root: &Path) -> bool {
-    let read = || {
+    let read = || -> perceiver_data::Result<()> {
         let images = ShardFolder::open(root)?.split(Split::Test, SHORTER_SIDE)?;
         let (skip, watcher) = (BrokenImages::Skip, ProgressCallback::default());
         let survey = Survey::of(&images, Part::WHOLE, skip, &watcher)?;
         let all = images.len();
         let left = images.surveyed(&survey)?.len();
         assert!(0 < left && left <= all);
-        perceiver_data::Result::Ok(())
+        Ok(())
     };
     read().is_ok()
 }
 
-/// Every label names a class.
+/// Asserts that every label has a class.
 fn require_labels(data: &Dataset) -> bool {
     assert_eq!(data.images().len(), data.labels().len());
     let classes = data.classes().len();

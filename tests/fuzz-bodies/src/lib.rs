@@ -1,7 +1,8 @@
-//! What the fuzz targets do with an input: one function for each reader of bytes that anyone may have made.
+//! The bodies of the fuzz targets: one function for each reader of untrusted bytes.
 //!
-//! `tests/fuzz` calls them with inputs it makes up, `tests/fuzz_seeds.rs` with the inputs it began with and those that once
-//! went wrong. A body returns for every input: whether something was read, as it is of the inputs called `ok-`.
+//! `tests/fuzz` calls them with generated inputs; `tests/fuzz_seeds.rs` with the seeds, and with
+//! inputs that once failed. A body returns for every input. It returns whether something was read,
+//! which is required for seeds named `ok-`.
 
 mod checkpoint;
 mod data;
@@ -10,10 +11,10 @@ mod sealed;
 pub use checkpoint::{config, recipe, state, weights};
 pub use data::{cifar, image, parquet, tar};
 
-/// A body, by the name of its target.
+/// The name of a fuzz target, and its body.
 pub type Body = (&'static str, fn(&[u8]) -> bool);
 
-/// All of them.
+/// All bodies.
 pub const BODIES: [Body; 8] = [
     ("cifar", cifar),
     ("config", config),

@@ -1,4 +1,4 @@
-//! Safetensors files with the checksum that their content has, so that what lies behind its check is reached.
+//! Safetensors files with valid checksums, so that the code after the check is reached.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::View;
 use sha2::{Digest, Sha256};
 
-/// The file with the right checksum in its metadata, as `checked_file.rs` of `perceiver-train` documents it; none if it is no
-/// safetensors file.
+/// Returns the file with a valid checksum in its metadata, as `checksummed_file.rs` of
+/// `perceiver-train` defines it; `None` if it is not a safetensors file.
 pub(crate) fn sealed(file: &[u8]) -> Option<Vec<u8>> {
     let (_, header) = SafeTensors::read_metadata(file).ok()?;
     let tensors = SafeTensors::deserialize(file).ok()?;

@@ -3,8 +3,8 @@
 use std::panic;
 use std::sync::Once;
 
-/// Panics of the `parquet` crate are caught and become errors; the fuzzer's own hook would end the process before that. What
-/// is not caught still ends it.
+/// Silences the panic hook, once. Panics of the `parquet` crate are caught and become errors, but
+/// the fuzzer's own hook would end the process before that. Uncaught panics still end it.
 static QUIET: Once = Once::new();
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

@@ -1,17 +1,17 @@
-//! What all calls share: what they answer, and how those are written down that do next to nothing.
+//! Shared by all calls: the status code, and macros for trivial functions.
 
 use std::ffi::{c_int, c_void};
 
-/// What a call answers: 0, or which error.
+/// The result of a call: 0, or an error code.
 pub(crate) type Status = c_int;
 
-/// All is well, with every library.
+/// The status of a successful call, the same in all libraries.
 pub(crate) const SUCCESS: Status = 0;
 
-/// Any address that is not null, for handles of which there is one.
+/// The handle of objects of which there is only one: any non-null address.
 pub(crate) const ONLY: *mut c_void = std::ptr::dangling_mut::<u64>().cast();
 
-/// Calls that have nothing to do.
+/// Defines functions that do nothing.
 macro_rules! nothing_to_do {
     ($($name:ident($($argument:ty),*);)*) => {
         $(#[unsafe(no_mangle)]
@@ -21,12 +21,12 @@ macro_rules! nothing_to_do {
     };
 }
 
-/// Calls that write one value to where they are told.
+/// Defines functions that write one value to an output pointer.
 macro_rules! answers {
     ($($name:ident($($before:ty,)* -> $type:ty $(, $argument:ty)*) = $value:expr;)*) => {
         $(#[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($(_: $before,)* to: *mut $type $(, _: $argument)*) -> $crate::calls::Status {
-            // SAFETY: the caller gives a place to write to.
+            // SAFETY: the caller passes a pointer that is valid for writes.
             unsafe { to.write($value) };
             $crate::calls::SUCCESS
         })*

@@ -1,6 +1,7 @@
-//! The one device: its memory, and what it still has to do.
+//! The emulated device: its memory, and its queue of pending work.
 //!
-//! Work is done as late as the driver may: when somebody waits for it. What the host changes before that is seen.
+//! Work is executed as late as the driver permits: when the host waits for it. This reveals host
+//! memory that is changed too early.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -10,23 +11,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::Allocations;
 
-/// Something to do, in its turn.
+/// An operation in the queue.
 pub(crate) type Work = Box<dyn FnOnce(&mut Allocations) -> Result<(), String> + Send>;
 
-/// Memory, work to do, and what went wrong.
+/// The memory, the queue, and whether an operation has failed.
 #[derive(Default)]
 pub(crate) struct Device {
     pub(crate) memory: Allocations,
-    /// The host's memory that stays in its place, with its sizes.
+    /// Pinned memory of the host: sizes by address.
     pub(crate) pinned: BTreeMap<usize, usize>,
     queue: VecDeque<Work>,
-    /// How much of it was done so far.
+    /// The number of operations executed so far.
     done: u64,
     failed: bool,
     trace: Trace,
 }
 
-/// Where calls are noted, if they are.
+/// The trace file, if tracing is enabled.
 struct Trace(Option<LineWriter<File>>);
 
 impl Default for Trace {
@@ -39,51 +40,51 @@ impl Default for Trace {
 
 static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
 
-/// The device for a test alone: whoever waits does the work of all.
+/// Locks the device for a test, since waiting executes the work of all tests.
 #[cfg(test)]
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static TEST: Mutex<()> = Mutex::new(());
     TEST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The device, while nobody else has it.
-pub(crate) fn with<R>(use_it: impl FnOnce(&mut Device) -> R) -> R {
+/// Calls a function with exclusive access to the device.
+pub(crate) fn with<R>(function: impl FnOnce(&mut Device) -> R) -> R {
     let mut device: MutexGuard<_> = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
-    use_it(device.get_or_insert_default())
+    function(device.get_or_insert_default())
 }
 
 impl Device {
-    /// Puts work at the end of the queue, and says which number it has. It is noted by its name.
+    /// Appends an operation to the queue, traces its name, and returns its number.
     pub(crate) fn enqueue(
         &mut self,
         name: fmt::Arguments,
         work: impl FnOnce(&mut Allocations) -> Result<(), String> + Send + 'static,
     ) -> u64 {
-        self.note(name);
+        self.write_trace(name);
         self.queue.push_back(Box::new(work));
         self.last()
     }
 
-    /// The number of what is last in the queue.
+    /// Returns the number of the last operation in the queue.
     fn last(&self) -> u64 {
         self.done + self.queue.len() as u64
     }
 
     /// Writes a line to the file that `GPU_STAND_IN_TRACE` names.
-    pub(crate) fn note(&mut self, line: fmt::Arguments) {
+    pub(crate) fn write_trace(&mut self, line: fmt::Arguments) {
         if let Some(file) = &mut self.trace.0 {
-            // A full disk is no reason to stop.
+            // A full disk must not stop the program.
             let _ = writeln!(file, "{line}");
         }
     }
 
-    /// Whether so many bytes of the host stay in their place.
+    /// Whether these bytes of the host are pinned.
     pub(crate) fn pins(&self, start: usize, size: usize) -> bool {
         let piece = self.pinned.range(..=start).next_back();
         piece.is_some_and(|(at, length)| start + size <= at + length)
     }
 
-    /// Does all work up to this number; whether nothing ever went wrong.
+    /// Executes all operations up to this number. Returns whether no operation has ever failed.
     pub(crate) fn finish(&mut self, number: u64) -> bool {
         while self.done < number
             && let Some(work) = self.queue.pop_front()
@@ -99,7 +100,7 @@ impl Device {
         !self.failed
     }
 
-    /// Does all work.
+    /// Executes all operations.
     pub(crate) fn finish_all(&mut self) -> bool {
         self.finish(self.last())
     }

@@ -1,6 +1,6 @@
-//! The driver: functions of NVIDIA's CUDA driver API, by its manual, as far as cudarc and this project call them.
+//! NVIDIA's CUDA driver API, by its manual, to the extent that cudarc and this project call it.
 //!
-//! There is one device and one queue: all streams are one, in the order of the calls.
+//! There is one device with one queue: all streams share it, in the order of the calls.
 
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
@@ -17,7 +17,7 @@ use crate::calls::{SUCCESS, Status};
 const INVALID_VALUE: Status = 1;
 const NOT_FOUND: Status = 500;
 const NOT_READY: Status = 600;
-/// What the driver says when a kernel has left its memory.
+/// The error after a kernel has accessed invalid memory.
 const ILLEGAL_ADDRESS: Status = 700;
 
 fn status(is_well: bool) -> Status {

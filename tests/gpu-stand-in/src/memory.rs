@@ -1,24 +1,24 @@
-//! The GPU's memory: pieces of the CPU's, which nobody may leave.
+//! The GPU's memory: allocations in CPU memory, with bounds checks.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Where pieces begin, as the driver has it.
+/// The alignment of allocations, as in the driver.
 const ALIGNMENT: usize = 256;
 
-/// Pieces by their addresses, with their sizes.
+/// The allocations: sizes by address.
 #[derive(Debug, Default)]
 pub(crate) struct Allocations {
     pieces: BTreeMap<u64, usize>,
     used: usize,
-    most: usize,
+    peak: usize,
 }
 
 impl Allocations {
-    /// A piece of this many bytes, full of ones: numbers that are none.
+    /// Allocates `size` bytes filled with ones, which are NaN in all floating-point types.
     pub(crate) fn allocate(&mut self, size: usize) -> u64 {
-        // SAFETY: a layout with at least a byte.
+        // SAFETY: the layout has at least one byte.
         let start = unsafe {
             let start = alloc(layout(size));
             start.write_bytes(0xff, size);
@@ -26,32 +26,32 @@ impl Allocations {
         };
         self.pieces.insert(start, size);
         self.used += size;
-        self.most = self.most.max(self.used);
+        self.peak = self.peak.max(self.used);
         start
     }
 
-    /// Gives a piece back.
+    /// Frees an allocation.
     ///
     /// # Errors
-    /// There is none at this address.
+    /// If none begins at this address.
     pub(crate) fn free(&mut self, start: u64) -> Result<(), String> {
         let size = self
             .pieces
             .remove(&start)
             .ok_or_else(|| format!("frees {start:#x}, where no memory begins"))?;
         self.used -= size;
-        // SAFETY: it was allocated with this layout, and is forgotten.
+        // SAFETY: the memory was allocated with this layout, and is no longer registered.
         unsafe { dealloc(start as *mut u8, layout(size)) };
         Ok(())
     }
 
-    /// The piece that so many bytes from `start` lie in.
+    /// Returns the allocation that contains `size` bytes from `start`.
     ///
     /// # Errors
-    /// When they do not lie in one.
+    /// If no single allocation contains them.
     pub(crate) fn piece(&self, start: u64, size: usize) -> Result<Range<u64>, String> {
-        let found = self.pieces.range(..=start).next_back();
-        let before = match found.map(|(at, length)| *at..*at + *length as u64) {
+        let previous = self.pieces.range(..=start).next_back();
+        let before = match previous.map(|(at, length)| *at..*at + *length as u64) {
             Some(piece) if contains(&piece, start, size) => return Ok(piece),
             Some(piece) => format!(
                 "the piece before it has {} bytes, and {start:#x} is byte {}",
@@ -65,18 +65,18 @@ impl Allocations {
         ))
     }
 
-    /// Bytes now, and at most so far.
+    /// Returns the number of bytes in use, and its peak.
     pub(crate) fn usage(&self) -> [usize; 2] {
-        [self.used, self.most]
+        [self.used, self.peak]
     }
 
-    /// Forgets how many there were at most.
-    pub(crate) fn forget_most(&mut self) {
-        self.most = self.used;
+    /// Resets the peak to the current number of bytes.
+    pub(crate) fn reset_peak(&mut self) {
+        self.peak = self.used;
     }
 }
 
-/// Whether so many bytes from `start` lie in a piece.
+/// Whether an allocation contains `size` bytes from `start`.
 pub(crate) fn contains(piece: &Range<u64>, start: u64, size: usize) -> bool {
     piece.start <= start && start.saturating_add(size as u64) <= piece.end
 }

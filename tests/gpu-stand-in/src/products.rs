@@ -1,4 +1,5 @@
-//! cuBLAS and cuRAND, by NVIDIA's manuals, as far as candle and this project call them. Random numbers have generators and no more.
+//! cuBLAS and cuRAND, by NVIDIA's manuals, to the extent that candle and this project call them.
+//! Of cuRAND, generators exist but generate nothing.
 
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
@@ -25,7 +26,7 @@ answers! {
     curandCreateGenerator(-> *mut c_void, c_int) = ONLY;
 }
 
-/// A type of values, by cuBLAS's number.
+/// Returns the value type with this cuBLAS number.
 fn type_of(number: c_int) -> Option<Type> {
     Some(match number {
         0 => Type::F32,
@@ -35,21 +36,21 @@ fn type_of(number: c_int) -> Option<Type> {
     })
 }
 
-/// A matrix in columns, and the next one of its kind.
+/// A batch of column-major matrices.
 #[derive(Clone, Copy)]
 struct Matrix {
     start: u64,
     kind: Type,
     rows: usize,
     columns: usize,
-    /// Values from a column to the next.
+    /// Values between the starts of two columns.
     leading: usize,
-    /// Values from a matrix to the next.
+    /// Values between the starts of two matrices.
     stride: usize,
 }
 
 impl Matrix {
-    /// The matrix of this number, all its values within memory.
+    /// Returns a matrix of the batch, after checking that all its values are in memory.
     fn nth(mut self, index: usize, memory: &Allocations) -> Result<Self, String> {
         self.start += (index * self.stride * self.kind.size()) as u64;
         let values = (self.columns.max(1) - 1) * self.leading + self.rows;
@@ -71,25 +72,25 @@ impl Matrix {
         Ok(self)
     }
 
-    /// Where the value of this number lies.
-    fn place(self, index: usize) -> *mut u8 {
+    /// Returns the address of a value by its index.
+    fn pointer(self, index: usize) -> *mut u8 {
         (self.start as *mut u8).wrapping_add(index * self.kind.size())
     }
 
     fn values(self) -> Vec<f32> {
-        let places = (0..self.columns)
+        let indices = (0..self.columns)
             .flat_map(|column| (0..self.rows).map(move |row| column * self.leading + row));
-        // SAFETY: `nth` has seen that all its values are in memory.
-        places
+        // SAFETY: `nth` has checked that all values are in memory.
+        indices
             .map(|index| {
                 self.kind
-                    .to_f32(unsafe { self.kind.load(self.place(index)) })
+                    .to_f32(unsafe { self.kind.load(self.pointer(index)) })
             })
             .collect()
     }
 }
 
-/// `c = alpha a b + beta c`, where `a` and `b` are taken as they lie or, if so said, transposed.
+/// The product `c = alpha a b + beta c`, where `a` and `b` may be transposed.
 struct Product {
     transposed: [bool; 2],
     alpha: f32,
@@ -109,7 +110,7 @@ impl Product {
         } else {
             a.columns
         };
-        // Steps from a row and from a column to the next.
+        // Strides between rows and between columns.
         let steps = |matrix: Matrix, transposed: bool| {
             let steps = (1, matrix.rows as isize);
             if transposed {
@@ -121,7 +122,8 @@ impl Product {
         let (a_steps, b_steps) = (steps(a, self.transposed[0]), steps(b, self.transposed[1]));
         let (a, b) = (a.values(), b.values());
         let mut product = vec![0f32; rows * columns];
-        // SAFETY: `product` is rows x columns in columns, and the others are as large as their steps say.
+        // SAFETY: `product` has rows x columns values, and the others are as large as their
+        // strides.
         unsafe {
             gemm::gemm(
                 rows,
@@ -147,17 +149,17 @@ impl Product {
         }
         for (column, values) in product.chunks(rows).enumerate() {
             for (row, value) in values.iter().enumerate() {
-                let place = c.place(column * c.leading + row);
-                // SAFETY: `nth` has seen that all its values are in memory.
+                let pointer = c.pointer(column * c.leading + row);
+                // SAFETY: `nth` has checked that all values are in memory.
                 unsafe {
-                    // What is multiplied by 0 may be no number.
+                    // With `beta` 0, `c` may hold NaN and is not read.
                     let before = if self.beta == 0.0 {
                         0.0
                     } else {
-                        self.beta * c.kind.to_f32(c.kind.load(place))
+                        self.beta * c.kind.to_f32(c.kind.load(pointer))
                     };
                     c.kind
-                        .store(place, c.kind.bits_of(self.alpha * value + before));
+                        .store(pointer, c.kind.bits_of(self.alpha * value + before));
                 }
             }
         }
@@ -216,9 +218,9 @@ pub unsafe extern "C" fn cublasGemmStridedBatchedEx(
     };
     let product = Product {
         transposed,
-        // SAFETY: sums are in f32, and so are these two.
+        // SAFETY: the compute type is f32, and so is the type of `alpha`.
         alpha: unsafe { alpha.cast::<f32>().read() },
-        // SAFETY: likewise.
+        // SAFETY: as for `alpha`.
         beta: unsafe { beta.cast::<f32>().read() },
         a: matrix(a, a_type, sizes(transposed[0], [m, k]), a_leading, a_stride),
         b: matrix(b, b_type, sizes(transposed[1], [k, n]), b_leading, b_stride),
@@ -244,21 +246,22 @@ mod tests {
     use crate::driver::{cuMemAlloc_v2, cuMemcpyDtoHAsync_v2, cuMemcpyHtoDAsync_v2};
 
     fn upload(values: &[f32]) -> u64 {
-        let (mut place, size) = (0, size_of_val(values));
-        // SAFETY: there are so many bytes to read.
+        let (mut address, size) = (0, size_of_val(values));
+        // SAFETY: `values` has `size` readable bytes.
         unsafe {
-            assert_eq!(cuMemAlloc_v2(&raw mut place, size), SUCCESS);
+            assert_eq!(cuMemAlloc_v2(&raw mut address, size), SUCCESS);
             assert_eq!(
-                cuMemcpyHtoDAsync_v2(place, values.as_ptr().cast(), size, ONLY),
+                cuMemcpyHtoDAsync_v2(address, values.as_ptr().cast(), size, ONLY),
                 SUCCESS
             );
         }
-        place
+        address
     }
 
-    /// `c = alpha op(a) op(b) + beta c` for two pairs of matrices, `c` with a gap behind each column.
+    /// Computes `c = alpha op(a) op(b) + beta c` for two pairs of matrices, with a gap after each
+    /// column of `c`.
     #[test]
-    fn products_are_of_what_lies_where_the_caller_says() {
+    fn products_follow_strides_and_leading_dimensions() {
         let _alone = crate::device::alone();
         let (m, n, k) = (2, 3, 4);
         let a: Vec<f32> = (0..16).map(|x| x as f32).collect();
@@ -268,7 +271,7 @@ mod tests {
                 if transpose_a == 1 { k } else { m },
                 if transpose_b == 1 { n } else { k },
             ];
-            let places = [upload(&a), upload(&b), upload(&[1.0; 24])];
+            let addresses = [upload(&a), upload(&b), upload(&[1.0; 24])];
             let [alpha, beta] = [2f32, 3f32];
             let status = unsafe {
                 cublasGemmStridedBatchedEx(
@@ -279,16 +282,16 @@ mod tests {
                     n,
                     k,
                     (&raw const alpha).cast(),
-                    places[0] as *const c_void,
+                    addresses[0] as *const c_void,
                     0,
                     a_leading,
                     8,
-                    places[1] as *const c_void,
+                    addresses[1] as *const c_void,
                     0,
                     b_leading,
                     12,
                     (&raw const beta).cast(),
-                    places[2] as *mut c_void,
+                    addresses[2] as *mut c_void,
                     0,
                     4,
                     12,
@@ -298,11 +301,11 @@ mod tests {
                 )
             };
             assert_eq!(status, SUCCESS);
-            let mut found = [0f32; 24];
+            let mut actual = [0f32; 24];
             cuMemcpyDtoHAsync_v2(
-                found.as_mut_ptr().cast(),
-                places[2],
-                size_of_val(&found),
+                actual.as_mut_ptr().cast(),
+                addresses[2],
+                size_of_val(&actual),
                 ONLY,
             );
             let at = |values: &[f32], row: usize, column: usize, leading: i32, transpose: i32| {
@@ -325,7 +328,7 @@ mod tests {
                 expected[12 * batch + 4 * column + row] = alpha * sum + beta;
             }
             let bits = |values: [f32; 24]| values.map(f32::to_bits);
-            assert_eq!(bits(found), bits(expected), "{transpose_a} {transpose_b}");
+            assert_eq!(bits(actual), bits(expected), "{transpose_a} {transpose_b}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! NVIDIA's code in its written form (PTX, by NVIDIA's manual of it): read, decoded and run.
+//! NVIDIA's PTX, by its manual: parsed, decoded and interpreted.
 
 mod arithmetic;
 mod block;
@@ -20,10 +20,10 @@ pub(crate) use module::{Source, kernels};
 pub(crate) use number::Type;
 
 impl Launch<'_> {
-    /// Runs all blocks, several at a time.
+    /// Runs all blocks, several in parallel.
     ///
     /// # Errors
-    /// What one of their threads did that it must not do.
+    /// If a thread performs an invalid operation.
     pub(crate) fn run(&self) -> Result<(), String> {
         let [x, y, z] = self.blocks;
         let number = |index: u32| [index % x, index / x % y, index / x / y];

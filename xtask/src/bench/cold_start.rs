@@ -24,9 +24,9 @@ pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -
     let recipe = bench.workload(Task::Infer).recipe()?;
     let directory =
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
-    let picture = picture(directory.path())?;
+    let image = image_file(directory.path())?;
     write_checkpoint(&recipe, directory.path())?;
-    progress.say("start: building the program");
+    progress.message("start: building the program");
     let program = program::build(program::features(bench.device))?;
     let ours = || {
         let mut command = Command::new(&program);
@@ -35,7 +35,7 @@ pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -
             .arg(directory.path());
         command
             .arg(format!("--device={}", bench.device))
-            .arg(&picture);
+            .arg(&image);
         command
     };
     let keras = |python: &str| -> Result<Command> {
@@ -45,18 +45,18 @@ pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -
             .arg(bench.scripts.join("keras_speed.py"))
             .args(["start", &config])
             .arg(directory.path().join("keras.weights.h5"))
-            .arg(&picture)
+            .arg(&image)
             .envs(Peer::KerasTensorflow.environment());
         Ok(command)
     };
     if let Some(python) = &bench.peers {
-        progress.say("start: Keras writes its weights");
+        progress.message("start: Keras writes its weights");
         seconds("keras-tensorflow", keras(python)?)?;
     }
     seconds(OURS, ours())?; // The first run loads the program from disk.
     let (mut our_seconds, mut keras_seconds, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=bench.rounds {
-        progress.say(&format!("start, round {round} of {}", bench.rounds));
+        progress.message(&format!("start, round {round} of {}", bench.rounds));
         let our = seconds(OURS, ours())?;
         our_seconds.push(our);
         if let Some(python) = &bench.peers {
@@ -72,7 +72,7 @@ pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -
 }
 
 /// Writes an image file.
-fn picture(directory: &Path) -> Result<PathBuf> {
+fn image_file(directory: &Path) -> Result<PathBuf> {
     let options = LoadOptions::default();
     let paths = pictures::save(&Source::Shapes, Split::Test, 1, &options, directory)?;
     Ok(paths.into_iter().next().unwrap_or_default())

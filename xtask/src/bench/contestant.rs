@@ -65,8 +65,8 @@ impl Contestant {
             .output()
             .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let tail: Vec<_> = said.lines().rev().take(5).collect();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let tail: Vec<_> = stderr.lines().rev().take(5).collect();
             let tail: Vec<_> = tail.into_iter().rev().collect();
             return Err(failed(format!("{}\n{}", output.status, tail.join("\n"))));
         }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_what_the_process_said() {
+    fn failures_include_the_standard_error_of_the_process() {
         let error = shell("echo no such module >&2; exit 3")
             .run::<Sample>()
             .unwrap_err();

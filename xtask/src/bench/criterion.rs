@@ -26,7 +26,7 @@ struct Id {
 
 /// Runs the benchmarks and adds `ops.<operation>.<form>.seconds` for each.
 pub(super) fn run(report: &mut Report, progress: &dyn Progress) -> Result<()> {
-    progress.say("ops: cargo bench --package perceiver-ops");
+    progress.message("ops: cargo bench --package perceiver-ops");
     let directory =
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
     let status = cargo()
@@ -76,16 +76,16 @@ fn read(home: &Path, report: &mut Report) -> Result<()> {
 
 fn measured(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = || std::fs::read_dir(directory)?.collect::<std::io::Result<Vec<_>>>();
-    let mut found = Vec::new();
+    let mut samples = Vec::new();
     for entry in entries().map_err(XtaskError::io("read", directory))? {
         let path = entry.path();
         if path.join("sample.json").is_file() && entry.file_name() == "new" {
-            found.push(path);
+            samples.push(path);
         } else if path.is_dir() {
-            found.extend(measured(&path)?);
+            samples.extend(measured(&path)?);
         }
     }
-    Ok(found)
+    Ok(samples)
 }
 
 fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_of_every_benchmark_are_found() {
+    fn samples_of_every_benchmark_are_read() {
         let home = tempfile::tempdir().unwrap();
         let new = home.path().join("gelu/kernel/new");
         std::fs::create_dir_all(&new).unwrap();

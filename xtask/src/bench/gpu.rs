@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_of_the_whole_step() {
+    fn shares_are_relative_to_the_whole_step() {
         let kernels = [("gelu x8", 0.25), ("product 2x3x4 x1", 1.0)];
         let kernels = kernels.map(|(name, seconds)| (name.to_string(), seconds));
         let sample = KernelSample {

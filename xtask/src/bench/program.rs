@@ -54,8 +54,8 @@ pub(super) fn run(name: &str, command: &mut Command) -> Result<Output> {
     let finding = match command.output() {
         Ok(output) if output.status.success() => return Ok(output),
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            format!("{}\n{said}", output.status)
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            format!("{}\n{stderr}", output.status)
         }
         Err(error) => error.to_string(),
     };

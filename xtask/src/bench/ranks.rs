@@ -18,13 +18,13 @@ const SIZES: [usize; 2] = [1, 2];
 /// Adds `ranks_1.images_per_second`, `ranks_2.images_per_second` and, once per round, their ratio.
 /// The first epoch of a job is the warm-up; the second has the timed steps.
 pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -> Result<()> {
-    progress.say("ranks: building the program");
+    progress.message("ranks: building the program");
     let program = program::build(&["--features=mpi"])?;
     let mut speeds = SIZES.map(|_| Vec::new());
     for round in 1..=bench.rounds {
         for (size, speeds) in SIZES.into_iter().zip(&mut speeds) {
             let rounds = bench.rounds;
-            progress.say(&format!("ranks, round {round} of {rounds}: {size}"));
+            progress.message(&format!("ranks, round {round} of {rounds}: {size}"));
             speeds.push(images_per_second(bench, &program, size)?);
         }
     }
@@ -42,7 +42,7 @@ fn images_per_second(bench: &Bench, program: &Path, size: usize) -> Result<f64> 
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
     let run = directory.path().join("run");
     let batch = bench.workload(Task::Train).batch()?;
-    let pictures = batch * bench.steps + 1; // the last one is for validation
+    let images = batch * bench.steps + 1; // the last one is for validation
     let name = format!("{size} ranks");
     let mut command = Command::new("mpirun");
     command
@@ -52,17 +52,17 @@ fn images_per_second(bench: &Bench, program: &Path, size: usize) -> Result<f64> 
         .arg(format!("--preset={}", bench.preset))
         .arg(format!("--device={}", bench.device))
         .arg(format!("--batch-size={batch}"))
-        .arg(format!("--limit-train={pictures}"))
+        .arg(format!("--limit-train={images}"))
         .arg(format!(
             "--set=data.validation_fraction={}",
-            0.5 / pictures as f64
+            0.5 / images as f64
         ))
         .args(bench.recompute.then_some("--recompute"))
         .arg("--output")
         .arg(&run)
         .env("RAYON_NUM_THREADS", "1");
     program::run(&name, &mut command)?;
-    let epochs = MetricsFile::read(&RunDirectory::open(&run)?.metrics())?;
+    let epochs = MetricsFile::read(RunDirectory::open(&run)?.metrics())?;
     let last = epochs.last().ok_or_else(|| XtaskError::Contestant {
         name,
         command: "mpirun".to_owned(),

@@ -1,6 +1,5 @@
 //! The timed work of our own processes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -96,14 +95,12 @@ impl Workload {
     /// # Errors
     /// When no recipe allows this image size.
     pub fn recipe(&self) -> Result<Recipe> {
-        let mut changes = toml::Table::new();
-        if let Some(side) = self.image_size {
-            let model = toml::Value::try_from(HashMap::from([("image_size", side)]));
-            changes.extend(model.map(|model| ("model".to_owned(), model)));
-        }
+        let changes = self
+            .image_size
+            .map(|side| format!("model.image_size = {side}"));
         let layers = [
-            (self.preset.name(), self.preset.table()),
-            ("--image-size", changes),
+            (self.preset.name(), self.preset.toml()),
+            ("--image-size", changes.as_deref().unwrap_or_default()),
         ];
         Ok(Recipe::from_layers(&layers)?)
     }
@@ -136,12 +133,12 @@ impl Workload {
     ///
     /// # Errors
     /// As [`Workload::run`].
-    pub fn found(&self) -> Result<String> {
-        let found = match self.task {
+    pub fn output(&self) -> Result<String> {
+        let output = match self.task {
             Task::Kernels => serde_json::to_string(&gpu::kernels(self)?),
             _ => serde_json::to_string(&self.run()?),
         };
-        Ok(found.unwrap_or_default())
+        Ok(output.unwrap_or_default())
     }
 
     /// Runs and times the work.
@@ -206,7 +203,7 @@ impl Workload {
         let recipe = self.recipe()?;
         self.precision.set_up(device)?;
         let parameters = Parameters::from_seed(&recipe.model, 0, device)?;
-        let images = pictures(&recipe.model, self.batch()?, device)?;
+        let images = random_images(&recipe.model, self.batch()?, device)?;
         let batch = Batch {
             images: images.clone(),
             labels: Tensor::zeros(self.batch()?, DType::U32, &Device::Cpu)?,
@@ -233,7 +230,7 @@ impl Workload {
         self.precision.set_up(device)?;
         let parameters = Parameters::from_seed(&recipe.model, 0, device)?;
         let model = parameters.inference_model_in(&recipe.model, self.precision.dtype())?;
-        let images = pictures(&recipe.model, self.batch()?, device)?;
+        let images = random_images(&recipe.model, self.batch()?, device)?;
         Ok(Box::new(move || {
             model.forward(&images, Mode::Inference)?;
             Ok(())
@@ -303,7 +300,7 @@ fn timed(steps: usize, repeat: &mut dyn FnMut() -> Result<()>) -> Result<Vec<f64
 }
 
 /// Returns random preprocessed images `[batch, 3, side, side]`.
-fn pictures(config: &PerceiverConfig, batch: usize, device: &Device) -> Result<Tensor> {
+fn random_images(config: &PerceiverConfig, batch: usize, device: &Device) -> Result<Tensor> {
     let side = config.image_size;
     let values = (0..batch * 3 * side * side)
         .map(|index| (RngKey::new(0).bits(index as u64) >> 40) as f32 / 8_388_608.0 - 1.0)

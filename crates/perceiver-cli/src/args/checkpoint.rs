@@ -93,8 +93,7 @@ impl CheckpointFlags {
     /// Reads `config.json` without loading the weights.
     pub(crate) fn config(&self) -> Result<CheckpointConfig> {
         let directory = self.directory(&["config.json"], &[])?;
-        CheckpointConfig::read(&directory.join("config.json"))
-            .with_context(|| self.hint(&directory))
+        CheckpointConfig::read(directory.join("config.json")).with_context(|| self.hint(&directory))
     }
 
     /// Opens the checkpoint for inference on a device.
@@ -115,7 +114,7 @@ impl CheckpointFlags {
         let device = device.open()?;
         let checkpoint = Checkpoint::open(directory, &device);
         let checkpoint = checkpoint.with_context(|| self.hint(directory))?;
-        kernels::say(&device, Precision::F32, &checkpoint.config.model);
+        kernels::log(&device, Precision::F32, &checkpoint.config.model);
         Ok(checkpoint)
     }
 
@@ -138,10 +137,10 @@ mod hub {
     use std::path::PathBuf;
 
     use anyhow::{Context, Result, anyhow};
-    use perceiver_hub::ModelPlace;
+    use perceiver_hub::ModelSource;
 
     use super::CheckpointFlags;
-    use crate::args::errors::wrong;
+    use crate::args::errors::usage_error;
     use crate::args::named_directory::hint;
     use crate::runtime::hub;
 
@@ -152,10 +151,11 @@ mod hub {
         optional: &[&str],
     ) -> Result<PathBuf> {
         let (flag, shown) = (flags.flag, &flags.checkpoint);
-        let place = ModelPlace::of(shown)
-            .map_err(|error| wrong(anyhow!("{flag} {shown}: {error}{}", hint(shown.as_ref()))))?;
+        let source = ModelSource::of(shown).map_err(|error| {
+            usage_error(anyhow!("{flag} {shown}: {error}{}", hint(shown.as_ref())))
+        })?;
         let access = hub::with_bar(flags.offline);
-        let directory = place.directory(&access, files, optional);
+        let directory = source.directory(&access, files, optional);
         directory.with_context(|| {
             format!("{flag} {shown}: no such directory, so it was looked up on the Hub")
         })
@@ -170,7 +170,7 @@ mod hub {
     use anyhow::{Result, anyhow};
 
     use super::CheckpointFlags;
-    use crate::args::errors::wrong;
+    use crate::args::errors::usage_error;
     use crate::args::named_directory::hint;
     use crate::runtime::build_features;
 
@@ -189,7 +189,7 @@ mod hub {
         Err(if checkpoint.contains('/') {
             error
         } else {
-            wrong(error)
+            usage_error(error)
         })
     }
 }

@@ -5,7 +5,7 @@ use perceiver_train::TrainingData;
 
 /// Warns about suspicious classes in the training split and, as far as it has been counted, in the
 /// test split.
-pub(crate) fn say(data: &TrainingData) {
+pub(crate) fn log_findings(data: &TrainingData) {
     let classes = data.train.classes();
     let mut counts = data.train.class_counts();
     let validation: &Samples = &data.validation;
@@ -47,22 +47,27 @@ fn findings(classes: &[String], counts: &[usize]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn found(counts: &[usize]) -> String {
+    fn joined_findings(counts: &[usize]) -> String {
         let classes: Vec<String> = (0..counts.len()).map(|class| format!("c{class}")).collect();
         findings(&classes, counts).join("; ")
     }
 
     #[test]
-    fn what_looks_wrong_with_classes_is_said() {
-        assert_eq!(found(&[3, 1, 2]), "");
-        assert_eq!(found(&[1]), "");
-        assert!(found(&[1, 1, 1, 2]).starts_with("3 classes have one image each, such as \"c0\""));
+    fn suspicious_classes_are_reported() {
+        assert_eq!(joined_findings(&[3, 1, 2]), "");
+        assert_eq!(joined_findings(&[1]), "");
+        assert!(
+            joined_findings(&[1, 1, 1, 2])
+                .starts_with("3 classes have one image each, such as \"c0\"")
+        );
         assert_eq!(
-            found(&[5, 0, 5]),
+            joined_findings(&[5, 0, 5]),
             "no training image of class \"c1\", of 3 classes"
         );
-        assert!(found(&[0, 7, 0, 0]).contains("of class \"c0\" and 2 more classes, of 4"));
-        let ids = found(&[1, 1, 0]);
+        assert!(
+            joined_findings(&[0, 7, 0, 0]).contains("of class \"c0\" and 2 more classes, of 4")
+        );
+        let ids = joined_findings(&[1, 1, 0]);
         assert!(
             ids.contains("2 classes have one image") && ids.contains("class \"c2\""),
             "{ids}"

@@ -12,23 +12,23 @@ use crate::ui::escape;
 use crate::ui::terminal::{self, OutputError};
 
 /// The exit code for invalid arguments.
-pub(crate) const WRONG_ARGUMENTS: u8 = 2;
+pub(crate) const USAGE_ERROR: u8 = 2;
 
 /// An error in the arguments.
 #[derive(Debug)]
-pub(crate) struct WrongArguments(String);
+pub(crate) struct UsageError(String);
 
-impl fmt::Display for WrongArguments {
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for WrongArguments {}
+impl std::error::Error for UsageError {}
 
 /// Converts an error to one in the arguments.
-pub(crate) fn wrong(error: impl Into<Error>) -> Error {
-    WrongArguments(crate::in_one_line(&error.into())).into()
+pub(crate) fn usage_error(error: impl Into<Error>) -> Error {
+    UsageError(crate::in_one_line(&error.into())).into()
 }
 
 /// Parses a count of at least 1, for `value_parser`.
@@ -66,14 +66,14 @@ pub fn show(error: clap::Error, has_colours: bool) -> ExitCode {
         let printed = error.print().and_then(|()| io::stdout().flush());
         return match printed.map_err(OutputError::from) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) if error.is_unheard() => ExitCode::SUCCESS,
+            Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
             Err(error) => {
                 terminal::error(error);
                 ExitCode::FAILURE
             }
         };
     }
-    let code = u8::try_from(error.exit_code()).unwrap_or(WRONG_ARGUMENTS);
+    let code = u8::try_from(error.exit_code()).unwrap_or(USAGE_ERROR);
     let rendered = escaped_values(error).render();
     let text = if has_colours {
         rendered.ansi().to_string()
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_the_only_commands_that_stay() {
+    fn only_color_escapes_are_kept() {
         let text = "\u{1b}[1;31merror:\u{1b}[0m \u{1b}[2J\u{7}x\n\u{1b}";
         assert_eq!(
             without_commands(text),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_their_ranges() {
+    fn numbers_out_of_range_are_rejected() {
         assert_eq!(at_least_one("1"), Ok(1));
         assert_eq!(at_least_one("0").unwrap_err(), "expected at least 1");
         assert_eq!(at_least_two("1").unwrap_err(), "expected at least 2");

@@ -16,10 +16,11 @@ pub(crate) fn recipe(layers: &Layers, preset: Preset) -> Result<Recipe> {
         return layers.over(preset);
     };
     let checkpoint = open_named(name)?;
-    let layer = (format!("of --init-from {name}"), checkpoint.recipe_layer()?);
+    let layer = checkpoint.recipe_layer()?.parse()?;
+    let layer = (format!("of --init-from {name}"), layer);
     let mut recipe = layers.above(layer).over(preset)?;
     let begun = recipe.initialize_from(name, &checkpoint);
-    begun.map_err(|error| refused(name, &error))?;
+    begun.map_err(|error| with_remedy(name, &error))?;
     Ok(recipe)
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn checkpoint(recipe: &Recipe) -> Result<Option<Checkpoint>> {
     let checkpoint = open_named(name)?;
     // It may have changed while the data was loading.
     let begun = recipe.clone().initialize_from(name, &checkpoint);
-    begun.map_err(|error| refused(name, &error))?;
+    begun.map_err(|error| with_remedy(name, &error))?;
     Ok(Some(checkpoint))
 }
 
@@ -41,7 +42,7 @@ fn open_named(name: &str) -> Result<Checkpoint> {
 }
 
 /// Describes why a run cannot start from a checkpoint, with a remedy.
-fn refused(name: &str, error: &TrainError) -> anyhow::Error {
+fn with_remedy(name: &str, error: &TrainError) -> anyhow::Error {
     let remedy = match error {
         TrainError::OtherArchitecture { .. } => "; omit the field to use the checkpoint's value",
         TrainError::OtherWeights { .. } => {
@@ -81,7 +82,7 @@ pub(crate) fn compare_images(checkpoint: &Checkpoint, recipe: &Recipe, data: &mu
 }
 
 /// Logs which weights were taken from the checkpoint.
-pub(crate) fn say((trainer, transfer): &(Trainer, Transfer)) {
+pub(crate) fn log_transfer((trainer, transfer): &(Trainer, Transfer)) {
     let recipe = trainer.recipe();
     let Some(initial) = &recipe.training.init_from else {
         return;

@@ -98,11 +98,11 @@ impl ImageInputs {
             return;
         }
         match image_files(path) {
-            Ok(pictures) if pictures.is_empty() => self.errors.push(anyhow!(
+            Ok(images) if images.is_empty() => self.errors.push(anyhow!(
                 "folder {}: expected images, found no {READABLE_FORMATS} file",
                 path.display()
             )),
-            Ok(pictures) => self.paths.extend(pictures),
+            Ok(images) => self.paths.extend(images),
             Err(error) => self.errors.push(error.into()),
         }
     }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_have_a_path_a_line_whatever_wrote_them() {
+    fn lists_may_have_any_line_ending() {
         let expected = ["a.png", "b c.png", "d"];
         assert_eq!(paths(b"a.png\nb c.png\nd", false), expected);
         assert_eq!(
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn files_folders_and_patterns_come_to_their_pictures() {
+    fn files_folders_and_patterns_expand_to_images() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         for folder in ["b", "a/deep", "empty"] {

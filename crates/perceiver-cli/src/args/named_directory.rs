@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Error, Result, anyhow};
 use perceiver_train::{RunDirectory, nearest, shell_quoted};
 
-use crate::args::errors::wrong;
+use crate::args::errors::usage_error;
 
 /// Opens the run in an existing directory, named by `flag`.
 pub(crate) fn run(flag: &str, path: &Path) -> Result<RunDirectory> {
@@ -44,7 +44,7 @@ pub(crate) fn missing(flag: &str, path: &Path) -> Error {
         Err(_) => "found none",
     };
     let shown = path.display();
-    wrong(anyhow!(
+    usage_error(anyhow!(
         "{flag} {shown}: expected a directory, {found}{}",
         hint(path)
     ))
@@ -52,8 +52,8 @@ pub(crate) fn missing(flag: &str, path: &Path) -> Error {
 
 /// Suggests a directory of a similar name, or else the command that lists runs.
 pub(crate) fn hint(path: &Path) -> String {
-    match meant(path) {
-        Some(meant) => format!("; did you mean {}?", shell_quoted(meant)),
+    match suggestion(path) {
+        Some(suggestion) => format!("; did you mean {}?", shell_quoted(suggestion)),
         None if Path::new("runs").is_dir() => "; `perceiver runs` lists the runs".to_string(),
         None => String::new(),
     }
@@ -61,7 +61,7 @@ pub(crate) fn hint(path: &Path) -> String {
 
 /// Finds an existing run or checkpoint with a name similar to that of `path`: a parent directory of
 /// a file, a sibling, or one in `runs`.
-fn meant(path: &Path) -> Option<PathBuf> {
+fn suggestion(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         let mut above = path.ancestors().skip(1);
         return above.find(|above| is_model(above)).map(Path::to_path_buf);
@@ -73,9 +73,9 @@ fn meant(path: &Path) -> Option<PathBuf> {
     };
     [beside, Path::new("runs")].into_iter().find_map(|folder| {
         let names = models_in(folder);
-        let found = nearest(name, names.iter().map(String::as_str))?;
+        let similar = nearest(name, names.iter().map(String::as_str))?;
         let folder = folder.strip_prefix(".").unwrap_or(folder);
-        Some(folder.join(found))
+        Some(folder.join(similar))
     })
 }
 
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_told_from_a_model_of_the_hub() {
+    fn local_paths_are_distinguished_from_hub_models() {
         for local in [
             "./x",
             "../x",
@@ -119,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn the_run_that_was_meant_is_named() {
+    fn a_similar_run_is_suggested() {
         let root = tempfile::tempdir().unwrap();
         for name in ["photos-quickstart-1", "other"] {
             let training = root.path().join(name).join("training");
             fs::create_dir_all(&training).unwrap();
             fs::write(training.join("recipe.toml"), "").unwrap();
         }
-        let of = |name: &str| meant(&root.path().join(name));
+        let of = |name: &str| suggestion(&root.path().join(name));
         let run = root.path().join("photos-quickstart-1");
         assert_eq!(of("photos-quickstart"), Some(run.clone()));
         assert_eq!(of("photos-quikstart-1"), Some(run.clone()));

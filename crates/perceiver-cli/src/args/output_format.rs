@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_probable_classes_come_first_and_no_more_than_asked_for() {
+    fn the_top_k_classes_come_first() {
         let classes = ["ant", "bee", "cat"].map(String::from);
         let of = |k| Prediction::new(Path::new("x.png"), &classes, &[0.25, 0.0, 0.75], k);
         let names = |prediction: &Prediction| {
@@ -235,7 +235,7 @@ mod tests {
     }
     #[cfg(unix)]
     #[test]
-    fn a_name_that_is_no_text_can_be_found_again() {
+    fn non_utf8_names_are_percent_encoded() {
         use std::os::unix::ffi::OsStrExt;
         let path = Path::new(OsStr::from_bytes(b"a b/\xff%.png"));
         let classes = ["cat".to_string()];

@@ -9,7 +9,7 @@ use perceiver_files::read_named_text;
 use perceiver_train::{Preset, Recipe};
 use toml::{Table, Value};
 
-use crate::args::errors::wrong;
+use crate::args::errors::usage_error;
 
 /// A partial recipe, and its name in errors.
 pub(crate) type Layer = (String, Table);
@@ -63,10 +63,11 @@ impl RecipeChanges {
 /// Builds the recipe of a preset with layers over it.
 pub(crate) fn recipe_over(preset: Preset, layers: &[Layer]) -> Result<Recipe> {
     let preset_name = format!("preset {preset}");
-    let mut all = vec![(preset_name.as_str(), preset.table())];
-    let own = layers.iter();
-    all.extend(own.map(|(name, table)| (name.as_str(), table.clone())));
-    Recipe::from_layers(&all).map_err(wrong)
+    let texts: Vec<String> = layers.iter().map(|(_, table)| table.to_string()).collect();
+    let mut all = vec![(preset_name.as_str(), preset.toml())];
+    let own = layers.iter().zip(&texts);
+    all.extend(own.map(|((name, _), text)| (name.as_str(), text.as_str())));
+    Recipe::from_layers(&all).map_err(usage_error)
 }
 
 /// Reads the TOML file named by a flag.
@@ -74,19 +75,19 @@ pub(crate) fn read(flag: &str, path: &Path) -> Result<Table> {
     let shown = path.display();
     tracing::debug!("reading {shown}");
     let text = read_named_text(path)
-        .map_err(|error| wrong(anyhow!("{flag} {shown}: expected a TOML file: {error}")))?;
+        .map_err(|error| usage_error(anyhow!("{flag} {shown}: expected a TOML file: {error}")))?;
     toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let place = error.span().map(|span| place(&text, span.start));
-        wrong(anyhow!(
+        let position = error.span().map(|span| line_and_column(&text, span.start));
+        usage_error(anyhow!(
             "{flag} {shown}: invalid TOML: {}{}",
-            place.unwrap_or_default(),
+            position.unwrap_or_default(),
             error.message().trim().replace('\n', ", ")
         ))
     })
 }
 
 /// Formats a byte offset in a text as line and column.
-fn place(text: &str, byte: usize) -> String {
+fn line_and_column(text: &str, byte: usize) -> String {
     let before = text.get(..byte).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn names_need_no_quotes() {
+    fn strings_need_no_quotes() {
         for name in [
             "lamb",
             "one-cycle",
@@ -177,13 +178,13 @@ mod tests {
             "hf:user/name",
             "a=b",
         ] {
-            let found = table(&format!("data.dataset={name}"));
-            assert_eq!(found["data"]["dataset"].as_str(), Some(name));
+            let parsed = table(&format!("data.dataset={name}"));
+            assert_eq!(parsed["data"]["dataset"].as_str(), Some(name));
         }
     }
 
     #[test]
-    fn what_is_no_assignment_is_refused() {
+    fn invalid_assignments_are_rejected() {
         for (text, finding) in [
             ("model.num_iterations", "no `=`"),
             ("=3", "a field name"),

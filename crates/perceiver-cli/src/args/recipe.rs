@@ -8,7 +8,7 @@ use perceiver_data::{Labels, Source};
 use perceiver_train::{Budget, CheckpointEvery, DeviceChoice, Precision, Preset, Recipe, Seed};
 use toml::Table;
 
-use crate::args::errors::{at_least_one, at_least_two, positive, wrong};
+use crate::args::errors::{at_least_one, at_least_two, positive, usage_error};
 use crate::args::overrides::{Layer, RecipeChanges, recipe_over};
 
 /// Recipe flags. They override the configuration file, which overrides the preset.
@@ -159,11 +159,11 @@ impl Layers {
             recipe: self.recipe.clone(),
             dataset: dataset
                 .with_context(|| source(dataset_name))
-                .map_err(wrong)?,
+                .map_err(usage_error)?,
             data_dir: text("data", "data_dir").1.unwrap_or("data").into(),
             device: device
                 .with_context(|| source(device_name))
-                .map_err(wrong)?
+                .map_err(usage_error)?
                 .unwrap_or_default(),
         })
     }

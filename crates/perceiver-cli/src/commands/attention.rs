@@ -11,7 +11,7 @@ use perceiver_report::{
 use perceiver_train::{Checkpoint, DeviceChoice, TestTimeAugmentation, write_file};
 
 use crate::args::checkpoint::CheckpointFlags;
-use crate::args::errors::{at_least_one, wrong};
+use crate::args::errors::{at_least_one, usage_error};
 use crate::ui::escape;
 use crate::ui::terminal;
 
@@ -85,7 +85,7 @@ const SMALL: usize = 192;
 const SINGLE_LATENTS: usize = 4;
 
 /// The maps to show.
-struct Asked {
+struct ShowOptions {
     show: Show,
     /// The only latents to show, if given.
     latents: Option<Latents>,
@@ -96,12 +96,12 @@ struct Asked {
 #[derive(Default)]
 struct Shown {
     rows: Vec<SheetRow>,
-    says: Vec<String>,
+    lines: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = arguments.checkpoint.open(arguments.device)?;
-    let asked = Asked {
+    let options = ShowOptions {
         show: if arguments.logits {
             Show::Logits
         } else {
@@ -117,23 +117,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for path in &arguments.images {
         let image = Image::open(path)?;
         let title = title(&checkpoint, path, &image)?;
-        shown.says.push(title.clone());
+        shown.lines.push(title.clone());
         shown.rows.push(SheetRow {
             title,
             ..SheetRow::default()
         });
         let attention = Attention::of(&checkpoint, &image)?;
         let image = checkpoint.config.preprocessing.framed(&image)?; // what the maps overlay
-        let added = shown.add(&attention, &image, &asked);
+        let added = shown.add(&attention, &image, &options);
         added.map_err(|error| match error.downcast_ref() {
-            Some(ReportError::NotThere { .. }) => wrong(error),
+            Some(ReportError::NotThere { .. }) => usage_error(error),
             _ => error,
         })?;
     }
     let Output { path, format } = &arguments.output;
     write_file(path, &Sheet::new(&shown.rows).encoded(*format)?)?;
     terminal::print_path(path)?;
-    for line in shown.says {
+    for line in shown.lines {
         terminal::print(format_args!("  {}", escape::line(&line)))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -157,16 +157,16 @@ fn title(checkpoint: &Checkpoint, path: &Path, image: &Image) -> Result<String> 
 
 impl Shown {
     /// Adds the requested maps of an image.
-    fn add(&mut self, attention: &Attention, image: &Image, asked: &Asked) -> Result<()> {
-        let iterations: Vec<usize> = match asked.iteration {
+    fn add(&mut self, attention: &Attention, image: &Image, options: &ShowOptions) -> Result<()> {
+        let iterations: Vec<usize> = match options.iteration {
             Some(iteration) => vec![iteration],
             None => (1..=attention.iterations()).collect(),
         };
-        match asked.latents {
-            Some(latents) => self.add_maps(attention, image, &iterations, (latents, asked.show)),
+        match options.latents {
+            Some(latents) => self.add_maps(attention, image, &iterations, (latents, options.show)),
             None => iterations
                 .into_iter()
-                .try_for_each(|iteration| self.add_row(attention, image, iteration, asked.show)),
+                .try_for_each(|iteration| self.add_row(attention, image, iteration, options.show)),
         }
     }
 
@@ -188,7 +188,7 @@ impl Shown {
         }
         self.rows.push(row);
         let columns: Vec<String> = iterations.iter().map(ToString::to_string).collect();
-        self.says.push(format!(
+        self.lines.push(format!(
             "cross attention {}: {}",
             columns.join(", "),
             name(latents)
@@ -224,7 +224,7 @@ impl Shown {
         }
         self.rows.push(row);
         let names: Vec<String> = latents.into_iter().map(name).collect();
-        self.says
+        self.lines
             .push(format!("{title}: the image, {}", names.join(", ")));
         Ok(())
     }

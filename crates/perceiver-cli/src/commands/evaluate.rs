@@ -130,7 +130,7 @@ fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Samples> {
         || format!("cannot evaluate on {dataset}; give its location by --dataset or --data-dir");
     options.listing = dataset.listing(&options).with_context(context)?;
     if let (Some(listing), true) = (&options.listing, data.may_be_whole) {
-        listing.say();
+        listing.log_summary();
     }
     let whole = if data.may_be_whole && data.dataset.is_some() {
         all_samples(dataset, &options, data.limit, classes, card).with_context(context)?
@@ -150,7 +150,7 @@ pub(crate) fn with_bar(
     views: TestTimeAugmentation,
     test: &Samples,
     preprocessing: &Preprocessing,
-    place: &Placement,
+    placement: &Placement,
 ) -> Result<Evaluation> {
     let bar = image_bar(test.len() as u64, "testing");
     let mut show = |done, total| {
@@ -158,13 +158,13 @@ pub(crate) fn with_bar(
         bar.set_position(done);
     };
     let evaluation =
-        perceiver_train::evaluate(model, views, test, preprocessing, place, &mut show)?;
+        perceiver_train::evaluate(model, views, test, preprocessing, placement, &mut show)?;
     bar.finish_and_clear();
     Ok(evaluation)
 }
 
 /// Describes the number and origin of the evaluated images.
-fn judged_by(results: &TestResults) -> String {
+fn describe_test_images(results: &TestResults) -> String {
     let (images, counted) = (results.images, counted(results.images as usize, "image"));
     match (results.split, results.of) {
         (TestSplit::Own, _) => counted,
@@ -196,7 +196,7 @@ pub(crate) fn print(results: &TestResults, classes: usize) -> Result<()> {
         format!(
             "test results on {}, {}",
             escape::line(&results.dataset),
-            judged_by(results)
+            describe_test_images(results)
         ),
         format!(
             "  accuracy        {}",

@@ -114,7 +114,7 @@ fn from_dataset(
     dataset: &Source,
     model: PerceiverConfig,
 ) -> Result<CheckpointConfig> {
-    let mut recipe = Recipe::from_layers(&[(Preset::Keras.name(), Preset::Keras.table())])?;
+    let mut recipe = Recipe::from_layers(&[(Preset::Keras.name(), Preset::Keras.toml())])?;
     recipe.data.dataset = dataset.clone();
     recipe.data.data_dir.clone_from(&arguments.data_dir);
     recipe.data.labels = arguments.labels;

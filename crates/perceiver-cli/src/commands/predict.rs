@@ -95,11 +95,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for paths in list.paths.chunks(BATCH_SIZE) {
         let mut read = Vec::with_capacity(paths.len());
         // Decoded as training decodes the images of folders.
-        for (path, picture) in paths
+        for (path, result) in paths
             .iter()
             .zip(open_all(paths, checkpoint.config.shorter_side()))
         {
-            match picture {
+            match result {
                 Ok(image) => read.push((path.as_path(), image)),
                 Err(error) => {
                     all_read = false;
@@ -133,13 +133,13 @@ fn report(error: &Error) {
 fn predict<'a>(
     checkpoint: &'a Checkpoint,
     views: TestTimeAugmentation,
-    pictures: Vec<(&'a Path, Image)>,
+    images: Vec<(&'a Path, Image)>,
     top_k: usize,
 ) -> Result<Vec<Prediction<'a>>> {
-    if pictures.is_empty() {
+    if images.is_empty() {
         return Ok(Vec::new());
     }
-    let (paths, images): (Vec<&Path>, Vec<Image>) = pictures.into_iter().unzip();
+    let (paths, images): (Vec<&Path>, Vec<Image>) = images.into_iter().unzip();
     let probabilities = checkpoint.classify_by(views, &images);
     let probabilities = probabilities.map_err(|error| match error {
         TrainError::ScoreNotFinite { image, .. } => {

@@ -14,7 +14,7 @@ use perceiver_train::{
 use tracing::info;
 
 use crate::args::checkpoint::CheckpointFlags;
-use crate::args::errors::wrong;
+use crate::args::errors::usage_error;
 use crate::args::named_directory;
 use crate::commands::verify;
 use crate::runtime::hub;
@@ -109,9 +109,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let name: RepoName = arguments
         .repo
         .parse()
-        .map_err(|error: HubError| wrong(anyhow!("--repo {}: {error}", arguments.repo)))?;
+        .map_err(|error: HubError| usage_error(anyhow!("--repo {}: {error}", arguments.repo)))?;
     if name.revision.is_some() {
-        return Err(wrong(anyhow!(
+        return Err(usage_error(anyhow!(
             "--repo {name}: expected USER/NAME; name the branch to push to by --revision"
         )));
     }
@@ -171,8 +171,8 @@ fn files(
     let public = Public::of(directory, &checkpoint.config, recipe.as_ref());
     let config = public.config(&checkpoint.config);
     let recipe = recipe.map(|recipe| public.recipe(&recipe));
-    let told = there("results.json").map(|path| TestResults::read(&path));
-    let results = told.transpose()?.or(measured);
+    let saved = there("results.json").map(|path| TestResults::read(&path));
+    let results = saved.transpose()?.or(measured);
     let results = results.map(|results| public.results(&results));
 
     let mut files = vec![
@@ -251,7 +251,7 @@ fn require_public(public: &Public, directory: &Path, files: &[Upload]) -> Result
 /// Reads the recipe of a run; `None` for a plain checkpoint.
 fn recipe(directory: &Path) -> Result<Option<Recipe>> {
     match RunDirectory::open(directory) {
-        Ok(run) => Ok(Some(Recipe::read(&run.recipe())?)),
+        Ok(run) => Ok(Some(Recipe::read(run.recipe())?)),
         Err(_) => Ok(None),
     }
 }

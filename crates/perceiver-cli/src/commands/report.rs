@@ -54,11 +54,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = named_directory::run("RUN", &arguments.run)?;
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| directory.report());
-    let judged_by = JudgedBy::In(Place {
+    let test_source = TestSource::In(DataLocation {
         dataset: arguments.dataset.as_ref(),
         data_dir: arguments.data_dir.as_deref(),
     });
-    write(&directory, judged_by, arguments.device, &output)?;
+    write(&directory, test_source, arguments.device, &output)?;
     terminal::print_path(&output)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -73,10 +73,10 @@ pub(crate) fn after_training(
     if output.exists() && test.is_none() {
         return; // the run had finished before
     }
-    let judged_by = test.map_or(JudgedBy::In(Place::default()), JudgedBy::Read);
+    let test_source = test.map_or(TestSource::In(DataLocation::default()), TestSource::Read);
     // A panic has already printed its message; the run has its results all the same.
     let written = catch_unwind(AssertUnwindSafe(|| {
-        write(directory, judged_by, device, &output)
+        write(directory, test_source, device, &output)
     }));
     let written = written.unwrap_or_else(|_| Err(anyhow!("internal error")));
     match written {
@@ -89,21 +89,21 @@ pub(crate) fn after_training(
 }
 
 /// The test images of a run.
-enum JudgedBy<'a> {
+enum TestSource<'a> {
     /// Already loaded.
     Read(Samples),
     /// To be loaded from their place in training or a new one.
-    In(Place<'a>),
+    In(DataLocation<'a>),
 }
 
 /// The new location of a moved data set.
 #[derive(Clone, Copy, Default)]
-struct Place<'a> {
+struct DataLocation<'a> {
     dataset: Option<&'a Source>,
     data_dir: Option<&'a Path>,
 }
 
-impl Place<'_> {
+impl DataLocation<'_> {
     /// Returns the flag that names the new location of a data set of this kind.
     fn flag(source: &Source) -> &'static str {
         match source {
@@ -123,18 +123,18 @@ const PARTS: [(&str, &str); 2] = [
 
 fn write(
     directory: &RunDirectory,
-    judged_by: JudgedBy<'_>,
+    test_source: TestSource<'_>,
     device: DeviceChoice,
     output: &Path,
 ) -> Result<()> {
     let mut run = Run::read(directory)?;
     let (mut test, mut checkpoint, mut missing) = (None, None, Vec::new());
     if run.results.is_some() {
-        match pictures(&run, judged_by) {
-            Ok(pictures) => test = Some(pictures),
+        match test_images(&run, test_source) {
+            Ok(images) => test = Some(images),
             Err(error) => {
                 let error = crate::in_one_line(&error);
-                let flag = Place::flag(&run.recipe.data.dataset);
+                let flag = DataLocation::flag(&run.recipe.data.dataset);
                 missing.push(format!("The test images are not shown: {error}; {flag}."));
             }
         }
@@ -207,16 +207,16 @@ pub(crate) fn test_split(
 }
 
 /// Loads the test images of a run and checks that they are the same.
-fn pictures(run: &Run, judged_by: JudgedBy<'_>) -> Result<Samples> {
-    let place = match judged_by {
-        JudgedBy::Read(test) => return Ok(test),
-        JudgedBy::In(place) => place,
+fn test_images(run: &Run, test_source: TestSource<'_>) -> Result<Samples> {
+    let location = match test_source {
+        TestSource::Read(test) => return Ok(test),
+        TestSource::In(location) => location,
     };
     let mut recipe = run.recipe.clone();
-    if let Some(dataset) = place.dataset {
+    if let Some(dataset) = location.dataset {
         recipe.data.dataset = dataset.clone();
     }
-    if let Some(data_dir) = place.data_dir {
+    if let Some(data_dir) = location.data_dir {
         recipe.data.data_dir = data_dir.to_path_buf();
     }
     let test = test_split(&recipe, None, &run.config.classes, &SingleProcess)?;
@@ -279,7 +279,7 @@ fn evaluate_plain(
         let kept = directory.clone().locked().and_then(|directory| {
             let path = directory.predictions();
             write_predictions(&path, &evaluation.predictions, names.as_deref())?;
-            results.write(&directory.results())
+            results.write(directory.results())
         });
         if let Err(error) = kept {
             tracing::warn!("cannot save the predictions: {error}");

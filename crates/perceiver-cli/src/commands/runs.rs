@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use perceiver_report::grouped;
 
-use crate::args::errors::wrong;
+use crate::args::errors::usage_error;
 use crate::commands::runs::entry::{ListedRun, State, runs_below};
 use crate::ui::escape;
 use crate::ui::estimate;
@@ -53,7 +53,7 @@ enum Sort {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = &arguments.directory;
     if !directory.is_dir() {
-        return Err(wrong(anyhow!(
+        return Err(usage_error(anyhow!(
             "{}: expected a directory with runs, as `perceiver train` makes them",
             directory.display()
         )));

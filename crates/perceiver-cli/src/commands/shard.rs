@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     options.listing = dataset.listing(&options)?;
     dataset.check(&options)?;
     if let Some(listing) = &options.listing {
-        listing.say();
+        listing.log_summary();
     }
     // Written under another name first, so that the output is always complete.
     let mut partial = output.clone().into_os_string();
@@ -143,15 +143,15 @@ fn copy_files(
     let FolderFiles { files, classes } = folder.files(split)?;
     let bar = image_bar(files.len() as u64, "copying");
     let total = files.len();
-    let (mut found, mut copied) = (vec![0; classes.len()], vec![0; classes.len()]);
+    let (mut counts, mut copied) = (vec![0; classes.len()], vec![0; classes.len()]);
     for (path, label) in files {
-        found[label as usize] += 1;
+        counts[label as usize] += 1;
         let bytes = read_regular(&path, MAX_ENCODED_BYTES).map_err(|source| DataError::Io {
             action: "read",
             path: path.clone(),
             source,
         });
-        match options.broken.judge(bytes)? {
+        match options.broken.apply(bytes)? {
             Ok(bytes) => {
                 let extension = path.extension().unwrap_or_default().to_string_lossy();
                 writer.add(&bytes, &extension.to_lowercase(), label)?;
@@ -169,12 +169,12 @@ fn copy_files(
             "folder:{name}: {skipped} of {total} images cannot be read and were skipped"
         );
     }
-    let lost = (0..classes.len()).find(|&class| found[class] > 0 && copied[class] == 0);
+    let lost = (0..classes.len()).find(|&class| counts[class] > 0 && copied[class] == 0);
     if let Some(class) = lost.filter(|_| split == Split::Train) {
         return Err(DataError::UnreadableClass {
             name: format!("folder:{}", root.display()),
             class: classes[class].clone(),
-            pictures: found[class],
+            images: counts[class],
         }
         .into());
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use perceiver_train::{Communicator, Surveys, require_agreement, shell_quoted};
+use perceiver_train::{Communicator, Facts, Surveys, require_agreement, shell_quoted};
 
 use crate::args::recipe::RecipeFlags;
 use crate::commands::{evaluate, report};
@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Returns the arguments that must agree on all ranks in addition to the recipe, so that they
     /// use the same paths.
-    fn facts(&self) -> toml::Table {
+    fn facts(&self) -> Facts {
         let paths = [
             ("--resume", self.resume.as_ref()),
             ("--output", self.output.as_ref()),
@@ -75,13 +75,18 @@ impl Arguments {
         let given = paths
             .into_iter()
             .filter_map(|(flag, path)| Some((flag, path?)));
-        let given = given.map(|(flag, path)| (flag.to_string(), path.display().to_string().into()));
-        let mut facts: toml::Table = given.collect();
-        facts.insert("--from-previous".to_string(), self.from_previous.into());
-        let epochs = i64::try_from(self.recipe.epochs.unwrap_or(0)).unwrap_or(i64::MAX);
-        facts.insert("--epochs".to_string(), epochs.into());
+        let quoted = |text: String| format!("{text:?}");
+        let given =
+            given.map(|(flag, path)| (flag.to_string(), quoted(path.display().to_string())));
+        let mut facts: Facts = given.collect();
+        facts.insert(
+            "--from-previous".to_string(),
+            self.from_previous.to_string(),
+        );
+        let epochs = self.recipe.epochs.unwrap_or(0);
+        facts.insert("--epochs".to_string(), epochs.to_string());
         if let Some(dataset) = &self.recipe.dataset {
-            facts.insert("--dataset".to_string(), dataset.to_string().into());
+            facts.insert("--dataset".to_string(), quoted(dataset.to_string()));
         }
         facts
     }
@@ -125,7 +130,7 @@ fn train(
     let command = format!("perceiver train --resume {root}");
     *resume = Some(command.clone());
     if ranks.size() > 1 {
-        signals::set_last_words(&command);
+        signals::set_interrupt_message(&command);
         tracing::info!(
             "training on {} ranks; if one is lost, the job ends; resume on any number of ranks with: mpirun ... {command}",
             ranks.size()
@@ -135,7 +140,7 @@ fn train(
     let budget = plan.recipe.training.budget;
     let surveys = Surveys::read(&directory.surveys());
     let data = read(&plan.recipe, &**ranks, surveys)?;
-    let judged = fit_and_test(plan, data, &stop, &[])?;
+    let outcome = fit_and_test(plan, data, &stop, &[])?;
     if !ranks.is_first() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -143,7 +148,7 @@ fn train(
         results,
         test,
         classes,
-    }) = judged
+    }) = outcome
     else {
         let starter = if ranks.size() > 1 { "mpirun ... " } else { "" };
         tracing::warn!("saved; resume with: {starter}perceiver train --resume {root}");

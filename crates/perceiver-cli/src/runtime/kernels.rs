@@ -7,16 +7,16 @@ use perceiver_ops::vector_instructions;
 use perceiver_train::{DeviceChoice, Precision};
 
 /// Logs the kernels that a model of this architecture uses on a device.
-pub(crate) fn say(device: &Device, precision: Precision, model: &PerceiverConfig) {
-    let place = DeviceChoice::from(device);
+pub(crate) fn log(device: &Device, precision: Precision, model: &PerceiverConfig) {
+    let choice = DeviceChoice::from(device);
     if device.is_cpu() {
         tracing::debug!(
-            "computing on {place} in {precision}: {} threads, vector instructions {}",
+            "computing on {choice} in {precision}: {} threads, vector instructions {}",
             rayon::current_num_threads(),
             vector_instructions()
         );
     } else {
-        tracing::debug!("computing on {place} in {precision}");
+        tracing::debug!("computing on {choice} in {precision}");
     }
     for (layer, form) in Summary::attention_forms(model) {
         let form = match form {

@@ -50,7 +50,7 @@ impl Started {
 }
 
 /// Opens the device of this rank: each rank on a host gets its own GPU.
-pub(crate) fn workplace(device: DeviceChoice, ranks: &Arc<dyn Communicator>) -> Result<Placement> {
+pub(crate) fn placement(device: DeviceChoice, ranks: &Arc<dyn Communicator>) -> Result<Placement> {
     let local = Started::here().map_or(0, |started| started.local);
     let device = if ranks.size() > 1 {
         device.open_for(local)?
@@ -69,7 +69,7 @@ pub(crate) fn workplace(device: DeviceChoice, ranks: &Arc<dyn Communicator>) -> 
 }
 
 /// Whether the first process of the job prints for this one.
-pub(crate) fn is_spoken_for() -> bool {
+pub(crate) fn is_nonzero_rank() -> bool {
     Started::here().is_some_and(|started| started.rank > 0)
 }
 
@@ -94,7 +94,7 @@ impl Job {
         std::panic::set_hook(Box::new(move |panic| {
             before(panic);
             let ranks = perceiver_train::MpiRanks::clone(&ranks);
-            crate::ui::terminal::say(format_args!("error: {} has panicked", name(&ranks)));
+            crate::ui::terminal::print_stderr(format_args!("error: {} has panicked", name(&ranks)));
             ranks.abort(1);
         }));
         Ok(Self {
@@ -124,9 +124,9 @@ impl Job {
         } else {
             format!("{}: ", name(&*self.ranks))
         };
-        crate::ui::terminal::say(format_args!("error: {who}{line}"));
+        crate::ui::terminal::print_stderr(format_args!("error: {who}{line}"));
         if let Some(resume) = resume.filter(|_| !all_know) {
-            crate::ui::terminal::say(format_args!(
+            crate::ui::terminal::print_stderr(format_args!(
                 "resume from the last saved state with: mpirun ... {resume}"
             ));
         }
@@ -173,13 +173,13 @@ mod tests {
     fn started(variables: &[(&str, &str)]) -> Option<Started> {
         Started::by(|name| {
             let mut variables = variables.iter();
-            let found = variables.find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| (*value).to_string())
+            let entry = variables.find(|(variable, _)| *variable == name);
+            entry.map(|(_, value)| (*value).to_string())
         })
     }
 
     #[test]
-    fn a_rank_is_told_from_a_batch_script() {
+    fn ranks_are_distinguished_from_batch_scripts() {
         let mpirun = [
             ("OMPI_COMM_WORLD_RANK", "3"),
             ("OMPI_COMM_WORLD_SIZE", "4"),

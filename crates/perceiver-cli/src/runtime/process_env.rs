@@ -78,7 +78,7 @@ fn start_over() {
         .args(arguments)
         .envs(missing)
         .exec();
-    crate::ui::terminal::say(format_args!(
+    crate::ui::terminal::print_stderr(format_args!(
         "warning: cannot restart with faster settings: {error}"
     ));
 }
@@ -90,25 +90,25 @@ fn start_over() {}
 /// Warns if more threads are requested than there are cores: they would wait for one another, and
 /// the results do not depend on their number.
 pub(crate) fn warn_of_threads() {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok();
+    let requested = std::env::var("RAYON_NUM_THREADS").ok();
     let cores = std::thread::available_parallelism().ok();
-    let warning = cores.and_then(|cores| threads_warning(asked.as_deref()?, cores.get()));
-    if let Some(warning) = warning.filter(|_| !crate::runtime::mpi_job::is_spoken_for()) {
+    let warning = cores.and_then(|cores| threads_warning(requested.as_deref()?, cores.get()));
+    if let Some(warning) = warning.filter(|_| !crate::runtime::mpi_job::is_nonzero_rank()) {
         tracing::warn!("{warning}");
     }
 }
 
 /// Describes what is wrong with a number of threads.
-fn threads_warning(asked: &str, cores: usize) -> Option<String> {
-    match asked.trim().parse::<usize>() {
+fn threads_warning(requested: &str, cores: usize) -> Option<String> {
+    match requested.trim().parse::<usize>() {
         Ok(threads) if threads > cores => Some(format!(
             "RAYON_NUM_THREADS={threads}: more threads than the {cores} cores here are slower, and results do not depend on \
              their number"
         )),
         Ok(_) => None,
-        Err(_) if asked.is_empty() => None,
+        Err(_) if requested.is_empty() => None,
         Err(_) => Some(format!(
-            "RAYON_NUM_THREADS={asked:?}: expected a number of threads; using all {cores} cores"
+            "RAYON_NUM_THREADS={requested:?}: expected a number of threads; using all {cores} cores"
         )),
     }
 }
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_threads_than_cores_are_warned_of() {
+    fn more_threads_than_cores_are_a_warning() {
         for fine in ["", "0", "1", "8"] {
             assert_eq!(threads_warning(fine, 8), None, "{fine:?}");
         }

@@ -13,7 +13,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 
 /// The message on interruption, perhaps the last of a rank: if one is lost, the launcher asks all
 /// to end, and soon kills them.
-static LAST_WORDS: OnceLock<String> = OnceLock::new();
+static INTERRUPT_MESSAGE: OnceLock<String> = OnceLock::new();
 
 /// Returns a flag that the first interruption sets.
 pub(crate) fn flag(ranks: &dyn Communicator) -> Result<Arc<AtomicBool>> {
@@ -21,15 +21,15 @@ pub(crate) fn flag(ranks: &dyn Communicator) -> Result<Arc<AtomicBool>> {
     let handle = Arc::clone(&flag);
     // All ranks are signaled at once. The first and the last, on different hosts if there are
     // several, both print, so that at least one message arrives.
-    let speaks = ranks.is_first() || ranks.rank() + 1 == ranks.size();
+    let prints = ranks.is_first() || ranks.rank() + 1 == ranks.size();
     ctrlc::set_handler(move || {
         if handle.swap(true, Ordering::Relaxed) {
             process::exit(i32::from(INTERRUPTED));
         }
-        let words = LAST_WORDS.get().map(String::as_str);
-        let words = words.unwrap_or("press Ctrl-C again to quit without saving");
-        if speaks {
-            tracing::warn!("stopping after this step; {words}");
+        let message = INTERRUPT_MESSAGE.get().map(String::as_str);
+        let message = message.unwrap_or("press Ctrl-C again to quit without saving");
+        if prints {
+            tracing::warn!("stopping after this step; {message}");
         }
     })
     .context("cannot install a handler for Ctrl-C")?;
@@ -37,8 +37,8 @@ pub(crate) fn flag(ranks: &dyn Communicator) -> Result<Arc<AtomicBool>> {
 }
 
 /// Sets the message on the first interruption: how to resume a run of several ranks.
-pub(crate) fn set_last_words(resume: &str) {
-    let _ = LAST_WORDS.set(format!(
+pub(crate) fn set_interrupt_message(resume: &str) {
+    let _ = INTERRUPT_MESSAGE.set(format!(
         "if the job ends before saving, resume from the last saved state with: mpirun ... {resume}"
     ));
 }

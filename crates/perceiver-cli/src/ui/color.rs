@@ -19,7 +19,7 @@ pub(crate) enum Colour {
 
 impl Colour {
     /// Reads `--color` before the arguments are parsed, because parse errors have colors too.
-    pub(crate) fn asked_for(arguments: &[OsString]) -> Self {
+    pub(crate) fn from_arguments(arguments: &[OsString]) -> Self {
         let flags = arguments
             .iter()
             .take_while(|argument| *argument != "--")
@@ -74,11 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flag_is_stronger_than_the_environment_and_that_than_the_terminal() {
+    fn the_flag_overrides_the_environment_which_overrides_the_terminal() {
         let is_on = |colour: Colour, variables: &[(&str, &str)], is_terminal| {
             let variable = |name: &str| {
-                let mut found = variables.iter().filter(|(known, _)| *known == name);
-                found.next().map(|(_, value)| (*value).into())
+                let mut matches = variables.iter().filter(|(known, _)| *known == name);
+                matches.next().map(|(_, value)| (*value).into())
             };
             colour.is_on(variable, is_terminal)
         };
@@ -97,16 +97,16 @@ mod tests {
     }
 
     #[test]
-    fn the_flag_is_found_wherever_it_stands() {
-        let asked = |text: &str| {
+    fn the_flag_is_found_at_any_position() {
+        let parsed = |text: &str| {
             let arguments: Vec<OsString> = text.split(' ').map(Into::into).collect();
-            Colour::asked_for(&arguments)
+            Colour::from_arguments(&arguments)
         };
-        assert_eq!(asked("perceiver train"), Colour::Auto);
-        assert_eq!(asked("perceiver --color never train"), Colour::Never);
-        assert_eq!(asked("perceiver train --color=always"), Colour::Always);
-        assert_eq!(asked("perceiver train --color sometimes"), Colour::Auto);
-        assert_eq!(asked("perceiver train --color"), Colour::Auto);
-        assert_eq!(asked("perceiver predict -- --color=never"), Colour::Auto);
+        assert_eq!(parsed("perceiver train"), Colour::Auto);
+        assert_eq!(parsed("perceiver --color never train"), Colour::Never);
+        assert_eq!(parsed("perceiver train --color=always"), Colour::Always);
+        assert_eq!(parsed("perceiver train --color sometimes"), Colour::Auto);
+        assert_eq!(parsed("perceiver train --color"), Colour::Auto);
+        assert_eq!(parsed("perceiver predict -- --color=never"), Colour::Auto);
     }
 }

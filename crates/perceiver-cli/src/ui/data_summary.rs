@@ -23,11 +23,11 @@ fn test_images(recipe: &Recipe, data: &TrainingData) -> Option<usize> {
 }
 
 fn parts(counts: [(Option<usize>, &str); 3]) -> String {
-    let said = counts.map(|(count, part)| match count {
+    let described = counts.map(|(count, part)| match count {
         Some(count) => format!("{} {part}", grouped(count)),
         None => format!("{part} images are counted when they are read"),
     });
-    said.join(", ")
+    described.join(", ")
 }
 
 fn sizes(images: &Samples, side: usize, fit: Fit) -> String {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_becomes_of_shapes_is_said_where_they_are_no_squares() {
+    fn the_fit_of_non_square_images_is_described() {
         let mut sizes = ImageSizes {
             height: 600,
             width: 300,

@@ -9,9 +9,9 @@ use perceiver_train::{Recipe, RunDirectory, TrainError, TrainingState, shell_quo
 /// Adds a hint to an error of a run with `recipe`, if there is one.
 pub(crate) fn shown(error: TrainError, run: &RunDirectory, recipe: &Recipe) -> Error {
     match hint(&error, run, recipe) {
-        Some(way) => {
-            let told = format!("{error}; {way}");
-            Error::new(error).context(told)
+        Some(hint) => {
+            let message = format!("{error}; {hint}");
+            Error::new(error).context(message)
         }
         None => error.into(),
     }

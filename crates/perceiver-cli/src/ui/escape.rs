@@ -101,7 +101,7 @@ mod tests {
     const HOSTILE: &str = "\u{1b}]0;x\u{7}\r\n\u{7f}\u{9b}31m\u{202e}\u{2028}\u{feff}";
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn control_characters_are_escaped() {
         assert_eq!(
             line(HOSTILE),
             r"\u{1b}]0;x\u{7}\r\n\u{7f}\u{9b}31m\u{202e}\u{2028}\u{feff}"
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_same_content_and_nothing_that_a_terminal_obeys() {
+    fn json_escapes_control_characters_without_loss() {
         let name = format!("{HOSTILE}\u{e0041}é");
         let plain = serde_json::to_string_pretty(&[&name]).unwrap();
         let escaped = json(&plain);
@@ -125,7 +125,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn bytes_that_are_no_text_are_shown() {
+    fn non_utf8_bytes_are_shown() {
         use std::os::unix::ffi::OsStrExt;
         let name = OsStr::from_bytes(b"a\xff\x1b\xe2\x82.png");
         assert_eq!(os(name), r"a\xff\u{1b}\xe2\x82.png");

@@ -47,7 +47,7 @@ impl PrintedEstimate {
         if let Some(budget) = training.budget
             && epochs_before == 0
         {
-            say_if_too_short(budget, trainer.least_budget(&forecast));
+            warn_if_too_short(budget, trainer.least_budget(&forecast));
         }
         if !after.is_empty() {
             let rate = forecast.epoch_seconds / epoch_work(trainer.recipe(), trainer.images())?;
@@ -88,7 +88,7 @@ impl PrintedEstimate {
 }
 
 /// Warns if a budget is too short for any run, with the minimum.
-fn say_if_too_short(budget: Budget, least: Budget) {
+fn warn_if_too_short(budget: Budget, least: Budget) {
     if least.duration() > budget.duration() {
         tracing::warn!(
             "a budget of {budget} is too short for one step, validation, saving and the test, and will be exceeded; the minimum here is \
@@ -146,9 +146,9 @@ mod tests {
 
     /// Twice the epochs take twice the time; a run with a budget takes its budget.
     #[test]
-    fn runs_that_come_later_are_forecast_by_their_multiply_adds() {
+    fn later_runs_are_estimated_by_multiply_adds() {
         let recipe = |text: &str| {
-            let layers = [("test", toml::from_str(text).unwrap())];
+            let layers = [("test", text)];
             Recipe::from_layers(&layers).unwrap()
         };
         let shapes = "data.dataset = 'shapes'\ndata.limit_train = 100\n";

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_v_says_more() {
+    fn each_v_raises_the_log_level() {
         let of = |quiet, verbose| filter(quiet, verbose);
         assert!(of(false, 0).contains("perceiver_train=info"));
         assert!(of(false, 1).starts_with("warn,") && of(false, 1).contains("perceiver_data=debug"));

@@ -5,19 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressState};
 use perceiver_report::says_top5;
-use perceiver_train::{Callback, EpochMetrics, Event, Metrics, Result};
+use perceiver_train::{Callback, CallbackResult, Control, EpochMetrics, Event, Metrics};
 
 use crate::ui::estimate;
 use crate::ui::terminal;
 
 const EPOCH: &str = "{prefix} [{bar:24}] {pos}/{len} steps  {elapsed}{metrics}";
-const PICTURES: &str = "{prefix} [{bar:24}] {pos}/{len} images  {elapsed}{left}";
+const IMAGE_BAR: &str = "{prefix} [{bar:24}] {pos}/{len} images  {elapsed}{left}";
 const TRANSFER: &str =
     "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {elapsed}{left}";
 
 /// Creates a bar that counts images.
 pub(crate) fn image_bar(images: u64, what: &str) -> ProgressBar {
-    terminal::bar(images, PICTURES, what)
+    terminal::bar(images, IMAGE_BAR, what)
 }
 
 /// Creates a bar that counts the bytes of a download or upload.
@@ -106,7 +106,7 @@ impl TrainingProgress {
 }
 
 impl Callback for TrainingProgress {
-    fn notice(&mut self, event: &Event<'_>) -> Result<()> {
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
         match *event {
             Event::Started {
                 history: [.., last],
@@ -157,8 +157,8 @@ impl Callback for TrainingProgress {
             } => {
                 self.finish();
                 self.epoch_seconds = Some(last.seconds);
-                let says_top5 = says_top5(self.classes);
-                tracing::info!("{}", epoch_line(last, self.epochs, best, says_top5));
+                let shows_top5 = says_top5(self.classes);
+                tracing::info!("{}", epoch_line(last, self.epochs, best, shows_top5));
             }
             Event::LearningRateReduced { from, to } => {
                 tracing::info!("validation loss stopped improving: learning rate {from} -> {to}");
@@ -172,7 +172,7 @@ impl Callback for TrainingProgress {
             Event::Interrupted { .. } => self.finish(),
             _ => {}
         }
-        Ok(())
+        Ok(Control::Continue)
     }
 }
 
@@ -181,9 +181,9 @@ fn of(epoch: usize, epochs: Option<usize>) -> String {
     epochs.map_or_else(|| epoch.to_string(), |epochs| format!("{epoch}/{epochs}"))
 }
 
-fn epoch_line(epoch: &EpochMetrics, epochs: Option<usize>, best: bool, says_top5: bool) -> String {
+fn epoch_line(epoch: &EpochMetrics, epochs: Option<usize>, best: bool, shows_top5: bool) -> String {
     let accuracies = |top1: f64, top5: f64| {
-        let top5 = says_top5.then(|| format!("  top-5 {:.2}%", 100.0 * top5));
+        let top5 = shows_top5.then(|| format!("  top-5 {:.2}%", 100.0 * top5));
         format!("acc {:.2}%{}", 100.0 * top1, top5.unwrap_or_default())
     };
     format!(
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counter_and_the_metrics_beside_it_are_of_the_same_step() {
+    fn counter_and_metrics_are_of_the_same_step() {
         let terminal = LastLine::default();
         let mut progress = TrainingProgress::new(20);
         progress.epochs = Some(1);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn among_few_classes_there_is_no_top_5() {
+    fn few_classes_have_no_top_5() {
         let epoch = EpochMetrics {
             epoch: 1,
             loss: 0.5,
@@ -302,6 +302,7 @@ mod tests {
             images_per_second: 30.0,
             diagnosis: None,
             warnings: Vec::new(),
+            custom: std::collections::BTreeMap::new(),
         };
         assert_eq!(
             epoch_line(&epoch, Some(3), true, false),

@@ -124,14 +124,14 @@ impl Write for AboveBars {
 
 /// Prints a line to standard error without regard to bars: for the end of the program, and for
 /// panics.
-pub fn say(line: impl Display) {
+pub fn print_stderr(line: impl Display) {
     let line = format!("{}\n", escape::line(&line.to_string()));
     drop(io::stderr().write_all(line.as_bytes()));
 }
 
 /// Prints an error to standard error above the bars, in one line.
 pub fn error(message: impl Display) {
-    BARS.suspend(|| say(format_args!("error: {message}")));
+    BARS.suspend(|| print_stderr(format_args!("error: {message}")));
 }
 
 /// A failed write to standard output.
@@ -140,7 +140,7 @@ pub struct OutputError(io::Error);
 
 impl OutputError {
     /// Whether the error is a broken pipe, as from `head`.
-    pub fn is_unheard(&self) -> bool {
+    pub fn is_broken_pipe(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }

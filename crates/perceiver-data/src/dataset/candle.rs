@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back_is_the_same(train in 1_usize..5, test in 0_usize..4, height in 1_usize..6, width in 1_usize..6, seed: u8) {
+        fn conversion_to_tensors_and_back_is_lossless(train in 1_usize..5, test in 0_usize..4, height in 1_usize..6, width in 1_usize..6, seed: u8) {
             let train = dataset(&vec![(height, width); train], seed);
             let test = dataset(&vec![(height, width); test], !seed);
             let candle = to_candle(&train, &test).unwrap();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_two_sizes_are_refused() {
+    fn images_of_two_sizes_are_rejected() {
         let train = dataset(&[(2, 3), (2, 3)], 0);
         let test = dataset(&[(2, 3), (3, 2)], 0);
         let error = to_candle(&train, &test).err().unwrap().to_string();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn grey_pictures_are_refused() {
+    fn grayscale_images_are_rejected() {
         let mut candle = to_candle(&dataset(&[(2, 2)], 0), &dataset(&[(2, 2)], 0)).unwrap();
         candle.train_images = Tensor::zeros((1, 784), DType::F32, &Device::Cpu).unwrap();
         let error = from_candle("mnist", &candle).unwrap_err().to_string();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn more_classes_than_a_byte_counts_use_u32() {
+    fn more_than_256_classes_use_u32_labels() {
         let image = Image::new(1, 1, vec![1, 2, 3]).unwrap();
         let classes = (0..300).map(|class: u32| class.to_string()).collect();
         let wide = Dataset::new("wide", vec![image], vec![299], classes).unwrap();

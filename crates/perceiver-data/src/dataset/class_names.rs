@@ -37,18 +37,18 @@ pub fn read_class_names(path: &Path) -> Result<Vec<String>> {
     })?;
     let lines = text.trim_end().lines();
     let names: Vec<String> = lines.map(|line| line.trim().to_owned()).collect();
-    let refused = |found: String| DataError::Shard {
+    let invalid = |found: String| DataError::Shard {
         path: path.to_owned(),
         expected: "unique and non-empty class names, one per line".to_owned(),
         found,
     };
     if names.is_empty() {
-        return Err(refused("none".to_owned()));
+        return Err(invalid("none".to_owned()));
     }
     let again = repeated(&names);
     let empty = names.iter().position(String::is_empty);
     if let Some(at) = [again, empty].into_iter().flatten().min() {
-        return Err(refused(format!("{:?} in line {}", names[at], at + 1)));
+        return Err(invalid(format!("{:?} in line {}", names[at], at + 1)));
     }
     require_few_enough(path, names.len())?;
     Ok(names)
@@ -98,30 +98,32 @@ pub(crate) struct ClassMap<'a> {
     from: &'a [String],
     to: &'a [String],
     /// The index in `to` of every class of `from`, or `None` if `to` lacks it.
-    places: Vec<Option<u32>>,
+    indices: Vec<Option<u32>>,
 }
 
 impl<'a> ClassMap<'a> {
     /// Matches the classes of `from` with those of `to` by name.
     pub(crate) fn new(from: &'a [String], to: &'a [String]) -> Self {
-        let places = if from == to {
+        let indices = if from == to {
             (0..from.len() as u32).map(Some).collect()
         } else {
-            let place: HashMap<&String, u32> = to.iter().zip(0..).collect();
-            from.iter().map(|name| place.get(name).copied()).collect()
+            let index_of: HashMap<&String, u32> = to.iter().zip(0..).collect();
+            from.iter()
+                .map(|name| index_of.get(name).copied())
+                .collect()
         };
-        Self { from, to, places }
+        Self { from, to, indices }
     }
 
     /// Returns the index in the second list of every class of the first, or `None` if it is
     /// missing.
-    pub(crate) fn places(&self) -> &[Option<u32>] {
-        &self.places
+    pub(crate) fn indices(&self) -> &[Option<u32>] {
+        &self.indices
     }
 
     /// Whether the lists share a class name.
     pub(crate) fn has_common(&self) -> bool {
-        self.places.iter().any(Option::is_some)
+        self.indices.iter().any(Option::is_some)
     }
 
     /// Maps labels to the second list, in place. `origin` is their file or data set, for errors.
@@ -130,8 +132,8 @@ impl<'a> ClassMap<'a> {
     /// [`DataError::OtherClasses`] for labels of a class that the second list lacks.
     pub(crate) fn apply(&self, origin: &str, labels: &mut [u32]) -> Result<()> {
         for at in 0..labels.len() {
-            match self.places.get(labels[at] as usize) {
-                Some(Some(place)) => labels[at] = *place,
+            match self.indices.get(labels[at] as usize) {
+                Some(Some(index)) => labels[at] = *index,
                 _ => return Err(self.unknown(origin, &labels[at..])),
             }
         }
@@ -147,7 +149,7 @@ impl<'a> ClassMap<'a> {
         let lost: HashSet<u32> = rest
             .iter()
             .copied()
-            .filter(|&label| !matches!(self.places.get(label as usize), Some(Some(_))))
+            .filter(|&label| !matches!(self.indices.get(label as usize), Some(Some(_))))
             .collect();
         let numbered = self
             .from
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn class_names_are_lines_of_which_each_comes_once() {
+    fn class_names_are_unique_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("classes.txt");
         let missing = read_class_names(&path).unwrap_err();
@@ -207,7 +209,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert_eq!(read_class_names(&path).unwrap(), ["ant", "bee hive"]);
         }
-        for (text, found) in [
+        for (text, expected) in [
             ("", "found none"),
             ("\u{feff}\r\n", "found none"),
             ("a\n\nb", "\"\" in line 2"),
@@ -215,12 +217,12 @@ mod tests {
         ] {
             fs::write(&path, text).unwrap();
             let error = read_class_names(&path).unwrap_err().to_string();
-            assert!(error.contains(found), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 
     #[test]
-    fn classes_are_as_many_as_the_limit_and_no_more() {
+    fn the_number_of_classes_is_limited() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("classes.txt");
         let text = |count: usize| {
@@ -251,13 +253,13 @@ mod tests {
             "pets: expected images of the classes \"cat\", \"dog\", \"owl\", found class \"eel\""
         );
         assert_eq!(
-            ClassMap::new(&to, &to).places(),
+            ClassMap::new(&to, &to).indices(),
             [Some(0), Some(1), Some(2)]
         );
     }
 
     #[test]
-    fn classes_without_names_are_told_how_to_get_some() {
+    fn unnamed_classes_are_explained() {
         let (from, to) = (names(&["0", "1", "2"]), names(&["cat", "dog"]));
         let error = ClassMap::new(&from, &to).apply("pets", &mut [2, 0, 1, 0]);
         let error = error.unwrap_err().to_string();

@@ -42,7 +42,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn files_whose_names_are_no_text_are_told_apart() {
+    fn non_utf8_file_names_stay_distinct() {
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt;
         let name = |bytes: &[u8]| name_of_file(Path::new("x"), Path::new(OsStr::from_bytes(bytes)));

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_serde_agree() {
+    fn text_and_serde_forms_agree() {
         for labels in [Labels::Fine, Labels::Coarse] {
             assert_eq!(labels.to_string().parse::<Labels>().unwrap(), labels);
             let json = serde_json::to_string(&labels).unwrap();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn sparse_labels_are_refused_with_the_gap() {
+    fn sparse_labels_are_rejected_with_the_missing_label() {
         let dense = |labels: &[u32]| require_dense(Path::new("x"), labels.iter().copied());
         for labels in [
             &[][..],
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn another_word_is_refused_with_the_accepted_ones() {
+    fn unknown_values_are_rejected_with_the_accepted_ones() {
         let error = "superclass".parse::<Labels>().unwrap_err().to_string();
         assert_eq!(
             error,

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_together_never_hold_more_than_the_limit() {
+    fn threads_together_stay_within_the_limit() {
         let budget = DecodeBudget::new(100);
         let (held, most) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_whole_budget_is_refused_while_others_hold_some() {
+    fn requests_above_the_whole_budget_are_rejected() {
         let budget = DecodeBudget::new(100);
         let all = budget.reserve(100).unwrap();
         assert!(budget.reserve(101).is_none());

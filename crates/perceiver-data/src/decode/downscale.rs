@@ -26,7 +26,7 @@ impl Image {
         }
         let (height, width) = (self.height() as u32, self.width() as u32);
         let small = RgbImage::from_raw(width, height, self.to_interleaved())
-            .and_then(|picture| from_rgb(&shrunk(picture, shorter_side)).ok());
+            .and_then(|image| from_rgb(&shrunk(image, shorter_side)).ok());
         match small {
             Some(small) => small.shrunk_from(self.original_size()),
             None => self,
@@ -35,18 +35,13 @@ impl Image {
 }
 
 /// Computes [`Image::shrunk_to`] on interleaved pixels.
-pub(crate) fn shrunk(picture: RgbImage, shorter_side: usize) -> RgbImage {
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
+pub(crate) fn shrunk(image: RgbImage, shorter_side: usize) -> RgbImage {
+    let (width, height) = (image.width() as usize, image.height() as usize);
     let small = shrunk_size(width, height, shorter_side);
     if small == (width, height) {
-        return picture;
+        return image;
     }
-    imageops::resize(
-        &picture,
-        small.0 as u32,
-        small.1 as u32,
-        FilterType::Triangle,
-    )
+    imageops::resize(&image, small.0 as u32, small.1 as u32, FilterType::Triangle)
 }
 
 /// Returns the bytes that [`shrunk`] takes in addition to the image, up to the resulting [`Image`].
@@ -79,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shrinking_averages_fine_patterns() {
+    fn downscaling_is_antialiased() {
         // Alternating columns of 0 and 255: every fourth pixel alone would be black.
         let stripes = RgbImage::from_fn(64, 32, |x, _| {
             image::Rgb([if x % 2 == 0 { 0 } else { 255 }; 3])
@@ -96,9 +91,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shrinking_keeps_the_shape(height in 1..60_usize, width in 1..60_usize, side in 0..70_usize) {
-            let picture = Image::new(height, width, vec![9; 3 * height * width]).unwrap();
-            let small = picture.clone().shrunk_to(side);
+        fn downscaling_keeps_the_aspect_ratio(height in 1..60_usize, width in 1..60_usize, side in 0..70_usize) {
+            let image = Image::new(height, width, vec![9; 3 * height * width]).unwrap();
+            let small = image.clone().shrunk_to(side);
             let shorter = height.min(width);
             prop_assert_eq!(small.height().min(small.width()), shorter.min(side.max(1)));
             let scale = small.height().min(small.width()) as f64 / shorter as f64;

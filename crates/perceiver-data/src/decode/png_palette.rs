@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn a_palette_has_whole_entries_and_not_too_many() {
+    fn invalid_palettes_are_rejected() {
         for length in [3, 27, 768] {
             assert_eq!(invalid_palette(&png(*b"PLTE", length)), None);
         }

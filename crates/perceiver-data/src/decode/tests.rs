@@ -7,9 +7,9 @@ use super::*;
 
 const ORIGIN: &str = "shelf/cat.png";
 
-fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
@@ -130,22 +130,22 @@ fn with_orientation(file: &[u8], format: ImageFormat, orientation: u8) -> Vec<u8
 }
 
 #[test]
-fn lossless_formats_keep_every_pixel_in_its_place() {
+fn lossless_formats_preserve_every_pixel() {
     let lossless = FORMATS
         .into_iter()
         .filter(|format| *format != ImageFormat::Jpeg);
     for format in lossless {
-        let picture = decode(&sample_file(format)).unwrap();
-        assert_eq!((picture.height(), picture.width()), (7, 5));
-        assert_eq!(picture.to_interleaved(), sample().into_raw());
+        let image = decode(&sample_file(format)).unwrap();
+        assert_eq!((image.height(), image.width()), (7, 5));
+        assert_eq!(image.to_interleaved(), sample().into_raw());
     }
 }
 
 #[test]
 fn lossy_webp_is_read_with_and_without_alpha() {
     for file in [LOSSY_WEBP, ALPHA_WEBP] {
-        let picture = decode(file).unwrap();
-        assert_eq!((picture.height(), picture.width()), (1, 1));
+        let image = decode(file).unwrap();
+        assert_eq!((image.height(), image.width()), (1, 1));
     }
 }
 
@@ -153,14 +153,14 @@ fn lossy_webp_is_read_with_and_without_alpha() {
 fn other_colour_types_become_rgb() {
     let grey = image::GrayImage::from_pixel(1, 1, Luma([200]));
     let deep = image::ImageBuffer::from_pixel(1, 1, Luma([200_u16 * 257]));
-    for picture in [DynamicImage::from(grey), DynamicImage::from(deep)] {
-        let decoded = decode(&encode(&picture, ImageFormat::Png)).unwrap();
-        assert_eq!(decoded.pixels(), [200; 3], "{:?}", picture.color());
+    for image in [DynamicImage::from(grey), DynamicImage::from(deep)] {
+        let decoded = decode(&encode(&image, ImageFormat::Png)).unwrap();
+        assert_eq!(decoded.pixels(), [200; 3], "{:?}", image.color());
     }
 }
 
 #[test]
-fn palettes_and_inks_become_rgb() {
+fn palettes_and_cmyk_become_rgb() {
     let palette = decode(PALETTE_PNG).unwrap().to_interleaved();
     assert_eq!(palette, [255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255]);
     let cyan = decode(CMYK_JPEG).unwrap().to_interleaved();
@@ -172,23 +172,19 @@ fn palettes_and_inks_become_rgb() {
 }
 
 #[test]
-fn progressive_jpegs_are_read_to_their_last_pass() {
-    let picture = decode(PROGRESSIVE_JPEG).unwrap();
-    assert_eq!((picture.height(), picture.width()), (8, 16));
+fn progressive_jpegs_are_decoded_completely() {
+    let image = decode(PROGRESSIVE_JPEG).unwrap();
+    assert_eq!((image.height(), image.width()), (8, 16));
     let expected = |at: usize| if at % 16 < 8 { 0 } else { 200 };
     let off = |(at, &value): (usize, &u8)| i32::from(value).abs_diff(expected(at)) > 8;
     assert_eq!(
-        picture
-            .pixels()
-            .iter()
-            .enumerate()
-            .find(|&pixel| off(pixel)),
+        image.pixels().iter().enumerate().find(|&pixel| off(pixel)),
         None
     );
 }
 
 #[test]
-fn a_files_name_says_nothing() {
+fn the_format_is_detected_from_the_content() {
     for format in FORMATS {
         let misnamed = Image::decode(&sample_file(format), Path::new("shelf/cat.txt")).unwrap();
         assert_eq!(misnamed, decode(&sample_file(format)).unwrap());
@@ -196,11 +192,11 @@ fn a_files_name_says_nothing() {
 }
 
 #[test]
-fn transparency_is_laid_over_white() {
+fn transparent_pixels_are_composited_on_white() {
     let pixels = [[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]];
-    let picture = RgbaImage::from_fn(3, 1, |x, _| Rgba(pixels[x as usize]));
+    let image = RgbaImage::from_fn(3, 1, |x, _| Rgba(pixels[x as usize]));
     for format in [ImageFormat::Png, ImageFormat::WebP] {
-        let decoded = decode(&encode(&picture.clone().into(), format)).unwrap();
+        let decoded = decode(&encode(&image.clone().into(), format)).unwrap();
         // 51 is a fifth of 255: one fifth of the colour and four fifths of white.
         let expected = [10, 20, 30, 255, 255, 255, 204, 224, 255];
         assert_eq!(decoded.to_interleaved(), expected);
@@ -209,22 +205,22 @@ fn transparency_is_laid_over_white() {
 
 /// Programs write 32-bit BMPs whose last eight bits are zero, and viewers show them as opaque.
 #[test]
-fn a_bmp_whose_alpha_is_zero_everywhere_is_opaque() {
+fn a_bmp_with_all_zero_alpha_is_opaque() {
     let bmp = |alphas: [u8; 2]| {
-        let picture = RgbaImage::from_fn(2, 1, |x, _| Rgba([10, 20, 30, alphas[x as usize]]));
-        let file = encode(&picture.into(), ImageFormat::Bmp);
+        let image = RgbaImage::from_fn(2, 1, |x, _| Rgba([10, 20, 30, alphas[x as usize]]));
+        let file = encode(&image.into(), ImageFormat::Bmp);
         decode(&file).unwrap().to_interleaved()
     };
     assert_eq!(bmp([0, 0]), [10, 20, 30, 10, 20, 30]);
     assert_eq!(bmp([0, 255]), [255, 255, 255, 10, 20, 30]);
     // The rule applies to BMP only.
-    let picture = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
-    let png = encode(&picture.into(), ImageFormat::Png);
+    let image = RgbaImage::from_pixel(1, 1, Rgba([10, 20, 30, 0]));
+    let png = encode(&image.into(), ImageFormat::Png);
     assert_eq!(decode(&png).unwrap().to_interleaved(), [255; 3]);
 }
 
 #[test]
-fn of_an_animation_the_first_frame_is_read() {
+fn the_first_frame_of_an_animation_is_read() {
     let mut gif = Cursor::new(Vec::new());
     let mut encoder = image::codecs::gif::GifEncoder::new(&mut gif);
     for red in [200, 0] {
@@ -232,9 +228,9 @@ fn of_an_animation_the_first_frame_is_read() {
         encoder.encode_frame(image::Frame::new(frame)).unwrap();
     }
     drop(encoder);
-    let picture = decode(&gif.into_inner()).unwrap();
-    assert_eq!((picture.height(), picture.width()), (2, 3));
-    assert_eq!(picture.to_interleaved()[..3], [200, 40, 0]);
+    let image = decode(&gif.into_inner()).unwrap();
+    assert_eq!((image.height(), image.width()), (2, 3));
+    assert_eq!(image.to_interleaved()[..3], [200, 40, 0]);
 }
 
 #[test]
@@ -250,14 +246,14 @@ fn exif_orientation_is_applied() {
     ] {
         for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
             let file = encode(&halves, format);
-            let picture = decode(&with_orientation(&file, format, orientation)).unwrap();
-            let (height, width) = (picture.height(), picture.width());
+            let image = decode(&with_orientation(&file, format, orientation)).unwrap();
+            let (height, width) = (image.height(), image.width());
             assert_eq!(
                 (height, width),
                 size,
                 "{format:?}: orientation {orientation}"
             );
-            let red = |row: usize, column: usize| picture.pixels()[row * width + column];
+            let red = |row: usize, column: usize| image.pixels()[row * width + column];
             let is_black = match black {
                 "left" => red(8, 2) < 9 && red(8, 29) > 246,
                 "right" => red(8, 29) < 9 && red(8, 2) > 246,
@@ -273,7 +269,7 @@ fn exif_orientation_is_applied() {
 }
 
 #[test]
-fn what_is_no_picture_is_named_with_its_first_bytes() {
+fn errors_for_non_images_show_the_first_bytes() {
     for (bytes, finding) in [
         (&b""[..], "an empty file"),
         (
@@ -294,7 +290,7 @@ fn what_is_no_picture_is_named_with_its_first_bytes() {
 }
 
 #[test]
-fn a_file_cut_short_is_refused_wherever_it_is_cut() {
+fn truncated_files_are_rejected_at_any_length() {
     for format in FORMATS {
         let whole = sample_file(format);
         // A PNG has 12 bytes of end marker after its last pixel.
@@ -309,7 +305,7 @@ fn a_file_cut_short_is_refused_wherever_it_is_cut() {
 }
 
 #[test]
-fn a_thumbnails_end_marker_does_not_make_a_jpeg_whole() {
+fn the_end_marker_of_a_thumbnail_does_not_end_the_jpeg() {
     let jpeg = sample_file(ImageFormat::Jpeg);
     let with_thumbnail =
         |jpeg: &[u8]| [&jpeg[..2], b"\xff\xe1\0\x06\xff\xd9\xff\xd9", &jpeg[2..]].concat();
@@ -318,7 +314,7 @@ fn a_thumbnails_end_marker_does_not_make_a_jpeg_whole() {
 }
 
 #[test]
-fn bytes_after_the_picture_do_no_harm() {
+fn trailing_bytes_are_ignored() {
     for format in FORMATS {
         let mut bytes = sample_file(format);
         bytes.extend_from_slice(b"trailing bytes of any length");
@@ -334,9 +330,9 @@ fn png_claiming(side: u32) -> Vec<u8> {
 fn png_of(side: u32, colour: ColorType) -> Vec<u8> {
     let mut png = Vec::new();
     let mut encoder = Vec::new();
-    let picture = image::codecs::png::PngEncoder::new(&mut encoder);
+    let png_encoder = image::codecs::png::PngEncoder::new(&mut encoder);
     let pixel = vec![0; usize::from(colour.bytes_per_pixel())];
-    image::ImageEncoder::write_image(picture, &pixel, 1, 1, colour.into()).unwrap();
+    image::ImageEncoder::write_image(png_encoder, &pixel, 1, 1, colour.into()).unwrap();
     png.extend_from_slice(&encoder[..16]);
     png.extend_from_slice(&side.to_be_bytes());
     png.extend_from_slice(&side.to_be_bytes());
@@ -356,7 +352,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn a_decompression_bomb_is_refused_by_its_header() {
+fn decompression_bombs_are_rejected_by_their_header() {
     let error = decode(&png_claiming(60_000)).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -367,7 +363,7 @@ fn a_decompression_bomb_is_refused_by_its_header() {
 
 /// A file of 64 kB that decodes to half a gigabyte of grey, and to three times as much RGB.
 #[test]
-fn what_grows_when_it_is_converted_counts_as_it_grows() {
+fn memory_of_color_conversion_is_counted() {
     let bytes = png_of(23_000, ColorType::L8);
     let error = decode(&bytes).unwrap_err();
     let DataError::TooManyPixels { needed, .. } = error else {
@@ -381,9 +377,9 @@ fn what_grows_when_it_is_converted_counts_as_it_grows() {
 /// The budget accepts and rejects exactly what an image takes: 60 x 40 pixels, decoded, oriented
 /// and converted.
 #[test]
-fn an_image_is_decoded_within_the_bytes_it_is_reckoned_to_take() {
-    let picture = DynamicImage::from(RgbImage::from_pixel(60, 40, image::Rgb([7; 3])));
-    let png = encode(&picture, ImageFormat::Png);
+fn decoding_stays_within_the_estimated_memory() {
+    let image = DynamicImage::from(RgbImage::from_pixel(60, 40, image::Rgb([7; 3])));
+    let png = encode(&image, ImageFormat::Png);
     let turned = with_orientation(&png, ImageFormat::Png, 6);
     let within = |limit, bytes: &[u8], side| {
         decode_within(&DecodeBudget::new(limit), bytes, Path::new(ORIGIN), side)
@@ -406,7 +402,7 @@ fn an_image_is_decoded_within_the_bytes_it_is_reckoned_to_take() {
 }
 
 #[test]
-fn decoding_and_shrinking_at_once_is_both_one_after_the_other() {
+fn decode_shrunk_equals_decode_then_downscale() {
     for format in FORMATS {
         let bytes = with_orientation_or_not(format);
         let whole = decode(&bytes).unwrap();
@@ -425,24 +421,24 @@ fn with_orientation_or_not(format: ImageFormat) -> Vec<u8> {
 }
 
 #[test]
-fn a_picture_without_pixels_is_refused() {
+fn images_without_pixels_are_rejected() {
     let error = decode(&png_claiming(0)).unwrap_err();
     assert!(matches!(error, DataError::NotAnImage { .. }), "{error}");
 }
 
 #[test]
-fn a_missing_file_and_an_unwritable_one_are_named() {
+fn errors_name_missing_and_unwritable_files() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Image::open(&dir.path().join("no.png"))
+    let error = Image::open(dir.path().join("no.png"))
         .unwrap_err()
         .to_string();
     assert!(
         error.starts_with("cannot read ") && error.contains("no.png"),
         "{error}"
     );
-    let picture = decode(&sample_file(ImageFormat::Png)).unwrap();
-    let error = picture
-        .write_png(&dir.path().join("no/no.png"))
+    let image = decode(&sample_file(ImageFormat::Png)).unwrap();
+    let error = image
+        .write_png(dir.path().join("no/no.png"))
         .unwrap_err()
         .to_string();
     assert!(
@@ -464,7 +460,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_pictures_never_panic(
+    fn damaged_images_never_panic(
         file in prop::sample::select(sample_files()),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in any::<prop::sample::Index>(),

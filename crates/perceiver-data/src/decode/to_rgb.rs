@@ -95,9 +95,9 @@ mod tests {
 
     use super::*;
 
-    fn converted(picture: &DynamicImage) -> Vec<u8> {
-        let (pixels, colour) = (picture.width() * picture.height(), picture.color());
-        let mut buffer = picture.as_bytes().to_vec();
+    fn converted(image: &DynamicImage) -> Vec<u8> {
+        let (pixels, colour) = (image.width() * image.height(), image.color());
+        let mut buffer = image.as_bytes().to_vec();
         buffer.resize(buffer_len(u64::from(pixels), colour) as usize, 0);
         to_rgb8(&mut buffer, pixels as usize, colour);
         buffer
@@ -118,31 +118,31 @@ mod tests {
     }
 
     #[test]
-    fn opaque_pixels_become_what_the_image_library_makes_of_them() {
-        for picture in opaque() {
-            assert!(is_known(picture.color()));
+    fn opaque_pixels_convert_as_in_the_image_crate() {
+        for image in opaque() {
+            assert!(is_known(image.color()));
             assert_eq!(
-                converted(&picture),
-                picture.to_rgb8().into_raw(),
+                converted(&image),
+                image.to_rgb8().into_raw(),
                 "{:?}",
-                picture.color()
+                image.color()
             );
         }
     }
 
     #[test]
-    fn transparent_pixels_are_mixed_with_white() {
+    fn transparent_pixels_are_blended_with_white() {
         let wide = DynamicImage::from(image::ImageBuffer::from_fn(16, 16, |x, y| {
             Rgba([9000_u16, 40_000, (x * 4000) as u16, (y * 4369) as u16])
         }));
-        for picture in [
+        for image in [
             wide.to_luma_alpha8().into(),
             wide.to_rgba8().into(),
             wide.to_luma_alpha16().into(),
             DynamicImage::from(wide.to_rgba32f()),
             wide,
         ] {
-            let expected: Vec<u8> = picture
+            let expected: Vec<u8> = image
                 .to_rgba8()
                 .pixels()
                 .flat_map(|pixel| {
@@ -150,13 +150,13 @@ mod tests {
                     over_white(colour, alpha)
                 })
                 .collect();
-            assert_eq!(converted(&picture), expected, "{:?}", picture.color());
+            assert_eq!(converted(&image), expected, "{:?}", image.color());
         }
         assert_eq!(over_white([0, 100, 255], 51), [204, 224, 255]);
     }
 
     #[test]
-    fn only_alpha_that_is_zero_everywhere_is_dropped() {
+    fn only_all_zero_alpha_is_dropped() {
         let mut empty = vec![1, 2, 3, 0, 4, 5, 6, 0];
         drop_empty_alpha(&mut empty);
         assert_eq!(empty, [1, 2, 3, 255, 4, 5, 6, 255]);

@@ -29,8 +29,8 @@ impl BrokenImages {
     ///
     /// # Errors
     /// The image's error, if broken images are refused or the disk is at fault.
-    pub fn judge<T>(self, picture: Result<T>) -> Result<Result<T>> {
-        match picture {
+    pub fn apply<T>(self, result: Result<T>) -> Result<Result<T>> {
+        match result {
             Err(error) if self == Self::Refuse || !concerns_one_image(&error) => Err(error),
             other => Ok(other),
         }
@@ -76,12 +76,12 @@ pub(crate) fn concerns_one_file(kind: ErrorKind) -> bool {
 /// When there are images and none is readable.
 pub(crate) fn readable<T>(
     name: &str,
-    pictures: impl IntoIterator<Item = (Result<Image>, T)>,
+    results: impl IntoIterator<Item = (Result<Image>, T)>,
 ) -> Result<(Vec<Image>, Vec<T>)> {
     let (mut images, mut belongings) = (Vec::new(), Vec::new());
     let mut broken = 0;
-    for (picture, belonging) in pictures {
-        match picture {
+    for (result, belonging) in results {
+        match result {
             Ok(image) => {
                 images.push(image);
                 belongings.push(belonging);
@@ -134,10 +134,10 @@ pub(crate) fn require_every_class(
         .find(|(_, (had, has))| *had > 0 && *has == 0)
     {
         None => Ok(()),
-        Some((class, (pictures, _))) => Err(DataError::UnreadableClass {
+        Some((class, (images, _))) => Err(DataError::UnreadableClass {
             name: name.to_owned(),
             class: class.clone(),
-            pictures,
+            images,
         }),
     }
 }
@@ -149,18 +149,18 @@ mod tests {
 
     use super::*;
 
-    fn picture() -> Image {
+    fn image() -> Image {
         Image::new(1, 1, vec![7; 3]).unwrap()
     }
 
-    fn no_picture() -> DataError {
+    fn not_an_image() -> DataError {
         DataError::NotAnImage {
             path: PathBuf::from("x.png"),
             finding: "an empty file".into(),
         }
     }
 
-    fn refused(kind: ErrorKind) -> DataError {
+    fn io_error(kind: ErrorKind) -> DataError {
         DataError::Io {
             action: "read",
             path: PathBuf::from("x.png"),
@@ -169,42 +169,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_one_picture_is_let_through_unless_all_is_to_be_refused() {
-        let errors: [fn() -> DataError; 2] = [no_picture, || refused(ErrorKind::NotFound)];
+    fn errors_of_one_image_are_deferred_unless_broken_images_are_refused() {
+        let errors: [fn() -> DataError; 2] = [not_an_image, || io_error(ErrorKind::NotFound)];
         for error in errors {
             assert!(
                 BrokenImages::Skip
-                    .judge::<Image>(Err(error()))
+                    .apply::<Image>(Err(error()))
                     .unwrap()
                     .is_err()
             );
             BrokenImages::Refuse
-                .judge::<Image>(Err(error()))
+                .apply::<Image>(Err(error()))
                 .unwrap_err();
         }
         assert_eq!(
-            BrokenImages::Refuse.judge(Ok(picture())).unwrap().unwrap(),
-            picture()
+            BrokenImages::Refuse.apply(Ok(image())).unwrap().unwrap(),
+            image()
         );
     }
 
     /// A failing disk would otherwise look like many broken images.
     #[test]
-    fn a_failing_disk_is_no_broken_picture() {
-        let error = BrokenImages::Skip.judge::<Image>(Err(refused(ErrorKind::Other)));
+    fn disk_errors_are_not_deferred() {
+        let error = BrokenImages::Skip.apply::<Image>(Err(io_error(ErrorKind::Other)));
         assert!(matches!(error, Err(DataError::Io { .. })));
     }
 
     #[test]
-    fn readable_pictures_keep_what_belongs_to_them() {
-        let pictures = [
-            (Ok(picture()), 'a'),
-            (Err(no_picture()), 'b'),
-            (Ok(picture()), 'c'),
+    fn readable_images_keep_their_associated_values() {
+        let results = [
+            (Ok(image()), 'a'),
+            (Err(not_an_image()), 'b'),
+            (Ok(image()), 'c'),
         ];
-        let (images, belongings) = readable("x", pictures).unwrap();
+        let (images, belongings) = readable("x", results).unwrap();
         assert_eq!((images.len(), belongings), (2, vec!['a', 'c']));
-        let none = readable("x", [(Err(no_picture()), ())])
+        let none = readable("x", [(Err(not_an_image()), ())])
             .unwrap_err()
             .to_string();
         assert_eq!(
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_may_lack_pictures_but_not_lose_all() {
+    fn a_class_may_be_empty_but_not_lose_all_images() {
         let classes = ["ant", "bee", "cat"].map(String::from);
         require_every_class("x", &[0, 0, 2], &[0, 2], &classes).unwrap();
         let error = require_every_class("x", &[0, 2, 2], &[0], &classes).unwrap_err();

@@ -145,9 +145,9 @@ impl Cifar {
 
     /// Whether all files exist, regardless of content.
     pub(crate) fn is_present(self, data_dir: &Path) -> bool {
-        let pictures = [Split::Train, Split::Test].map(|split| self.files(split));
+        let image_files = [Split::Train, Split::Test].map(|split| self.files(split));
         let names = [Labels::Fine, Labels::Coarse].map(|labels| self.names_file(labels));
-        pictures
+        image_files
             .into_iter()
             .flatten()
             .chain(&names)

@@ -59,7 +59,7 @@ impl FileClasses {
 pub(crate) fn join(files: &mut [FileLabels], given: Option<&[String]>) -> Result<Vec<String>> {
     let classes = match given {
         Some(given) => given.to_vec(),
-        None => told(files)?,
+        None => classes_of(files)?,
     };
     if let Some(file) = files.first() {
         require_few_enough(&file.path, classes.len())?;
@@ -81,7 +81,7 @@ pub(crate) fn join(files: &mut [FileLabels], given: Option<&[String]>) -> Result
 }
 
 /// Returns the classes found in the files.
-fn told(files: &[FileLabels]) -> Result<Vec<String>> {
+fn classes_of(files: &[FileLabels]) -> Result<Vec<String>> {
     let Some(first) = files.first() else {
         return Ok(Vec::new());
     };
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_in_another_order_are_matched_by_name() {
+    fn class_lists_in_another_order_are_matched_by_name() {
         let mut files = [
             file(&[0, 1], FileClasses::Listed(names(&["cat", "dog"]))),
             file(&[0, 1], FileClasses::Listed(names(&["dog", "cat"]))),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_classes_in_the_order_of_the_alphabet() {
+    fn text_labels_are_sorted_alphabetically() {
         let mut files = [
             file(&[1, 0], FileClasses::Texts(names(&["cat", "eel"]))),
             file(&[0], FileClasses::Texts(names(&["dog"]))),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_fit_together_are_refused_by_name() {
+    fn inconsistent_files_are_rejected_by_name() {
         let listed = || file(&[0], FileClasses::Listed(names(&["cat"])));
         let mut files = [listed(), file(&[0], FileClasses::Numbers)];
         let error = join(&mut files, None).unwrap_err().to_string();

@@ -84,7 +84,7 @@ impl HubDataset {
     pub fn watched(mut self, watcher: ProgressCallback) -> Self {
         self.watcher = watcher.clone();
         self.access.on_progress = Some(Arc::new(move |progress: &HubProgress| {
-            watcher.tell(&LoadProgress {
+            watcher.report(&LoadProgress {
                 work: Work::Download(progress.file),
                 done: progress.done,
                 total: progress.total,
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_repository_are_refused() {
+    fn invalid_repository_names_are_rejected() {
         for repo in ["", "a/b/c", "../up", "me/pets?x", "C:\\pets"] {
             let error = HubDataset::new(repo).check().unwrap_err();
             assert!(
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn only_cifar_keeps_its_order() {
+    fn only_cifar_is_not_shuffled() {
         assert!(HubDataset::new("uoft-cs/cifar100").is_cifar());
         assert!(HubDataset::new("cifar10").is_cifar());
         assert!(!HubDataset::new("me/cifar100-sorted").is_cifar());

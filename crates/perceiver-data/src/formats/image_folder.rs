@@ -178,13 +178,13 @@ impl ImageFolder {
         } = files;
         let decoded = self.watcher.counter(Work::Decode, files.len());
         let read = |path: &Path| Image::open_shrunk(path, self.shorter_side);
-        let pictures: Vec<Result<Image>> = files
+        let results: Vec<Result<Image>> = files
             .par_iter()
-            .map(|(path, _)| self.broken.judge(read(path)))
+            .map(|(path, _)| self.broken.apply(read(path)))
             .inspect(|_| decoded.one_more())
             .collect::<Result<_>>()?;
         let all_labels: Vec<u32> = files.iter().map(|&(_, label)| label).collect();
-        let (images, files) = readable(&self.name(), pictures.into_iter().zip(files))?;
+        let (images, files) = readable(&self.name(), results.into_iter().zip(files))?;
         let labels: Vec<u32> = files.iter().map(|&(_, label)| label).collect();
         let image_names = files.iter().map(|(path, _)| name_of_file(&self.root, path));
         let image_names = image_names.collect();
@@ -207,9 +207,9 @@ impl ImageFolder {
     fn in_order(&self, classes: Vec<Class>) -> FolderFiles {
         let mut files: Vec<(u64, u32, PathBuf)> = Vec::new();
         for (label, class) in classes.iter().enumerate() {
-            for picture in &class.pictures {
-                let place = self.draw("order", class, picture);
-                files.push((place, label as u32, picture.clone()));
+            for image in &class.images {
+                let key = self.draw("order", class, image);
+                files.push((key, label as u32, image.clone()));
             }
         }
         files.sort_unstable();
@@ -294,11 +294,11 @@ impl ImageFolder {
                 let own = |class: &Class| {
                     let mut own = validation.iter().flat_map(|folder| &folder.classes);
                     own.find(|own| own.name == class.name)
-                        .map_or_else(Vec::new, |own| own.pictures.clone())
+                        .map_or_else(Vec::new, |own| own.images.clone())
                 };
                 let class = |class: &Class| Class {
                     name: class.name.clone(),
-                    pictures: own(class),
+                    images: own(class),
                 };
                 Ok(train.classes.iter().map(class).collect())
             }
@@ -342,12 +342,12 @@ impl ImageFolder {
     /// Keeps the images of a class that belong to `split`: those with the smallest draws are for
     /// testing.
     fn keep_split(&self, class: &mut Class, split: Split) {
-        let len = class.pictures.len();
+        let len = class.images.len();
         let wanted = (len as f64 * self.test_fraction).round() as usize;
         let test_len = wanted.max(1).min(len.saturating_sub(1));
-        let mut drawn: Vec<(u64, PathBuf)> = std::mem::take(&mut class.pictures)
+        let mut drawn: Vec<(u64, PathBuf)> = std::mem::take(&mut class.images)
             .into_iter()
-            .map(|picture| (self.draw("split", class, &picture), picture))
+            .map(|image| (self.draw("split", class, &image), image))
             .collect();
         drawn.sort_unstable();
         let train = drawn.split_off(test_len);
@@ -356,16 +356,16 @@ impl ImageFolder {
             Split::Test => drawn,
             Split::Validation => Vec::new(),
         };
-        class.pictures = kept.into_iter().map(|(_, picture)| picture).collect();
+        class.images = kept.into_iter().map(|(_, image)| image).collect();
     }
 
     /// Returns random bits for an image, from class and file name only, independent of the folder's
     /// location.
-    fn draw(&self, purpose: &str, class: &Class, picture: &Path) -> u64 {
+    fn draw(&self, purpose: &str, class: &Class, image: &Path) -> u64 {
         let key = RngKey::new(self.seed)
             .fold_in_name(purpose)
             .fold_in_name(&class.name);
-        let path = picture.strip_prefix(&self.root).unwrap_or(picture);
+        let path = image.strip_prefix(&self.root).unwrap_or(image);
         path.iter()
             .fold(key, |key, part| key.fold_in_name(&part.to_string_lossy()))
             .bits(0)
@@ -373,7 +373,7 @@ impl ImageFolder {
 }
 
 fn count(classes: &[Class]) -> usize {
-    classes.iter().map(|class| class.pictures.len()).sum()
+    classes.iter().map(|class| class.images.len()).sum()
 }
 
 #[cfg(test)]

@@ -26,6 +26,9 @@ pub struct LoadOptions {
     pub watcher: ProgressCallback,
     /// The handling of unreadable images in folders, in shards and on the Hub; skipped by default.
     pub broken: BrokenImages,
+    /// The maximum number of images of a split, the first ones; all by default. The embedded shapes
+    /// generate no others.
+    pub limit: Option<usize>,
     /// An existing listing of a folder's files; see [`Source::listing`](crate::Source::listing).
     pub listing: Option<Arc<FolderListing>>,
 }
@@ -40,6 +43,7 @@ impl Default for LoadOptions {
             seed: 0,
             watcher: ProgressCallback::default(),
             broken: BrokenImages::Skip,
+            limit: None,
             listing: None,
         }
     }

@@ -132,10 +132,10 @@ pub(crate) fn lists_classes(files: &[PathBuf], options: &ParquetOptions) -> Resu
 #[derive(Default)]
 struct Table {
     /// The image of every row, or its error.
-    pictures: Vec<Result<Image>>,
+    images: Vec<Result<Image>>,
     labels: Vec<FileLabels>,
     /// The file and row number of every row.
-    places: Vec<String>,
+    image_names: Vec<String>,
     /// The coarse label of every row, and the coarse names, if there are fine labels too.
     groups: Option<(Vec<u32>, Vec<String>)>,
 }
@@ -144,11 +144,11 @@ impl Table {
     fn append(&mut self, path: &Path, options: &ParquetOptions) -> Result<()> {
         let file = ParquetFile::open(path, options)?;
         let labels = file.labels()?;
-        let pictures = file.pictures(options.shorter_side, options.broken, &options.watcher)?;
-        if pictures.len() != labels.labels.len() {
+        let images = file.images(options.shorter_side, options.broken, &options.watcher)?;
+        if images.len() != labels.labels.len() {
             return Err(file.finding(format!(
                 "{} images and {} labels",
-                pictures.len(),
+                images.len(),
                 labels.labels.len()
             )));
         }
@@ -162,9 +162,9 @@ impl Table {
                 .extend(values);
         }
         let file = name_of_file(path.parent().unwrap_or(path), path);
-        self.places
-            .extend((0..pictures.len()).map(|row| name_in_shard(&file, row)));
-        self.pictures.extend(pictures);
+        self.image_names
+            .extend((0..images.len()).map(|row| name_in_shard(&file, row)));
+        self.images.extend(images);
         self.labels.push(labels);
         Ok(())
     }
@@ -179,11 +179,11 @@ impl Table {
             Some((coarse, names)) => groups(name, &all, &coarse, names, classes.len())?,
             None => None,
         };
-        let told = all.iter().copied().zip(self.places);
-        let (images, told) = readable(name, self.pictures.into_iter().zip(told))?;
-        let (labels, places): (Vec<u32>, Vec<String>) = told.into_iter().unzip();
+        let rows = all.iter().copied().zip(self.image_names);
+        let (images, rows) = readable(name, self.images.into_iter().zip(rows))?;
+        let (labels, image_names): (Vec<u32>, Vec<String>) = rows.into_iter().unzip();
         require_every_class(name, &all, &labels, &classes)?;
-        let dataset = Dataset::new(name, images, labels, classes)?.with_image_names(places)?;
+        let dataset = Dataset::new(name, images, labels, classes)?.with_image_names(image_names)?;
         match groups {
             Some(groups) => dataset.with_groups(groups),
             None => Ok(dataset),

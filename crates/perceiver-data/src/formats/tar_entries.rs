@@ -90,8 +90,8 @@ impl<R: Read> Read for LimitedReader<R> {
         let count = self.reader.read(buffer)?;
         let left = self.left.get().checked_sub(count as u64).ok_or_else(|| {
             let limit = MAX_TAR_HEADER_BYTES >> 20;
-            let finding = format!("headers of more than {limit} MiB before one entry");
-            io::Error::new(ErrorKind::FileTooLarge, finding)
+            let read_entries = format!("headers of more than {limit} MiB before one entry");
+            io::Error::new(ErrorKind::FileTooLarge, read_entries)
         })?;
         self.left.set(left);
         Ok(count)
@@ -170,13 +170,13 @@ mod tests {
     ];
 
     /// Returns the result of reading the entries, and the number of bytes read.
-    fn finding(archive: impl Read) -> (io::Result<usize>, u64) {
+    fn read_entries(archive: impl Read) -> (io::Result<usize>, u64) {
         let mut counted = Counted(archive, 0);
-        let found = TarArchive::new(Forward::new(&mut counted))
+        let result = TarArchive::new(Forward::new(&mut counted))
             .entries()
             .unwrap()
             .try_fold(0, |count, entry| entry.map(|_| count + 1));
-        (found, counted.1)
+        (result, counted.1)
     }
 
     struct Counted<R>(R, u64);
@@ -190,26 +190,26 @@ mod tests {
     }
 
     #[test]
-    fn long_names_and_pax_records_without_end_are_refused_at_the_limit() {
+    fn unbounded_long_names_and_pax_records_are_rejected_at_the_limit() {
         for kind in EXTENSIONS {
             let endless = Cursor::new(header(kind, 3_000_000_000)).chain(io::repeat(b'a'));
-            let (found, read) = finding(endless);
-            let error = found.unwrap_err();
+            let (result, read) = read_entries(endless);
+            let error = result.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::FileTooLarge, "{kind:?}: {error}");
             assert!(read < 2 * MAX_TAR_HEADER_BYTES, "{kind:?}: {read} bytes");
         }
     }
 
     #[test]
-    fn long_names_that_claim_more_than_there_is_are_refused() {
+    fn truncated_long_names_are_rejected() {
         for kind in EXTENSIONS {
             let short = Cursor::new(header(kind, 1 << 30)).chain(&b"abc"[..]);
-            assert!(finding(short).0.is_err(), "{kind:?}");
+            assert!(read_entries(short).0.is_err(), "{kind:?}");
         }
     }
 
     #[test]
-    fn maps_of_sparse_files_without_end_are_refused() {
+    fn unbounded_sparse_maps_are_rejected() {
         let mut sparse = Header::new_gnu();
         sparse.set_entry_type(EntryType::GNUSparse);
         sparse.set_size(0);
@@ -219,7 +219,7 @@ mod tests {
         let mut map = [0; 512];
         map[504] = 1; // another one follows
         let endless = Cursor::new(sparse.as_bytes().to_vec()).chain(Repeated(map));
-        let error = finding(endless).0.unwrap_err();
+        let error = read_entries(endless).0.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FileTooLarge, "{error}");
     }
 
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_names_and_large_contents_are_read() {
+    fn long_names_and_large_contents_are_read() {
         let mut builder = Builder::new(Vec::new());
         let long = "deep/".repeat(800) + "cat.png";
         let content = vec![7; 3 << 20]; // more than the header limit

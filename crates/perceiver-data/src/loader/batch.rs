@@ -7,11 +7,12 @@ use rayon::prelude::*;
 
 use crate::dataset::Dataset;
 use crate::dataset::image::Image;
-use crate::error::Result;
+use crate::error::{DataError, Result};
 use crate::formats::shards::ShardedDataset;
 use crate::loader::config::LoaderConfig;
 use crate::loader::shard_stream::Drawn;
 use crate::loader::shuffle::shuffle;
+use crate::source::map_dataset::MappedSamples;
 use crate::transforms::augment::Augmentation;
 use crate::transforms::mixup_cutmix::Mix;
 use crate::transforms::preprocess::{Prepared, Preprocessing};
@@ -54,6 +55,14 @@ struct Item<'a> {
     other: Option<Other<'a>>,
 }
 
+/// An image that was read for a batch, with the partner that it is mixed with.
+struct Decoded {
+    index: usize,
+    label: u32,
+    image: Image,
+    other: Option<(Mix, u32, Image)>,
+}
+
 /// The partner that an image is mixed with.
 struct Other<'a> {
     mix: Mix,
@@ -63,7 +72,7 @@ struct Other<'a> {
 
 impl Batches {
     /// Returns the indices below `len`, shuffled if configured.
-    pub(crate) fn order(&self, len: usize, epoch: usize) -> Vec<usize> {
+    fn order(&self, len: usize, epoch: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..len).collect();
         if self.config.shuffle {
             let key = RngKey::new(self.config.seed)
@@ -72,6 +81,19 @@ impl Batches {
             shuffle(&mut order, key);
         }
         order
+    }
+
+    /// Returns the indices of this rank's images in every batch of an epoch, from `first_batch` on.
+    pub(crate) fn chunks(&self, len: usize, epoch: usize, first_batch: usize) -> Vec<Vec<usize>> {
+        let LoaderConfig {
+            batch_size, part, ..
+        } = self.config;
+        let order = self.order(len, epoch);
+        let first = first_batch.saturating_mul(batch_size).min(order.len());
+        order[first..]
+            .chunks(batch_size)
+            .map(|batch| batch[part.range(batch.len())].to_vec())
+            .collect()
     }
 
     /// Builds a batch from the images of `data` at `indices`, augmented for this epoch.
@@ -106,39 +128,71 @@ impl Batches {
         drawn: &[Drawn],
     ) -> Result<Batch> {
         let side = preprocessing.image_size;
-        let decoded = |drawn: &Drawn| {
-            let (picture, window) = (drawn.picture(), drawn.window());
-            let mix = self.mix(epoch, picture.index, window.len(), side);
-            let other = match mix {
-                None => None,
-                Some(mix) => {
-                    let other = &window[mix.other];
-                    Some((mix, other.label, data.decode(other)?))
-                }
-            };
-            Ok((data.decode(picture)?, other))
-        };
+        self.of_decoded(preprocessing, epoch, drawn, |drawn| {
+            let (image, window) = (drawn.image(), drawn.window());
+            let mix = self.mix(epoch, image.index, window.len(), side);
+            let other = mix.map(|mix| {
+                let other = &window[mix.other];
+                Ok::<_, DataError>((mix, other.label, data.decode(other)?))
+            });
+            Ok(Decoded {
+                index: image.index,
+                label: image.label,
+                image: data.decode(image)?,
+                other: other.transpose()?,
+            })
+        })
+    }
+
+    /// Builds a batch from images of a map-style data set, augmented for this epoch.
+    pub(crate) fn of_mapped(
+        &self,
+        data: &MappedSamples,
+        preprocessing: &Preprocessing,
+        epoch: usize,
+        indices: &[usize],
+    ) -> Result<Batch> {
+        let side = preprocessing.image_size;
+        self.of_decoded(preprocessing, epoch, indices, |&index| {
+            let other = self.mix(epoch, index, data.len(), side).map(|mix| {
+                let image = data.image(mix.other)?;
+                Ok::<_, DataError>((mix, data.label(mix.other), image))
+            });
+            Ok(Decoded {
+                index,
+                label: data.label(index),
+                image: data.image(index)?,
+                other: other.transpose()?,
+            })
+        })
+    }
+
+    /// Builds a batch from images that `decode` reads for it.
+    fn of_decoded<T: Sync>(
+        &self,
+        preprocessing: &Preprocessing,
+        epoch: usize,
+        drawn: &[T],
+        decode: impl Fn(&T) -> Result<Decoded> + Send + Sync,
+    ) -> Result<Batch> {
         let decoded = self
             .pool
-            .install(|| drawn.par_iter().map(decoded).collect::<Result<Vec<_>>>())?;
-        let images = decoded.iter().flat_map(|(image, other)| {
-            let other = other.as_ref().map(|(.., image)| image);
-            std::iter::once(image).chain(other)
+            .install(|| drawn.par_iter().map(decode).collect::<Result<Vec<_>>>())?;
+        let images = decoded.iter().flat_map(|decoded| {
+            let other = decoded.other.as_ref().map(|(.., image)| image);
+            std::iter::once(&decoded.image).chain(other)
         });
         let prepared = preprocessing.prepare(images)?;
-        let items = drawn
-            .iter()
-            .zip(&decoded)
-            .map(|(drawn, (image, other))| Item {
-                index: drawn.picture().index,
-                label: drawn.picture().label,
+        let items = decoded.iter().map(|decoded| Item {
+            index: decoded.index,
+            label: decoded.label,
+            image: &decoded.image,
+            other: decoded.other.as_ref().map(|(mix, label, image)| Other {
+                mix: *mix,
+                label: *label,
                 image,
-                other: other.as_ref().map(|(mix, label, image)| Other {
-                    mix: *mix,
-                    label: *label,
-                    image,
-                }),
-            });
+            }),
+        });
         self.batch(&prepared, epoch, &items.collect::<Vec<_>>())
     }
 
@@ -165,11 +219,11 @@ impl Batches {
         let images = self.pool.install(|| {
             prepared.tensor(items.par_iter(), |scratch, item, out| {
                 let key = self.key(epoch, item.index);
-                self.picture(prepared, item.image, key, scratch, out);
+                self.write_image(prepared, item.image, key, scratch, out);
                 if let Some(Other { mix, image, .. }) = &item.other {
                     let mut other = vec![0.0; out.len()];
                     let key = key.fold_in_name("other");
-                    self.picture(prepared, image, key, scratch, &mut other);
+                    self.write_image(prepared, image, key, scratch, &mut other);
                     mix.apply(out, &other, side);
                 }
             })
@@ -185,7 +239,7 @@ impl Batches {
     }
 
     /// Writes one augmented image to `out`, `[3, side, side]`.
-    fn picture(
+    fn write_image(
         &self,
         prepared: &Prepared,
         image: &Image,

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_threads_panic_is_the_consumers_error() {
+    fn a_panic_of_the_thread_is_an_error_of_the_consumer() {
         for prefetch in 0..3 {
             let batch = |i| {
                 if i < 1 {

@@ -38,13 +38,13 @@ impl Order {
         let mut shuffled = shards.to_vec();
         shuffle(&mut shuffled, key.fold_in_name("shards"));
         let mut len = 0;
-        let placed = shuffled.into_iter().map(|pictures| {
-            let place = len;
-            len += pictures.len();
-            (place, pictures.start)
+        let starts = shuffled.into_iter().map(|images| {
+            let position = len;
+            len += images.len();
+            (position, images.start)
         });
         Self {
-            shards: placed.collect(),
+            shards: starts.collect(),
             len,
             lanes: batch_size,
             window: (buffer / batch_size).max(1),
@@ -74,20 +74,20 @@ impl Order {
     }
 
     /// Returns the images of a window of a lane, in the order of its batches.
-    pub(super) fn pictures(&self, lane: usize, window: &Range<usize>) -> Vec<usize> {
+    pub(super) fn images(&self, lane: usize, window: &Range<usize>) -> Vec<usize> {
         let start = self.lane(lane).start;
-        let places = window.clone().map(|batch| start + batch);
-        let mut pictures: Vec<usize> = places.map(|place| self.picture(place)).collect();
+        let positions = window.clone().map(|batch| start + batch);
+        let mut images: Vec<usize> = positions.map(|position| self.image_at(position)).collect();
         let key = self.key.fold_in(lane as u64).fold_in(window.start as u64);
-        shuffle(&mut pictures, key);
-        pictures
+        shuffle(&mut images, key);
+        images
     }
 
     /// Returns the image at a position in the sequence.
-    fn picture(&self, place: usize) -> usize {
-        let after = self.shards.partition_point(|&(start, _)| start <= place);
+    fn image_at(&self, position: usize) -> usize {
+        let after = self.shards.partition_point(|&(start, _)| start <= position);
         let (start, first) = self.shards[after - 1];
-        first + (place - start)
+        first + (position - start)
     }
 }
 
@@ -111,19 +111,19 @@ mod tests {
         let batches = 0..order.len.div_ceil(order.lanes);
         let batch = |batch: usize| {
             let len = order.lanes.min(order.len - batch * order.lanes);
-            let picture = |lane| {
+            let image = |lane| {
                 let window = order.window(lane, batch);
                 assert!(window.contains(&batch) && window.len() <= order.window);
-                order.pictures(lane, &window)[batch - window.start]
+                order.images(lane, &window)[batch - window.start]
             };
-            (0..len).map(picture).collect()
+            (0..len).map(image).collect()
         };
         batches.map(batch).collect()
     }
 
     proptest! {
         #[test]
-        fn every_picture_comes_once(
+        fn every_image_occurs_once(
             sizes in prop::collection::vec(1_usize..30, 1..6), batch_size in 1_usize..12, buffer in 0_usize..60, seed: u64,
         ) {
             let order = Order::new(&ranges(&sizes), batch_size, buffer, RngKey::new(seed));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_differ_and_a_batch_comes_from_everywhere() {
+    fn epochs_differ_and_batches_mix_all_shards() {
         let shards = ranges(&[100; 10]);
         let order = |epoch| Order::new(&shards, 20, 400, RngKey::new(7).fold_in(epoch));
         let (first, second) = (batches(&order(0)), batches(&order(1)));
@@ -148,7 +148,7 @@ mod tests {
 
     /// Otherwise lanes would wait for the disk together.
     #[test]
-    fn windows_begin_at_different_batches() {
+    fn windows_start_at_different_batches() {
         let order = Order::new(&ranges(&[1600]), 16, 16 * 16, RngKey::new(0));
         let begins = |batch| {
             (0..16)

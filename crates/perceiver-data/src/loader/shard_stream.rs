@@ -15,12 +15,12 @@ use crate::loader::shard_order::Order;
 #[derive(Debug)]
 pub(crate) struct Drawn {
     window: Arc<Vec<Encoded>>,
-    place: usize,
+    index: usize,
 }
 
 impl Drawn {
-    pub(crate) fn picture(&self) -> &Encoded {
-        &self.window[self.place]
+    pub(crate) fn image(&self) -> &Encoded {
+        &self.window[self.index]
     }
 
     /// Returns the candidates for mixing: a function of seed and epoch, as the image is.
@@ -31,7 +31,7 @@ impl Drawn {
 
 /// An iterator over one part of the batches of an epoch.
 pub(crate) struct Stream {
-    pictures: Arc<ShardedDataset>,
+    dataset: Arc<ShardedDataset>,
     config: LoaderConfig,
     /// The shuffled order; `None` for the order of the shards.
     order: Option<Order>,
@@ -42,7 +42,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(
-        pictures: Arc<ShardedDataset>,
+        dataset: Arc<ShardedDataset>,
         config: &LoaderConfig,
         epoch: usize,
         first_batch: usize,
@@ -51,11 +51,11 @@ impl Stream {
             .fold_in_name("shuffle")
             .fold_in(epoch as u64);
         let order = config.shuffle.then(|| {
-            let shards = pictures.by_shard();
+            let shards = dataset.by_shard();
             Order::new(&shards, config.batch_size, config.shuffle_buffer, key)
         });
         Self {
-            pictures,
+            dataset,
             config: config.clone(),
             order,
             batch: first_batch,
@@ -69,10 +69,10 @@ impl Stream {
         let Some(order) = &self.order else {
             let start = batch * self.config.batch_size;
             let indices: Vec<usize> = lanes.map(|lane| start + lane).collect();
-            let window = Arc::new(self.pictures.read(&indices)?);
-            let drawn = (0..indices.len()).map(|place| Drawn {
+            let window = Arc::new(self.dataset.read(&indices)?);
+            let drawn = (0..indices.len()).map(|index| Drawn {
                 window: Arc::clone(&window),
-                place,
+                index,
             });
             return Ok(drawn.collect());
         };
@@ -84,13 +84,13 @@ impl Stream {
             } else {
                 self.windows.remove(&lane); // frees it before the next is read
                 let batches = order.window(lane, batch);
-                let window = self.pictures.read(&order.pictures(lane, &batches))?;
+                let window = self.dataset.read(&order.images(lane, &batches))?;
                 let loaded = (batches, Arc::new(window));
                 self.windows.insert(lane, loaded.clone());
                 loaded
             };
-            let place = batch - batches.start;
-            Ok(Drawn { window, place })
+            let index = batch - batches.start;
+            Ok(Drawn { window, index })
         };
         lanes.map(draw).collect()
     }
@@ -102,7 +102,7 @@ impl Iterator for Stream {
     fn next(&mut self) -> Option<Self::Item> {
         let batch = self.batch;
         let done = batch.checked_mul(self.config.batch_size)?;
-        let left = self.pictures.len().checked_sub(done)?;
+        let left = self.dataset.len().checked_sub(done)?;
         if left == 0 {
             return None;
         }

@@ -4,7 +4,7 @@ use crate::dataset::image::Image;
 use crate::error::Result;
 use crate::source::samples::Samples;
 
-/// The number of images in shards that are sampled, since reading all would take long.
+/// The number of images not in memory that are sampled, since reading all would take long.
 const SAMPLE: usize = 15;
 
 /// A summary of the original sizes of images, before downscaling.
@@ -40,16 +40,16 @@ impl ImageSizes {
 }
 
 impl Samples {
-    /// Summarizes the sizes of the images; for shards, those of a sample.
+    /// Summarizes the sizes of the images; of a sample, if they are not in memory.
     ///
     /// # Errors
-    /// When an image of a shard cannot be read.
+    /// When an image cannot be read.
     pub fn sizes(&self) -> Result<Option<ImageSizes>> {
         match self {
             Self::InMemory(data) => Ok(ImageSizes::of(data.images())),
-            Self::Sharded(data) => {
-                let count = SAMPLE.min(data.len());
-                let chosen = (0..count).map(|at| data.image(at * data.len() / count));
+            Self::Sharded(_) | Self::Mapped(_) => {
+                let count = SAMPLE.min(self.len());
+                let chosen = (0..count).map(|at| self.image(at * self.len() / count));
                 let images = chosen.collect::<Result<Vec<Image>>>()?;
                 Ok(ImageSizes::of(&images))
             }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_those_of_the_sizes_before_shrinking() {
+    fn medians_are_of_the_original_sizes() {
         let images = [image(4, 8).shrunk_to(2), image(6, 30), image(5, 9)];
         let expected = ImageSizes {
             height: 5,

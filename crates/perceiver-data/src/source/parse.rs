@@ -116,15 +116,15 @@ fn parse_shards(address: &str) -> Option<Source> {
     let (mut dir, mut image_column, mut label_column) = (address, None, None);
     while let Some((before, option)) = dir.rsplit_once(',') {
         let (key, column) = option.split_once('=').unwrap_or(("", ""));
-        let place = match key {
+        let target = match key {
             "image" => &mut image_column,
             "label" => &mut label_column,
             _ => break, // a comma of the directory's name
         };
-        if column.is_empty() || place.is_some() {
+        if column.is_empty() || target.is_some() {
             return None;
         }
-        *place = Some(column.to_owned());
+        *target = Some(column.to_owned());
         dir = before;
     }
     (!dir.is_empty()).then(|| Source::Shards {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn every_source_survives_its_text_form() {
+    fn every_source_round_trips_as_text() {
         let sources = [
             (Source::Cifar100, "cifar100"),
             (Source::Cifar10, "cifar10"),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_answered_with_the_accepted_forms() {
+    fn errors_for_invalid_text_list_the_accepted_forms() {
         let wrong = [
             "",
             "cifar",
@@ -245,14 +245,14 @@ mod tests {
         ];
         for text in wrong {
             let error = text.parse::<Source>().unwrap_err().to_string();
-            let told = format!("dataset: expected {FORMS}, found {text:?}");
-            assert!(error.starts_with(&told), "{error}");
+            let expected = format!("dataset: expected {FORMS}, found {text:?}");
+            assert!(error.starts_with(&expected), "{error}");
         }
         assert!(serde_json::from_str::<Source>("\"mnist\"").is_err());
     }
 
     #[test]
-    fn what_was_meant_is_named() {
+    fn a_similar_form_is_suggested() {
         let root = tempfile::tempdir().unwrap();
         for file in [
             "photos/cat/1.png",
@@ -274,7 +274,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_as_what_parses_the_same(text in "(folder|shards|hf|memory)?:?[a-z/:, ]{0,12}(,label=[a-z,=]{0,3})?") {
+        fn parsing_and_printing_round_trip(text in "(folder|shards|hf|memory)?:?[a-z/:, ]{0,12}(,label=[a-z,=]{0,3})?") {
             if let Ok(source) = text.parse::<Source>() {
                 prop_assert_eq!(source.to_string().parse::<Source>().unwrap(), source);
             }

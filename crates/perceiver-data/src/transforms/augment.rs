@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn zoom_has_to_leave_something() {
+    fn zoom_out_of_range_is_rejected() {
         for zoom in [-0.1, 1.0, f32::NAN] {
             let wrong = Augmentation { zoom, ..KERAS };
             assert!(matches!(
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_options_are_refused() {
+    fn misspelled_options_are_rejected() {
         let text = r#"{"horizontal_flip": true, "zoom": 0.2, "zooom": 0.1}"#;
         assert!(serde_json::from_str::<Augmentation>(text).is_err());
     }

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_lie_in_the_middle() {
+    fn windows_are_centered() {
         assert_eq!(window(Fit::Stretch, 600, 300), (0, 600));
         assert_eq!(window(Fit::Crop, 600, 300), (150, 300));
         assert_eq!(window(Fit::Crop, 300, 600), (0, 300));
@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn a_square_is_left_as_it_is() {
+    fn squares_are_unchanged() {
         for fit in [Fit::Stretch, Fit::Crop, Fit::Pad] {
             assert_eq!(window(fit, 7, 7), (0, 7));
         }
     }
 
     #[test]
-    fn its_words_are_those_of_recipes() {
+    fn text_forms_are_those_of_recipes() {
         for fit in [Fit::Stretch, Fit::Crop, Fit::Pad] {
             let json = serde_json::to_string(&fit).unwrap();
             assert_eq!(json, format!("\"{fit}\""));

@@ -243,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_without_antialias_reads_two_neighbours() {
+    fn downscaling_without_antialias_reads_two_neighbours() {
         // Output 0 of 5 -> 2 has its centre at 0.75, output 1 at 3.25.
         let taps = Interpolation::resize(5, 2, false);
         assert_eq!(taps.apply(&[0.0, 4.0, 8.0, 12.0, 100.0]), [3.0, 34.0]);
     }
 
     #[test]
-    fn shrinking_with_antialias_weighs_by_a_wide_triangle() {
+    fn downscaling_with_antialias_uses_a_wide_triangle_filter() {
         // 4 -> 2: weights 3, 3, 1 of 7 about the centre 0.5.
         let taps = Interpolation::resize(4, 2, true);
         assert!(close(&taps.apply(&[7.0, 0.0, 0.0, 0.0]), &[3.0, 0.0]));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn shifting_lets_nothing_in() {
+    fn shifting_pads_with_zeros() {
         let shifted = |by| Interpolation::shift(3, by).apply(&[1.0, 2.0, 3.0]);
         assert_eq!(shifted(1), [0.0, 1.0, 2.0]);
         assert_eq!(shifted(-2), [3.0, 0.0, 0.0]);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn zooming_out_mirrors_the_border() {
+    fn zooming_out_reflects_the_border() {
         // Middle 1.5; factor 3 reads -3, 0, 3, 6: mirrored 2, 0, 3, 1.
         let taps = Interpolation::zoom(4, 3.0);
         assert_eq!(
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn zooming_in_interpolates_about_the_middle() {
+    fn zooming_in_interpolates_about_the_center() {
         // Middle 1; factor 0.5 reads 0.5, 1, 1.5.
         assert_eq!(
             Interpolation::zoom(3, 0.5).apply(&[0.0, 2.0, 8.0]),
@@ -288,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn constants_stay(from in 1_usize..60, to in 1_usize..60, antialias: bool, factor in 0.1_f32..4.0) {
+        fn constants_are_preserved(from in 1_usize..60, to in 1_usize..60, antialias: bool, factor in 0.1_f32..4.0) {
             let resize = Interpolation::resize(from, to, antialias);
             let zoom = Interpolation::zoom(to, factor);
             for taps in [&resize, &zoom, &zoom.compose(&resize)] {
@@ -298,7 +298,7 @@ mod tests {
         }
 
         #[test]
-        fn composing_is_applying_in_turn(
+        fn composition_equals_sequential_application(
             input in prop::collection::vec(-1.0_f32..1.0, 1..40),
             to in 1_usize..40,
             antialias: bool,
@@ -314,7 +314,7 @@ mod tests {
         /// A window inside the axis equals a crop of the axis; one that reaches beyond equals the
         /// axis padded with zeros.
         #[test]
-        fn windows_cut_or_surround(
+        fn windows_crop_or_pad(
             input in prop::collection::vec(-10_f32..10.0, 1..40),
             other in 1_usize..60,
             to in 1_usize..30,
@@ -336,14 +336,14 @@ mod tests {
         }
 
         #[test]
-        fn identities(len in 1_usize..50, antialias: bool) {
+        fn double_flips_and_unit_zooms_are_identities(len in 1_usize..50, antialias: bool) {
             let identity = Interpolation::resize(len, len, antialias);
             prop_assert_eq!(&Interpolation::flip(len).compose(&Interpolation::flip(len)), &identity);
             prop_assert_eq!(&Interpolation::zoom(len, 1.0), &identity);
         }
 
         #[test]
-        fn antialias_changes_nothing_when_enlarging(from in 1_usize..30, more in 0_usize..30) {
+        fn antialias_has_no_effect_when_upscaling(from in 1_usize..30, more in 0_usize..30) {
             let plain = Interpolation::resize(from, from + more, false);
             prop_assert_eq!(plain, Interpolation::resize(from, from + more, true));
         }

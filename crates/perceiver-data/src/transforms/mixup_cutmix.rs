@@ -57,7 +57,7 @@ impl Mixing {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        let refused = |option, expected: &str, found: f32| {
+        let invalid = |option, expected: &str, found: f32| {
             Err(DataError::InvalidOption {
                 option,
                 expected: expected.to_owned(),
@@ -65,7 +65,7 @@ impl Mixing {
             })
         };
         if !(0.0..=1.0).contains(&self.probability) {
-            return refused(
+            return invalid(
                 "augmentation.mixing.probability",
                 "0 to 1",
                 self.probability,
@@ -77,19 +77,19 @@ impl Mixing {
         ];
         for (option, alpha) in alphas {
             if !(alpha.is_finite() && alpha >= 0.0) {
-                return refused(option, "a finite number of at least 0", alpha);
+                return invalid(option, "a finite number of at least 0", alpha);
             }
         }
         Ok(())
     }
 
-    /// Draws how to mix the image that `key` belongs to, with one of `pictures` candidates of
+    /// Draws how to mix the image that `key` belongs to, with one of `candidates` candidates of
     /// `side` x `side` pixels.
-    pub(crate) fn draw(&self, key: RngKey, pictures: usize, side: usize) -> Option<Mix> {
+    pub(crate) fn draw(&self, key: RngKey, candidates: usize, side: usize) -> Option<Mix> {
         if !self.is_on() || uniform(key, 0) >= self.probability {
             return None;
         }
-        let other = key.below(1, pictures);
+        let other = key.below(1, candidates);
         let pastes = self.mixup == 0.0 || (self.cutmix > 0.0 && key.bits(2) >> 63 == 1);
         let alpha = if pastes { self.cutmix } else { self.mixup };
         let beta = Beta::new(alpha, alpha).ok()?;
@@ -131,16 +131,16 @@ fn rectangle_about(side: usize, area: f32, down: f32, right: f32) -> Rectangle {
 }
 
 impl Mix {
-    /// Mixes `other` into `picture` in place, both `[3, side, side]`.
-    pub(crate) fn apply(&self, picture: &mut [f32], other: &[f32], side: usize) {
+    /// Mixes `other` into `image` in place, both `[3, side, side]`.
+    pub(crate) fn apply(&self, image: &mut [f32], other: &[f32], side: usize) {
         match self.pasted {
             Some(rectangle) => {
                 for row in rectangle.rows(side) {
-                    picture[row.clone()].copy_from_slice(&other[row]);
+                    image[row.clone()].copy_from_slice(&other[row]);
                 }
             }
             None => {
-                for (value, other) in picture.iter_mut().zip(other) {
+                for (value, other) in image.iter_mut().zip(other) {
                     *value = other + self.share * (*value - other);
                 }
             }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn half_is_kept_on_average_and_every_picture_may_be_the_other() {
+    fn the_mean_share_is_half_and_any_image_may_be_the_partner() {
         for (mixup, cutmix) in [(0.2, 0.0), (1.0, 0.0), (0.8, 1.0)] {
             let drawn = draws(Mixing {
                 probability: 0.5,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_is_what_is_left_of_the_picture() {
+    fn the_share_is_the_remaining_area_of_the_image() {
         let drawn = draws(Mixing {
             probability: 1.0,
             mixup: 0.0,
@@ -191,22 +191,22 @@ mod tests {
         });
         assert_eq!(drawn.len(), 4_000);
         for mix in &drawn[..200] {
-            let mut picture = vec![1.0; 3 * 32 * 32];
-            mix.apply(&mut picture, &vec![0.0; 3 * 32 * 32], 32);
-            let left = picture.iter().sum::<f32>() / picture.len() as f32;
+            let mut image = vec![1.0; 3 * 32 * 32];
+            mix.apply(&mut image, &vec![0.0; 3 * 32 * 32], 32);
+            let left = image.iter().sum::<f32>() / image.len() as f32;
             assert!((left - mix.share).abs() < 1e-5, "{left} of {mix:?}");
         }
     }
 
     #[test]
-    fn a_blend_is_the_weighted_mean() {
+    fn mixup_is_the_weighted_mean() {
         let mix = Mix {
             other: 0,
             share: 0.75,
             pasted: None,
         };
-        let mut picture = vec![4.0; 3];
-        mix.apply(&mut picture, &[0.0, 4.0, 8.0], 1);
-        assert_eq!(picture, [3.0, 4.0, 5.0]);
+        let mut image = vec![4.0; 3];
+        mix.apply(&mut image, &[0.0, 4.0, 8.0], 1);
+        assert_eq!(image, [3.0, 4.0, 5.0]);
     }
 }

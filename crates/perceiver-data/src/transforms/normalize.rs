@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_travel_in_parts_without_rounding() {
+    fn sums_are_added_in_parts_without_rounding() {
         let sums = |count, sum, squares| Sums {
             count,
             sum,
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_count_alike_in_pictures_of_different_sizes() {
+    fn all_pixels_have_equal_weight_across_image_sizes() {
         // Red: one pixel of 10 and four of 20.
         let small = Image::new(1, 1, vec![10, 0, 0]).unwrap();
         let large = Image::new(2, 2, [[20; 4], [0; 4], [0; 4]].concat()).unwrap();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn adapting_to_nothing_is_an_error() {
+    fn adapting_to_no_images_is_an_error() {
         let data = Dataset::new("none", vec![], vec![], vec![]).unwrap();
         let message = Normalization::adapt(&data).unwrap_err().to_string();
         assert!(
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_channels_and_values_are_refused() {
+    fn invalid_channels_and_values_are_rejected() {
         let two = Normalization {
             mean: vec![0.0; 2],
             variance: vec![1.0; 2],

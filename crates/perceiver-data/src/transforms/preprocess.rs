@@ -236,7 +236,7 @@ impl Prepared {
             let zoomed = Interpolation::zoom(size, zoom).compose(taps);
             match (by * size as f32).round() as isize {
                 0 => zoomed,
-                places => Interpolation::shift(size, places).compose(&zoomed),
+                pixels => Interpolation::shift(size, pixels).compose(&zoomed),
             }
         };
         (
@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    fn picture(height: usize, width: usize) -> Image {
+    fn test_image(height: usize, width: usize) -> Image {
         let pixels = (0..3 * height * width)
             .map(|i| (i * 37 % 251) as u8)
             .collect();
@@ -285,10 +285,10 @@ mod tests {
     }
 
     #[test]
-    fn wrong_options_are_refused() {
+    fn invalid_options_are_rejected() {
         for size in [0, MAX_IMAGE_SIZE + 1, usize::MAX] {
             let message = preprocessing(size)
-                .tensor(&[picture(2, 2)])
+                .tensor(&[test_image(2, 2)])
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -300,10 +300,10 @@ mod tests {
         wrong.normalization.mean.pop();
         assert!(
             wrong
-                .apply(&picture(2, 2), &Draw::NONE, &mut [0.0; 48])
+                .apply(&test_image(2, 2), &Draw::NONE, &mut [0.0; 48])
                 .is_err()
         );
-        let short = preprocessing(4).apply(&picture(2, 2), &Draw::NONE, &mut [0.0; 47]);
+        let short = preprocessing(4).apply(&test_image(2, 2), &Draw::NONE, &mut [0.0; 47]);
         assert!(matches!(
             short,
             Err(DataError::WrongPixelCount {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pictures_make_an_empty_batch() {
+    fn no_images_make_an_empty_batch() {
         assert_eq!(preprocessing(8).tensor(&[]).unwrap().dims(), [0, 3, 8, 8]);
     }
 
@@ -327,7 +327,7 @@ mod tests {
             Fit::Crop => height.min(width),
             Fit::Pad => height.max(width),
         };
-        let place = |at: usize, axis: usize| {
+        let source_index = |at: usize, axis: usize| {
             let at = if side > axis {
                 at.checked_sub((side - axis) / 2)
             } else {
@@ -338,7 +338,7 @@ mod tests {
         let mut pixels = Vec::new();
         for (channel, empty) in empty.into_iter().enumerate() {
             for (row, column) in (0..side).flat_map(|row| (0..side).map(move |at| (row, at))) {
-                let there = place(row, height).zip(place(column, width));
+                let there = source_index(row, height).zip(source_index(column, width));
                 pixels.push(there.map_or(empty, |(row, column)| {
                     image.pixels()[(channel * height + row) * width + column]
                 }));
@@ -349,7 +349,7 @@ mod tests {
 
     /// 4 x 8 pixels with alternating black and white columns, cropped to the middle four.
     #[test]
-    fn cropped_and_padded_images_keep_their_shape() {
+    fn cropped_and_padded_images_keep_their_aspect_ratio() {
         let stripes = |row: usize| {
             (0..8_usize).map(move |at| if (row + at).is_multiple_of(2) { 0 } else { 255 })
         };
@@ -389,20 +389,20 @@ mod tests {
     }
 
     #[test]
-    fn a_very_long_image_is_framed_in_little_memory() {
+    fn a_very_long_image_is_framed_with_little_memory() {
         let preprocessing = Preprocessing {
             fit: Fit::Pad,
             ..preprocessing(4)
         };
         let framed = preprocessing
-            .framed(&picture(1, 60_000))
+            .framed(&test_image(1, 60_000))
             .unwrap()
             .into_owned();
         assert_eq!((framed.height(), framed.width()), (1024, 1024));
     }
 
     #[test]
-    fn a_checkpoint_that_does_not_say_stretches() {
+    fn the_default_fit_is_stretch() {
         let json = r#"{"image_size": 4, "antialias": true, "normalization": {"mean": [0, 0, 0], "variance": [1, 1, 1]}}"#;
         let preprocessing: Preprocessing = serde_json::from_str(json).unwrap();
         assert_eq!(preprocessing.fit, Fit::Stretch);
@@ -410,7 +410,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fitting_is_done_to_pixels_before_anything_else(
+        fn fit_is_applied_before_all_other_transforms(
             height in 1_usize..20,
             width in 1_usize..20,
             size in 1_usize..20,
@@ -421,7 +421,7 @@ mod tests {
         ) {
             let normalization = preprocessing(1).normalization;
             let empty = [0, 1, 2].map(|channel| normalization.mean[channel] as u8);
-            let image = picture(height, width);
+            let image = test_image(height, width);
             let draw = Draw { flip, height_zoom, ..Draw::NONE };
             let made = |fit, image: &Image| {
                 let normalization = normalization.clone();
@@ -431,13 +431,13 @@ mod tests {
                 out
             };
             let expected = made(Fit::Stretch, &fitted(&image, fit, empty));
-            for (found, expected) in made(fit, &image).iter().zip(&expected) {
-                prop_assert!((found - expected).abs() < 1e-5);
+            for (actual, expected) in made(fit, &image).iter().zip(&expected) {
+                prop_assert!((actual - expected).abs() < 1e-5);
             }
         }
 
         #[test]
-        fn all_at_once_is_step_by_step(
+        fn composed_transforms_equal_sequential_ones(
             height in 1_usize..20,
             width in 1_usize..20,
             size in 1_usize..20,
@@ -446,7 +446,7 @@ mod tests {
             width_zoom in 0.8_f32..1.2,
         ) {
             let preprocessing = preprocessing(size);
-            let image = picture(height, width);
+            let image = test_image(height, width);
             let draw = Draw { flip, height_zoom, width_zoom, ..Draw::NONE };
             let mut out = vec![0.0; 3 * size * size];
             preprocessing.apply(&image, &draw, &mut out).unwrap();
@@ -465,8 +465,8 @@ mod tests {
                 let [rows, columns] = [height_zoom, width_zoom].map(|zoom| Interpolation::zoom(size, zoom));
                 expected.extend(resample(&flipped, &rows, &columns));
             }
-            for (found, expected) in out.iter().zip(&expected) {
-                prop_assert!((found - expected).abs() < 1e-5);
+            for (actual, expected) in out.iter().zip(&expected) {
+                prop_assert!((actual - expected).abs() < 1e-5);
             }
         }
     }

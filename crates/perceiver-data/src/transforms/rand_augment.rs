@@ -82,7 +82,7 @@ impl RandAugment {
     };
 
     pub(crate) fn validate(&self) -> Result<()> {
-        let refused = |option, expected: &str, found: String| {
+        let invalid = |option, expected: &str, found: String| {
             Err(DataError::InvalidOption {
                 option,
                 expected: expected.to_owned(),
@@ -91,11 +91,11 @@ impl RandAugment {
         };
         if self.layers > 16 {
             let layers = self.layers.to_string();
-            return refused("augmentation.rand_augment.layers", "0 to 16", layers);
+            return invalid("augmentation.rand_augment.layers", "0 to 16", layers);
         }
         if !(0.0..=STRONGEST).contains(&self.magnitude) {
             let magnitude = self.magnitude.to_string();
-            return refused("augmentation.rand_augment.magnitude", "0 to 10", magnitude);
+            return invalid("augmentation.rand_augment.magnitude", "0 to 10", magnitude);
         }
         Ok(())
     }
@@ -109,8 +109,8 @@ impl RandAugment {
             let sign = if key.bits(1) >> 63 == 1 { 1.0 } else { -1.0 };
             let change = CHANGES[chosen.min(CHANGES.len() - 1)];
             if change != Change::Identity {
-                let picture = change.apply(&changed, self.magnitude / STRONGEST, sign);
-                changed = Cow::Owned(picture);
+                let image = change.apply(&changed, self.magnitude / STRONGEST, sign);
+                changed = Cow::Owned(image);
             }
         }
         changed
@@ -312,39 +312,35 @@ fn interpolated(image: &Image, channel: usize, at: [f32; 2]) -> f32 {
 mod tests {
     use super::*;
 
-    fn picture() -> Image {
+    fn test_image() -> Image {
         let pixels = (0..3 * 6 * 5).map(|at| (at * 73 % 256) as u8).collect();
         Image::new(6, 5, pixels).unwrap()
     }
 
     #[test]
-    fn without_strength_most_changes_change_nothing() {
-        let picture = picture();
+    fn most_operations_at_zero_magnitude_are_the_identity() {
+        let image = test_image();
         for change in CHANGES {
             let depends = [Change::AutoContrast, Change::Equalize, Change::Invert];
             if !depends.contains(&change) {
-                assert_eq!(change.apply(&picture, 0.0, 1.0), picture, "{change:?}");
+                assert_eq!(change.apply(&image, 0.0, 1.0), image, "{change:?}");
             }
         }
     }
 
     #[test]
-    fn with_strength_every_change_but_the_identity_shows() {
-        let picture = picture();
+    fn operations_at_full_magnitude_change_the_image() {
+        let image = test_image();
         for change in &CHANGES[1..] {
             for sign in [1.0, -1.0] {
-                assert_ne!(
-                    change.apply(&picture, 1.0, sign),
-                    picture,
-                    "{change:?} {sign}"
-                );
+                assert_ne!(change.apply(&image, 1.0, sign), image, "{change:?} {sign}");
             }
         }
     }
 
     /// `PIL.ImageOps` and `PIL.ImageEnhance` on values computed by hand.
     #[test]
-    fn changes_known_by_hand() {
+    fn operations_match_values_computed_by_hand() {
         let flat = |value| Image::new(1, 1, vec![value; 3]).unwrap();
         let pixel = |change: Change, value, strength, sign| {
             change.apply(&flat(value), strength, sign).pixels()[0]
@@ -367,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_translation_moves_by_whole_pixels_where_it_can() {
+    fn translations_by_whole_pixels_are_exact() {
         let ramp = Image::new(1, 10, (0..10).collect::<Vec<u8>>().repeat(3)).unwrap();
         let moved = Change::TranslateX.apply(&ramp, 1.0, 1.0); // 0.3 of 10 pixels
         assert_eq!(moved.pixels()[..7], [3, 4, 5, 6, 7, 8, 9]);
@@ -375,15 +371,15 @@ mod tests {
     }
 
     #[test]
-    fn changes_depend_on_the_key_alone() {
+    fn operations_depend_on_the_key_alone() {
         let augment = RandAugment {
             layers: 4,
             magnitude: 9.0,
         };
-        let (picture, key) = (picture(), RngKey::new(5));
-        assert_eq!(augment.apply(&picture, key), augment.apply(&picture, key));
+        let (image, key) = (test_image(), RngKey::new(5));
+        assert_eq!(augment.apply(&image, key), augment.apply(&image, key));
         let all: Vec<Image> = (0..20)
-            .map(|number| augment.apply(&picture, key.fold_in(number)).into_owned())
+            .map(|number| augment.apply(&image, key.fold_in(number)).into_owned())
             .collect();
         assert!(all.iter().any(|one| *one != all[0]));
     }

@@ -65,10 +65,10 @@ impl Erasing {
     }
 }
 
-/// Sets the rectangle of `picture` `[3, side, side]` to 0, the mean colour of normalized images.
-pub(crate) fn erase(picture: &mut [f32], side: usize, rectangle: Rectangle) {
+/// Sets the rectangle of `image` `[3, side, side]` to 0, the mean colour of normalized images.
+pub(crate) fn erase(image: &mut [f32], side: usize, rectangle: Rectangle) {
     for row in rectangle.rows(side) {
-        picture[row].fill(0.0);
+        image[row].fill(0.0);
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_of_the_pictures_loses_what_the_paper_says() {
+    fn probability_and_area_are_those_of_the_paper() {
         let erasing = Erasing { probability: 0.25 };
         let drawn: Vec<Rectangle> = (0..4_000)
             .filter_map(|number| erasing.draw(RngKey::new(3).fold_in(number), 32))
@@ -97,16 +97,16 @@ mod tests {
     }
 
     #[test]
-    fn the_rectangle_alone_is_erased_in_all_channels() {
-        let mut picture = vec![1.0; 3 * 16];
+    fn only_the_rectangle_is_erased_in_all_channels() {
+        let mut image = vec![1.0; 3 * 16];
         let rectangle = Rectangle {
             top: 1,
             bottom: 3,
             left: 2,
             right: 3,
         };
-        erase(&mut picture, 4, rectangle);
-        let erased: Vec<usize> = (0..48).filter(|&at| picture[at] == 0.0).collect();
+        erase(&mut image, 4, rectangle);
+        let erased: Vec<usize> = (0..48).filter(|&at| image[at] == 0.0).collect();
         assert_eq!(erased, [6, 10, 22, 26, 38, 42]);
     }
 }

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_and_columns_keep_their_places() {
+    fn rows_and_columns_are_not_swapped() {
         let plane = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [2, 3]
         let same = |len| Interpolation::resize(len, len, false);
         assert_eq!(

@@ -15,8 +15,8 @@ const MOST_FIELDS: usize = 8;
 /// ```
 /// use perceiver_model::foreign_config;
 ///
-/// let says = foreign_config(br#"{"model_type": "vit", "architectures": ["ViTForImageClassification"]}"#).unwrap();
-/// assert!(says.starts_with("a transformers model (model_type \"vit\", architectures ViTForImageClassification)"));
+/// let message = foreign_config(br#"{"model_type": "vit", "architectures": ["ViTForImageClassification"]}"#).unwrap();
+/// assert!(message.starts_with("a transformers model (model_type \"vit\", architectures ViTForImageClassification)"));
 /// assert_eq!(foreign_config(br#"{"model_type": "perceiver-image-classification"}"#), None);
 /// ```
 pub fn foreign_config(content: &[u8]) -> Option<String> {
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn models_of_other_programs_are_told_by_what_they_say_of_themselves() {
+    fn foreign_configs_are_identified_by_their_fields() {
         for (content, expected) in [
             (
                 r#"{"model_type": "vit"}"#,
@@ -110,13 +110,13 @@ mod tests {
                 "a JSON object without model_type, with fields model_type",
             ),
         ] {
-            let says = foreign_config(content.as_bytes()).unwrap();
-            assert!(says.starts_with(&format!("{expected};")), "{says}");
+            let message = foreign_config(content.as_bytes()).unwrap();
+            assert!(message.starts_with(&format!("{expected};")), "{message}");
         }
     }
 
     #[test]
-    fn ours_and_what_is_no_object_are_left_to_the_parser() {
+    fn own_and_non_object_configs_are_left_to_the_parser() {
         for content in [
             "",
             "[]",

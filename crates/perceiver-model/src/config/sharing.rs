@@ -49,7 +49,7 @@ mod tests {
     use crate::config::Sharing;
 
     #[test]
-    fn sets_are_used_as_often_as_iterations_share_them() {
+    fn weight_sets_count_the_iterations_that_share_them() {
         let of = |sharing, num_cross_attends| {
             let config = PerceiverConfig {
                 num_iterations: 4,

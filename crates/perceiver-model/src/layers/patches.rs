@@ -48,14 +48,14 @@ mod tests {
         assert_eq!(patches[0][1], [2., 102., 3., 103., 12., 112., 13., 113.]);
     }
     #[test]
-    fn a_map_is_cut_as_an_image_is() {
+    fn feature_maps_are_patched_like_images() {
         let values = Tensor::arange(0f32, 2.0 * 3.0 * 24.0, &Device::Cpu).unwrap();
         let images = values.reshape((2, 3, 4, 6)).unwrap();
         let map = images.permute((0, 2, 3, 1)).unwrap();
         for size in [1, 2] {
             let expected = patches(&images, size).unwrap().to_vec3::<f32>().unwrap();
-            let found = patches_of_map(&map, size).unwrap();
-            assert_eq!(found.to_vec3::<f32>().unwrap(), expected);
+            let actual = patches_of_map(&map, size).unwrap();
+            assert_eq!(actual.to_vec3::<f32>().unwrap(), expected);
         }
     }
 }

@@ -132,8 +132,8 @@ mod tests {
             -sixty,
             -half, // of -pi / 3 and -2 pi / 3
         ];
-        for (found, expected) in token.iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-6, "{token:?}");
+        for (actual, expected) in token.iter().zip(expected) {
+            assert!((actual - expected).abs() < 1e-6, "{token:?}");
         }
     }
 

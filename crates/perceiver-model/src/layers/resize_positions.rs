@@ -75,12 +75,12 @@ fn steps(from: usize, to: usize) -> Vec<Step> {
     let last = from.saturating_sub(2); // the last that has a successor
     (0..to)
         .map(|index| {
-            let place = (index as f64 + 0.5) * from as f64 / to as f64 - 0.5;
-            let first = (place.max(0.0) as usize).min(last);
+            let position = (index as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+            let first = (position.max(0.0) as usize).min(last);
             Step {
                 first,
                 second: (first + 1).min(from - 1),
-                share: place - first as f64,
+                share: position - first as f64,
             }
         })
         .collect()
@@ -177,22 +177,22 @@ mod tests {
             .collect()
     }
 
-    fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
-        assert_eq!(found.len(), expected.len());
-        for (found, expected) in found.iter().zip(expected) {
-            assert!((found - expected).abs() < tolerance, "{found} {expected}");
+    fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32) {
+        assert_eq!(actual.len(), expected.len());
+        for (actual, expected) in actual.iter().zip(expected) {
+            assert!((actual - expected).abs() < tolerance, "{actual} {expected}");
         }
     }
 
     #[test]
-    fn a_ramp_stays_a_ramp() {
+    fn linear_ramps_are_preserved() {
         for (from, to) in [(4, 8), (8, 4), (5, 7), (7, 5), (2, 9), (4, 4)] {
             assert_close(&resize(&ramp(from), from, to, 2), &ramp(to), 1e-5);
         }
     }
 
     #[test]
-    fn the_same_grid_keeps_every_bit() {
+    fn grids_of_the_same_size_are_unchanged() {
         let values: Vec<f32> = (0..48_u16)
             .map(|at| f32::from(at * 37 % 101) / 7.0)
             .collect();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_grid_has_the_means_of_four_and_a_single_token_is_everywhere() {
+    fn halving_averages_four_tokens_and_single_tokens_are_replicated() {
         let values = [1.0, 2.0, 3.0, 6.0];
         assert_eq!(resize(&values, 2, 1, 1), [3.0]);
         assert_eq!(resize(&[7.0], 1, 3, 1), [7.0; 9]);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn refitted_fourier_positions_are_the_old_ones_resized() {
+    fn refitted_fourier_positions_equal_the_resized_ones() {
         let bands = 16;
         let weights: Vec<f32> = (0..2 * 33_u16)
             .map(|at| f32::from(at * 29 % 31) / 31.0 - 0.5)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::Device;
-use perceiver_hub::{HubAccess, ModelPlace};
+use perceiver_hub::{HubAccess, ModelSource};
 use serde::Deserialize;
 
 use crate::config::PerceiverConfig;
@@ -50,7 +50,7 @@ impl Perceiver {
     /// As [`Perceiver::from_pretrained`].
     pub fn from_pretrained_with(name: &str, access: &HubAccess, device: &Device) -> Result<Self> {
         let files = ["config.json", "model.safetensors"];
-        let directory = ModelPlace::of(name)?.directory(access, &files, &[])?;
+        let directory = ModelSource::of(name)?.directory(access, &files, &[])?;
         let [config, weights] = files.map(|file| directory.join(file));
         let config = read_architecture(&config)?;
         config.validate()?;

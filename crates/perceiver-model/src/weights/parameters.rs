@@ -163,7 +163,8 @@ impl Parameters {
     ///
     /// # Errors
     /// When the file cannot be read, and as for [`Parameters::from_loaded_tensors`].
-    pub fn open(config: &PerceiverConfig, path: &Path, device: &Device) -> Result<Self> {
+    pub fn open(config: &PerceiverConfig, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let path = path.as_ref();
         let tensors = read_safetensors(path)?;
         Self::from_loaded_tensors(config, tensors, device).map_err(|error| ModelError::InFile {
             path: path.to_path_buf(),
@@ -329,7 +330,8 @@ pub fn require_finite(name: &str, tensor: &Tensor) -> Result<()> {
 ///
 /// # Errors
 /// [`ModelError::Unreadable`] when the file is missing, damaged or no safetensors file.
-pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+pub fn read_safetensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor>> {
+    let path = path.as_ref();
     let unreadable = |finding: String| ModelError::Unreadable {
         path: path.to_path_buf(),
         finding,
@@ -389,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn loaded_weights_that_are_not_finite_are_named() {
+    fn non_finite_weights_are_errors_by_name() {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let message = refusal("latents", |latents| {
                 let mut values: Vec<f32> = latents.flatten_all().unwrap().to_vec1().unwrap();
@@ -412,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_no_weights() {
+    fn integer_weights_are_rejected() {
         for dtype in [DType::I64, DType::U8, DType::U32] {
             let message = refusal("latents", |latents| latents.to_dtype(dtype).unwrap());
             let expected = format!(

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_model_gets_every_bit() {
+    fn the_same_architecture_transfers_every_bit() {
         for positions in [Positions::Learned, Positions::Fourier] {
             let config = config(positions);
             let (trained, fresh) = (parameters(&config, 1), parameters(&config, 2));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn another_head_is_fresh_and_the_rest_is_kept() {
+    fn other_heads_are_initialized_and_the_rest_is_transferred() {
         let from = config(Positions::Learned);
         for (to, keep_head) in [
             (from.clone().with_num_classes(3), true),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_weights_are_copies() {
+    fn transferred_weights_are_copies() {
         let config = config(Positions::Learned);
         let (trained, fresh) = (parameters(&config, 1), parameters(&config, 2));
         let transfer = trained.transferred(&config, &config, &fresh, true).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     /// An image without detail looks the same in every size, so its logits must stay nearly the
     /// same.
     #[test]
-    fn positions_mean_the_same_places_in_larger_images() {
+    fn positions_are_resized_for_larger_images() {
         for positions in [Positions::Learned, Positions::Fourier] {
             let from = config(positions);
             let to = PerceiverConfig {
@@ -228,8 +228,8 @@ mod tests {
                 values(&model.forward(&grey, Mode::Inference).unwrap()).unwrap()
             };
             let expected = scores(&from, &trained);
-            let distance = |found: Vec<f32>| {
-                let pairs = found.iter().zip(&expected);
+            let distance = |actual: Vec<f32>| {
+                let pairs = actual.iter().zip(&expected);
                 pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
             };
             let carried_over = distance(scores(&to, &transfer.parameters));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_of_another_shape_is_refused_by_the_weight() {
+    fn mismatched_architectures_are_errors_by_weight() {
         let from = config(Positions::Learned);
         let trained = parameters(&from, 1);
         let wider = PerceiverConfig {

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_of_the_probabilities_falls_whatever_the_block() {
+    fn probabilities_are_dropped_at_the_rate_for_any_block() {
         let mask = Mask::of_images(0.3, Mode::Training(RngKey::new(3)), 0)
             .unwrap()
             .unwrap();

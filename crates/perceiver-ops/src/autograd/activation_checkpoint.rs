@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_the_function() {
+    fn gradients_equal_those_of_the_function() {
         let x = Var::new(&[[1f32, -2.0], [0.5, 3.0]], &Device::Cpu).unwrap();
         let w = Var::new(&[[2f32, 0.1], [-1.0, 4.0]], &Device::Cpu).unwrap();
         let unused = Var::new(7f32, &Device::Cpu).unwrap();
@@ -137,7 +137,7 @@ mod tests {
 
     /// The function may return a view of another tensor.
     #[test]
-    fn a_view_is_what_it_shows() {
+    fn views_are_recomputed_with_their_layout() {
         let x = Var::new(&[[1f32, -2.0], [0.5, 3.0]], &Device::Cpu).unwrap();
         for function in [|x: &Tensor| x.t(), |x: &Tensor| x.narrow(0, 1, 1)] {
             let again = move |x: &Tensor, _: &[Tensor]| function(x);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn without_parameters_it_is_refused() {
+    fn recomputation_without_parameters_is_rejected() {
         let x = Tensor::new(1f32, &Device::Cpu).unwrap();
         let error = recompute(&x, &[], |x, _| x.sqr()).unwrap_err();
         assert!(error.to_string().contains("at least one parameter"));

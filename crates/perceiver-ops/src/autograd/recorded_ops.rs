@@ -5,7 +5,7 @@ use candle_core::op::BackpropOp;
 use candle_core::shape::ShapeWithOneHole;
 use candle_core::{CustomOp1, CustomOp2, CustomOp3, DType, Result, Shape, Storage, Tensor, bail};
 
-use crate::autograd::tape::{note, notes};
+use crate::autograd::tape::{is_recording, record};
 
 macro_rules! recorded {
     ($name:ident, $compute:ident, $op:ident, $first:ident $there:ident $(, $other:ident $other_there:ident)*) => {
@@ -19,14 +19,14 @@ macro_rules! recorded {
             op: impl $op + Send + Sync + 'static,
         ) -> Result<Tensor> {
             let inputs = [$first $(, $other)*];
-            if !notes(&inputs) {
+            if !is_recording(&inputs) {
                 return $first.$name($($other,)* op);
             }
             let (storage, shape) = $compute($first, $($other,)* &op)?;
             let output = Tensor::from_storage(storage, shape, BackpropOp::none(), true);
             let ($first, $($other,)* result) =
                 ($first.clone(), $($other.clone(),)* output.clone());
-            note(&inputs, &output, move |grad| {
+            record(&inputs, &output, move |grad| {
                 #[allow(unused_parens)] // with one input
                 let ($first $(, $other)*) = op.bwd(&$first, $(&$other,)* &result, grad)?;
                 Ok(vec![$first $(, $other)*])
@@ -75,9 +75,9 @@ recorded!(apply_op3, computed3, CustomOp3, x x_there, y y_there, z z_there);
 /// When the values do not fill the shape.
 pub fn reshape(x: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor> {
     let output = x.reshape(shape)?;
-    if notes(&[x]) {
+    if is_recording(&[x]) {
         let shape = x.shape().clone();
-        note(&[x], &output, move |grad| {
+        record(&[x], &output, move |grad| {
             Ok(vec![Some(grad.reshape(shape)?)])
         });
     }
@@ -87,8 +87,8 @@ pub fn reshape(x: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor> {
 /// Transposes two dimensions into a contiguous tensor.
 pub(crate) fn transposed(x: &Tensor, a: usize, b: usize) -> Result<Tensor> {
     let output = x.transpose(a, b)?.contiguous()?;
-    if notes(&[x]) {
-        note(&[x], &output, move |grad| {
+    if is_recording(&[x]) {
+        record(&[x], &output, move |grad| {
             Ok(vec![Some(grad.transpose(a, b)?.contiguous()?)])
         });
     }
@@ -98,10 +98,10 @@ pub(crate) fn transposed(x: &Tensor, a: usize, b: usize) -> Result<Tensor> {
 /// Concatenates tensors along a dimension.
 pub(crate) fn cat(tensors: &[&Tensor], dim: usize) -> Result<Tensor> {
     let output = Tensor::cat(tensors, dim)?;
-    if notes(tensors) {
+    if is_recording(tensors) {
         let sizes = tensors.iter().map(|tensor| tensor.dim(dim));
         let sizes = sizes.collect::<Result<Vec<_>>>()?;
-        note(tensors, &output, move |grad| {
+        record(tensors, &output, move |grad| {
             let mut start = 0;
             let of = |size: usize| {
                 start += size;
@@ -119,9 +119,9 @@ pub(crate) fn cat(tensors: &[&Tensor], dim: usize) -> Result<Tensor> {
 /// When the device is out of memory.
 pub fn to_dtype(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let output = x.to_dtype(dtype)?;
-    if notes(&[x]) && output.id() != x.id() {
+    if is_recording(&[x]) && output.id() != x.id() {
         let dtype = x.dtype();
-        note(&[x], &output, move |grad| {
+        record(&[x], &output, move |grad| {
             Ok(vec![Some(grad.to_dtype(dtype)?)])
         });
     }

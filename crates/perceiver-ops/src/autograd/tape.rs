@@ -22,7 +22,7 @@ use crate::optim::multi_tensor::add_all;
 thread_local! {
     /// The tapes of this thread, the innermost last. A tape in its backward pass leaves its place
     /// empty, so nothing is recorded then.
-    static TAPES: RefCell<Vec<Option<Notes>>> = const { RefCell::new(Vec::new()) };
+    static TAPES: RefCell<Vec<Option<Records>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A gradient tape that records the operations of this thread.
@@ -44,7 +44,7 @@ thread_local! {
 /// ```
 #[derive(Debug)]
 pub struct Tape {
-    place: usize,
+    index: usize,
     /// Binds the tape to its thread.
     thread: PhantomData<*const ()>,
 }
@@ -54,7 +54,7 @@ pub(crate) type Backward = dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>;
 
 /// The recorded operations, in order.
 #[derive(Default)]
-struct Notes {
+struct Records {
     entries: Vec<Entry>,
     /// Tensors with an entry.
     known: HashSet<TensorId>,
@@ -74,12 +74,12 @@ impl Tape {
     /// Starts to record this thread's operations, until the tape is dropped. The innermost tape
     /// records.
     pub fn start() -> Self {
-        let place = TAPES.with_borrow_mut(|tapes| {
-            tapes.push(Some(Notes::default()));
+        let index = TAPES.with_borrow_mut(|tapes| {
+            tapes.push(Some(Records::default()));
             tapes.len() - 1
         });
         Self {
-            place,
+            index,
             thread: PhantomData,
         }
     }
@@ -93,33 +93,33 @@ impl Tape {
         if y.is_variable() {
             return self.backward_from(y, &y.ones_like()?);
         }
-        let mut notes = self.taken();
-        let mut gradients = notes.gradients();
+        let mut records = self.take();
+        let mut gradients = records.gradients();
         gradients.add_all(&y.backward()?)?;
-        notes.go_back(gradients)
+        records.run_backward(gradients)
     }
 
     /// Runs the backward pass with a given gradient of `y`, of its shape.
     pub(crate) fn backward_from(self, y: &Tensor, gradient: &Tensor) -> Result<GradStore> {
-        let mut notes = self.taken();
-        let mut gradients = notes.gradients();
+        let mut records = self.take();
+        let mut gradients = records.gradients();
         if y.is_variable() {
             gradients.add(y.id(), gradient)?;
         } else {
             let pass = y.apply_op1(Seed(gradient.clone()))?.backward()?;
             gradients.add_all(&pass)?;
         }
-        notes.go_back(gradients)
+        records.run_backward(gradients)
     }
 
     /// Takes the recorded operations; nothing more is recorded until the tape is dropped.
-    fn taken(&self) -> Notes {
-        let notes = TAPES.with_borrow_mut(|tapes| tapes.get_mut(self.place)?.take());
-        notes.unwrap_or_default()
+    fn take(&self) -> Records {
+        let records = TAPES.with_borrow_mut(|tapes| tapes.get_mut(self.index)?.take());
+        records.unwrap_or_default()
     }
 }
 
-impl Notes {
+impl Records {
     /// Creates an empty gradient store for the recorded operations.
     fn gradients(&mut self) -> Gradients {
         Gradients {
@@ -129,9 +129,9 @@ impl Notes {
     }
 
     /// Runs the backward pass from the last entry to the first.
-    fn go_back(mut self, mut gradients: Gradients) -> Result<GradStore> {
+    fn run_backward(mut self, mut gradients: Gradients) -> Result<GradStore> {
         while let Some(entry) = self.entries.pop() {
-            entry.go_back(&mut gradients)?;
+            entry.run_backward(&mut gradients)?;
         }
         gradients.finished()
     }
@@ -139,14 +139,14 @@ impl Notes {
 
 impl Entry {
     /// Replaces the gradient of the output, if it has one, by those of the inputs.
-    fn go_back(self, gradients: &mut Gradients) -> Result<()> {
+    fn run_backward(self, gradients: &mut Gradients) -> Result<()> {
         match self {
             Self::Recorded {
                 output,
                 inputs,
                 backward,
             } => {
-                let Some(gradient) = gradients.found.remove(&output) else {
+                let Some(gradient) = gradients.by_id.remove(&output) else {
                     return Ok(());
                 };
                 for (input, share) in inputs.iter().zip(backward(&gradient)?) {
@@ -156,7 +156,7 @@ impl Entry {
                 }
             }
             Self::Native(tensor) => {
-                if let Some(gradient) = gradients.found.remove(&tensor.id()) {
+                if let Some(gradient) = gradients.by_id.remove(&tensor.id()) {
                     let pass = tensor.apply_op1(Seed(gradient))?.backward()?;
                     gradients.add_all(&pass)?;
                 }
@@ -169,7 +169,7 @@ impl Entry {
 /// The gradients so far.
 #[derive(Default)]
 struct Gradients {
-    found: HashMap<TensorId, Tensor>,
+    by_id: HashMap<TensorId, Tensor>,
     /// Pending contributions to gradients that nothing needs before the end: those of weights used
     /// more than once. A GPU adds all of them in one kernel launch.
     later: Vec<(TensorId, Tensor)>,
@@ -179,7 +179,7 @@ struct Gradients {
 
 impl Gradients {
     fn add(&mut self, id: TensorId, share: &Tensor) -> Result<()> {
-        let sum = match self.found.get(&id) {
+        let sum = match self.by_id.get(&id) {
             None => share.detach(),
             Some(_) if has_kernels(share) && !self.known.contains(&id) => {
                 self.later.push((id, share.contiguous()?.detach()));
@@ -187,7 +187,7 @@ impl Gradients {
             }
             Some(sum) => sum.add(share)?.detach(),
         };
-        self.found.insert(id, sum);
+        self.by_id.insert(id, sum);
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl Gradients {
             .iter()
             .map(|(_, share)| memory_of(share))
             .collect();
-        for gradient in self.found.values_mut() {
+        for gradient in self.by_id.values_mut() {
             *gradient = gradient.contiguous()?;
             if !taken.insert(memory_of(gradient)) {
                 *gradient = gradient.copy()?; // a sum, for one, passes it to both terms
@@ -208,12 +208,12 @@ impl Gradients {
             let mut seen = HashSet::new();
             let (now, later) = self.later.into_iter().partition(|(id, _)| seen.insert(*id));
             let now: Vec<(TensorId, Tensor)> = now;
-            let pairs = now.iter().map(|(id, share)| (&self.found[id], share));
+            let pairs = now.iter().map(|(id, share)| (&self.by_id[id], share));
             add_all(&pairs.collect::<Vec<_>>())?;
             self.later = later;
         }
         let mut store = GradStore::default();
-        for (id, gradient) in self.found {
+        for (id, gradient) in self.by_id {
             store.insert_id(id, gradient);
         }
         Ok(store)
@@ -231,35 +231,35 @@ impl Gradients {
 
 impl Drop for Tape {
     fn drop(&mut self) {
-        TAPES.with_borrow_mut(|tapes| tapes.truncate(self.place));
+        TAPES.with_borrow_mut(|tapes| tapes.truncate(self.index));
     }
 }
 
 /// Returns whether an operation on these inputs must be recorded.
-pub(crate) fn notes(inputs: &[&Tensor]) -> bool {
+pub(crate) fn is_recording(inputs: &[&Tensor]) -> bool {
     inputs.iter().any(|input| input.track_op())
         && TAPES.with_borrow(|tapes| matches!(tapes.last(), Some(Some(_))))
 }
 
-/// Records an operation, if [`notes`] says so. The output must be a variable, or known to candle's
-/// graph as computed from the inputs.
-pub(crate) fn note(
+/// Records an operation, if [`is_recording`] says so. The output must be a variable, or known to
+/// candle's graph as computed from the inputs.
+pub(crate) fn record(
     inputs: &[&Tensor],
     output: &Tensor,
     backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
 ) {
     TAPES.with_borrow_mut(|tapes| {
-        let Some(Some(notes)) = tapes.last_mut() else {
+        let Some(Some(records)) = tapes.last_mut() else {
             return;
         };
         for input in inputs {
             let is_native = input.track_op() && !input.is_variable();
-            if is_native && notes.known.insert(input.id()) {
-                notes.entries.push(Entry::Native((*input).clone()));
+            if is_native && records.known.insert(input.id()) {
+                records.entries.push(Entry::Native((*input).clone()));
             }
         }
-        notes.known.insert(output.id());
-        notes.entries.push(Entry::Recorded {
+        records.known.insert(output.id());
+        records.entries.push(Entry::Recorded {
             output: output.id(),
             inputs: inputs.iter().map(|input| (*input).clone()).collect(),
             backward: Box::new(backward),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_candles_own_pass() {
+    fn gradients_equal_candles_backward() {
         let variables = variables();
         let tensors = variables.each_ref().map(Var::as_tensor);
         let expected = loss(tensors).unwrap().backward().unwrap();
@@ -350,20 +350,20 @@ mod tests {
         let loss = loss(tensors).unwrap();
         // Recorded operations are not in candle's graph.
         assert!(loss.backward().unwrap().get(&variables[0]).is_none());
-        let found = tape.backward(&loss).unwrap();
+        let actual = tape.backward(&loss).unwrap();
         for variable in &variables[..3] {
-            let [found, expected] =
-                [&found, &expected].map(|all| values(all.get(variable).unwrap()));
-            assert_eq!(found.len(), expected.len());
-            for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-5, "{found} for {expected}");
+            let [actual, expected] =
+                [&actual, &expected].map(|all| values(all.get(variable).unwrap()));
+            assert_eq!(actual.len(), expected.len());
+            for (actual, expected) in actual.iter().zip(expected) {
+                assert!((actual - expected).abs() < 1e-5, "{actual} for {expected}");
             }
         }
-        assert_eq!(found.get_ids().count(), 3);
+        assert_eq!(actual.get_ids().count(), 3);
     }
 
     #[test]
-    fn the_innermost_tape_notes_and_none_while_one_goes_back() {
+    fn only_the_innermost_tape_records_and_none_during_backward() {
         let x = variable(1, &[2, 3]);
         let outer = Tape::start();
         let first = gelu(&x).unwrap();
@@ -372,13 +372,13 @@ mod tests {
         assert_eq!(inner.backward(&second).unwrap().get_ids().count(), 1);
         let weighed = outer.backward(&first).unwrap();
         let expected = gelu(&x).unwrap().backward().unwrap();
-        let [found, expected] = [weighed, expected].map(|all| values(all.get(&x).unwrap()));
-        assert_eq!(found, expected);
-        assert!(!notes(&[x.as_tensor()]));
+        let [actual, expected] = [weighed, expected].map(|all| values(all.get(&x).unwrap()));
+        assert_eq!(actual, expected);
+        assert!(!is_recording(&[x.as_tensor()]));
     }
 
     #[test]
-    fn no_gradient_changes_with_another() {
+    fn gradients_do_not_share_storage() {
         let [a, b] = [1, 2].map(|seed| variable(seed, &[2, 3]));
         let tape = Tape::start();
         let sum = add_dropout(&a, &b, 0.0, Mode::Inference).unwrap();
@@ -391,11 +391,11 @@ mod tests {
 
     /// candle differentiates a loss from before the tape.
     #[test]
-    fn what_was_not_noted_is_differentiated_all_the_same() {
+    fn unrecorded_ops_are_differentiated_too() {
         let x = variable(1, &[2, 3]);
         let loss = gelu(&x).unwrap().sqr().unwrap().sum_all().unwrap();
         let expected = values(loss.backward().unwrap().get(&x).unwrap());
-        let found = Tape::start().backward(&loss).unwrap();
-        assert_eq!(values(found.get(&x).unwrap()), expected);
+        let actual = Tape::start().backward(&loss).unwrap();
+        assert_eq!(values(actual.get(&x).unwrap()), expected);
     }
 }

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_value_that_is_not_finite_is_found_wherever_it_is() {
+    fn the_first_non_finite_value_is_found_at_any_index() {
         for count in [1, 7, TASK - 1, TASK, 3 * TASK + 5] {
             for (at, value) in [
                 (0, f32::NAN),
@@ -64,14 +64,14 @@ mod tests {
                 values[at] = value;
                 values[count - 1] = f32::NAN; // a later one too
                 let tensor = Tensor::from_vec(values, count, &Device::Cpu).unwrap();
-                let found = first_not_finite(&tensor).unwrap().unwrap();
-                assert_eq!(found.0, at.min(count - 1));
+                let first = first_not_finite(&tensor).unwrap().unwrap();
+                assert_eq!(first.0, at.min(count - 1));
             }
         }
     }
 
     #[test]
-    fn any_floating_type_and_any_layout_is_looked_at() {
+    fn all_float_types_and_layouts_are_checked() {
         let values = [[1.0, f64::MAX], [-2.0, 0.0]]; // finite, but no f32
         let tensor = Tensor::new(&values, &Device::Cpu).unwrap();
         assert_eq!(first_not_finite(&tensor).unwrap(), Some((1, f32::INFINITY)));

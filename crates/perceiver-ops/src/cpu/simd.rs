@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn exp_at_the_ends() {
+    fn exp_at_the_limits() {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!([exp(-1e30), exp(f32::NEG_INFINITY)], [0.0, 0.0]);
         assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
-    fn sums_and_maxima_take_every_value() {
+    fn sums_and_maxima_include_every_value() {
         for len in [0, 1, 15, 16, 17, 100] {
             let row: Vec<f32> = (0..len).map(|i| (i * 7 % 31) as f32).collect();
             assert_eq!(sum(&row), row.iter().sum::<f32>());

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_changes_row_and_column() {
+    fn transpose_swaps_rows_and_columns() {
         for (rows, columns, row_stride) in [(16, 16, 16), (37, 50, 53), (1, 40, 40), (64, 3, 5)] {
             let values: Vec<f32> = (0..rows * row_stride).map(|i| i as f32).collect();
             let matrix = Matrix {
@@ -83,12 +83,12 @@ mod tests {
             let output = transposed(matrix);
             for row in 0..rows {
                 for column in 0..columns {
-                    let (found, expected) = (
+                    let (actual, expected) = (
                         output[column * rows + row],
                         values[row * row_stride + column],
                     );
                     assert_eq!(
-                        found.to_bits(),
+                        actual.to_bits(),
                         expected.to_bits(),
                         "{row}, {column} of {rows} x {columns}"
                     );

@@ -146,28 +146,28 @@ fn tensor(seed: u64, n: usize, dtype: DType) -> Tensor {
 
 /// Asserts that a kernel's result equals the CPU's: bit for bit, or within the difference between
 /// two math libraries.
-fn assert_found(found: Option<Vec<u8>>, expected: &Tensor, relative: f32) {
-    let Some(found) = found else { return };
+fn assert_output(actual: Option<Vec<u8>>, expected: &Tensor, relative: f32) {
+    let Some(actual) = actual else { return };
     let dtype = expected.dtype();
-    let (found, expected) = (values(&found, dtype), values(&bytes(expected), dtype));
-    assert_eq!(found.len(), expected.len());
-    for (found, expected) in found.into_iter().zip(expected) {
-        let distance = (found - expected).abs();
+    let (actual, expected) = (values(&actual, dtype), values(&bytes(expected), dtype));
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.into_iter().zip(expected) {
+        let distance = (actual - expected).abs();
         assert!(
             distance <= relative * expected.abs().max(0.1),
-            "{found}, not {expected}"
+            "{actual}, not {expected}"
         );
     }
 }
 
 /// Asserts equality bit for bit, except for NaN.
-fn assert_same(found: Vec<f32>, expected: Vec<f32>) {
-    assert_eq!(found.len(), expected.len());
-    for (found, expected) in found.into_iter().zip(expected) {
-        let same = found.to_bits() == expected.to_bits();
+fn assert_same(actual: Vec<f32>, expected: Vec<f32>) {
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.into_iter().zip(expected) {
+        let same = actual.to_bits() == expected.to_bits();
         assert!(
-            same || (found.is_nan() && expected.is_nan()),
-            "{found}, not {expected}"
+            same || (actual.is_nan() && expected.is_nan()),
+            "{actual}, not {expected}"
         );
     }
 }
@@ -199,7 +199,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn dropouts_have_the_masks_of_the_cpu(n in 1_usize..400, seed: u64, rate in 0.01_f64..0.9) {
+    fn dropout_masks_equal_the_cpu(n in 1_usize..400, seed: u64, rate in 0.01_f64..0.9) {
         let key = RngKey::new(seed);
         let (mode, rule) = (Mode::Training(key), DropoutRule::new(key, rate));
         for (dtype, suffix, _) in TYPES {
@@ -210,22 +210,22 @@ proptest! {
             let sample = |x: &Tensor| x.reshape((1, n)).unwrap();
             let expected = dropout(&sample(&x), rate, mode).unwrap();
             let given: Vec<_> = [In(&x), Out(n)].into_iter().chain(numbers).collect();
-            assert_found(run(&format!("dropout_{suffix}"), &given), &expected, 0.0);
+            assert_output(run(&format!("dropout_{suffix}"), &given), &expected, 0.0);
             let expected = add_dropout(&sample(&x), &sample(&branch), rate, mode).unwrap();
             let given: Vec<_> = [In(&x), In(&branch)].into_iter().chain(given.into_iter().skip(1)).collect();
-            assert_found(run(&format!("add_dropout_{suffix}"), &given), &expected, 0.0);
+            assert_output(run(&format!("add_dropout_{suffix}"), &given), &expected, 0.0);
             // Each value with the bias of its own column, in f32 until the final sum.
             let bias = tensor(seed ^ 2, n, dtype);
             let wide = |x: &Tensor| sample(x).to_dtype(DType::F32).unwrap();
             let biased = add_bias(&wide(&branch), &wide(&bias).squeeze(0).unwrap()).unwrap();
             let expected = add_dropout(&wide(&x), &biased, rate, mode).unwrap();
             let given: Vec<_> = [In(&x), In(&branch), In(&bias), Out(n), number(n)].into_iter().chain(given.into_iter().skip(3)).collect();
-            assert_found(run(&format!("add_biased_dropout_{suffix}"), &given), &narrow(&expected, dtype), 0.0);
+            assert_output(run(&format!("add_biased_dropout_{suffix}"), &given), &narrow(&expected, dtype), 0.0);
         }
     }
 
     #[test]
-    fn softmax_drops_what_attention_drops_on_the_cpu(
+    fn softmax_dropout_equals_the_cpu_attention(
         queries in 1_usize..4, keys in prop_oneof![1_usize..70, (1_usize..33).prop_map(|blocks| 16 * blocks)], heads in 1_usize..3, seed: u64,
         rate in 0.01_f64..0.9,
     ) {
@@ -246,29 +246,29 @@ proptest! {
                 sizes.into_iter().chain([number(key), number(threshold), number(factor)])
             };
             let given: Vec<_> = [In(&x), Out(n)].into_iter().chain(numbers()).collect();
-            assert_found(run(&kernel("softmax_dropout"), &given), &narrow(&y, dtype), 4.0 * relative);
+            assert_output(run(&kernel("softmax_dropout"), &given), &narrow(&y, dtype), 4.0 * relative);
             let expected = narrow(gradients(&y, &dy).get(&logits).unwrap(), dtype);
             let given: Vec<_> = [In(&x), In(&dy), Out(n)].into_iter().chain(numbers()).collect();
-            assert_found(run(&kernel("softmax_dropout_backward"), &given), &expected, 10.0 * relative);
+            assert_output(run(&kernel("softmax_dropout_backward"), &given), &expected, 10.0 * relative);
         }
     }
 
     #[test]
-    fn gelu_and_its_gradient_are_those_of_the_cpu(n in 1_usize..400, seed: u64) {
+    fn gelu_and_its_gradient_equal_the_cpu(n in 1_usize..400, seed: u64) {
         for (dtype, suffix, relative) in TYPES {
             let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
             let input = wide(&x, &[n]);
             let y = gelu(&input).unwrap();
-            let found = run(&format!("gelu_{suffix}"), &[In(&x), Out(n), number(n)]);
-            assert_found(found, &narrow(&y, dtype), relative);
+            let actual = run(&format!("gelu_{suffix}"), &[In(&x), Out(n), number(n)]);
+            assert_output(actual, &narrow(&y, dtype), relative);
             let expected = narrow(gradients(&y, &dy).get(&input).unwrap(), dtype);
-            let found = run(&format!("gelu_backward_{suffix}"), &[In(&x), In(&dy), Out(n), number(n)]);
-            assert_found(found, &expected, 3.0 * relative);
+            let actual = run(&format!("gelu_backward_{suffix}"), &[In(&x), In(&dy), Out(n), number(n)]);
+            assert_output(actual, &expected, 3.0 * relative);
         }
     }
 
     #[test]
-    fn biases_are_those_of_the_cpu(rows in 1_usize..9, width in 1_usize..50, seed: u64) {
+    fn bias_kernels_equal_the_cpu(rows in 1_usize..9, width in 1_usize..50, seed: u64) {
         let n = rows * width;
         for (dtype, suffix, relative) in TYPES {
             let [x, dy] = [0, 1].map(|add| tensor(seed ^ add, n, dtype));
@@ -276,54 +276,54 @@ proptest! {
             let (input, by) = (wide(&x, &[rows, width]), wide(&bias, &[width]));
             let sum = add_bias(&input, &by).unwrap();
             let given = [In(&x), In(&bias), Out(n), number(n), number(width)];
-            let found = run(&format!("add_bias_{suffix}"), &given);
-            assert_found(found, &narrow(&sum, dtype), relative);
+            let actual = run(&format!("add_bias_{suffix}"), &given);
+            assert_output(actual, &narrow(&sum, dtype), relative);
             let y = gelu(&sum).unwrap();
-            let found = run(&format!("bias_gelu_{suffix}"), &given);
-            assert_found(found, &narrow(&y, dtype), 3.0 * relative);
+            let actual = run(&format!("bias_gelu_{suffix}"), &given);
+            assert_output(actual, &narrow(&y, dtype), 3.0 * relative);
             let expected = narrow(gradients(&y, &dy).get(&input).unwrap(), dtype);
             let given = [In(&x), In(&bias), In(&dy), Out(n), number(n), number(width)];
-            let found = run(&format!("bias_gelu_backward_{suffix}"), &given);
-            assert_found(found, &expected, 3.0 * relative);
+            let actual = run(&format!("bias_gelu_backward_{suffix}"), &given);
+            assert_output(actual, &expected, 3.0 * relative);
         }
     }
 
     #[test]
-    fn rows_are_repeated_widened_and_summed(rows in 1_usize..70, width in 1_usize..50, chunks in 1_usize..4, seed: u64) {
+    fn repeats_ones_columns_and_column_sums_equal_the_cpu(rows in 1_usize..70, width in 1_usize..50, chunks in 1_usize..4, seed: u64) {
         let n = rows * width;
         let padded = (width + 1).next_multiple_of(8);
         for (dtype, suffix, _) in TYPES {
             let x = tensor(seed, n, dtype);
-            let found = run(&format!("repeat_{suffix}"), &[In(&x), Out(3 * n), number(n), number(3 * n)]);
-            assert_found(found, &Tensor::cat(&[&x, &x, &x], 0).unwrap(), 0.0);
+            let actual = run(&format!("repeat_{suffix}"), &[In(&x), Out(3 * n), number(n), number(3 * n)]);
+            assert_output(actual, &Tensor::cat(&[&x, &x, &x], 0).unwrap(), 0.0);
             let sizes = || [number(width), number(padded)];
             let [width_of, padded_of] = sizes();
             let given = [In(&x), Out(rows * padded), number(n), width_of, padded_of];
-            let found = run(&format!("with_ones_{suffix}"), &given);
+            let actual = run(&format!("with_ones_{suffix}"), &given);
             let expected = bias_columns::with_ones_composed(&x.reshape((rows, width)).unwrap()).unwrap();
-            assert_found(found, &expected, 0.0);
+            assert_output(actual, &expected, 0.0);
             let [width_of, padded_of] = sizes();
             let given = [In(&expected), Out(n), number(rows * padded), width_of, padded_of];
-            assert_found(run(&format!("without_ones_{suffix}"), &given), &x, 0.0);
+            assert_output(run(&format!("without_ones_{suffix}"), &given), &x, 0.0);
             let bias = tensor(seed ^ 1, rows, dtype);
             let in_rows = x.reshape((rows, width)).unwrap();
             let expected = bias_columns::with_column(&in_rows, &bias, None).unwrap();
             let [width_of, padded_of] = sizes();
             let given = [In(&x), In(&bias), Out(rows * padded), number(n), width_of, padded_of];
-            assert_found(run(&format!("with_column_{suffix}"), &given), &expected, 0.0);
+            assert_output(run(&format!("with_column_{suffix}"), &given), &expected, 0.0);
             let given = [In(&x), Out(chunks * width), number(n), number(width), number(chunks)];
             let Some(sums) = run(&format!("column_sums_{suffix}"), &given) else { continue };
             let sums = Tensor::from_vec(values(&sums, DType::F32), (chunks, width), &Device::Cpu).unwrap();
             let expected = wide(&x, &[rows, width]).sum(0).unwrap();
-            assert_found(Some(bytes(&sums.sum(0).unwrap())), &expected, 1e-4);
+            assert_output(Some(bytes(&sums.sum(0).unwrap())), &expected, 1e-4);
             let given = [In(&x), Out(width), number(n), number(width), number(1)];
-            let found = run(&format!("column_sums_to_bf16_{suffix}"), &given);
-            assert_found(found, &narrow(&expected, DType::BF16), 1e-2);
+            let actual = run(&format!("column_sums_to_bf16_{suffix}"), &given);
+            assert_output(actual, &narrow(&expected, DType::BF16), 1e-2);
         }
     }
 
     #[test]
-    fn neighbourhoods_are_those_of_the_cpu(
+    fn im2col_equals_the_cpu(
         batch in 1_usize..3, height in 1_usize..7, width in 1_usize..7, channels in 1_usize..4, margin in 0_usize..3, stride in 1_usize..4,
         seed: u64,
     ) {
@@ -335,34 +335,34 @@ proptest! {
             let m = y.elem_count();
             let sizes = [height, width, channels, side, stride];
             let given: Vec<_> = [In(&x), Out(m), number(n)].into_iter().chain(sizes.map(number)).collect();
-            assert_found(run(&format!("neighbourhoods_{suffix}"), &given), &narrow(&y, dtype), 0.0);
+            assert_output(run(&format!("neighbourhoods_{suffix}"), &given), &narrow(&y, dtype), 0.0);
             let dy = tensor(seed ^ 1, m, dtype);
             let expected = narrow(gradients(&y, &dy).get(&input).unwrap(), dtype);
             let given: Vec<_> = [In(&dy), Out(n), number(m)].into_iter().chain(sizes.map(number)).collect();
-            assert_found(run(&format!("neighbourhoods_backward_{suffix}"), &given), &expected, 10.0 * relative);
+            assert_output(run(&format!("neighbourhoods_backward_{suffix}"), &given), &expected, 10.0 * relative);
         }
     }
 
     #[test]
-    fn softmax_and_its_gradient_are_those_of_the_cpu(rows in 1_usize..9, width in 1_usize..80, seed: u64) {
+    fn softmax_and_its_gradient_equal_the_cpu(rows in 1_usize..9, width in 1_usize..80, seed: u64) {
         let n = rows * width;
         for (dtype, suffix, relative) in TYPES {
             let in_rows = |x: &Tensor| x.to_dtype(DType::F32).unwrap().reshape((rows, width)).unwrap();
             let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
             let y = narrow(&softmax(&in_rows(&x)).unwrap(), dtype);
-            let found = run(&format!("softmax_{suffix}"), &[In(&x), Out(n), number(n), number(width)]);
-            assert_found(found, &y, relative);
+            let actual = run(&format!("softmax_{suffix}"), &[In(&x), Out(n), number(n), number(width)]);
+            assert_output(actual, &y, relative);
             let (wide_y, wide_dy) = (in_rows(&y), in_rows(&dy));
             let dot = (&wide_y * &wide_dy).unwrap().sum_keepdim(1).unwrap();
             let expected = (wide_y * wide_dy.broadcast_sub(&dot).unwrap()).unwrap();
             let given = [In(&y), In(&dy), Out(n), number(n), number(width)];
-            let found = run(&format!("softmax_backward_{suffix}"), &given);
-            assert_found(found, &narrow(&expected, dtype), 2.0 * relative);
+            let actual = run(&format!("softmax_backward_{suffix}"), &given);
+            assert_output(actual, &narrow(&expected, dtype), 2.0 * relative);
         }
     }
 
     #[test]
-    fn layer_norm_and_its_gradients_are_those_of_the_cpu(rows in 1_usize..9, width in 2_usize..300, seed: u64) {
+    fn layer_norm_and_its_gradients_equal_the_cpu(rows in 1_usize..9, width in 2_usize..300, seed: u64) {
         let n = rows * width;
         for (dtype, suffix, relative) in TYPES {
             let (x, dy) = (tensor(seed, n, dtype), tensor(seed ^ 1, n, dtype));
@@ -374,12 +374,12 @@ proptest! {
                 let given = [a, b, c, Out(n), number(n), number(width), number("1e-2")];
                 run(&format!("{name}_{suffix}"), &given)
             };
-            let found = kernel("layer_norm", [&x, &gamma, &beta]);
-            assert_found(found, &narrow(&y, dtype), 10.0 * relative);
+            let actual = kernel("layer_norm", [&x, &gamma, &beta]);
+            assert_output(actual, &narrow(&y, dtype), 10.0 * relative);
             let gradients = gradients(&y, &dy);
-            let found = kernel("layer_norm_backward", [&x, &gamma, &dy]);
+            let actual = kernel("layer_norm_backward", [&x, &gamma, &dy]);
             let expected = narrow(gradients.get(&inputs[0]).unwrap(), dtype);
-            assert_found(found, &expected, 100.0 * relative.min(2e-3));
+            assert_output(actual, &expected, 100.0 * relative.min(2e-3));
             let given = [In(&x), In(&dy), Out(3 * 2 * width), number(n), number(width), number("1e-2")];
             let sums = run(&format!("layer_norm_weights_{suffix}"), &given);
             let Some(sums) = sums else { continue };
@@ -387,14 +387,14 @@ proptest! {
             let sums = Tensor::from_vec(sums, (3, 2, width), &Device::Cpu).unwrap().sum(0).unwrap();
             for (row, input) in inputs[1..].iter().enumerate() {
                 let expected = gradients.get(input).unwrap();
-                let found = bytes(&sums.get(row).unwrap());
-                assert_found(Some(found), expected, 1e-4);
+                let actual = bytes(&sums.get(row).unwrap());
+                assert_output(Some(actual), expected, 1e-4);
             }
         }
     }
 
     #[test]
-    fn steps_of_all_parameters_are_those_of_the_cpu(counts: [u8; 2], length in 1_usize..300, seed: u64) {
+    fn multi_tensor_steps_equal_the_cpu(counts: [u8; 2], length in 1_usize..300, seed: u64) {
         let counts = counts.map(|count| usize::from(count) + 1);
         let parameters: Vec<[Tensor; 4]> = counts.iter().enumerate().map(|(number, &count)| {
             let of = |kind: u64| tensor(seed ^ (4 * number as u64 + kind), count, DType::F32);
@@ -413,15 +413,15 @@ proptest! {
         let sums = run("squares", &given());
         let Some(sums) = sums.map(|sums| values(&sums, DType::F32)) else { return Ok(()) };
         let expected: f64 = parameters.iter().map(|tensors| sum_of_squares(&tensors[3]).unwrap()).sum();
-        let found = sums.iter().copied().map(f64::from).sum::<f64>();
-        assert!((found - expected).abs() < 1e-5 * expected, "{found}, not {expected}");
+        let actual = sums.iter().copied().map(f64::from).sum::<f64>();
+        assert!((actual - expected).abs() < 1e-5 * expected, "{actual}, not {expected}");
 
         let step = AdamStep { first_rate: 0.1, second_rate: 0.001, step_size: 0.03, epsilon: 1e-7 };
         for (number, [parameter, first, second, gradient]) in parameters.iter().enumerate() {
             decay(parameter, 0.125 * number as f32).unwrap();
             adam_step(parameter, first, second, &(gradient * 0.5).unwrap(), step).unwrap();
         }
-        assert_found(run("adam_steps", &given()), &changed(), 1e-6);
+        assert_output(run("adam_steps", &given()), &changed(), 1e-6);
         reset();
         let step = LambStep {
             first_rate: 0.1, second_rate: 0.001, first_correction: 10.0, second_correction: 1000.0, epsilon: 1e-7,
@@ -431,36 +431,36 @@ proptest! {
             decay(parameter, 0.125 * number as f32).unwrap();
             lamb_step(parameter, first, second, gradient, step).unwrap();
         }
-        assert_found(run("lamb_steps", &given()), &changed(), 1e-5);
+        assert_output(run("lamb_steps", &given()), &changed(), 1e-5);
         reset();
         for [mean, _, _, value] in &parameters {
             ema_update(mean, value, 0.25).unwrap();
         }
-        assert_found(run("move_means", &given()), &changed(), 0.0);
+        assert_output(run("move_means", &given()), &changed(), 0.0);
         reset();
         for [sum, _, _, share] in &parameters {
             sum.slice_set(&(sum + share).unwrap(), 0, 0).unwrap();
         }
-        assert_found(run("add_all_f32", &given()), &changed(), 0.0);
+        assert_output(run("add_all_f32", &given()), &changed(), 0.0);
         reset();
 
         // Outputs for the first parameter, whose values come first.
         let (count, gradient) = (counts[0], &parameters[0][3]);
-        let first = |kernel: &str, size: usize| run(kernel, &given()).map(|found| found[..size * count].to_vec());
-        assert_found(first("narrow_all", 2), &narrow(gradient, DType::BF16), 0.0);
+        let first = |kernel: &str, size: usize| run(kernel, &given()).map(|actual| actual[..size * count].to_vec());
+        assert_output(first("narrow_all", 2), &narrow(gradient, DType::BF16), 0.0);
         // Any bits will do.
         let halves_of = |tensor: &Tensor| values(&bytes(tensor)[..2 * count], DType::BF16);
         let [halves, others] = [gradient, &parameters[0][0]].map(halves_of);
         let sums = halves.iter().zip(others).map(|(a, b)| half::bf16::from_f32(a + b).to_f32());
-        let found = values(&first("add_all_bf16", 2).unwrap(), DType::BF16);
-        assert_same(found, sums.collect());
+        let actual = values(&first("add_all_bf16", 2).unwrap(), DType::BF16);
+        assert_same(actual, sums.collect());
         assert_same(values(&first("widen_all", 4).unwrap(), DType::F32), halves);
     }
 }
 
 /// Rounds to nearest, ties to even, as `half` does; infinities and NaN are preserved.
 #[test]
-fn values_are_rounded_as_they_should_be() {
+fn values_are_rounded_to_nearest_even() {
     let special = [
         0.0,
         -0.0,
@@ -479,10 +479,10 @@ fn values_are_rounded_as_they_should_be() {
         let bias = zeros.to_dtype(x.dtype()).unwrap();
         let n = special.len();
         let given = [In(x), In(&bias), Out(n), number(n), number(n)];
-        let Some(found) = run(&format!("add_bias_{suffix}"), &given) else {
+        let Some(actual) = run(&format!("add_bias_{suffix}"), &given) else {
             return;
         };
-        let (found, expected) = (values(&found, x.dtype()), values(&bytes(x), x.dtype()));
-        assert_same(found, expected);
+        let (actual, expected) = (values(&actual, x.dtype()), values(&bytes(x), x.dtype()));
+        assert_same(actual, expected);
     }
 }

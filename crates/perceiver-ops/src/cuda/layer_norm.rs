@@ -27,7 +27,7 @@ pub(crate) fn gradients(
     })?; // f32 [warps, 2, width]
     let sums = column_sums(&sums.flatten_from(1)?, gamma.dtype())?;
     let width = gamma.elem_count();
-    let of = |place: usize| sums.narrow(0, place * width, width).map(Some);
+    let of = |row: usize| sums.narrow(0, row * width, width).map(Some);
     Ok((Some(dx), of(0)?, of(1)?))
 }
 

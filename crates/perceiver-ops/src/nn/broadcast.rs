@@ -324,7 +324,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn a_bias_of_other_dimensions_is_refused() {
+    fn mismatched_bias_dimensions_are_rejected() {
         let x = Tensor::zeros((2, 3, 4), DType::F32, &Device::Cpu).unwrap();
         let bias = Tensor::zeros((3, 1), DType::F32, &Device::Cpu).unwrap();
         let error = add_bias(&x, &bias).unwrap_err().to_string();

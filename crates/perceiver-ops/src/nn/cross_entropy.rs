@@ -40,7 +40,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     #[test]
-    fn value_and_gradient_are_those_of_the_definition() {
+    fn value_and_gradient_match_the_definition() {
         let logits = Var::new(&[[1f32, -1.0, 0.5], [0.0, 200.0, 0.3]], &Device::Cpu).unwrap();
         let targets = Tensor::new(&[[0.2f32, 0.5, 0.3], [0.0, 1.0, 0.0]], &Device::Cpu).unwrap();
         let loss = cross_entropy_to(&logits, &targets).unwrap();
@@ -48,8 +48,8 @@ mod tests {
         let sum: f64 = first.iter().map(|x| x.exp()).sum();
         let log_p = first.map(|x| x - sum.ln());
         let expected = -(0.2 * log_p[0] + 0.5 * log_p[1] + 0.3 * log_p[2]) / 2.0;
-        let found = f64::from(loss.to_scalar::<f32>().unwrap());
-        assert!((found - expected).abs() < 1e-6, "{found}, not {expected}");
+        let actual = f64::from(loss.to_scalar::<f32>().unwrap());
+        assert!((actual - expected).abs() < 1e-6, "{actual}, not {expected}");
         let gradients = (loss * 3.0).unwrap().backward().unwrap();
         let expected = ((softmax(&logits.detach()).unwrap() - targets).unwrap() * 1.5).unwrap();
         let difference = (gradients.get(&logits).unwrap() - expected).unwrap();
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_differ_are_refused() {
+    fn different_shapes_are_rejected() {
         let zeros = |rows: usize| Tensor::zeros((rows, 3), candle_core::DType::F32, &Device::Cpu);
         let error = cross_entropy_to(&zeros(2).unwrap(), &zeros(1).unwrap()).unwrap_err();
         assert!(error.to_string().contains("[2, 3] and [1, 3]"), "{error}");

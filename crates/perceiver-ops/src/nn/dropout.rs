@@ -282,14 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn inference_changes_nothing() {
+    fn dropout_is_the_identity_in_inference() {
         let x = ones(100);
         let y = dropout(&x, 0.5, Mode::Inference).unwrap();
         assert_eq!(y.to_vec1::<f32>().unwrap(), vec![1.0; 100]);
     }
 
     #[test]
-    fn a_rate_of_the_values_falls_and_the_mean_stays() {
+    fn values_are_dropped_at_the_rate_and_the_mean_is_preserved() {
         let mode = Mode::Training(RngKey::new(1));
         let y = dropout(&ones(200_000), 0.3, mode)
             .unwrap()
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_has_the_mask_it_has_in_the_whole() {
+    fn micro_batches_have_the_mask_of_the_batch() {
         let x = ones(7 * 30).reshape((7, 5, 6)).unwrap();
         let key = RngKey::new(4);
         let whole = dropout(&x, 0.5, Mode::Training(key)).unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_of_one_is_refused() {
+    fn a_rate_of_one_is_rejected() {
         let error = dropout(&ones(1), 1.0, Mode::Inference).unwrap_err();
         assert!(error.to_string().contains("below 1, found 1"));
     }

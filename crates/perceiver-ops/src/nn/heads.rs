@@ -72,7 +72,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     #[test]
-    fn heads_are_slices_of_the_width_and_come_back() {
+    fn split_and_join_heads_round_trip() {
         let x = Tensor::arange(0f32, 24.0, &Device::Cpu).unwrap();
         let x = Var::from_tensor(&x.reshape((2, 3, 4)).unwrap()).unwrap();
         let heads = split_heads(&x, 2).unwrap();

@@ -227,7 +227,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn a_linear_layer_on_neighbourhoods_is_a_convolution() {
+    fn im2col_and_a_linear_layer_equal_a_convolution() {
         let values = |count: usize| (0..count).map(|i| ((i * 37) % 19) as f32 - 9.0);
         let (height, width, channels, outputs) = (5, 6, 3, 4);
         for stride in [1, 2] {
@@ -242,20 +242,20 @@ mod tests {
                 .unwrap();
             let rows = kernel.permute((2, 3, 1, 0)).unwrap();
             let rows = rows.reshape((9 * channels, outputs)).unwrap();
-            let found = im2col(&x, 3, stride)
+            let actual = im2col(&x, 3, stride)
                 .unwrap()
                 .broadcast_matmul(&rows)
                 .unwrap();
-            let found = found.permute((0, 3, 1, 2)).unwrap();
+            let actual = actual.permute((0, 3, 1, 2)).unwrap();
             assert_eq!(
-                found.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                actual.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
                 expected.flatten_all().unwrap().to_vec1::<f32>().unwrap()
             );
         }
     }
 
     #[test]
-    fn sizes_without_a_middle_are_refused() {
+    fn even_kernel_sizes_are_rejected() {
         let x = Tensor::zeros((1, 4, 4, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
         for (side, stride) in [(2, 1), (3, 0)] {
             let error = im2col(&x, side, stride).unwrap_err().to_string();

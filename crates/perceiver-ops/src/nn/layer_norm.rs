@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_another_width_are_refused() {
+    fn mismatched_parameter_widths_are_rejected() {
         let x = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
         let gamma = Tensor::ones(4, candle_core::DType::F32, &Device::Cpu).unwrap();
         let error = layer_norm(&x, &gamma, &gamma, 1e-6).unwrap_err();

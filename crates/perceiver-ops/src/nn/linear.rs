@@ -260,7 +260,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn a_layer_known_by_hand() {
+    fn linear_matches_hand_computed_values() {
         let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu).unwrap();
         let weight = Tensor::new(&[[10f32, 1.0], [0.0, 1.0], [1.0, 0.0]], &Device::Cpu).unwrap();
         let bias = Tensor::new(&[100f32, 200.0, 300.0], &Device::Cpu).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_refused() {
+    fn mismatched_shapes_are_rejected() {
         let zeros =
             |rows, columns| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu).unwrap();
         let bias = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();

@@ -259,9 +259,10 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn a_product_known_by_hand() {
-        let a = Tensor::new(&[[[1f32, 2.0]], [[3.0, 4.0]]], &Device::Cpu).unwrap(); // [2, 1, 2]
-        let b = Tensor::new(&[[[1f32], [10.0]], [[100.0], [1000.0]]], &Device::Cpu).unwrap(); // [2, 2, 1]
+    fn batched_matmul_matches_hand_computed_values() {
+        // `[2, 1, 2]` times `[2, 2, 1]`.
+        let a = Tensor::new(&[[[1f32, 2.0]], [[3.0, 4.0]]], &Device::Cpu).unwrap();
+        let b = Tensor::new(&[[[1f32], [10.0]], [[100.0], [1000.0]]], &Device::Cpu).unwrap();
         let product = batched_matmul(&a, &b, Transpose::Neither).unwrap();
         assert_eq!(product.to_vec3::<f32>().unwrap(), [[[21.0]], [[4300.0]]]);
         let squares = batched_matmul(&a, &a, Transpose::Right).unwrap();
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_refused() {
+    fn mismatched_shapes_are_rejected() {
         let a = Tensor::zeros((2, 3, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
         let error = batched_matmul(&a, &a, Transpose::Neither)
             .unwrap_err()

@@ -153,19 +153,19 @@ mod tests {
     }
 
     #[test]
-    fn strided_input_is_read_by_its_strides() {
+    fn strided_inputs_are_supported() {
         let logits = Tensor::new(&[[0f32, 1.0], [2.0, 5.0]], &Device::Cpu).unwrap();
         let transposed = logits.t().unwrap();
         let expected = softmax(&transposed.contiguous().unwrap()).unwrap();
-        let found = softmax(&transposed).unwrap();
+        let actual = softmax(&transposed).unwrap();
         assert_eq!(
-            found.to_vec2::<f32>().unwrap(),
+            actual.to_vec2::<f32>().unwrap(),
             expected.to_vec2::<f32>().unwrap()
         );
     }
 
     #[test]
-    fn rows_gradients_sum_to_zero() {
+    fn row_gradients_sum_to_zero() {
         // Adding a constant to a row changes nothing, so the gradient along it is zero.
         let logits = Var::new(&[[0.3f32, -2.0, 1.5, 0.0]], &Device::Cpu).unwrap();
         let weights = Tensor::new(&[[1f32, -3.0, 2.0, 7.0]], &Device::Cpu).unwrap();

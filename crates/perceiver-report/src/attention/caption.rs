@@ -46,8 +46,8 @@ fn draw_character(image: &mut RgbImage, character: char, (x, y): (u32, u32), sca
             for (down, right) in
                 (0..scale).flat_map(|down| (0..scale).map(move |right| (down, right)))
             {
-                let place = (x + column * scale + right, y + row * scale + down);
-                if let Some(pixel) = image.get_pixel_mut_checked(place.0, place.1) {
+                let position = (x + column * scale + right, y + row * scale + down);
+                if let Some(pixel) = image.get_pixel_mut_checked(position.0, position.1) {
                     *pixel = INK;
                 }
             }
@@ -86,18 +86,18 @@ mod tests {
     }
 
     #[test]
-    fn letters_stand_upright_and_in_reading_order() {
+    fn letters_are_upright_and_left_to_right() {
         // The stem of an L is on the left, its foot below.
-        let found = drawn("L", 16);
-        assert_eq!(found[0], "####");
-        assert_eq!(found[6], "#######");
-        assert_eq!(found[7], "");
+        let actual = drawn("L", 16);
+        assert_eq!(actual[0], "####");
+        assert_eq!(actual[6], "#######");
+        assert_eq!(actual[7], "");
         let two = drawn("LL", 16);
         assert_eq!(two[6], "####### #######");
     }
 
     #[test]
-    fn what_the_font_lacks_and_what_would_control_is_a_question_mark() {
+    fn missing_glyphs_and_control_characters_are_question_marks() {
         for character in ['\u{1b}', '\n', '\u{4e2d}'] {
             assert_eq!(glyph(character), glyph('?'), "{character:?}");
         }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_too_long_is_cut_and_says_so() {
+    fn long_texts_are_truncated_with_an_ellipsis() {
         assert_eq!(fitting("abcdef", 6), "abcdef");
         assert_eq!(fitting("abcdef", 5), "abc..");
         assert_eq!(fitting("abcdef", 1), ".");

@@ -27,8 +27,8 @@ fn cover(value: f32) -> f32 {
 ///
 /// # Errors
 /// When `size` is 0.
-pub fn overlay(picture: &Image, map: &Map, size: usize) -> Result<Image> {
-    let mut pixels = stretched(picture, size)?.pixels().to_vec();
+pub fn overlay(image: &Image, map: &Map, size: usize) -> Result<Image> {
+    let mut pixels = stretched(image, size)?.pixels().to_vec();
     let taps = Interpolation::resize(map.side, size, false);
     let values = resample(&map.stretched(), &taps, &taps);
     for (at, &value) in values.iter().enumerate() {
@@ -46,12 +46,12 @@ pub fn overlay(picture: &Image, map: &Map, size: usize) -> Result<Image> {
 ///
 /// # Errors
 /// When `size` is 0.
-pub fn stretched(picture: &Image, size: usize) -> Result<Image> {
-    let plane = picture.height() * picture.width();
-    let rows = Interpolation::resize(picture.height(), size.max(1), true);
-    let columns = Interpolation::resize(picture.width(), size.max(1), true);
+pub fn stretched(image: &Image, size: usize) -> Result<Image> {
+    let plane = image.height() * image.width();
+    let rows = Interpolation::resize(image.height(), size.max(1), true);
+    let columns = Interpolation::resize(image.width(), size.max(1), true);
     let mut pixels = Vec::with_capacity(CHANNELS * size * size);
-    for plane in picture.pixels().chunks(plane) {
+    for plane in image.pixels().chunks(plane) {
         let plane: Vec<f32> = plane.iter().copied().map(f32::from).collect();
         let plane = resample(&plane, &rows, &columns);
         pixels.extend(plane.iter().map(|value| value.round() as u8));
@@ -78,13 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_brightest_place_is_where_attention_is_most() {
-        let picture = Image::new(4, 8, vec![100; 3 * 32]).unwrap();
+    fn the_brightest_pixel_has_the_highest_attention() {
+        let image = Image::new(4, 8, vec![100; 3 * 32]).unwrap();
         let map = Map {
             values: vec![0.0, 0.0, 1.0, 0.0],
             side: 2,
         };
-        let shown = overlay(&picture, &map, 64).unwrap();
+        let shown = overlay(&image, &map, 64).unwrap();
         assert_eq!((shown.height(), shown.width()), (64, 64));
         // Green rises along viridis: the lower left is the token in row 2, column 1.
         let green = &shown.pixels()[64 * 64..2 * 64 * 64];
@@ -94,8 +94,8 @@ mod tests {
     }
 
     #[test]
-    fn no_size_is_refused() {
-        let picture = Image::new(1, 1, vec![0; 3]).unwrap();
-        assert!(stretched(&picture, 0).is_err());
+    fn a_size_of_zero_is_rejected() {
+        let image = Image::new(1, 1, vec![0; 3]).unwrap();
+        assert!(stretched(&image, 0).is_err());
     }
 }

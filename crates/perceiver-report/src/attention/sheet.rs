@@ -45,7 +45,7 @@ pub struct SheetRow {
 /// A contact sheet: rows of images on white.
 #[derive(Clone, Debug)]
 pub struct Sheet {
-    picture: RgbImage,
+    canvas: RgbImage,
 }
 
 /// The image file formats of a sheet.
@@ -106,14 +106,14 @@ impl Sheet {
         let width = GAP + widest.max(BAR.0 + GAP);
         let bar = BAR.1 + GAP / 2 + caption::height(SCALE) + GAP;
         let height = GAP + rows.iter().map(SheetRow::height).sum::<u32>() + bar;
-        let mut picture = RgbImage::from_pixel(width, height, Rgb([255; 3]));
+        let mut canvas = RgbImage::from_pixel(width, height, Rgb([255; 3]));
         let mut y = GAP;
         for row in rows {
-            draw_row(&mut picture, row, y);
+            draw_row(&mut canvas, row, y);
             y += row.height();
         }
-        draw_bar(&mut picture, y);
-        Self { picture }
+        draw_bar(&mut canvas, y);
+        Self { canvas }
     }
 
     /// Encodes the sheet as an image file.
@@ -125,48 +125,48 @@ impl Sheet {
         let format = match format {
             SheetFormat::Jpeg => {
                 let encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
-                self.picture.write_with_encoder(encoder)?;
+                self.canvas.write_with_encoder(encoder)?;
                 return Ok(file.into_inner());
             }
             SheetFormat::Png => ImageFormat::Png,
             SheetFormat::WebP => ImageFormat::WebP,
             SheetFormat::Bmp => ImageFormat::Bmp,
         };
-        self.picture.write_to(&mut file, format)?;
+        self.canvas.write_to(&mut file, format)?;
         Ok(file.into_inner())
     }
 }
 
-fn draw_row(picture: &mut RgbImage, row: &SheetRow, mut y: u32) {
-    let room = picture.width() - 2 * GAP;
+fn draw_row(canvas: &mut RgbImage, row: &SheetRow, mut y: u32) {
+    let room = canvas.width() - 2 * GAP;
     if !row.title.is_empty() {
-        caption::draw(picture, &row.title, (GAP, y), SCALE, room);
+        caption::draw(canvas, &row.title, (GAP, y), SCALE, room);
         y += caption::height(SCALE) + GAP;
     }
     let mut x = GAP;
     for tile in &row.tiles {
         let (width, height) = (tile.image.width() as u32, tile.image.height() as u32);
         if let Some(image) = RgbImage::from_raw(width, height, tile.image.to_interleaved()) {
-            imageops::replace(picture, &image, x.into(), y.into());
+            imageops::replace(canvas, &image, x.into(), y.into());
         }
         let below = (x, y + height + GAP / 2);
-        caption::draw(picture, &tile.caption, below, SCALE, width);
+        caption::draw(canvas, &tile.caption, below, SCALE, width);
         x += width + GAP;
     }
 }
 
-fn draw_bar(picture: &mut RgbImage, y: u32) {
+fn draw_bar(canvas: &mut RgbImage, y: u32) {
     for x in 0..BAR.0 {
         let colour = Rgb(colour(x as f32 / (BAR.0 - 1) as f32));
         for y in y..y + BAR.1 {
-            picture.put_pixel(GAP + x, y, colour);
+            canvas.put_pixel(GAP + x, y, colour);
         }
     }
     let [least, most] = ENDS;
     let below = y + BAR.1 + GAP / 2;
     let right = GAP + BAR.0 - caption::width(most, SCALE);
-    caption::draw(picture, least, (GAP, below), SCALE, BAR.0 / 2);
-    caption::draw(picture, most, (right, below), SCALE, BAR.0 / 2);
+    caption::draw(canvas, least, (GAP, below), SCALE, BAR.0 / 2);
+    caption::draw(canvas, most, (right, below), SCALE, BAR.0 / 2);
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn images_stand_beside_and_below_one_another_with_their_captions() {
+    fn tiles_are_laid_out_in_rows_with_captions() {
         let rows = [
             SheetRow {
                 title: "first".to_string(),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bar_goes_from_the_least_to_the_most() {
+    fn the_color_bar_spans_the_whole_range() {
         let sheet = sheet(&[], SheetFormat::Png);
         let plane = sheet.width() * sheet.height();
         let colour_at = |x: usize| {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_can_be_read_again() {
+    fn every_format_round_trips() {
         let rows = [SheetRow {
             title: "x".to_string(),
             tiles: vec![tile(90, "")],

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_name_is_read_as_markup() {
+    fn names_are_escaped() {
         let name = "<img src=x>|a*b_c`d`\n# [x](http://y)";
         assert_eq!(
             escaped(name),
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_cannot_be_left() {
+    fn fences_are_longer_than_those_in_the_content() {
         assert_eq!(fenced("toml", "a\n```\n"), "````toml\na\n```\n````");
         assert_eq!(fenced("", "a"), "```\na\n```");
     }

@@ -259,8 +259,8 @@ fn last_name(path: &Path) -> Option<String> {
 fn find(text: &str, path: &str, from: usize) -> Option<usize> {
     let in_name = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     let mut from = from;
-    while let Some(found) = text.get(from..)?.find(path) {
-        let at = from + found;
+    while let Some(offset) = text.get(from..)?.find(path) {
+        let at = from + offset;
         let before = text[..at].chars().next_back();
         let after = text[at + path.len()..].chars().next();
         let begins = before.is_none_or(|c| !in_name(c) && c != '/');
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_becomes_its_name_wherever_it_stands() {
+    fn paths_are_replaced_by_their_names() {
         let public = hiding("/home/ada/clinic/scans", "scans");
         for (text, expected) in [
             ("folder:/home/ada/clinic/scans", "folder:scans"),
@@ -316,14 +316,14 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_found_as_json_writes_it() {
+    fn json_escaped_paths_are_redacted() {
         let public = hiding("/home/ada/a \"b\"/scans", "scans");
         let json = serde_json::to_string("/home/ada/a \"b\"/scans/1.png").unwrap();
         assert_eq!(public.text(&json), "\"scans/1.png\"");
     }
 
     #[test]
-    fn a_recipe_keeps_names_and_loses_paths() {
+    fn recipes_keep_names_without_paths() {
         let public = Public {
             user: Some("ada".to_string()),
             ..Public::default()
@@ -360,22 +360,22 @@ mod tests {
             });
             let shared = public.recipe(&recipe);
             let initial = shared.training.init_from.unwrap();
-            let found = (shared.data.dataset.to_string(), initial.checkpoint);
-            assert_eq!((found.0.as_str(), found.1.as_str()), expected);
+            let actual = (shared.data.dataset.to_string(), initial.checkpoint);
+            assert_eq!((actual.0.as_str(), actual.1.as_str()), expected);
             assert_eq!(shared.data.data_dir, Path::new("data"));
             assert_eq!(initial.sha256, "00");
         }
     }
 
     #[test]
-    fn predictions_of_own_images_name_no_file() {
+    fn predictions_on_user_images_contain_no_file_names() {
         let mut public = Public {
             own_images: true,
             ..Public::default()
         };
         let with_paths = "image,path,label,predicted\n0,\"a,b/ada.png\",1,2\n";
-        let found = public.predictions(with_paths).unwrap();
-        assert_eq!(found, "image,label,predicted\n0,1,2\n");
+        let actual = public.predictions(with_paths).unwrap();
+        assert_eq!(actual, "image,label,predicted\n0,1,2\n");
         let without = "image,label,predicted\n0,1,2\n";
         assert_eq!(public.predictions(without).unwrap(), without);
         public.own_images = false;

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn accuracies_are_read_as_people_write_them() {
+    fn common_accuracy_formats_are_parsed() {
         assert_eq!(claimed("0.556").unwrap(), [0.556]);
         assert_eq!(claimed("55.6").unwrap(), [0.556]);
         assert_eq!(claimed("\"55.6 %\"").unwrap(), [0.556]);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_without_results_claims_nothing() {
+    fn cards_without_results_have_no_metrics() {
         for card in [
             "# x",
             "",

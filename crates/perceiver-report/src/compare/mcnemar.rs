@@ -39,13 +39,13 @@ impl McNemar {
     /// assert!((p - 112.0 / 1024.0).abs() < 1e-12);
     /// ```
     pub fn new(only_first: u64, only_second: u64) -> Self {
-        let (pictures, least) = (only_first + only_second, only_first.min(only_second));
+        let (discordant, least) = (only_first + only_second, only_first.min(only_second));
         // The sum of C(n, k) / 2^n up to `least`, from the logarithms of its terms, because 2^n
         // soon overflows.
-        let mut term = -(pictures as f64) * std::f64::consts::LN_2;
+        let mut term = -(discordant as f64) * std::f64::consts::LN_2;
         let mut tail = term.exp();
         for k in 1..=least {
-            term += (((pictures - k + 1) as f64) / k as f64).ln();
+            term += (((discordant - k + 1) as f64) / k as f64).ln();
             tail += term.exp();
         }
         Self {
@@ -59,22 +59,22 @@ impl McNemar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::said;
+    use crate::testing::prediction;
 
     fn assert_p(counts: [u64; 2], expected: f64) {
         let [a, b] = counts;
-        for found in [McNemar::new(a, b), McNemar::new(b, a)].map(|test| test.p_value) {
-            let error = (found - expected).abs();
+        for p_value in [McNemar::new(a, b), McNemar::new(b, a)].map(|test| test.p_value) {
+            let error = (p_value - expected).abs();
             assert!(
                 error < 1e-6 * expected,
-                "{counts:?}: {found}, not {expected}"
+                "{counts:?}: {p_value}, not {expected}"
             );
         }
     }
 
     /// Reference values: SciPy's `binomtest(a, a + b).pvalue`; R's `binom.test` gives the same.
     #[test]
-    fn p_values_are_the_published_ones() {
+    fn p_values_match_reference_values() {
         assert_p([0, 0], 1.0);
         assert_p([5, 5], 1.0);
         assert_p([0, 6], 0.03125);
@@ -84,9 +84,9 @@ mod tests {
     }
 
     #[test]
-    fn only_pictures_that_one_alone_gets_right_count() {
-        let first = [(0, 0), (0, 0), (0, 1), (0, 1)].map(said);
-        let second = [(0, 0), (0, 1), (0, 0), (0, 2)].map(said);
+    fn only_discordant_predictions_count() {
+        let first = [(0, 0), (0, 0), (0, 1), (0, 1)].map(prediction);
+        let second = [(0, 0), (0, 1), (0, 0), (0, 2)].map(prediction);
         let test = McNemar::of(&first, &second);
         assert_eq!((test.only_first, test.only_second), (1, 1));
     }

@@ -25,7 +25,7 @@ pub struct Calibration {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bin {
     /// The number of images.
-    pub pictures: usize,
+    pub images: usize,
     /// The mean probability of the predicted class.
     pub confidence: f64,
     /// The share of correct predictions.
@@ -36,18 +36,18 @@ impl Calibration {
     /// Computes the calibration of predictions, or `None` if there are none.
     pub fn of(predictions: &[Prediction]) -> Option<Self> {
         let mut bins = vec![Vec::new(); BINS];
-        for said in predictions {
+        for prediction in predictions {
             // (0, 1/15], (1/15, 2/15], ...
-            let above = (f64::from(said.probability) * BINS as f64).ceil() as usize;
-            bins[above.clamp(1, BINS) - 1].push(*said);
+            let above = (f64::from(prediction.probability) * BINS as f64).ceil() as usize;
+            bins[above.clamp(1, BINS) - 1].push(*prediction);
         }
         let bins: Vec<Bin> = bins.iter().filter_map(|bin| Bin::of(bin)).collect();
         let all = Bin::of(predictions)?;
         let gaps = bins
             .iter()
-            .map(|bin| bin.pictures as f64 * (bin.confidence - bin.accuracy).abs());
+            .map(|bin| bin.images as f64 * (bin.confidence - bin.accuracy).abs());
         Some(Self {
-            error: gaps.sum::<f64>() / all.pictures as f64,
+            error: gaps.sum::<f64>() / all.images as f64,
             confidence: all.confidence,
             accuracy: all.accuracy,
             bins,
@@ -57,16 +57,19 @@ impl Calibration {
 
 impl Bin {
     fn of(predictions: &[Prediction]) -> Option<Self> {
-        let pictures = predictions.len();
+        let images = predictions.len();
         let confidence: f64 = predictions
             .iter()
-            .map(|said| f64::from(said.probability))
+            .map(|prediction| f64::from(prediction.probability))
             .sum();
-        let accuracy = predictions.iter().filter(|said| said.is_right()).count();
-        (pictures > 0).then(|| Self {
-            pictures,
-            confidence: confidence / pictures as f64,
-            accuracy: accuracy as f64 / pictures as f64,
+        let accuracy = predictions
+            .iter()
+            .filter(|prediction| prediction.is_right())
+            .count();
+        (images > 0).then(|| Self {
+            images,
+            confidence: confidence / images as f64,
+            accuracy: accuracy as f64 / images as f64,
         })
     }
 }
@@ -74,19 +77,19 @@ impl Bin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::said;
+    use crate::testing::prediction;
 
     #[test]
-    fn eighty_percent_sure_and_half_right_is_off_by_thirty() {
-        let predictions = [(0, 0), (0, 1)].map(said);
+    fn the_error_is_the_gap_of_confidence_and_accuracy() {
+        let predictions = [(0, 0), (0, 1)].map(prediction);
         let calibration = Calibration::of(&predictions).unwrap();
         assert_eq!(calibration.bins.len(), 1);
         assert!((calibration.error - 0.3).abs() < 1e-6);
     }
 
     #[test]
-    fn bins_count_by_their_pictures() {
-        let mut predictions = [(0, 0); 4].map(said);
+    fn bins_are_weighted_by_their_sample_counts() {
+        let mut predictions = [(0, 0); 4].map(prediction);
         predictions[3].probability = 0.1;
         let calibration = Calibration::of(&predictions).unwrap();
         // Three are off by 0.2, one by 0.9.
@@ -95,9 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn every_probability_has_a_bin_and_none_has_no_verdict() {
+    fn every_probability_has_a_bin_and_no_predictions_give_none() {
         for probability in [0.0, 1.0 / 15.0, 0.5, 1.0, 1.000_001, f32::NAN] {
-            let mut one = said((0, 0));
+            let mut one = prediction((0, 0));
             one.probability = probability;
             assert_eq!(Calibration::of(&[one]).unwrap().bins.len(), 1);
         }

@@ -265,27 +265,29 @@ impl Chart {
     /// Builds the hover overlay: a column per position, which reaches halfway to its neighbors.
     fn over(&self, chart: &Drawn<'_>) -> Hover {
         let (across, up) = chart.plotting_area().get_pixel_range();
-        let places = self.points().map(|point| point.0);
-        let mut places: Vec<f64> = places.filter(|&place| is_drawable(place)).collect();
-        let by_place = self.by_place();
-        places.sort_by(f64::total_cmp);
-        places.dedup();
-        let pixel = |place: f64| chart.backend_coord(&(place, 0.0)).0;
+        let positions = self.points().map(|point| point.0);
+        let mut positions: Vec<f64> = positions
+            .filter(|&position| is_drawable(position))
+            .collect();
+        let indices_by_position = self.indices_by_position();
+        positions.sort_by(f64::total_cmp);
+        positions.dedup();
+        let pixel = |position: f64| chart.backend_coord(&(position, 0.0)).0;
         let between = |a: f64, b: f64| i32::midpoint(pixel(a), pixel(b));
-        let columns = places.iter().enumerate().map(|(at, &place)| {
-            let before = at.checked_sub(1).and_then(|before| places.get(before));
-            let left = before.map_or(across.start, |&before| between(before, place));
-            let after = places.get(at + 1);
-            let right = after.map_or(across.end, |&after| between(place, after));
+        let columns = positions.iter().enumerate().map(|(at, &position)| {
+            let before = at.checked_sub(1).and_then(|before| positions.get(before));
+            let left = before.map_or(across.start, |&before| between(before, position));
+            let after = positions.get(at + 1);
+            let right = after.map_or(across.end, |&after| between(position, after));
             Column {
-                says: self.says(place, &by_place),
-                x: pixel(place),
+                says: self.tooltip(position, &indices_by_position),
+                x: pixel(position),
                 left,
                 width: right - left,
                 marks: self
-                    .at(place, &by_place)
+                    .at(position, &indices_by_position)
                     .filter(|(_, point, _)| is_drawable(*point))
-                    .map(|(curve, point, _)| (curve + 1, chart.backend_coord(&(place, point)).1))
+                    .map(|(curve, point, _)| (curve + 1, chart.backend_coord(&(position, point)).1))
                     .collect(),
             }
         });
@@ -297,11 +299,11 @@ impl Chart {
     }
 
     /// Maps, for each curve, the bits of a position to the index of its first point there.
-    fn by_place(&self) -> Vec<HashMap<u64, usize>> {
+    fn indices_by_position(&self) -> Vec<HashMap<u64, usize>> {
         let of_curve = |curve: &Curve| {
             let mut first = HashMap::with_capacity(curve.points.len());
-            for (at, (place, _)) in curve.points.iter().enumerate() {
-                first.entry(place.to_bits()).or_insert(at);
+            for (at, (position, _)) in curve.points.iter().enumerate() {
+                first.entry(position.to_bits()).or_insert(at);
             }
             first
         };
@@ -311,21 +313,21 @@ impl Chart {
     /// Returns the points at a position: curve number, value and note.
     fn at(
         &self,
-        place: f64,
-        by_place: &[HashMap<u64, usize>],
+        position: f64,
+        indices_by_position: &[HashMap<u64, usize>],
     ) -> impl Iterator<Item = (usize, f64, &str)> {
-        let curves = self.curves.iter().zip(by_place).enumerate();
-        curves.filter_map(move |(number, (curve, by_place))| {
-            let at = *by_place.get(&place.to_bits())?;
+        let curves = self.curves.iter().zip(indices_by_position).enumerate();
+        curves.filter_map(move |(number, (curve, indices_by_position))| {
+            let at = *indices_by_position.get(&position.to_bits())?;
             let note = curve.notes.get(at).map_or("", String::as_str);
             Some((number, curve.points[at].1, note))
         })
     }
 
-    fn says(&self, place: f64, by_place: &[HashMap<u64, usize>]) -> String {
+    fn tooltip(&self, position: f64, indices_by_position: &[HashMap<u64, usize>]) -> String {
         let digits = self.across.digits;
-        let mut parts = vec![format!("{} {place:.digits$}", self.across.label)];
-        for (curve, value, note) in self.at(place, by_place) {
+        let mut parts = vec![format!("{} {position:.digits$}", self.across.label)];
+        for (curve, value, note) in self.at(position, indices_by_position) {
             let (name, value) = (&self.curves[curve].name, number(value, self.up.digits));
             parts.push(match note {
                 "" => format!("{name} {value}"),
@@ -417,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn points_say_their_values_and_every_name_is_escaped() {
+    fn tooltips_show_the_values_and_names_are_escaped() {
         let svg = chart(&[(1.0, 2.5), (2.0, 1.25)]).svg().unwrap();
         assert!(!svg.contains("<script>") && !svg.contains("a<b"), "{svg}");
         assert_eq!(svg.matches("class=\"column\"").count(), 2);
@@ -426,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn any_points_give_a_picture_but_none_give_an_error() {
+    fn any_points_are_drawn_and_no_points_are_an_error() {
         for points in [
             vec![(1.0, 0.0)],
             vec![(1.0, 1e-30), (2.0, 1e30)],
@@ -445,7 +447,7 @@ mod tests {
 
     /// `plotters` steps from tick to tick, and never ends if a step is lost to rounding.
     #[test]
-    fn values_that_no_axis_can_have_are_left_out() {
+    fn values_outside_of_any_axis_are_omitted() {
         for values in [
             [1e308, -1e308],
             [f64::MAX, f64::MIN],

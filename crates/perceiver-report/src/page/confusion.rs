@@ -32,12 +32,12 @@ impl Confusion {
     /// Counts predictions.
     pub fn of(predictions: &[Prediction]) -> Self {
         let mut confusion = Self::default();
-        for said in predictions {
+        for prediction in predictions {
             *confusion
                 .counts
-                .entry((said.label, said.predicted))
+                .entry((prediction.label, prediction.predicted))
                 .or_default() += 1;
-            *confusion.totals.entry(said.label).or_default() += 1;
+            *confusion.totals.entry(prediction.label).or_default() += 1;
         }
         confusion
     }
@@ -81,11 +81,11 @@ impl Confusion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::said;
+    use crate::testing::prediction;
 
     #[test]
-    fn pairs_come_by_how_often_and_know_their_reverse() {
-        let predictions = [(0, 0), (0, 1), (0, 1), (1, 0), (2, 0), (1, 1)].map(said);
+    fn pairs_are_sorted_by_count_with_their_reverse() {
+        let predictions = [(0, 0), (0, 1), (0, 1), (1, 0), (2, 0), (1, 1)].map(prediction);
         let confusion = Confusion::of(&predictions);
         assert_eq!((confusion.count(0, 0), confusion.count(2, 2)), (1, 0));
         let pairs = confusion.pairs();

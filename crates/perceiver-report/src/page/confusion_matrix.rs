@@ -159,14 +159,14 @@ impl Map {
 fn address(confusion: &Confusion, order: &[u32]) -> Result<String> {
     let side = order.len();
     let mut pixels = vec![0; 4 * side * side];
-    let mut place = vec![0; side];
+    let mut position = vec![0; side];
     for (at, &class) in order.iter().enumerate() {
-        place[class as usize] = at;
+        position[class as usize] = at;
     }
     for (label, predicted, count) in confusion.cells() {
         let [red, green, blue] = if label == predicted { RIGHT } else { WRONG };
         let strength = 0.1 + 0.9 * share(count, confusion.total(label)).powf(0.6);
-        let at = 4 * (place[label as usize] * side + place[predicted as usize]);
+        let at = 4 * (position[label as usize] * side + position[predicted as usize]);
         pixels[at..at + 4].copy_from_slice(&[red, green, blue, (255.0 * strength).round() as u8]);
     }
     png_address(
@@ -179,15 +179,15 @@ fn address(confusion: &Confusion, order: &[u32]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::said;
+    use crate::testing::prediction;
 
     fn classes(count: usize) -> Vec<String> {
         (0..count).map(|class| format!("<class {class}>")).collect()
     }
 
     #[test]
-    fn few_classes_have_their_numbers() {
-        let confusion = Confusion::of(&[(0, 1), (0, 0), (1, 1)].map(said));
+    fn small_matrices_show_counts() {
+        let confusion = Confusion::of(&[(0, 1), (0, 0), (1, 1)].map(prediction));
         let Matrix::Table(table) = Matrix::new(&confusion, &classes(2), None).unwrap() else {
             panic!("expected a table")
         };
@@ -199,8 +199,8 @@ mod tests {
 
     /// A pixel per pair would take 40 GB.
     #[test]
-    fn of_very_many_classes_there_is_no_matrix() {
-        let confusion = Confusion::of(&[(99_999, 1), (0, 99_999)].map(said));
+    fn very_large_matrices_are_omitted() {
+        let confusion = Confusion::of(&[(99_999, 1), (0, 99_999)].map(prediction));
         let matrix = Matrix::new(&confusion, &classes(100_000), None).unwrap();
         assert!(matches!(matrix, Matrix::LeftOut(count) if count == "100,000"));
         let most = Matrix::new(&confusion_of_few(), &classes(MOST_IN_MAP), None).unwrap();
@@ -208,16 +208,16 @@ mod tests {
     }
 
     fn confusion_of_few() -> Confusion {
-        Confusion::of(&[(0, 1), (999, 0)].map(said))
+        Confusion::of(&[(0, 1), (999, 0)].map(prediction))
     }
 
     #[test]
-    fn many_classes_stand_by_group() {
+    fn large_matrices_are_sorted_by_group() {
         let groups = Groups {
             names: vec!["odd".to_string(), "even".to_string(), "none".to_string()],
             of_class: (0..30).map(|class| (class + 1) % 2).collect(),
         };
-        let confusion = Confusion::of(&[(0, 1), (0, 0)].map(said));
+        let confusion = Confusion::of(&[(0, 1), (0, 0)].map(prediction));
         let Matrix::Map(map) = Matrix::new(&confusion, &classes(30), Some(&groups)).unwrap() else {
             panic!("expected a map")
         };

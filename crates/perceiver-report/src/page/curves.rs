@@ -1,5 +1,7 @@
 //! Training curves of one run or several.
 
+use std::collections::BTreeSet;
+
 use perceiver_train::{AttentionDiagnosis, Diagnosis, EpochMetrics, Prediction};
 
 use crate::error::Result;
@@ -42,8 +44,8 @@ fn curve(name: &str, epochs: &[EpochMetrics], figure: Figure) -> Curve {
     }
 }
 
-/// Renders the loss, accuracies and learning rate of a run with `classes` classes; empty before its
-/// first epoch.
+/// Renders the loss, accuracies, learning rate and callbacks' metrics of a run with `classes` classes;
+/// empty before its first epoch.
 pub(crate) fn of_run(epochs: &[EpochMetrics], classes: usize) -> Result<Vec<Drawn>> {
     let both = |training: Figure, validation: Figure| {
         vec![
@@ -51,7 +53,7 @@ pub(crate) fn of_run(epochs: &[EpochMetrics], classes: usize) -> Result<Vec<Draw
             curve("validation", epochs, validation),
         ]
     };
-    drawn([
+    let standard = [
         Plan {
             title: "Loss (nats)",
             digits: 3,
@@ -76,7 +78,29 @@ pub(crate) fn of_run(epochs: &[EpochMetrics], classes: usize) -> Result<Vec<Draw
             digits: 4,
             curves: vec![curve("learning rate", epochs, learning_rate)],
         },
-    ])
+    ];
+    let custom: BTreeSet<&String> = epochs
+        .iter()
+        .flat_map(|epoch| epoch.custom.keys())
+        .collect();
+    let custom = custom.into_iter().map(|name| Plan {
+        title: name,
+        digits: 4,
+        curves: vec![custom_curve(name, epochs)],
+    });
+    drawn(standard.into_iter().chain(custom))
+}
+
+/// The curve of a callback's metric, over the epochs that have it.
+fn custom_curve(name: &str, epochs: &[EpochMetrics]) -> Curve {
+    let points = epochs
+        .iter()
+        .filter_map(|epoch| Some((epoch.epoch as f64, *epoch.custom.get(name)?)));
+    Curve {
+        name: name.to_string(),
+        points: points.collect(),
+        notes: Vec::new(),
+    }
 }
 
 /// Renders the validation metrics, training loss and learning rate of several runs.
@@ -163,7 +187,7 @@ fn learning_rate(epoch: &EpochMetrics) -> f64 {
     shortest.parse().unwrap_or(f64::from(epoch.learning_rate))
 }
 
-fn drawn<const N: usize>(plans: [Plan<'_>; N]) -> Result<Vec<Drawn>> {
+fn drawn<'a>(plans: impl IntoIterator<Item = Plan<'a>>) -> Result<Vec<Drawn>> {
     let some = |plan: &Plan| plan.curves.iter().any(|curve| !curve.points.is_empty());
     plans
         .into_iter()
@@ -202,7 +226,7 @@ impl Drawn {
                 .clone()
                 .map(|bin| (100.0 * bin.confidence, 100.0 * bin.accuracy))
                 .collect(),
-            notes: bins.map(|bin| pictures(bin.pictures)).collect(),
+            notes: bins.map(|bin| image_count(bin.images)).collect(),
         };
         let whole = |label: &str| Axis {
             range: Some(0.0..100.0),
@@ -222,12 +246,12 @@ impl Drawn {
     }
 
     /// Renders the histogram of confidence.
-    pub(crate) fn sureness(predictions: &[Prediction]) -> Result<Self> {
+    pub(crate) fn confidence_histogram(predictions: &[Prediction]) -> Result<Self> {
         const STEPS: usize = 20;
         let mut counts = [[0_usize; STEPS]; 2];
-        for said in predictions {
-            let at = (f64::from(said.probability) * STEPS as f64) as usize;
-            counts[usize::from(!said.is_right())][at.min(STEPS - 1)] += 1;
+        for prediction in predictions {
+            let at = (f64::from(prediction.probability) * STEPS as f64) as usize;
+            counts[usize::from(!prediction.is_right())][at.min(STEPS - 1)] += 1;
         }
         let curves = ["correct", "wrong"].into_iter().zip(counts);
         let curves = curves.map(|(name, counts)| Curve {
@@ -256,6 +280,6 @@ impl Drawn {
     }
 }
 
-fn pictures(count: usize) -> String {
+fn image_count(count: usize) -> String {
     counted(count, "image")
 }

@@ -13,7 +13,7 @@ use crate::text::percent;
 const OF_EACH_KIND: usize = 12;
 
 /// The number of images of each kind with attention maps.
-const LOOKS: usize = 3;
+const ATTENTION_EXAMPLES: usize = 3;
 
 /// The number of single latents shown beside the mean.
 const SINGLE_LATENTS: usize = 3;
@@ -31,7 +31,7 @@ pub(crate) struct Shown {
 }
 
 /// The attention maps of an image.
-pub(crate) struct Look {
+pub(crate) struct AttentionExample {
     pub(crate) picture: Shown,
     pub(crate) iterations: Vec<Maps>,
 }
@@ -68,16 +68,16 @@ impl<'a> Test<'a> {
 }
 
 impl Shown {
-    fn new(said: &Prediction, test: &Test<'_>, classes: &[String]) -> Result<Self> {
+    fn new(prediction: &Prediction, test: &Test<'_>, classes: &[String]) -> Result<Self> {
         let name = |class: u32| classes[class as usize].clone();
         Ok(Self {
-            address: data_address(&test.images.image(said.image)?)?,
-            name: test.name_of(said.image),
-            label: name(said.label),
-            predicted: name(said.predicted),
-            right: said.is_right(),
-            percent: percent(f64::from(said.probability)),
-            label_percent: percent(f64::from(said.label_probability)),
+            address: data_address(&test.images.image(prediction.image)?)?,
+            name: test.name_of(prediction.image),
+            label: name(prediction.label),
+            predicted: name(prediction.predicted),
+            right: prediction.is_right(),
+            percent: percent(f64::from(prediction.probability)),
+            label_percent: percent(f64::from(prediction.label_probability)),
         })
     }
 }
@@ -90,7 +90,9 @@ pub(crate) fn wrong_and_right(
 ) -> Result<(Vec<Shown>, Vec<Shown>)> {
     let shown = |chosen: Vec<&Prediction>| -> Result<Vec<Shown>> {
         let chosen = chosen.into_iter();
-        chosen.map(|said| Shown::new(said, test, classes)).collect()
+        chosen
+            .map(|prediction| Shown::new(prediction, test, classes))
+            .collect()
     };
     Ok((
         shown(wrong(predictions, OF_EACH_KIND))?,
@@ -100,7 +102,10 @@ pub(crate) fn wrong_and_right(
 
 /// Returns the wrong predictions in descending order of confidence; ties in order of images.
 fn wrong(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
-    let mut wrong: Vec<_> = predictions.iter().filter(|said| !said.is_right()).collect();
+    let mut wrong: Vec<_> = predictions
+        .iter()
+        .filter(|prediction| !prediction.is_right())
+        .collect();
     wrong.sort_by(|a, b| b.probability.total_cmp(&a.probability));
     wrong.truncate(most);
     wrong
@@ -108,7 +113,10 @@ fn wrong(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
 
 /// Returns evenly spaced correct predictions.
 fn right(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
-    let right: Vec<_> = predictions.iter().filter(|said| said.is_right()).collect();
+    let right: Vec<_> = predictions
+        .iter()
+        .filter(|prediction| prediction.is_right())
+        .collect();
     let count = most.min(right.len());
     (0..count)
         .map(|at| right[at * right.len() / count])
@@ -116,21 +124,25 @@ fn right(predictions: &[Prediction], most: usize) -> Vec<&Prediction> {
 }
 
 /// Computes attention maps for correct and wrong predictions.
-pub(crate) fn looks(
+pub(crate) fn attention_examples(
     predictions: &[Prediction],
     test: &Test<'_>,
     checkpoint: &Checkpoint,
-) -> Result<Vec<Look>> {
-    let chosen = [right(predictions, LOOKS), wrong(predictions, LOOKS)].concat();
+) -> Result<Vec<AttentionExample>> {
+    let chosen = [
+        right(predictions, ATTENTION_EXAMPLES),
+        wrong(predictions, ATTENTION_EXAMPLES),
+    ]
+    .concat();
     chosen
         .into_iter()
-        .map(|said| {
-            let image = test.images.image(said.image)?;
+        .map(|prediction| {
+            let image = test.images.image(prediction.image)?;
             let attention = Attention::of(checkpoint, &image)?;
-            let mut picture = Shown::new(said, test, &checkpoint.config.classes)?;
+            let mut picture = Shown::new(prediction, test, &checkpoint.config.classes)?;
             // Maps overlay the preprocessed image, which is what the model sees.
             picture.address = data_address(&*checkpoint.config.preprocessing.framed(&image)?)?;
-            Ok(Look {
+            Ok(AttentionExample {
                 picture,
                 iterations: (1..=attention.iterations())
                     .map(|number| maps(&attention, number))
@@ -158,19 +170,19 @@ fn maps(attention: &Attention, number: usize) -> Result<Maps> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::said;
+    use crate::testing::prediction;
 
     #[test]
-    fn wrong_ones_come_by_sureness_and_right_ones_from_everywhere() {
+    fn errors_are_sorted_by_confidence_and_correct_ones_are_spread_out() {
         let mut predictions: Vec<Prediction> = (0..40)
             .map(|image| Prediction {
                 image,
-                ..said((0, u32::from(image % 4 == 0)))
+                ..prediction((0, u32::from(image % 4 == 0)))
             })
             .collect();
         predictions[8].probability = 0.9;
         let images = |chosen: Vec<&Prediction>| -> Vec<usize> {
-            chosen.iter().map(|said| said.image).collect()
+            chosen.iter().map(|prediction| prediction.image).collect()
         };
         assert_eq!(images(wrong(&predictions, 3)), [8, 0, 4]);
         assert_eq!(images(right(&predictions, 3)), [1, 14, 27]);

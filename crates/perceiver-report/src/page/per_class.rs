@@ -11,7 +11,7 @@ pub struct ClassFigures {
     /// The class.
     pub class: u32,
     /// The number of its images.
-    pub pictures: u64,
+    pub images: u64,
     /// The number of correct predictions.
     pub right: u64,
     /// The number of images whose class is among the top 5.
@@ -26,7 +26,7 @@ pub struct GroupFigures {
     /// The group.
     pub group: u32,
     /// The number of its images.
-    pub pictures: u64,
+    pub images: u64,
     /// The number of correct predictions.
     pub right: u64,
     /// The number of images predicted as any class of the group.
@@ -41,17 +41,17 @@ pub fn per_class(predictions: &[Prediction], classes: usize) -> Vec<ClassFigures
             ..ClassFigures::default()
         })
         .collect();
-    for said in predictions {
-        let figures = &mut figures[said.label as usize];
-        figures.pictures += 1;
-        figures.right += u64::from(said.is_right());
-        figures.in_top5 += u64::from(said.label_rank as usize <= TOP_K);
+    for prediction in predictions {
+        let figures = &mut figures[prediction.label as usize];
+        figures.images += 1;
+        figures.right += u64::from(prediction.is_right());
+        figures.in_top5 += u64::from(prediction.label_rank as usize <= TOP_K);
     }
     for pair in Confusion::of(predictions).pairs() {
         let taken_for = &mut figures[pair.label as usize].taken_for;
         taken_for.get_or_insert((pair.predicted, pair.count));
     }
-    figures.retain(|figures| figures.pictures > 0);
+    figures.retain(|figures| figures.images > 0);
     figures
 }
 
@@ -64,45 +64,45 @@ pub fn per_group(predictions: &[Prediction], groups: &Groups) -> Vec<GroupFigure
             ..GroupFigures::default()
         })
         .collect();
-    for said in predictions {
+    for prediction in predictions {
         let [group, predicted] =
-            [said.label, said.predicted].map(|class| groups.of_class[class as usize]);
+            [prediction.label, prediction.predicted].map(|class| groups.of_class[class as usize]);
         let figures = &mut figures[group as usize];
-        figures.pictures += 1;
-        figures.right += u64::from(said.is_right());
+        figures.images += 1;
+        figures.right += u64::from(prediction.is_right());
         figures.in_group += u64::from(group == predicted);
     }
-    figures.retain(|figures| figures.pictures > 0);
+    figures.retain(|figures| figures.images > 0);
     figures
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::said;
+    use crate::testing::prediction;
 
     #[test]
-    fn classes_know_what_they_were_taken_for() {
-        let predictions = [(0, 0), (0, 2), (0, 2), (0, 1), (2, 2)].map(said);
+    fn classes_list_their_most_frequent_confusion() {
+        let predictions = [(0, 0), (0, 2), (0, 2), (0, 1), (2, 2)].map(prediction);
         let figures = per_class(&predictions, 3);
         let classes: Vec<u32> = figures.iter().map(|figures| figures.class).collect();
         assert_eq!(classes, [0, 2], "class 1 has no image");
-        assert_eq!((figures[0].pictures, figures[0].right), (4, 1));
+        assert_eq!((figures[0].images, figures[0].right), (4, 1));
         assert_eq!(figures[0].in_top5, 4);
         assert_eq!(figures[0].taken_for, Some((2, 2)));
         assert_eq!(figures[1].taken_for, None);
     }
 
     #[test]
-    fn a_wrong_class_of_the_right_group_counts_for_the_group() {
+    fn errors_within_the_group_are_correct_for_the_group() {
         let groups = Groups {
             names: vec!["a".to_string(), "b".to_string()],
             of_class: vec![0, 0, 1],
         };
-        let figures = per_group(&[(0, 1), (0, 0), (1, 2)].map(said), &groups);
+        let figures = per_group(&[(0, 1), (0, 0), (1, 2)].map(prediction), &groups);
         let [only] = figures[..] else {
             panic!("{figures:?}")
         };
-        assert_eq!((only.pictures, only.right, only.in_group), (3, 1, 2));
+        assert_eq!((only.images, only.right, only.in_group), (3, 1, 2));
     }
 }

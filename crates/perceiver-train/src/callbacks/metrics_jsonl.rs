@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use perceiver_files::MAX_TABLE_BYTES;
 
-use crate::callbacks::{Callback, EpochMetrics, Event};
+use crate::callbacks::{Callback, CallbackResult, Control, EpochMetrics, Event};
 use crate::error::{Result, TrainError};
 use crate::run::atomic_file;
 
@@ -28,7 +28,8 @@ impl MetricsFile {
     /// # Errors
     /// When the file cannot be read, or a line (the error gives its number) is not that of an
     /// epoch.
-    pub fn read(path: &Path) -> Result<Vec<EpochMetrics>> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Vec<EpochMetrics>> {
+        let path = path.as_ref();
         let expected = "one line of JSON per epoch, as `perceiver train` writes it";
         let damaged = |finding| TrainError::Damaged {
             path: path.to_path_buf(),
@@ -47,9 +48,9 @@ impl MetricsFile {
 }
 
 impl Callback for MetricsFile {
-    fn notice(&mut self, event: &Event<'_>) -> Result<()> {
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
         let (Event::Started { history } | Event::EpochEnded { history, .. }) = event else {
-            return Ok(());
+            return Ok(Control::Continue);
         };
         let mut lines = Vec::new();
         for epoch in *history {
@@ -60,6 +61,7 @@ impl Callback for MetricsFile {
             })?;
             lines.push(b'\n');
         }
-        atomic_file::write(&self.path, &lines)
+        atomic_file::write(&self.path, &lines)?;
+        Ok(Control::Continue)
     }
 }

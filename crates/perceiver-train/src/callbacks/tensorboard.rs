@@ -23,7 +23,7 @@ use perceiver_files::MAX_TABLE_BYTES;
 use crate::callbacks::tensorboard::format::{
     FILE_VERSION, Summary, SummaryValue, TensorBoardEvent, first, record,
 };
-use crate::callbacks::{Callback, EpochMetrics, Event};
+use crate::callbacks::{Callback, CallbackResult, Control, EpochMetrics, Event};
 use crate::diagnostics::model_stats::{AttentionDiagnosis, Diagnosis};
 use crate::error::{Result, TrainError};
 use crate::eval::TestResults;
@@ -50,17 +50,17 @@ impl EventFile {
     /// # Errors
     /// When the file cannot be read or written.
     pub fn write(&self, history: &[EpochMetrics], test: Option<&TestResults>) -> Result<()> {
-        let found = if self.path.exists() {
+        let existing = if self.path.exists() {
             atomic_file::read(&self.path, MAX_TABLE_BYTES)?
         } else {
             Vec::new()
         };
-        let beginning = match first(&found) {
+        let beginning = match first(&existing) {
             Some(event) if event.file_version.as_deref() == Some(FILE_VERSION) => event.wall_time,
             _ => now() - seconds(history),
         };
         let content = content(beginning, history, test);
-        match content.strip_prefix(found.as_slice()) {
+        match content.strip_prefix(existing.as_slice()) {
             Some([]) => Ok(()),
             Some(rest) => self.append(rest),
             None => atomic_file::write(&self.path, &content),
@@ -88,13 +88,11 @@ impl EventFile {
 }
 
 impl Callback for EventFile {
-    fn notice(&mut self, event: &Event<'_>) -> Result<()> {
-        match event {
-            Event::Started { history } | Event::EpochEnded { history, .. } => {
-                self.write(history, None)
-            }
-            _ => Ok(()),
+    fn on_event(&mut self, event: &Event<'_>) -> CallbackResult {
+        if let Event::Started { history } | Event::EpochEnded { history, .. } = event {
+            self.write(history, None)?;
         }
+        Ok(Control::Continue)
     }
 }
 
@@ -175,6 +173,7 @@ fn of_epoch(epoch: &EpochMetrics) -> Vec<Tagged> {
         images_per_second,
         diagnosis,
         warnings: _,
+        custom,
     } = epoch;
     let mut values = vec![
         tagged("loss/train", *loss),
@@ -190,6 +189,8 @@ fn of_epoch(epoch: &EpochMetrics) -> Vec<Tagged> {
     if let Some(diagnosis) = diagnosis {
         values.extend(of_diagnosis(diagnosis));
     }
+    let custom = custom.iter();
+    values.extend(custom.map(|(name, value)| tagged(&format!("custom/{name}"), *value)));
     values
 }
 
@@ -211,28 +212,28 @@ fn of_diagnosis(diagnosis: &Diagnosis) -> Vec<Tagged> {
     let layers = gradients.layers.iter();
     values.extend(layers.map(|(layer, norm)| (format!("gradient_norm/layer/{layer}"), *norm)));
     for (iteration, attention) in (1..).zip(&model.cross_attentions) {
-        let place = format!("cross_attention/iteration_{iteration}");
-        values.extend(of_attention(&place, *attention));
+        let prefix = format!("cross_attention/iteration_{iteration}");
+        values.extend(of_attention(&prefix, *attention));
     }
     for (iteration, blocks) in (1..).zip(&model.self_attentions) {
         for (block, attention) in (1..).zip(blocks) {
-            let place = format!("self_attention/iteration_{iteration}/block_{block}");
-            values.extend(of_attention(&place, *attention));
+            let prefix = format!("self_attention/iteration_{iteration}/block_{block}");
+            values.extend(of_attention(&prefix, *attention));
         }
     }
     values
 }
 
-fn of_attention(place: &str, attention: AttentionDiagnosis) -> [Tagged; 3] {
+fn of_attention(prefix: &str, attention: AttentionDiagnosis) -> [Tagged; 3] {
     let AttentionDiagnosis {
         entropy,
         logit_deviation,
         difference,
     } = attention;
     [
-        (format!("{place}/entropy"), entropy),
-        (format!("{place}/logit_deviation"), logit_deviation),
-        (format!("{place}/difference"), difference),
+        (format!("{prefix}/entropy"), entropy),
+        (format!("{prefix}/logit_deviation"), logit_deviation),
+        (format!("{prefix}/difference"), difference),
     ]
 }
 
@@ -242,6 +243,8 @@ fn tagged(tag: &str, value: f64) -> Tagged {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn epochs(count: usize) -> Vec<EpochMetrics> {
@@ -258,6 +261,7 @@ mod tests {
             images_per_second: 100.0,
             diagnosis: None,
             warnings: Vec::new(),
+            custom: BTreeMap::new(),
         });
         epochs.collect()
     }
@@ -271,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn however_a_file_was_torn_it_is_made_whole() {
+    fn truncated_event_files_are_repaired() {
         let (_directory, file) = file();
         file.write(&epochs(2), None).unwrap();
         let two = fs::read(&file.path).unwrap();
@@ -297,7 +301,7 @@ mod tests {
 
     /// TensorBoard follows the file in this way.
     #[test]
-    fn who_has_opened_the_file_sees_later_epochs() {
+    fn open_readers_see_later_epochs() {
         use std::io::Read;
 
         let (_directory, file) = file();

@@ -117,7 +117,8 @@ impl CheckpointConfig {
     ///
     /// # Errors
     /// When it is missing, not ours, or inconsistent.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let read = json_file::read(path, EXPECTED);
         let config: Self = read.map_err(|error| told_by_its_content(error, path))?;
         let damaged = |finding: String| TrainError::Damaged {
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_called_as_on_the_hub_and_come_back_in_order() {
+    fn id2label_round_trips_in_class_order() {
         let names: Vec<String> = (0..12).map(|at| format!("class {at}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let written = serde_json::to_value(config(&names)).unwrap();
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_formats_before_are_read() {
+    fn earlier_formats_are_read() {
         let mut written = serde_json::to_value(config(&["ant", "bee"])).unwrap();
         let object = written.as_object_mut().unwrap();
         for name in ["id2label", "label2id", "architectures", "perceiver_version"] {
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_leave_one_out_are_refused() {
+    fn gaps_in_id2label_are_rejected() {
         let mut written = serde_json::to_value(config(&["ant", "bee"])).unwrap();
         written["id2label"] = serde_json::json!({"0": "ant", "2": "bee"});
         let error = serde_json::from_value::<CheckpointConfig>(written).unwrap_err();

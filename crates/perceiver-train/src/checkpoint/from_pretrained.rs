@@ -1,7 +1,7 @@
 //! Loads checkpoints by name, from a directory or from the Hugging Face Hub (feature `hub`).
 
 use candle_core::Device;
-use perceiver_hub::{HubAccess, ModelPlace};
+use perceiver_hub::{HubAccess, ModelSource};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -17,7 +17,7 @@ impl Checkpoint {
     /// use perceiver_train::Checkpoint;
     ///
     /// let checkpoint = Checkpoint::from_pretrained("someone/perceiver", &Device::Cpu)?;
-    /// let probabilities = checkpoint.classify(&[Image::open("cat.jpg".as_ref())?])?;
+    /// let probabilities = checkpoint.classify(&[Image::open("cat.jpg")?])?;
     /// for (class, probability) in checkpoint.config.classes.iter().zip(&probabilities[0]) {
     ///     println!("{:5.1}%  {class}", 100.0 * probability);
     /// }
@@ -37,7 +37,7 @@ impl Checkpoint {
     /// # Errors
     /// As for [`Checkpoint::from_pretrained`].
     pub fn from_pretrained_with(name: &str, access: &HubAccess, device: &Device) -> Result<Self> {
-        let place = ModelPlace::of(name)?;
-        Self::open(&place.directory(access, &Self::FILES, &[])?, device)
+        let location = ModelSource::of(name)?;
+        Self::open(&location.directory(access, &Self::FILES, &[])?, device)
     }
 }

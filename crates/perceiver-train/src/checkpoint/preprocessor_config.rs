@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_of_images_that_are_no_squares_is_said_in_its_words() {
+    fn non_square_handling_maps_to_the_preprocessor_fields() {
         let sides = serde_json::json!({ "height": 32, "width": 32 });
         let shortest = serde_json::json!({ "shortest_edge": 32 });
         let stretched = json(Fit::Stretch);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn its_numbers_make_the_same_input() {
+    fn preprocessor_config_reproduces_the_input() {
         let preprocessing = Preprocessing {
             image_size: 1,
             antialias: false,

@@ -40,7 +40,7 @@ impl TrainingData {
             return Ok(None);
         };
         let mut options = recipe.load_options();
-        let is_same = source.is_same_place(&recipe.data.dataset);
+        let is_same = source.is_same_location(&recipe.data.dataset);
         let is_drawn = is_drawn(source, &options)?;
         if is_same && (!is_drawn || options.seed == card.split_seed()) {
             let nothing = SharedImages {
@@ -88,11 +88,11 @@ fn is_drawn(source: &Source, options: &LoadOptions) -> Result<bool> {
     Ok(listing.is_some_and(|listing| !listing.has(Split::Test)))
 }
 
-fn hashes(pictures: &Samples) -> Result<Vec<[u8; 32]>> {
-    let indices = (0..pictures.len()).into_par_iter();
-    let hashes = indices.map(|index| match pictures {
+fn hashes(samples: &Samples) -> Result<Vec<[u8; 32]>> {
+    let indices = (0..samples.len()).into_par_iter();
+    let hashes = indices.map(|index| match samples {
         Samples::InMemory(data) => Ok(data.images()[index].sha256()),
-        Samples::Sharded(data) => Ok(data.image(index)?.sha256()),
+        _ => Ok(samples.image(index)?.sha256()),
     });
     hashes.collect()
 }

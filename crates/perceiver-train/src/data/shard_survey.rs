@@ -14,11 +14,11 @@ use crate::run::json_file;
 /// The surveys of a run's shards.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Surveys(Vec<Kept>);
+pub struct Surveys(Vec<CachedSurvey>);
 
 /// A survey, and what it is valid for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Kept {
+struct CachedSurvey {
     files: Vec<ShardFile>,
     pictures: usize,
     shorter_side: usize,
@@ -52,38 +52,38 @@ impl Surveys {
     /// When a shard cannot be read, a class has no readable image, or a rank has gone.
     pub(crate) fn surveyed(
         &mut self,
-        pictures: ShardedDataset,
+        dataset: ShardedDataset,
         options: &LoadOptions,
         ranks: &dyn Communicator,
     ) -> Result<(ShardedDataset, Survey)> {
-        let mut wanted = Kept {
-            files: pictures.files()?,
-            pictures: pictures.len(),
+        let mut wanted = CachedSurvey {
+            files: dataset.files()?,
+            pictures: dataset.len(),
             shorter_side: options.shorter_side,
             broken: options.broken,
             survey: Survey::default(),
         };
         // Rank 0 decides for all: another host may report other modification times.
-        let known = self.0.iter().find(|kept| kept.is_of(&wanted));
-        let known: Option<Survey> = told(0, known.map(|kept| &kept.survey), ranks)?;
+        let known = self.0.iter().find(|cached| cached.is_of(&wanted));
+        let known: Option<Survey> = broadcast_from(0, known.map(|cached| &cached.survey), ranks)?;
         let survey = if let Some(known) = known {
             known
         } else {
-            let mine = Survey::of(&pictures, ranks.part(), options.broken, &options.watcher)?;
+            let mine = Survey::of(&dataset, ranks.part(), options.broken, &options.watcher)?;
             let mut all = Survey::default();
             for rank in 0..ranks.size() {
-                all.join(told(rank, &mine, ranks)?);
+                all.join(broadcast_from(rank, &mine, ranks)?);
             }
             all
         };
         wanted.survey = survey.clone();
-        self.0.retain(|kept| !kept.is_of(&wanted));
+        self.0.retain(|cached| !cached.is_of(&wanted));
         self.0.push(wanted);
-        Ok((pictures.surveyed(&survey)?, survey))
+        Ok((dataset.surveyed(&survey)?, survey))
     }
 }
 
-impl Kept {
+impl CachedSurvey {
     fn is_of(&self, other: &Self) -> bool {
         self.files == other.files
             && self.pictures == other.pictures
@@ -93,7 +93,7 @@ impl Kept {
 }
 
 /// Broadcasts a value from `rank` to all ranks.
-fn told<T: DeserializeOwned>(
+fn broadcast_from<T: DeserializeOwned>(
     rank: usize,
     mine: impl Serialize,
     ranks: &dyn Communicator,
@@ -119,10 +119,10 @@ mod tests {
     use super::*;
     use crate::distributed::SingleProcess;
 
-    fn write(root: &Path, pictures: u8) {
+    fn write(root: &Path, count: u8) {
         for split in [Split::Train, Split::Test] {
             let mut writer = ShardWriter::new(root, split, 100);
-            for number in 0..pictures {
+            for number in 0..count {
                 let image = Image::new(1, 1, vec![number; 3]).unwrap();
                 writer.add(&image.to_png().unwrap(), "png", 0).unwrap();
             }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_kept_until_a_file_changes() {
+    fn surveys_are_cached_until_a_file_changes() {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), 5);
         let read = Arc::new(AtomicUsize::new(0));
@@ -142,32 +142,30 @@ mod tests {
             }),
             ..LoadOptions::default()
         };
-        let kept = root.path().join("surveys.json");
+        let cached = root.path().join("surveys.json");
         let survey = || {
-            let pictures = ShardFolder::open(root.path()).unwrap();
-            let pictures = pictures.split(Split::Train, 64).unwrap();
-            let mut surveys = Surveys::read(&kept);
-            let (pictures, survey) = surveys
-                .surveyed(pictures, &options, &SingleProcess)
-                .unwrap();
-            surveys.write(&kept).unwrap();
+            let folder = ShardFolder::open(root.path()).unwrap();
+            let dataset = folder.split(Split::Train, 64).unwrap();
+            let mut surveys = Surveys::read(&cached);
+            let (dataset, survey) = surveys.surveyed(dataset, &options, &SingleProcess).unwrap();
+            surveys.write(&cached).unwrap();
             (
-                pictures.sha256().to_string(),
+                dataset.sha256().to_string(),
                 survey,
                 read.swap(0, Ordering::Relaxed),
             )
         };
-        let (sha256, found, pictures) = survey();
-        assert_eq!(pictures, 5);
-        assert_eq!(survey(), (sha256.clone(), found, 0));
+        let (sha256, first, read) = survey();
+        assert_eq!(read, 5);
+        assert_eq!(survey(), (sha256.clone(), first, 0));
         for shard in ["train-00000.tar", "test-00000.tar"] {
             fs::remove_file(root.path().join(shard)).unwrap();
         }
         write(root.path(), 6);
-        let (changed, _, pictures) = survey();
-        assert_eq!(pictures, 6);
+        let (changed, _, read) = survey();
+        assert_eq!(read, 6);
         assert_ne!(changed, sha256);
-        fs::write(&kept, "no JSON").unwrap();
+        fs::write(&cached, "no JSON").unwrap();
         assert_eq!(survey().2, 6);
     }
 }

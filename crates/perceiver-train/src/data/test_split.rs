@@ -23,16 +23,18 @@ pub fn test_samples(
     classes: &[String],
     ranks: &dyn Communicator,
 ) -> Result<Samples> {
-    let limit = limit.unwrap_or(usize::MAX);
     if let Source::Shards { .. } = source {
         let folder = source.shard_folder(options)?;
         let mut test = folder.split_of_classes(Split::Test, options.shorter_side, classes)?;
-        test.truncate(limit);
+        test.truncate(limit.unwrap_or(usize::MAX));
         let (test, _) = Surveys::default().surveyed(test, options, ranks)?;
         return Ok(test.into());
     }
-    let mut test = source.load_of_classes(Split::Test, options, classes)?;
-    test.truncate(limit);
+    let options = LoadOptions {
+        limit,
+        ..options.clone()
+    };
+    let test = source.load_of_classes(Split::Test, &options, classes)?;
     Ok(test.into())
 }
 
@@ -53,7 +55,7 @@ pub fn all_samples(
     classes: &[String],
     card: &DataCard,
 ) -> Result<Option<Samples>> {
-    let is_own = |own: &Source| own.is_same_place(source);
+    let is_own = |own: &Source| own.is_same_location(source);
     if card.dataset.as_ref().is_some_and(is_own) {
         return Ok(None);
     }

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_peak_has_seen_what_was_touched() {
+    fn peak_memory_includes_touched_pages() {
         let before = peak_memory_bytes().unwrap();
         let touched = vec![1u8; 64 << 20];
         assert!(peak_memory_bytes().unwrap() >= before.max(touched.len() as u64));
@@ -102,12 +102,12 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_process_may_have_what_it_has() {
+    fn memory_limit_exceeds_current_use() {
         assert!(memory_limit_bytes().unwrap() > memory_bytes().unwrap());
     }
 
     #[test]
-    fn limits_are_read_in_every_form_they_come_in() {
+    fn every_format_of_limits_is_parsed() {
         let both = "12:cpu,memory:/a/b\n3:pids:/a\n0::/user/x\n";
         let files: Vec<String> = limit_files(both)
             .iter()

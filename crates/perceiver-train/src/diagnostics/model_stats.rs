@@ -69,14 +69,14 @@ impl ModelDiagnosis {
             self_attentions: Vec::new(),
             latent_spread: 0.0,
         };
-        let mut verdict = Ok(());
+        let mut result = Ok(());
         model.forward_probed(images, Mode::Inference, &mut |stage, tensor| {
-            let seen = diagnosis.see(stage, tensor);
-            if verdict.is_ok() {
-                verdict = seen;
+            let seen = diagnosis.observe(stage, tensor);
+            if result.is_ok() {
+                result = seen;
             }
         })?;
-        verdict.map(|()| diagnosis)
+        result.map(|()| diagnosis)
     }
 
     /// Averages the statistics over all ranks, weighted by this rank's `share` of the images. All
@@ -123,7 +123,7 @@ impl ModelDiagnosis {
         }
     }
 
-    fn see(&mut self, stage: Stage, tensor: &Tensor) -> Result<()> {
+    fn observe(&mut self, stage: Stage, tensor: &Tensor) -> Result<()> {
         match stage {
             Stage::CrossAttentionLogits(_) => {
                 self.cross_attentions.push(AttentionDiagnosis::of(tensor)?);
@@ -153,12 +153,12 @@ impl AttentionDiagnosis {
             });
         }
         // Collected before they are added up, so that the result does not depend on threads.
-        let heads_of_pictures: Vec<HeadSums> = values(logits)?
+        let heads_of_images: Vec<HeadSums> = values(logits)?
             .par_chunks(queries * keys)
             .map(|head| HeadSums::of(head, keys))
             .collect();
         let mean = |sum: fn(&HeadSums) -> f64| {
-            heads_of_pictures.iter().map(sum).sum::<f64>() / (batch * heads) as f64
+            heads_of_images.iter().map(sum).sum::<f64>() / (batch * heads) as f64
         };
         let entropy = mean(|head| head.entropy);
         Ok(Self {
@@ -293,14 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn equal_logits_look_everywhere_alike() {
+    fn equal_logits_give_uniform_attention() {
         let uniform = attention(&[[3.0; 4], [-7.0; 4]]);
         assert!((uniform.entropy - 1.0).abs() < 1e-9);
         assert!(uniform.logit_deviation < 1e-9 && uniform.difference < 1e-9);
     }
 
     #[test]
-    fn large_logits_look_at_a_single_token() {
+    fn large_logits_attend_to_a_single_token() {
         let same = attention(&[[100.0, 0.0, 0.0, 0.0], [90.0, 0.0, 0.0, 0.0]]);
         assert!(same.entropy < 1e-9 && same.difference < 1e-9);
         let own = attention(&[[100.0, 0.0, 0.0, 0.0], [0.0, 100.0, 0.0, 0.0]]);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_see_together_what_one_sees() {
+    fn statistics_of_ranks_equal_those_of_one_process() {
         let config = PerceiverConfig {
             image_size: 16,
             latent_dim: 8,
@@ -337,8 +337,11 @@ mod tests {
             assert_eq!(together.self_attentions.len(), 2);
             let pairs = together.means().zip(whole.means()).collect::<Vec<_>>();
             assert_eq!(pairs.len(), whole.means().count());
-            for (found, expected) in pairs {
-                assert!((found / expected - 1.0).abs() < 1e-6, "{found}, {expected}");
+            for (actual, expected) in pairs {
+                assert!(
+                    (actual / expected - 1.0).abs() < 1e-6,
+                    "{actual}, {expected}"
+                );
             }
         }
     }

@@ -88,33 +88,33 @@ impl Watchdog {
     }
 
     /// Checks the model at the end of an epoch.
-    pub(crate) fn epoch_ended(&mut self, epoch: usize, look: &ModelDiagnosis) {
+    pub(crate) fn epoch_ended(&mut self, epoch: usize, diagnosis: &ModelDiagnosis) {
         if epoch >= 2 && self.memory.steps >= self.warmup + PATIENCE_OF_EPOCHS {
             self.loss();
-            self.uniform(look);
+            self.uniform(diagnosis);
         }
-        self.look(look, SATURATED);
+        self.check_model(diagnosis, SATURATED);
     }
 
     /// Checks the model before the first step.
-    pub(crate) fn starts(&mut self, look: &ModelDiagnosis) {
-        self.look(look, SATURATED_AT_START);
+    pub(crate) fn starts(&mut self, diagnosis: &ModelDiagnosis) {
+        self.check_model(diagnosis, SATURATED_AT_START);
     }
 
     /// Checks the model after some steps.
-    pub(crate) fn after_steps(&mut self, look: &ModelDiagnosis) {
-        self.look(look, SATURATED);
+    pub(crate) fn after_steps(&mut self, diagnosis: &ModelDiagnosis) {
+        self.check_model(diagnosis, SATURATED);
     }
 
-    fn look(&mut self, look: &ModelDiagnosis, bounds: (f64, f64)) {
-        self.saturated(look, bounds);
-        self.latents(look);
+    fn check_model(&mut self, diagnosis: &ModelDiagnosis, bounds: (f64, f64)) {
+        self.saturated(diagnosis, bounds);
+        self.latents(diagnosis);
         if self.memory.first_look.is_none() {
-            self.memory.first_look = Some(look.clone());
+            self.memory.first_look = Some(diagnosis.clone());
         }
     }
 
-    fn tell(&mut self, kind: WarningKind, finding: String, cause: &str, cure: String) {
+    fn add_warning(&mut self, kind: WarningKind, finding: String, cause: &str, cure: String) {
         if self.memory.told.insert(kind) {
             self.warnings.push(Warning {
                 step: self.memory.steps,
@@ -140,7 +140,7 @@ mod tests {
     use crate::diagnostics::model_stats::AttentionDiagnosis;
 
     fn watchdog(changes: &str) -> Watchdog {
-        let recipe = Recipe::from_layers(&[("changes", toml::from_str(changes).unwrap())]);
+        let recipe = Recipe::from_layers(&[("changes", changes)]);
         Watchdog::new(&recipe.unwrap(), 10, Memory::default())
     }
 
@@ -149,7 +149,12 @@ mod tests {
         warnings.iter().map(|warning| warning.kind).collect()
     }
 
-    fn look(entropy: f64, logit_deviation: f64, difference: f64, spread: f64) -> ModelDiagnosis {
+    fn diagnosis(
+        entropy: f64,
+        logit_deviation: f64,
+        difference: f64,
+        spread: f64,
+    ) -> ModelDiagnosis {
         let attention = AttentionDiagnosis {
             entropy,
             logit_deviation,
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_stays_at_chance_is_told_once() {
+    fn a_loss_that_stays_at_chance_is_reported_once() {
         let mut watchdog = watchdog("");
         for _ in 0..199 {
             watchdog.step(4.6, 1.0);
@@ -182,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_moves_or_is_warming_up_is_fine() {
+    fn a_changing_loss_or_a_warmup_gives_no_warning() {
         for first in [4.7, 10.0] {
             let mut falling = watchdog("");
             for step in 0..1000 {
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warmup_longer_than_the_run_allows_hides_nothing() {
+    fn overlong_warmups_do_not_suppress_warnings() {
         let mut short = watchdog("training.epochs = 10\ntraining.schedule.warmup_epochs = 100.0");
         for _ in 0..2000 {
             short.step(4.6, 1.0);
@@ -209,12 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn short_epochs_are_judged_from_the_second_on() {
+    fn short_epochs_are_checked_from_the_second_on() {
         let mut watchdog = watchdog("");
         for _ in 0..120 {
             watchdog.step(4.7, 1.0);
         }
-        let fine = look(0.8, 1.0, 0.1, 0.3);
+        let fine = diagnosis(0.8, 1.0, 0.1, 0.3);
         watchdog.epoch_ended(1, &fine);
         assert_eq!(kinds(&mut watchdog), []);
         watchdog.epoch_ended(2, &fine);
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_far_above_their_median_have_exploded_where_they_are_not_clipped() {
+    fn unclipped_gradients_far_above_their_median_have_exploded() {
         for (changes, expected) in [
             ("", vec![WarningKind::ExplodedGradients]),
             ("training.clip_norm = 1.0", vec![]),
@@ -240,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_vanish_only_where_there_is_something_to_learn() {
+    fn vanishing_gradients_are_reported_only_at_a_high_loss() {
         let mut watchdog = watchdog("");
         watchdog.step(1e-6, 1e-9);
         assert_eq!(kinds(&mut watchdog), []);
@@ -249,21 +254,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saturated_at_the_start_may_be_what_was_learned_later() {
-        let sharp = look(0.15, 12.0, 0.6, 0.3);
+    fn saturation_limits_are_stricter_at_the_start() {
+        let sharp = diagnosis(0.15, 12.0, 0.6, 0.3);
         let mut at_start = watchdog("");
         at_start.starts(&sharp);
         assert_eq!(kinds(&mut at_start), [WarningKind::SaturatedAttention]);
         let mut later = watchdog("");
         later.after_steps(&sharp);
         assert_eq!(kinds(&mut later), []);
-        later.after_steps(&look(0.08, 100.0, 0.5, 0.3));
+        later.after_steps(&diagnosis(0.08, 100.0, 0.5, 0.3));
         assert_eq!(kinds(&mut later), [WarningKind::SaturatedAttention]);
     }
 
     #[test]
-    fn uniform_attention_is_told_when_it_stays_so() {
-        let uniform = look(0.999, 0.01, 1e-6, 0.3);
+    fn persistent_uniform_attention_is_reported() {
+        let uniform = diagnosis(0.999, 0.01, 1e-6, 0.3);
         let mut watchdog = watchdog("");
         watchdog.starts(&uniform);
         for _ in 0..120 {
@@ -276,12 +281,12 @@ mod tests {
     }
 
     #[test]
-    fn latents_that_are_all_the_same_are_told() {
+    fn identical_latents_are_reported() {
         let mut watchdog = watchdog("");
-        watchdog.after_steps(&look(0.7, 1.0, 1e-6, 0.3));
-        watchdog.after_steps(&look(0.7, 1.0, 0.1, 1e-3));
+        watchdog.after_steps(&diagnosis(0.7, 1.0, 1e-6, 0.3));
+        watchdog.after_steps(&diagnosis(0.7, 1.0, 0.1, 1e-3));
         assert_eq!(kinds(&mut watchdog), []);
-        watchdog.after_steps(&look(0.7, 1.0, 1e-6, 1e-3));
+        watchdog.after_steps(&diagnosis(0.7, 1.0, 1e-6, 1e-3));
         assert_eq!(kinds(&mut watchdog), [WarningKind::EqualLatents]);
     }
 }

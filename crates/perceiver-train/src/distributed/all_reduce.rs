@@ -10,7 +10,7 @@ use candle_core::{DType, Tensor};
 use perceiver_model::Parameters;
 
 use crate::distributed::Communicator;
-use crate::distributed::gradient_hook::Found;
+use crate::distributed::gradient_hook::NamedGradient;
 use crate::error::{Result, TrainError};
 use crate::optim::gradients::Gradients;
 
@@ -43,45 +43,45 @@ impl GradientAllReduce {
         Self { ranks, order }
     }
 
-    /// Sums over all ranks the gradients that `find` sends. They may come in any order, at the
+    /// Sums over all ranks the gradients that `compute` sends. They may come in any order, at the
     /// times given by this rank's `arrival`; gradients that never arrive count as zeros. All ranks
     /// have to call this.
     ///
     /// # Errors
-    /// Those of `find`; when a gradient is missing, a rank has gone, or candle refuses an
+    /// Those of `compute`; when a gradient is missing, a rank has gone, or candle refuses an
     /// operation.
     pub(crate) fn summed<T>(
         &self,
         arrival: Arrival,
         parameters: &Parameters,
-        find: impl FnOnce(&Sender<Found>) -> Result<T>,
+        compute: impl FnOnce(&Sender<NamedGradient>) -> Result<T>,
     ) -> Result<(T, Gradients)> {
         let (sender, arrivals) = channel();
         if self.ranks.size() == 1 {
-            let found = find(&sender)?;
+            let result = compute(&sender)?;
             drop(sender);
-            return Ok((found, Gradients::from_tensors(arrivals)));
+            return Ok((result, Gradients::from_tensors(arrivals)));
         }
         let buckets = &self.buckets(parameters);
         let sum = move || self.sum(buckets, arrival, parameters, &arrivals);
-        let (found, sums) = if arrival == Arrival::OneByOne {
+        let (result, sums) = if arrival == Arrival::OneByOne {
             thread::scope(|scope| {
                 let others = scope.spawn(sum);
-                let found = find(&sender);
+                let result = compute(&sender);
                 drop(sender);
                 let sums = others.join();
-                (found, sums.unwrap_or_else(|panic| resume_unwind(panic)))
+                (result, sums.unwrap_or_else(|panic| resume_unwind(panic)))
             })
         } else {
-            let found = find(&sender);
+            let result = compute(&sender);
             drop(sender);
-            (found, sum())
+            (result, sum())
         };
-        let (found, (sums, order)) = (found?, sums?);
+        let (result, (sums, order)) = (result?, sums?);
         if self.order.get().is_none() {
-            self.learn(&order)?;
+            self.adopt_order(&order)?;
         }
-        Ok((found, sums))
+        Ok((result, sums))
     }
 
     /// Divides the names into buckets, in the order in which gradients are computed, if known:
@@ -111,7 +111,7 @@ impl GradientAllReduce {
     }
 
     /// Takes over the order of rank 0.
-    fn learn(&self, order: &[String]) -> Result<()> {
+    fn adopt_order(&self, order: &[String]) -> Result<()> {
         let mut names = order.join("\n").into_bytes();
         self.ranks.broadcast(0, &mut names)?;
         if names.is_empty() {
@@ -129,7 +129,7 @@ impl GradientAllReduce {
         buckets: &[Vec<String>],
         arrival: Arrival,
         parameters: &Parameters,
-        arrivals: &Receiver<Found>,
+        arrivals: &Receiver<NamedGradient>,
     ) -> Result<(Gradients, Vec<String>)> {
         let (mut sums, mut order) = (Vec::new(), Vec::new());
         let mut arrived = BTreeMap::new();
@@ -156,7 +156,7 @@ impl GradientAllReduce {
         Ok((Gradients::from_tensors(sums), order))
     }
 
-    fn sum_of_bucket(&self, gradients: Vec<Found>) -> Result<Vec<Found>> {
+    fn sum_of_bucket(&self, gradients: Vec<NamedGradient>) -> Result<Vec<NamedGradient>> {
         let flat = gradients
             .iter()
             .map(|(_, gradient)| gradient.to_dtype(DType::F32)?.flatten_all());
@@ -167,7 +167,7 @@ impl GradientAllReduce {
         }; // f32 [values of the bucket]
         self.ranks.all_reduce(&sums)?;
         let mut start = 0;
-        let taken_apart = gradients.into_iter().map(|(name, gradient)| {
+        let split = gradients.into_iter().map(|(name, gradient)| {
             let sum = sums.narrow(0, start, gradient.elem_count())?;
             start += gradient.elem_count();
             Ok((
@@ -175,7 +175,7 @@ impl GradientAllReduce {
                 sum.reshape(gradient.shape())?.to_dtype(gradient.dtype())?,
             ))
         });
-        taken_apart.collect()
+        split.collect()
     }
 }
 
@@ -212,27 +212,27 @@ mod tests {
     }
 
     #[test]
-    fn all_is_summed_whatever_comes_when() {
+    fn gradients_are_summed_in_any_arrival_order() {
         let parameters = parameters();
         let threads = ranks_of_threads(3).into_iter().map(|ranks| {
             let parameters = parameters.clone();
             thread::spawn(move || {
                 let rank = ranks.rank();
-                let exchange = GradientAllReduce::new(Arc::new(ranks));
+                let all_reduce = GradientAllReduce::new(Arc::new(ranks));
                 for step in 0..3 {
                     let arrival = match (rank, step) {
                         (2, _) => Arrival::Never,
                         (1, 1) => Arrival::Together, // each rank knows only its own arrival
                         _ => Arrival::OneByOne,
                     };
-                    let ((), sums) = exchange
-                        .summed(arrival, &parameters, |found| {
+                    let ((), sums) = all_reduce
+                        .summed(arrival, &parameters, |sender| {
                             let mut names = ["d", "a", "c", "b"];
                             names.rotate_left(rank + step);
                             let names = names.into_iter();
                             for name in names.filter(|_| arrival != Arrival::Never) {
                                 let variable = parameters.get(name).unwrap();
-                                found
+                                sender
                                     .send((name.to_string(), gradient(variable, rank)))
                                     .unwrap();
                             }
@@ -246,7 +246,7 @@ mod tests {
                         assert!(sum.to_vec1::<f32>().unwrap() == expected, "{name}");
                     }
                 }
-                exchange.order.get().cloned()
+                all_reduce.order.get().cloned()
             })
         });
         for thread in threads.collect::<Vec<_>>() {
@@ -256,10 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_that_never_comes_is_named() {
+    fn missing_gradients_are_errors_by_name() {
         for ranks in ranks_of_threads(2).into_iter().take(1) {
-            let exchange = GradientAllReduce::new(Arc::new(ranks));
-            let error = exchange
+            let all_reduce = GradientAllReduce::new(Arc::new(ranks));
+            let error = all_reduce
                 .summed(Arrival::Together, &parameters(), |_| Ok(()))
                 .unwrap_err();
             assert!(matches!(error, TrainError::NoGradient { name } if name == "a"));

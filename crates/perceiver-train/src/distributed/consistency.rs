@@ -1,47 +1,43 @@
 //! Checks that all ranks were started with the same flags, data and program.
 
-use toml::Table;
+use std::collections::BTreeMap;
 
 use crate::distributed::Communicator;
 use crate::error::{Result, TrainError};
-use crate::recipe::diff::Difference;
+
+/// Values by name that all ranks must agree on.
+pub type Facts = BTreeMap<String, String>;
 
 /// Checks that all ranks have the same `facts`; all have to call this.
 ///
 /// # Errors
 /// On all ranks, [`TrainError::OtherRank`] with the first rank that differs from rank 0 and the
-/// first field that differs.
-pub fn require_agreement(ranks: &dyn Communicator, facts: &Table) -> Result<()> {
+/// first value that differs.
+pub fn require_agreement(ranks: &dyn Communicator, facts: &Facts) -> Result<()> {
     if ranks.size() == 1 {
         return Ok(());
     }
-    let mut of_first = facts.to_string().into_bytes();
+    let mut of_first = serde_json::to_vec(facts).unwrap_or_default();
     ranks.broadcast(0, &mut of_first)?;
-    let text = String::from_utf8_lossy(&of_first);
-    let difference = match text.parse::<Table>() {
-        Ok(expected) => Difference::first(&expected, facts),
-        Err(_) => Some(Difference {
-            field: "values to compare".to_string(),
-            expected: "TOML".to_string(),
-            found: "invalid TOML".to_string(),
-        }),
+    let of_first: Facts = serde_json::from_slice(&of_first).unwrap_or_default();
+    let names = of_first.keys().chain(facts.keys());
+    let differs = names
+        .filter(|name| of_first.get(*name) != facts.get(*name))
+        .min();
+    let value = |facts: &Facts, name| {
+        let value = facts.get(name).map(String::as_str);
+        value.unwrap_or("unset").to_string()
     };
+    let difference = differs.map(|name| {
+        let (expected, actual) = (value(&of_first, name), value(facts, name));
+        [ranks.host(), name.clone(), expected, actual].join("\0")
+    });
     for rank in 1..ranks.size() {
-        let mut told = Vec::new();
-        if let Some(difference) = difference.iter().find(|_| rank == ranks.rank()) {
-            let Difference {
-                field,
-                expected,
-                found,
-            } = difference;
-            told = [&ranks.host(), field, expected, found]
-                .map(String::as_str)
-                .join("\0")
-                .into_bytes();
-        }
-        ranks.broadcast(rank, &mut told)?;
-        let told = String::from_utf8_lossy(&told);
-        if let [host, field, expected, found] = told.split('\0').collect::<Vec<_>>()[..] {
+        let own = difference.as_ref().filter(|_| rank == ranks.rank());
+        let mut message = own.cloned().unwrap_or_default().into_bytes();
+        ranks.broadcast(rank, &mut message)?;
+        let message = String::from_utf8_lossy(&message);
+        if let [host, field, expected, found] = message.split('\0').collect::<Vec<_>>()[..] {
             let [host, field, expected, found] = [host, field, expected, found].map(str::to_string);
             return Err(TrainError::OtherRank {
                 rank,
@@ -63,13 +59,17 @@ mod tests {
     use crate::distributed::threads::ranks_of_threads;
 
     #[test]
-    fn all_learn_who_differs_in_what() {
+    fn disagreements_name_the_rank_and_the_field() {
         for differs in [None, Some(1), Some(2)] {
             let threads = ranks_of_threads(3).into_iter().map(|ranks| {
                 thread::spawn(move || {
                     let seed = i64::from(Some(ranks.rank()) == differs);
-                    let facts = format!("version = '1'\ntraining.seed = {seed}");
-                    require_agreement(&ranks, &facts.parse().unwrap())
+                    let facts = [
+                        ("version", "1".to_string()),
+                        ("training.seed", seed.to_string()),
+                    ];
+                    let facts = facts.map(|(name, value)| (name.to_string(), value));
+                    require_agreement(&ranks, &facts.into_iter().collect())
                 })
             });
             for thread in threads.collect::<Vec<_>>() {

@@ -14,33 +14,33 @@ use perceiver_ops::{apply_op1, to_dtype};
 use crate::error::Result;
 
 /// A parameter's name and its gradient.
-pub(crate) type Found = (String, Tensor);
+pub(crate) type NamedGradient = (String, Tensor);
 
 /// Returns the model on tapped copies of the current `parameters`, converted to this type. Its
-/// backward pass sends the gradients to `found` and leaves none in candle's store.
+/// backward pass sends the gradients to `sender` and leaves none in candle's store.
 ///
 /// # Errors
 /// When the parameters were made for another `config`, or the device is out of memory.
-pub(crate) fn tapped_model(
+pub(crate) fn hooked_model(
     parameters: &Parameters,
     config: &PerceiverConfig,
     dtype: DType,
-    found: &Sender<Found>,
+    sender: &Sender<NamedGradient>,
 ) -> Result<Perceiver> {
     let model = parameters.model_through(config, |name, variable| {
         let name = name.to_string();
-        let found = found.clone();
-        to_dtype(&apply_op1(variable, Tap { name, found })?, dtype)
+        let sender = sender.clone();
+        to_dtype(&apply_op1(variable, GradientHook { name, sender })?, dtype)
     });
     Ok(model?)
 }
 
-struct Tap {
+struct GradientHook {
     name: String,
-    found: Sender<Found>,
+    sender: Sender<NamedGradient>,
 }
 
-impl CustomOp1 for Tap {
+impl CustomOp1 for GradientHook {
     fn name(&self) -> &'static str {
         "tap"
     }
@@ -76,7 +76,7 @@ impl CustomOp1 for Tap {
         gradient: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
         // Nobody receives after a failed all-reduce; the end of the pass reports that error.
-        let _ = self.found.send((self.name.clone(), gradient.clone()));
+        let _ = self.sender.send((self.name.clone(), gradient.clone()));
         Ok(None)
     }
 }
@@ -93,7 +93,7 @@ mod tests {
     use crate::optim::gradients::Gradients;
 
     #[test]
-    fn taps_tell_the_gradients_of_the_untapped_model() {
+    fn hooks_report_the_gradients_of_the_model_without_hooks() {
         let config = PerceiverConfig {
             image_size: 16,
             latent_dim: 8,
@@ -119,7 +119,7 @@ mod tests {
 
         let (sender, receiver) = channel();
         let tape = Tape::start();
-        let model = tapped_model(&parameters, &config, DType::F32, &sender).unwrap();
+        let model = hooked_model(&parameters, &config, DType::F32, &sender).unwrap();
         let store = tape.backward(&loss(&model)).unwrap();
         assert!(
             parameters
@@ -127,9 +127,9 @@ mod tests {
                 .all(|(_, variable)| store.get(variable).is_none())
         );
         drop((sender, model, store));
-        let found: BTreeMap<_, _> = receiver.iter().collect();
-        assert_eq!(found.len(), parameters.iter().count());
-        for (name, gradient) in found {
+        let gradients: BTreeMap<_, _> = receiver.iter().collect();
+        assert_eq!(gradients.len(), parameters.iter().count());
+        for (name, gradient) in gradients {
             let bits = |tensor: &Tensor| {
                 let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 values.into_iter().map(f32::to_bits).collect::<Vec<_>>()

@@ -39,7 +39,7 @@ impl NcclRanks {
         };
         let mut id = Vec::new();
         if ranks.is_first() {
-            let new = Id::new().map_err(|error| failed(told(&error)))?;
+            let new = Id::new().map_err(|error| failed(describe(&error)))?;
             id.extend(new.internal().map(|byte| byte.to_ne_bytes()[0]));
         }
         ranks.broadcast(0, &mut id)?;
@@ -72,7 +72,7 @@ impl NcclRanks {
                 others: ranks,
                 requests,
             }),
-            Ok(Err(error)) => Err(failed(told(&error))),
+            Ok(Err(error)) => Err(failed(describe(&error))),
             Err(_) => Err(failed(
                 "NCCL: the communication thread panicked".to_string(),
             )),
@@ -105,12 +105,12 @@ impl InplaceOp1 for AllReduce<'_> {
         let mut values = values.as_cuda_slice_mut::<f32>()?.slice_mut(start..end);
         match self.0.all_reduce_in_place(&mut values, &ReduceOp::Sum) {
             Ok(_) => Ok(()),
-            Err(error) => bail!("{}", told(&error)),
+            Err(error) => bail!("{}", describe(&error)),
         }
     }
 }
 
-fn told(error: &NcclError) -> String {
+fn describe(error: &NcclError) -> String {
     format!("NCCL: {:?}", error.0)
 }
 

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rank_that_goes_or_differs_is_an_error_of_the_others() {
+    fn lost_or_mismatched_ranks_are_errors_on_the_others() {
         let mut ranks = ranks_of_threads(3);
         let gone = ranks.pop();
         let waiting = ranks
@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn the_root_tells_all() {
-        let told = ranks_of_threads(3).into_iter().map(|ranks| {
+    fn broadcast_sends_the_root_values_to_all_ranks() {
+        let threads = ranks_of_threads(3).into_iter().map(|ranks| {
             thread::spawn(move || {
                 let mut bytes = vec![ranks.rank() as u8; 1 + ranks.rank()];
                 ranks.broadcast(1, &mut bytes).map(|()| bytes)
             })
         });
-        for thread in told.collect::<Vec<_>>() {
+        for thread in threads.collect::<Vec<_>>() {
             assert_eq!(thread.join().unwrap().unwrap(), [1, 1]);
         }
     }

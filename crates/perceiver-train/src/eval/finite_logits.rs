@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_picture_and_the_class_are_named() {
+    fn non_finite_errors_name_the_image_and_the_class() {
         let scores = |value: f32| {
             let rows = [[1.0, -2.0, 3.0], [0.0, value, 5.0]];
             Tensor::new(&rows, &Device::Cpu).unwrap()

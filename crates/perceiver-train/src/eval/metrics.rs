@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_not_a_number_is_right() {
+    fn nan_logits_are_never_correct() {
         let scores = [f32::NAN, f32::NAN];
         assert!(!is_first_of_the_highest(&scores, 0));
         assert!(!is_in_top_k(&scores, 0, 5));

@@ -94,8 +94,8 @@ impl Prediction {
     pub(crate) fn of_batch(first: usize, scores: &Tensor, labels: &Tensor) -> Result<Vec<Self>> {
         let probabilities = softmax(&scores.to_dtype(DType::F32)?)?.to_vec2::<f32>()?;
         let labels = labels.to_vec1::<u32>()?;
-        let pictures = (first..).zip(probabilities.iter().zip(labels));
-        Ok(pictures
+        let rows = (first..).zip(probabilities.iter().zip(labels));
+        Ok(rows
             .map(|(image, (probabilities, label))| Self::of(image, probabilities, label))
             .collect())
     }
@@ -163,7 +163,8 @@ fn predictions_csv(
 ///
 /// # Errors
 /// When the file cannot be read, or a line (the error gives its number) is not a prediction.
-pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
+pub fn read_predictions(path: impl AsRef<Path>) -> Result<Vec<Prediction>> {
+    let path = path.as_ref();
     let bytes = atomic_file::read(path, MAX_TABLE_BYTES)?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let lines = reader.deserialize::<Prediction>().enumerate();
@@ -190,25 +191,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_label_has_a_rank_and_the_first_of_the_most_probable_is_predicted() {
-        let said = Prediction::of(0, &[0.1, 0.4, 0.4, 0.1], 3);
-        assert_eq!((said.predicted, said.label_rank), (1, 3));
-        assert!(!said.is_right());
-        let said = Prediction::of(0, &[0.1, 0.4, 0.4, 0.1], 2);
-        assert_eq!((said.predicted, said.label_rank), (1, 1));
+    fn labels_have_ranks_and_ties_go_to_the_first_class() {
+        let prediction = Prediction::of(0, &[0.1, 0.4, 0.4, 0.1], 3);
+        assert_eq!((prediction.predicted, prediction.label_rank), (1, 3));
+        assert!(!prediction.is_right());
+        let prediction = Prediction::of(0, &[0.1, 0.4, 0.4, 0.1], 2);
+        assert_eq!((prediction.predicted, prediction.label_rank), (1, 1));
     }
 
     #[test]
-    fn what_was_written_is_read_and_a_missing_line_noticed() {
+    fn predictions_round_trip_and_missing_rows_are_errors() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("predictions.csv");
-        let said = [[0.25_f32, 0.75], [0.1, 0.9], [1.0 / 3.0, 2.0 / 3.0]];
-        let said: Vec<Prediction> = (0..)
-            .zip(&said)
+        let probabilities = [[0.25_f32, 0.75], [0.1, 0.9], [1.0 / 3.0, 2.0 / 3.0]];
+        let predictions: Vec<Prediction> = (0..)
+            .zip(&probabilities)
             .map(|(image, probabilities)| Prediction::of(image, probabilities, 0))
             .collect();
-        write_predictions(&path, &said, None).unwrap();
-        assert_eq!(read_predictions(&path).unwrap(), said);
+        write_predictions(&path, &predictions, None).unwrap();
+        assert_eq!(read_predictions(&path).unwrap(), predictions);
 
         let text = std::fs::read_to_string(&path).unwrap();
         let second = text.lines().nth(2).unwrap();
@@ -224,15 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stands_in_the_last_column_whatever_is_in_it() {
+    fn any_file_name_round_trips_in_the_last_column() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("predictions.csv");
-        let said: Vec<Prediction> = (0..2)
+        let predictions: Vec<Prediction> = (0..2)
             .map(|image| Prediction::of(image, &[0.25, 0.75], 0))
             .collect();
         let names = ["cat/1.jpg".to_string(), "cat/a, \"b\"\n.jpg".to_string()];
-        write_predictions(&path, &said, Some(&names)).unwrap();
-        assert_eq!(read_predictions(&path).unwrap(), said);
+        write_predictions(&path, &predictions, Some(&names)).unwrap();
+        assert_eq!(read_predictions(&path).unwrap(), predictions);
         let mut reader = csv::Reader::from_path(&path).unwrap();
         let headers: Vec<&str> = reader.headers().unwrap().iter().collect();
         assert_eq!(headers[..6], COLUMNS);

@@ -1,7 +1,7 @@
 //! Test-time augmentation: averages the predictions for an image and its mirror image.
 
 use candle_core::{D, Tensor};
-use perceiver_model::Perceiver;
+use perceiver_model::Classifier;
 use perceiver_ops::Mode;
 
 use crate::error::Result;
@@ -11,18 +11,18 @@ use crate::error::Result;
 pub enum TestTimeAugmentation {
     /// The image only.
     #[default]
-    Picture,
+    None,
     /// The image and its mirror image, with averaged probabilities.
-    AndMirrorImage,
+    HorizontalFlip,
 }
 
 impl TestTimeAugmentation {
     /// Returns the augmentation with or without the mirror image.
     pub fn new(flip_average: bool) -> Self {
         if flip_average {
-            Self::AndMirrorImage
+            Self::HorizontalFlip
         } else {
-            Self::Picture
+            Self::None
         }
     }
 
@@ -32,11 +32,11 @@ impl TestTimeAugmentation {
     ///
     /// # Errors
     /// When candle refuses an operation.
-    pub fn scores(self, model: &Perceiver, images: &Tensor) -> Result<Tensor> {
+    pub fn scores(self, model: &dyn Classifier, images: &Tensor) -> Result<Tensor> {
         let logits = model.forward(images, Mode::Inference)?;
         match self {
-            Self::Picture => Ok(logits),
-            Self::AndMirrorImage => {
+            Self::None => Ok(logits),
+            Self::HorizontalFlip => {
                 let mirrored = images.flip(&[3])?; // left to right
                 log_of_mean(&logits, &model.forward(&mirrored, Mode::Inference)?)
             }
@@ -57,13 +57,13 @@ fn log_of_mean(logits: &Tensor, others: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use perceiver_model::{Parameters, PerceiverConfig};
+    use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
 
     use super::*;
     use crate::eval::metrics::MetricSums;
 
     /// Returns a small model that distinguishes left from right, and two images.
-    fn model_and_pictures() -> (Perceiver, Tensor) {
+    fn model_and_images() -> (Perceiver, Tensor) {
         let config = PerceiverConfig {
             image_size: 8,
             patch_size: 4,
@@ -80,37 +80,37 @@ mod tests {
         let values: Vec<f32> = (0..2 * 3 * 8 * 8_u16)
             .map(|i| f32::from(i * 37 % 101) / 50.0 - 1.0)
             .collect();
-        let pictures = Tensor::from_vec(values, (2, 3, 8, 8), &Device::Cpu).unwrap();
-        (model, pictures)
+        let images = Tensor::from_vec(values, (2, 3, 8, 8), &Device::Cpu).unwrap();
+        (model, images)
     }
 
-    fn scores(views: TestTimeAugmentation, model: &Perceiver, pictures: &Tensor) -> Vec<Vec<f32>> {
-        views.scores(model, pictures).unwrap().to_vec2().unwrap()
+    fn scores(views: TestTimeAugmentation, model: &Perceiver, images: &Tensor) -> Vec<Vec<f32>> {
+        views.scores(model, images).unwrap().to_vec2().unwrap()
     }
 
     #[test]
-    fn a_picture_and_its_mirror_image_get_the_same_scores() {
-        let (model, pictures) = model_and_pictures();
-        let mirrored = pictures.flip(&[3]).unwrap();
-        let of = |views, pictures| scores(views, &model, pictures);
+    fn an_image_and_its_mirror_image_get_the_same_scores() {
+        let (model, images) = model_and_images();
+        let mirrored = images.flip(&[3]).unwrap();
+        let of = |views, images| scores(views, &model, images);
         assert_ne!(
-            of(TestTimeAugmentation::Picture, &pictures),
-            of(TestTimeAugmentation::Picture, &mirrored)
+            of(TestTimeAugmentation::None, &images),
+            of(TestTimeAugmentation::None, &mirrored)
         );
         assert_eq!(
-            of(TestTimeAugmentation::AndMirrorImage, &pictures),
-            of(TestTimeAugmentation::AndMirrorImage, &mirrored)
+            of(TestTimeAugmentation::HorizontalFlip, &images),
+            of(TestTimeAugmentation::HorizontalFlip, &mirrored)
         );
     }
 
     #[test]
-    fn a_symmetric_picture_is_judged_as_by_itself() {
-        let (model, pictures) = model_and_pictures();
-        let symmetric = ((&pictures + pictures.flip(&[3]).unwrap()).unwrap() / 2.0).unwrap();
+    fn symmetric_images_keep_their_metrics() {
+        let (model, images) = model_and_images();
+        let symmetric = ((&images + images.flip(&[3]).unwrap()).unwrap() / 2.0).unwrap();
         let labels = Tensor::new(&[1_u32, 4], &Device::Cpu).unwrap();
         let [alone, averaged] = [
-            TestTimeAugmentation::Picture,
-            TestTimeAugmentation::AndMirrorImage,
+            TestTimeAugmentation::None,
+            TestTimeAugmentation::HorizontalFlip,
         ]
         .map(|views| {
             let mut sums = MetricSums::default();
@@ -133,11 +133,14 @@ mod tests {
         };
         let (a, b) = (logits([0.5, 0.25, 0.25]), logits([0.1, 0.8, 0.1]));
         let mean = log_of_mean(&a, &b).unwrap();
-        for (found, expected) in mean.to_vec2::<f32>().unwrap()[0]
+        for (actual, expected) in mean.to_vec2::<f32>().unwrap()[0]
             .iter()
             .zip([0.3_f32, 0.525, 0.175])
         {
-            assert!((found.exp() - expected).abs() < 1e-6, "{found}, {expected}");
+            assert!(
+                (actual.exp() - expected).abs() < 1e-6,
+                "{actual}, {expected}"
+            );
         }
         for (label, right) in [(0_u32, 0.0), (1, 1.0)] {
             let mut sums = MetricSums::default();
@@ -150,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn no_probability_is_too_small() {
+    fn very_small_probabilities_do_not_underflow() {
         let logits = |values: [f32; 2]| Tensor::new(&[values], &Device::Cpu).unwrap();
         let mean = log_of_mean(&logits([0.0, -300.0]), &logits([0.0, -400.0])).unwrap();
-        let found = mean.to_vec2::<f32>().unwrap()[0][1];
-        assert!((found - (-300.0 - 2_f32.ln())).abs() < 1e-3, "{found}");
+        let actual = mean.to_vec2::<f32>().unwrap()[0][1];
+        assert!((actual - (-300.0 - 2_f32.ln())).abs() < 1e-3, "{actual}");
     }
 }

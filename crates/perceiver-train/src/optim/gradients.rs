@@ -98,6 +98,16 @@ impl Gradients {
         self.factor.as_ref()
     }
 
+    /// Multiplies the gradients by the pending factor, for optimizers that do not.
+    pub(crate) fn with_factor_applied(mut self) -> Result<Self> {
+        if let Some(factor) = self.factor.take() {
+            for gradient in self.tensors.values_mut() {
+                *gradient = gradient.broadcast_mul(&factor)?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Moves these gradients in place towards `others` by `share` of the difference. This averages
     /// the gradients of micro-batches into that of the batch, each weighted by its share of the
     /// samples so far.

@@ -55,6 +55,11 @@ impl<R: UpdateRule<N>, const N: usize> PerParameter<R, N> {
         }
     }
 
+    /// Returns the number of steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Returns the weight decay of the parameter `name`: decoupled, and coupled.
     fn decays(&self, name: &str) -> [f32; 2] {
         let beforehand = self.recipe.decay_of(name, DecayForm::Decoupled) * self.learning_rate;
@@ -85,16 +90,8 @@ impl<R: UpdateRule<N>, const N: usize> Optimizer for PerParameter<R, N> {
         rule.apply(&steps.collect::<Vec<_>>(), gradients.factor())
     }
 
-    fn learning_rate(&self) -> f32 {
-        self.learning_rate
-    }
-
     fn set_learning_rate(&mut self, learning_rate: f32) {
         self.learning_rate = learning_rate;
-    }
-
-    fn steps(&self) -> u64 {
-        self.steps
     }
 
     fn state(&self) -> Result<OptimizerState> {

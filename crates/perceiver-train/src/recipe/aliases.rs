@@ -53,10 +53,6 @@ mod tests {
     use super::*;
     use crate::recipe::Recipe;
 
-    fn layer(text: &str) -> Table {
-        toml::from_str(text).unwrap()
-    }
-
     #[test]
     fn every_alias_reaches_its_field() {
         let mut recipe = Recipe::default();
@@ -76,7 +72,7 @@ mod tests {
             text = renamed;
         }
         assert_eq!(Recipe::parse(&text).unwrap(), recipe);
-        let layers = [("aliases", layer(&text))];
+        let layers = [("aliases", &text)];
         assert_eq!(Recipe::from_layers(&layers).unwrap(), recipe);
     }
 
@@ -87,7 +83,7 @@ mod tests {
             let expected = format!("{section}.{alias} is an alias of {section}.{canonical}: ");
             let refused = Recipe::parse(&text).unwrap_err();
             assert!(refused.starts_with(&expected), "{refused}");
-            let refused = Recipe::from_layers(&[("my.toml", layer(&text))]);
+            let refused = Recipe::from_layers(&[("my.toml", &text)]);
             let refused = refused.unwrap_err().to_string();
             assert!(
                 refused.starts_with(&format!("recipe my.toml: {expected}")),
@@ -102,8 +98,8 @@ mod tests {
         for below in names {
             for above in names {
                 let layers = [
-                    ("below", layer(&format!("training.{below} = 2"))),
-                    ("above", layer(&format!("training.{above} = 3"))),
+                    ("below", &format!("training.{below} = 2")),
+                    ("above", &format!("training.{above} = 3")),
                 ];
                 let recipe = Recipe::from_layers(&layers).unwrap();
                 assert_eq!(recipe.training.gradient_accumulation, 3, "{below}, {above}");

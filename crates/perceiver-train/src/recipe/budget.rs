@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_can_be_read() {
+    fn durations_round_trip_as_text() {
         for text in ["90s", "10m", "1h30m", "2h 5m 1s", "1500ms"] {
             let budget: Budget = text.parse().unwrap();
             assert_eq!(budget.to_string().parse::<Budget>().unwrap(), budget);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_refused_by_name() {
+    fn invalid_durations_are_rejected_by_name() {
         for text in [
             "",
             "0",

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_and_minutes_survive_their_text_form() {
+    fn intervals_round_trip_as_text() {
         for text in ["1", "500", "1m", "10m"] {
             assert_eq!(every(text).to_string(), text);
         }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn other_intervals_are_answered_with_what_was_expected() {
+    fn invalid_intervals_are_rejected_with_the_expected_format() {
         for text in ["0", "0m", "-5", "10h", "m", "", "1.5m"] {
             let error = text.parse::<CheckpointEvery>().unwrap_err().to_string();
             assert!(error.contains("steps such as 500"), "{error}");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_save_is_due_at_its_steps_or_after_its_minutes() {
+    fn saves_are_due_by_steps_or_by_minutes() {
         let seconds = Duration::from_secs;
         let at = |steps| every("3").is_due(steps, seconds(9999));
         assert_eq!([1, 2, 3, 4, 6].map(at), [false, false, true, false, true]);

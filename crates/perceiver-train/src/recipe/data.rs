@@ -16,8 +16,9 @@ pub struct DataRecipe {
     /// The label set: classes or coarse groups.
     pub labels: Labels,
     /// The seed that draws the test split of a folder without splits, the order of folders and of
-    /// the Hub's data sets, and the validation part of shards. It does not depend on the training
-    /// seed. None in recipes of earlier versions, which used the training seed.
+    /// the Hub's data sets, and the validation part of shards and of stratified splits. It does not
+    /// depend on the training seed. None in recipes of earlier versions, which used the training
+    /// seed.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -28,8 +29,12 @@ pub struct DataRecipe {
     /// of earlier versions, which did so for shards only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_validation_split: Option<bool>,
-    /// The share of training images, at the tail, to validate on if there is no validation split:
-    /// Keras's `validation_split`.
+    /// How validation images are chosen, if there is no validation split. None in recipes of earlier
+    /// versions: the tail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_split: Option<ValidationSplit>,
+    /// The share of training images to validate on, if there is no validation split: Keras's
+    /// `validation_split`.
     pub validation_fraction: f64,
     /// The number of training images to use, the first ones, including those cut off for
     /// validation.
@@ -58,6 +63,20 @@ pub struct DataRecipe {
     pub augmentation: Augmentation,
 }
 
+/// The choice of validation images among training images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValidationSplit {
+    /// The tail of CIFAR and of the embedded shapes, whose order is random, as in the Keras example;
+    /// of other data a share of every class.
+    #[default]
+    Auto,
+    /// The last images, as Keras's `validation_split`.
+    Tail,
+    /// The same share of every class, drawn by the split seed.
+    Stratified,
+}
+
 impl Default for DataRecipe {
     fn default() -> Self {
         Self {
@@ -66,6 +85,7 @@ impl Default for DataRecipe {
             labels: Labels::Fine,
             split_seed: Some(0),
             use_validation_split: Some(true),
+            validation_split: Some(ValidationSplit::Auto),
             validation_fraction: 0.1,
             limit_train: None,
             limit_test: None,
@@ -89,5 +109,16 @@ impl DataRecipe {
     pub fn uses_validation_split(&self) -> bool {
         let in_earlier_versions = matches!(self.dataset, Source::Shards { .. });
         self.use_validation_split.unwrap_or(in_earlier_versions)
+    }
+
+    /// Returns whether the validation images of `source` are a share of every class.
+    pub(crate) fn stratifies(&self, source: &Source) -> bool {
+        match self.validation_split {
+            None | Some(ValidationSplit::Tail) => false,
+            Some(ValidationSplit::Stratified) => true,
+            Some(ValidationSplit::Auto) => {
+                !matches!(source, Source::Cifar100 | Source::Cifar10 | Source::Shapes)
+            }
+        }
     }
 }

@@ -40,18 +40,27 @@ fn collect(above: &str, table: &Table, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Formats the fields of a layer and their values for messages.
-pub(crate) fn given(layer: &Table) -> String {
-    fn collect(above: &str, table: &Table, fields: &mut Vec<String>) {
+/// Returns the dotted names of a layer's fields, with their values.
+pub(crate) fn values(layer: &Table) -> Vec<(String, &Value)> {
+    fn collect<'a>(above: &str, table: &'a Table, fields: &mut Vec<(String, &'a Value)>) {
         for (name, value) in table {
             match value {
                 Value::Table(below) => collect(&format!("{above}{name}."), below, fields),
-                value => fields.push(format!("{above}{name} = {value}")),
+                value => fields.push((format!("{above}{name}"), value)),
             }
         }
     }
     let mut fields = Vec::new();
     collect("", layer, &mut fields);
+    fields
+}
+
+/// Formats the fields of a layer and their values for messages.
+pub(crate) fn given(layer: &Table) -> String {
+    let fields = values(layer).into_iter();
+    let fields: Vec<String> = fields
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
     if fields.is_empty() {
         return "no fields".to_string();
     }
@@ -82,12 +91,12 @@ pub(crate) fn unknown(layer: &Table) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> Option<String> {
+    fn message(text: &str) -> Option<String> {
         unknown(&toml::from_str(text).unwrap())
     }
 
     #[test]
-    fn the_nearest_field_is_named() {
+    fn errors_suggest_the_nearest_field() {
         for (text, meant) in [
             ("training.lr = 3", "training.learning_rate"),
             ("num_iterations = 3", "model.num_iterations"),
@@ -104,20 +113,20 @@ mod tests {
             ("training.avraging = 0.9", "training.ema_decay"),
             ("num_latents = 3", "model.latent_dim"),
         ] {
-            let said = said(text).unwrap_or_else(|| panic!("{text}: nothing"));
+            let message = message(text).unwrap_or_else(|| panic!("{text}: nothing"));
             assert!(
-                said.ends_with(&format!("; did you mean {meant}?")),
-                "{said}"
+                message.ends_with(&format!("; did you mean {meant}?")),
+                "{message}"
             );
         }
-        assert_eq!(said("model.zebra = 1"), None);
-        assert_eq!(said("training.epochs = 1\ndata.limit_train = 9"), None);
+        assert_eq!(message("model.zebra = 1"), None);
+        assert_eq!(message("training.epochs = 1\ndata.limit_train = 9"), None);
     }
 
     /// A field missing in `OPTIONAL` would never be suggested, and would be called unknown beside
     /// an error in another field.
     #[test]
-    fn every_field_that_serde_knows_is_in_the_list() {
+    fn the_field_list_matches_serde() {
         let fields = fields();
         let tables: BTreeSet<&str> = fields
             .iter()

@@ -5,30 +5,32 @@ use crate::recipe::seed::Seed;
 use crate::recipe::{DataRecipe, Recipe, aliases, field_names};
 
 impl Recipe {
-    /// Merges named tables into a recipe; later layers override earlier ones. A layer may use the
-    /// aliases of fields.
+    /// Merges layers into a recipe; later layers override earlier ones. A layer is its name in error
+    /// messages and a part of a recipe as TOML, which may use the aliases of fields.
     ///
     /// # Errors
-    /// [`TrainError::Recipe`] with the name of the first layer that has an unknown field, both
-    /// names of a field or an invalid value.
-    pub fn from_layers(layers: &[(&str, toml::Table)]) -> Result<Self> {
+    /// [`TrainError::Recipe`] with the name of the first layer that is not valid TOML, or has an
+    /// unknown field, both names of a field or an invalid value.
+    pub fn from_layers<N: AsRef<str>, T: AsRef<str>>(layers: &[(N, T)]) -> Result<Self> {
         let mut merged = new_since_earlier_versions();
         let mut recipe = Self::default();
-        let mut verdict = Ok(());
-        for (name, layer) in layers {
-            tracing::debug!("recipe {name}: {}", field_names::given(layer));
-            let mut layer = layer.clone();
+        let mut result = Ok(());
+        for (name, text) in layers {
+            let (name, text) = (name.as_ref(), text.as_ref());
+            let layer = toml::from_str(text);
+            let mut layer: toml::Table = layer.map_err(|error| recipe_error(name, error))?;
+            tracing::debug!("recipe {name}: {}", field_names::given(&layer));
             aliases::rename(&mut layer).map_err(|finding| recipe_error(name, finding))?;
             overlay(&mut merged, &layer);
             recipe = Self::from_table(name, &layer, &merged)?;
             // A later layer may fix what an earlier one made invalid; if none does, the earlier one
             // is to blame.
             let so_far = recipe.validate(name);
-            if verdict.is_ok() || so_far.is_ok() {
-                verdict = so_far;
+            if result.is_ok() || so_far.is_ok() {
+                result = so_far;
             }
         }
-        verdict.map(|()| recipe)
+        result.map(|()| recipe)
     }
 
     /// Parses the merged layers, the last of which is `layer`.
@@ -38,9 +40,8 @@ impl Recipe {
     }
 }
 
-/// Merges `top` into `bottom`, as [`Recipe::from_layers`] does after it has renamed aliases: tables
-/// are merged, everything else is replaced.
-pub fn overlay(bottom: &mut toml::Table, top: &toml::Table) {
+/// Merges `top` into `bottom`: tables are merged, everything else is replaced.
+fn overlay(bottom: &mut toml::Table, top: &toml::Table) {
     for (key, value) in top {
         match (bottom.get_mut(key), value) {
             (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
@@ -56,11 +57,16 @@ pub fn overlay(bottom: &mut toml::Table, top: &toml::Table) {
 fn new_since_earlier_versions() -> toml::Table {
     let default = DataRecipe::default();
     let split_seed = default.split_seed.map(|seed| Seed(seed).to_toml());
+    let validation_split = default.validation_split.map(toml::Value::try_from);
     let fields = [
         ("split_seed", split_seed),
         (
             "use_validation_split",
             default.use_validation_split.map(toml::Value::from),
+        ),
+        (
+            "validation_split",
+            validation_split.and_then(std::result::Result::ok),
         ),
     ];
     let fields = fields
@@ -94,18 +100,11 @@ mod tests {
     use super::*;
     use crate::recipe::preset::Preset;
 
-    fn layer(text: &str) -> toml::Table {
-        toml::from_str(text).unwrap()
-    }
-
     #[test]
-    fn later_layers_change_what_they_name_only() {
+    fn later_layers_override_only_their_own_fields() {
         let recipe = Recipe::from_layers(&[
-            (
-                "file",
-                layer("[model]\nlatent_dim = 7\n[training]\nseed = 5"),
-            ),
-            ("flags", layer("training.seed = 6")),
+            ("file", "[model]\nlatent_dim = 7\n[training]\nseed = 5"),
+            ("flags", "training.seed = 6"),
         ])
         .unwrap();
         assert_eq!((recipe.model.latent_dim, recipe.training.seed), (7, 6));
@@ -115,7 +114,7 @@ mod tests {
     #[test]
     fn errors_name_the_layer_and_the_field() {
         let refused = |text: &str| {
-            let layers = [("keras", Preset::Keras.table()), ("my.toml", layer(text))];
+            let layers = [("keras", Preset::Keras.toml()), ("my.toml", text)];
             Recipe::from_layers(&layers).unwrap_err().to_string()
         };
         let unknown = refused("[training]\nlearning_rat = 1");
@@ -154,9 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn the_layer_that_brings_an_impossible_value_is_blamed() {
-        let file = layer("training.epochs = 0");
-        let layers = |flags| [("my.toml", file.clone()), ("flags", layer(flags))];
+    fn errors_name_the_layer_that_sets_an_invalid_value() {
+        let layers = |flags| [("my.toml", "training.epochs = 0"), ("flags", flags)];
         let error = Recipe::from_layers(&layers("training.seed = 1")).unwrap_err();
         assert!(error.to_string().starts_with("recipe my.toml: "), "{error}");
         let recipe = Recipe::from_layers(&layers("training.epochs = 2")).unwrap();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::TrainError;
+use crate::recipe::Recipe;
 
 /// A built-in recipe; its values are in `presets/<name>.toml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,8 @@ impl Preset {
         }
     }
 
-    const fn text(self) -> &'static str {
+    /// Returns the values as TOML, a layer for [`Recipe::from_layers`].
+    pub const fn toml(self) -> &'static str {
         match self {
             Self::Keras => include_str!("../../presets/keras.toml"),
             Self::Keras2021 => include_str!("../../presets/keras-2021.toml"),
@@ -72,12 +74,21 @@ impl Preset {
         }
     }
 
-    /// Returns the values, as a layer of a [`Recipe`](crate::Recipe).
+    /// Returns the recipe, whose fields can be set.
+    ///
+    /// ```
+    /// use perceiver_train::Preset;
+    ///
+    /// let mut recipe = Preset::Quickstart.recipe();
+    /// recipe.training.epochs = 3;
+    /// recipe.data.augmentation.zoom = 0.0;
+    /// ```
     ///
     /// # Panics
     /// Never: the tests parse every preset.
-    pub fn table(self) -> toml::Table {
-        toml::from_str(self.text()).expect("presets are valid TOML")
+    pub fn recipe(self) -> Recipe {
+        let layers = [(self.name(), self.toml())];
+        Recipe::from_layers(&layers).expect("presets are valid recipes")
     }
 }
 
@@ -91,8 +102,8 @@ impl FromStr for Preset {
     type Err = TrainError;
 
     fn from_str(text: &str) -> Result<Self, TrainError> {
-        let found = Self::ALL.into_iter().find(|preset| preset.name() == text);
-        found.ok_or_else(|| {
+        let preset = Self::ALL.into_iter().find(|preset| preset.name() == text);
+        preset.ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
             TrainError::Recipe {
                 name: text.to_string(),

@@ -22,7 +22,7 @@ const CHANGEABLE: [(&str, &str); 6] = [
 ///
 /// # Errors
 /// When TOML cannot represent a number.
-pub(crate) fn settled(recipe: &Recipe) -> Result<String> {
+pub(crate) fn fixed_fields(recipe: &Recipe) -> Result<String> {
     toml::to_string(&table(recipe)?).map_err(|error| TrainError::Recipe {
         name: "of this run".to_string(),
         finding: error.to_string(),
@@ -30,7 +30,7 @@ pub(crate) fn settled(recipe: &Recipe) -> Result<String> {
 }
 
 /// Checks that a run can resume with `recipe`, which is in the file `path`. `kept` is the output of
-/// [`settled`] in the state file `state`. Fields that did not exist when it was written count as
+/// [`fixed_fields`] in the state file `state`. Fields that did not exist when it was written count as
 /// their defaults.
 ///
 /// # Errors
@@ -80,13 +80,13 @@ mod tests {
     }
 
     fn difference(kept: &str, now: &str) -> Option<String> {
-        let kept = settled(&recipe(kept)).unwrap();
+        let kept = fixed_fields(&recipe(kept)).unwrap();
         let checked = require_same(&kept, Path::new("s"), &recipe(now), Path::new("r.toml"));
         checked.err().map(|error| error.to_string())
     }
 
     #[test]
-    fn what_changes_nothing_of_the_past_may_change() {
+    fn fields_without_effect_on_past_steps_may_change() {
         let now = "[training]\nepochs = 9\ndevice = 'cpu'\ncheckpoint_every = 5\n[data]\ndata_dir = 'x'\ndataset = 'folder:y'";
         assert_eq!(difference("", now), None);
     }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_other_field_is_named_with_both_values() {
+    fn the_first_differing_field_is_named_with_both_values() {
         for (now, message) in [
             (
                 "training.learning_rate = 0.002",
@@ -114,8 +114,8 @@ mod tests {
                 "training.clip_norm is 1.0, but unset in the saved training state",
             ),
         ] {
-            let found = difference("", now).unwrap();
-            assert!(found.contains(message), "{found}");
+            let error = difference("", now).unwrap();
+            assert!(error.contains(message), "{error}");
         }
     }
 }

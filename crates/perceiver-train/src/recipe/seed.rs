@@ -8,18 +8,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A random seed as written in a recipe: a number, or a string that contains one.
 ///
-/// ```
-/// use perceiver_train::Seed;
-///
-/// assert_eq!(Seed(7).to_toml(), toml::Value::Integer(7));
-/// assert_eq!(Seed(u64::MAX).to_toml(), toml::Value::String("18446744073709551615".to_string()));
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seed(pub u64);
 
 impl Seed {
     /// Converts the seed to TOML.
-    pub fn to_toml(self) -> toml::Value {
+    pub(crate) fn to_toml(self) -> toml::Value {
         match i64::try_from(self.0) {
             Ok(number) => number.into(),
             Err(_) => self.0.to_string().into(),
@@ -104,7 +98,7 @@ mod tests {
     use crate::recipe::Recipe;
 
     #[test]
-    fn any_seed_survives_a_recipe() {
+    fn any_seed_round_trips_through_a_recipe() {
         for seed in [0, 7, i64::MAX as u64, 1 << 63, u64::MAX] {
             let mut recipe = Recipe::default();
             recipe.training.seed = seed;
@@ -118,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_seed_is_refused() {
+    fn invalid_seeds_are_rejected() {
         for seed in ["-1", "'x'", "'-1'", "1.5", "'18446744073709551616'", "true"] {
             let error = Recipe::parse(&format!("training.seed = {seed}")).unwrap_err();
             assert!(error.contains("integer from 0 to"), "{seed}: {error}");

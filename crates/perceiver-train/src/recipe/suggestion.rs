@@ -34,7 +34,7 @@ fn parts(name: &str) -> (&str, &str) {
 
 fn likeness(name: &str, candidate: &str) -> f64 {
     let ((last, above), (other, other_above)) = (parts(name), parts(candidate));
-    let same_place = if above == other_above { 0.02 } else { 0.0 };
+    let same_table = if above == other_above { 0.02 } else { 0.0 };
     let (last, other) = (last.to_lowercase(), other.to_lowercase());
     let initials: String = other
         .split(['_', '-'])
@@ -51,5 +51,5 @@ fn likeness(name: &str, candidate: &str) -> f64 {
     } else {
         strsim::jaro_winkler(&last, &other)
     };
-    likeness + same_place
+    likeness + same_table
 }

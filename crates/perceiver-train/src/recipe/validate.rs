@@ -130,20 +130,16 @@ impl TrainingRecipe {
 
 /// Returns the message of the first check that fails.
 fn first_finding<const N: usize>(checks: [(bool, String); N]) -> Option<String> {
-    let found = checks.into_iter().find(|(fine, _)| !fine);
-    found.map(|(_, finding)| finding)
+    let failed = checks.into_iter().find(|(fine, _)| !fine);
+    failed.map(|(_, finding)| finding)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn layer(text: &str) -> toml::Table {
-        toml::from_str(text).unwrap()
-    }
-
     #[test]
-    fn impossible_numbers_of_the_parts_are_refused_by_field() {
+    fn out_of_range_values_are_rejected_by_field() {
         for (text, finding) in [
             (
                 "optimizer.weight_decay = 0.1",
@@ -172,17 +168,17 @@ mod tests {
                 "budget: expected a duration above 0 with its units",
             ),
         ] {
-            let layers = [("my.toml", layer(&format!("[training]\n{text}")))];
+            let layers = [("my.toml", &format!("[training]\n{text}"))];
             let error = Recipe::from_layers(&layers).unwrap_err().to_string();
             assert!(error.contains(finding), "{error}");
         }
     }
 
     #[test]
-    fn limits_that_leave_nothing_are_refused_before_training() {
+    fn limits_that_leave_no_data_are_rejected_before_training() {
         for (field, limit, least) in [("limit_train", 1, 2), ("limit_test", 0, 1)] {
             let text = format!("[data]\n{field} = {limit}");
-            let error = Recipe::from_layers(&[("my.toml", layer(&text))]).unwrap_err();
+            let error = Recipe::from_layers(&[("my.toml", &text)]).unwrap_err();
             let expected = format!("recipe my.toml: data.{field}: expected at least {least}");
             assert!(error.to_string().starts_with(&expected), "{error}");
         }

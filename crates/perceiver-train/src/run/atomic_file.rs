@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_name_keeps_the_content_when_the_first_is_replaced() {
+    fn hard_links_keep_the_content_when_the_original_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let [now, before] = ["now", "before"].map(|name| directory.path().join(name));
         for content in ["1", "2", "3"] {
@@ -164,7 +164,7 @@ mod tests {
     /// The mode is not 0600: others may read the file, unless the umask forbids it.
     #[cfg(unix)]
     #[test]
-    fn a_file_has_the_mode_that_any_programs_has() {
+    fn file_modes_follow_the_umask() {
         use std::os::unix::fs::PermissionsExt;
 
         let directory = tempfile::tempdir().unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+    fn failed_writes_leave_no_files() {
         let directory = tempfile::tempdir().unwrap();
         let taken = directory.path().join("taken");
         fs::create_dir_all(taken.join("full")).unwrap();

@@ -92,12 +92,12 @@ pub(crate) fn read(path: &Path, expected: &str, checksum_is: Checksum) -> Result
     let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
     let mut metadata = header.metadata().clone().unwrap_or_default();
     match metadata.remove(KEY) {
-        Some(told) => {
+        Some(stored) => {
             let views: BTreeMap<_, _> = file.iter().collect();
             let found = checksum(&metadata, views.iter().map(|(name, view)| (*name, view)));
-            if found != told {
+            if found != stored {
                 return Err(damaged(
-                    format!("content with sha256 {told} (from its metadata)"),
+                    format!("content with sha256 {stored} (from its metadata)"),
                     format!("sha256 {found}"),
                 ));
             }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_and_a_lost_byte_are_noticed() {
+    fn flipped_bits_and_truncation_are_detected() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("small");
         small_file(&path);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_may_be_missing_only_where_it_is_optional() {
+    fn missing_checksums_are_errors_unless_optional() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("other");
         let tensor = Tensor::new(&[1f32], &Device::Cpu).unwrap();

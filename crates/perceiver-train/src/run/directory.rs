@@ -173,10 +173,10 @@ impl RunDirectory {
         let later = [self.previous_state(), self.model()];
         match later.into_iter().find(|path| path.exists()) {
             None => Ok(()),
-            Some(found) => Err(TrainError::Damaged {
+            Some(file) => Err(TrainError::Damaged {
                 path: self.state(),
                 expected: "the training state of a run".to_string(),
-                finding: format!("no such file, although {} exists", found.display()),
+                finding: format!("no such file, although {} exists", file.display()),
             }),
         }
     }
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_that_begin_at_once_get_names_of_their_own() {
+    fn concurrent_runs_get_unique_names() {
         let directory = tempfile::tempdir().unwrap();
         let parent = directory.path().join("runs");
         let create = || RunDirectory::create_under(&parent, "photos").unwrap();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_is_given_once() {
+    fn a_name_is_assigned_only_once() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("run");
         let run = RunDirectory::create(&root).unwrap();
@@ -363,7 +363,7 @@ mod tests {
 
     /// Files that another process is writing are not leftovers.
     #[test]
-    fn leftovers_are_removed_by_who_has_the_lock() {
+    fn only_the_lock_holder_removes_leftovers() {
         let parent = tempfile::tempdir().unwrap();
         let run = RunDirectory::create(parent.path().join("run")).unwrap();
         let half = run.root().join("training/.writing-abc");

@@ -59,14 +59,14 @@ struct Holder {
 
 impl Holder {
     fn here() -> Self {
-        let told = |path| fs::read_to_string(path).ok();
-        let host = told("/proc/sys/kernel/hostname");
+        let read_file = |path| fs::read_to_string(path).ok();
+        let host = read_file("/proc/sys/kernel/hostname");
         let host = host.or_else(|| std::env::var("COMPUTERNAME").ok());
         let host = host.or_else(|| std::env::var("HOSTNAME").ok());
         let trimmed = |text: String| text.trim().to_string();
         Self {
             host: host.map(trimmed),
-            boot: told("/proc/sys/kernel/random/boot_id").map(trimmed),
+            boot: read_file("/proc/sys/kernel/random/boot_id").map(trimmed),
             pid: std::process::id(),
             started: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         }
@@ -78,7 +78,7 @@ impl Holder {
     }
 
     /// Describes the holder for messages.
-    fn told(&self, here: &Self) -> String {
+    fn describe(&self, here: &Self) -> String {
         let started = self.started.split('.').next().unwrap_or_default();
         let host = match &self.host {
             Some(host) if !self.shares_a_machine_with(here) => format!(" on {host}"),
@@ -232,7 +232,7 @@ impl DirectoryLock {
     pub(crate) fn holder_elsewhere(directory: &Path) -> Option<String> {
         let holder = holder_in(&directory.join(NAME))?;
         let here = Holder::here();
-        (!holder.shares_a_machine_with(&here)).then(|| holder.told(&here))
+        (!holder.shares_a_machine_with(&here)).then(|| holder.describe(&here))
     }
 }
 
@@ -262,7 +262,9 @@ fn holder_in(path: &Path) -> Option<Holder> {
 fn in_use(directory: &Path, holder: Option<&Holder>, here: &Holder) -> TrainError {
     TrainError::InUse {
         path: directory.to_path_buf(),
-        holder: holder.map_or("another process".to_string(), |holder| holder.told(here)),
+        holder: holder.map_or("another process".to_string(), |holder| {
+            holder.describe(here)
+        }),
     }
 }
 
@@ -369,7 +371,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
         let identity = |of: fs::Metadata| (of.dev(), of.ino());
         let open = identity(file.metadata()?);
-        Ok(fs::metadata(path).is_ok_and(|found| identity(found) == open))
+        Ok(fs::metadata(path).is_ok_and(|metadata| identity(metadata) == open))
     }
     #[cfg(not(unix))]
     {
@@ -414,9 +416,9 @@ impl Counter {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
             }
-            let found = read(&self.path).ok();
-            let found = found.and_then(|bytes| Content::holder_in(&bytes));
-            if found.is_some_and(|holder| holder != self.here) {
+            let holder = read(&self.path).ok();
+            let holder = holder.and_then(|bytes| Content::holder_in(&bytes));
+            if holder.is_some_and(|holder| holder != self.here) {
                 self.lost.store(true, Ordering::Relaxed);
                 return;
             }
@@ -462,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_held_once_and_leaves_nothing_behind() {
+    fn locks_are_exclusive_and_leave_no_files() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("made/for/it");
         for _ in 0..2 {
@@ -470,9 +472,9 @@ mod tests {
             let held = DirectoryLock::take(&directory).unwrap();
             assert!(DirectoryLock::is_taken(&directory));
             held.require_held().unwrap();
-            let said = message(DirectoryLock::take(&directory));
+            let error = message(DirectoryLock::take(&directory));
             let process = format!("process {} (this process), since 2", std::process::id());
-            assert!(said.contains(&process), "{said}");
+            assert!(error.contains(&process), "{error}");
             drop(held);
             assert!(!parent.path().join("made").exists());
         }
@@ -483,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_a_killed_process_left_on_this_machine_keeps_nobody_out() {
+    fn stale_locks_of_killed_local_processes_are_taken_over() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(NAME);
         let killed = Holder {
@@ -500,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_on_another_machine_is_told_by_its_counting() {
+    fn processes_on_other_machines_are_detected_by_their_counter() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(NAME);
         fs::write(&path, elsewhere(0)).unwrap();
@@ -508,7 +510,7 @@ mod tests {
         let expected = "process 77 on elsewhere, since 2026-01-02T03:04:05Z";
         assert_eq!(holder.as_deref(), Some(expected));
         let at_work = AtomicBool::new(true);
-        let said = thread::scope(|scope| {
+        let error = thread::scope(|scope| {
             scope.spawn(|| {
                 let mut beats = 1..;
                 while at_work.load(Ordering::Relaxed) {
@@ -521,16 +523,16 @@ mod tests {
             at_work.store(false, Ordering::Relaxed);
             message(taken)
         });
-        assert!(said.contains(expected), "{said}");
+        assert!(error.contains(expected), "{error}");
         // Its holder has died without releasing it.
         DirectoryLock::take_in(directory.path(), Vec::new(), FAST).unwrap();
         assert!(!path.exists());
     }
 
-    /// A process that was suspended for long, or whose machine was, finds that others took it for
-    /// dead.
+    /// A process that was suspended for long, or whose machine was, finds that others have taken
+    /// its lock.
     #[test]
-    fn a_lock_that_another_machine_has_taken_is_lost() {
+    fn a_lock_taken_by_another_machine_is_lost() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(NAME);
         let held = DirectoryLock::take_in(directory.path(), Vec::new(), FAST).unwrap();
@@ -538,8 +540,8 @@ mod tests {
             fs::write(&path, elsewhere(0)).unwrap(); // again, since it may just have written
             thread::sleep(2 * FAST.beat);
         }
-        let said = held.require_held().unwrap_err().to_string();
-        assert!(said.contains("process 77 on elsewhere"), "{said}");
+        let error = held.require_held().unwrap_err().to_string();
+        assert!(error.contains("process 77 on elsewhere"), "{error}");
         drop(held);
         let left = Content::holder_in(&fs::read(&path).unwrap());
         assert_eq!(left, Content::holder_in(&elsewhere(0)));
@@ -548,7 +550,7 @@ mod tests {
     /// Of many concurrent processes, one holds the lock at a time, whatever others release and
     /// remove meanwhile.
     #[test]
-    fn one_of_many_has_it_at_a_time() {
+    fn at_most_one_thread_holds_the_lock() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("run");
         let (inside, taken) = (AtomicBool::new(false), AtomicBool::new(false));

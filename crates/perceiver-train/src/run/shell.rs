@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_reads_back_one_word() {
+    fn quoted_names_are_one_shell_word() {
         for name in [
             "",
             "a b",
@@ -78,21 +78,21 @@ mod tests {
             "\\\"",
             "schönes Bild",
         ] {
-            let found = words("sh", &shell_quoted(name)).unwrap();
-            assert_eq!(found, format!("{name}\0").into_bytes(), "{name:?}");
+            let actual = words("sh", &shell_quoted(name)).unwrap();
+            assert_eq!(actual, format!("{name}\0").into_bytes(), "{name:?}");
         }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn bash_reads_back_any_name(name in proptest::collection::vec(1_u8.., 0..24)) {
+        fn any_quoted_name_round_trips_through_bash(name in proptest::collection::vec(1_u8.., 0..24)) {
             let quoted = shell_quoted(OsStr::from_bytes(&name));
             prop_assert!(!quoted.contains(char::is_control));
             // Some machines have no bash.
-            if let Some(mut found) = words("bash", &quoted) {
-                prop_assert_eq!(found.pop(), Some(0));
-                prop_assert_eq!(&found[..], &name[..], "{}", quoted);
+            if let Some(mut actual) = words("bash", &quoted) {
+                prop_assert_eq!(actual.pop(), Some(0));
+                prop_assert_eq!(&actual[..], &name[..], "{}", quoted);
             }
         }
     }

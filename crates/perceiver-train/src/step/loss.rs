@@ -37,6 +37,10 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     Ok(cross_entropies(logits, labels)?.mean_all()?)
 }
 
+/// A loss of a program's own: from logits `[batch, classes]` and target probabilities
+/// `[batch, classes]` to the mean over the batch, a scalar.
+pub(crate) type CustomLoss = dyn Fn(&Tensor, &Tensor) -> candle_core::Result<Tensor> + Send + Sync;
+
 /// The target probabilities of a batch.
 #[derive(Clone, Debug)]
 pub struct Targets(Tensor); // [batch, classes], rows sum to 1
@@ -87,6 +91,11 @@ impl Targets {
         Ok(Self(self.0.narrow(0, start, count)?))
     }
 
+    /// Returns the target probabilities, `[batch, classes]`; the sum of a row is 1.
+    pub fn probabilities(&self) -> &Tensor {
+        &self.0
+    }
+
     /// Computes the mean loss of `logits` `[batch, classes]`, a scalar: cross-entropy with the
     /// target probabilities.
     ///
@@ -113,7 +122,7 @@ mod tests {
 
     /// Compares with `-sum_c target_c log p_c` for explicit targets.
     #[test]
-    fn soft_targets_are_what_they_say() {
+    fn soft_targets_combine_mixing_and_smoothing() {
         let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
         let mixed = Mixed {
             labels: Tensor::new(&[1u32, 2], &Device::Cpu).unwrap(),
@@ -148,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn hard_targets_are_cross_entropy() {
+    fn hard_targets_equal_cross_entropy() {
         let logits = Tensor::new(&[[1f32, -1.0, 0.5], [0.0, 2.0, 0.3]], &Device::Cpu).unwrap();
         let targets = Targets::new(&batch(None), 3, 0.0, &mut Upload::new(&Device::Cpu)).unwrap();
         let labels = Tensor::new(&[0u32, 2], &Device::Cpu).unwrap();
         let plain = cross_entropy(&logits, &labels).unwrap();
-        let found = targets.loss(&logits).unwrap();
+        let actual = targets.loss(&logits).unwrap();
         assert_eq!(
-            found.to_scalar::<f32>().unwrap().to_bits(),
+            actual.to_scalar::<f32>().unwrap().to_bits(),
             plain.to_scalar::<f32>().unwrap().to_bits()
         );
     }

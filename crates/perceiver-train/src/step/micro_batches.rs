@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::optim::gradients::Gradients;
-use crate::step::loss::Targets;
+use crate::step::loss::{CustomLoss, Targets};
 use crate::step::mixed_precision::MixedPrecision;
 
 /// The forward and backward pass of a batch in micro-batches. Sums are taken in the order of the
@@ -22,6 +22,8 @@ pub(crate) struct MicroBatches<'a> {
     pub(crate) parameters: &'a Parameters,
     pub(crate) images: Tensor, // [batch, channels, H, W]
     pub(crate) targets: Targets,
+    /// The loss, if it is not cross-entropy.
+    pub(crate) loss: Option<&'a CustomLoss>,
     /// The range of these images in the global batch.
     pub(crate) held: Range<usize>,
     /// The size of the global batch.
@@ -87,7 +89,7 @@ impl MicroBatches<'_> {
 
     /// Runs all samples of this rank at once. The gradients leave through the taps of the model,
     /// which must have been made since the tape was started; the result has none.
-    pub(crate) fn run_tapped(&self, tape: Tape, mode: Mode) -> Result<BatchResult> {
+    pub(crate) fn run_with_hooks(&self, tape: Tape, mode: Mode) -> Result<BatchResult> {
         let (loss, logits) = self.scores(&self.held, mode.part(self.held.start))?;
         tape.backward(&self.weighed(&loss)?)?;
         BatchResult::new(&loss, Gradients::default(), &logits)
@@ -113,7 +115,11 @@ impl MicroBatches<'_> {
         let (start, count) = (held.start - self.held.start, held.len());
         let images = self.images.narrow(0, start, count)?;
         let logits = self.model.forward(&images, mode)?; // [part, classes]
-        let loss = self.targets.part(start, count)?.loss(&logits)?;
+        let targets = self.targets.part(start, count)?;
+        let loss = match self.loss {
+            None => targets.loss(&logits)?,
+            Some(loss) => loss(&logits, targets.probabilities())?,
+        };
         Ok((loss, logits))
     }
 }
@@ -166,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_the_whole_in_order() {
+    fn micro_batches_are_the_batch_in_order() {
         assert_eq!(divide(0..7, 3), [0..3, 3..6, 6..7]);
         assert_eq!(divide(2..4, 5), [2..3, 3..4]);
         assert_eq!(divide(0..4, 1).len(), 1);

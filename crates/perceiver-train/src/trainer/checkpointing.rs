@@ -17,7 +17,7 @@ impl Trainer {
     /// Saves the training state, keeping the previous one, and then the best weights as a
     /// checkpoint. Rank 0 does this for all.
     pub(super) fn save(&mut self) -> Result<()> {
-        if !self.place.ranks.is_first() {
+        if !self.placement.ranks.is_first() {
             return Ok(());
         }
         self.run.require_held()?;
@@ -29,10 +29,10 @@ impl Trainer {
             parameters: self.parameters.tensors(),
             best: self.best.clone(),
             optimizer: self.optimizer.state()?.tensors,
-            averages: self
-                .averaging
+            ema: self
+                .ema
                 .as_ref()
-                .map(|averaging| averaging.means().clone())
+                .map(|ema| ema.means().clone())
                 .unwrap_or_default(),
         };
         self.run.keep_state()?;
@@ -60,8 +60,8 @@ impl Trainer {
     /// Returns the weights to validate and save: the EMA if there is one. Later steps change them
     /// in place.
     pub(super) fn weights(&self) -> HashMap<String, Tensor> {
-        match &self.averaging {
-            Some(averaging) if !averaging.means().is_empty() => averaging.means().clone(),
+        match &self.ema {
+            Some(ema) if !ema.means().is_empty() => ema.means().clone(),
             _ => self.parameters.tensors(),
         }
     }
@@ -69,26 +69,26 @@ impl Trainer {
     /// Writes the files that derive from state, recipe and data, and removes temporary files of a
     /// killed program.
     pub(super) fn write_derived(&self) -> Result<()> {
-        if !self.place.ranks.is_first() {
+        if !self.placement.ranks.is_first() {
             return Ok(());
         }
         self.run.remove_leftovers()?;
-        self.write_place_of_data()?;
+        self.write_data_location()?;
         self.data.surveys.write(&self.run.surveys())?;
         Self::checkpoint_config(&self.recipe, &self.data).write(&self.run.config())?;
         self.write_best()
     }
 
     /// Updates the location of the data in `recipe.toml`: readers look for the data there.
-    fn write_place_of_data(&self) -> Result<()> {
+    fn write_data_location(&self) -> Result<()> {
         let path = self.run.recipe();
         let mut kept = Recipe::read(&path)?;
-        let (found, now) = (&mut kept.data, &self.recipe.data);
-        if (&found.dataset, &found.data_dir) == (&now.dataset, &now.data_dir) {
+        let (saved, now) = (&mut kept.data, &self.recipe.data);
+        if (&saved.dataset, &saved.data_dir) == (&now.dataset, &now.data_dir) {
             return Ok(());
         }
-        found.dataset.clone_from(&now.dataset);
-        found.data_dir.clone_from(&now.data_dir);
+        saved.dataset.clone_from(&now.dataset);
+        saved.data_dir.clone_from(&now.data_dir);
         kept.write(&path)
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The decision after an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum EarlyStoppingDecision {
     /// The best epoch so far: keep its weights.
     Best,
     /// Not the best epoch: continue.
@@ -16,11 +16,12 @@ pub enum Verdict {
 /// A monitor of the validation loss that decides when to stop.
 ///
 /// ```
-/// use perceiver_train::{EarlyStopping, Verdict};
+/// use perceiver_train::{EarlyStopping, EarlyStoppingDecision};
 ///
 /// let mut early_stopping = EarlyStopping::new(2);
-/// let verdicts = [3.0, 2.0, 2.5, 2.0].map(|loss| early_stopping.epoch_ended(loss));
-/// assert_eq!(verdicts, [Verdict::Best, Verdict::Best, Verdict::Continue, Verdict::Stop]);
+/// let decisions = [3.0, 2.0, 2.5, 2.0].map(|loss| early_stopping.epoch_ended(loss));
+/// use EarlyStoppingDecision::{Best, Continue, Stop};
+/// assert_eq!(decisions, [Best, Best, Continue, Stop]);
 /// assert_eq!(early_stopping.best_epoch(), Some(1));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ impl EarlyStopping {
     }
 
     /// Takes the validation loss of the next epoch and returns the decision.
-    pub fn epoch_ended(&mut self, val_loss: f64) -> Verdict {
+    pub fn epoch_ended(&mut self, val_loss: f64) -> EarlyStoppingDecision {
         let epoch = self.epochs;
         self.epochs += 1;
         self.wait += 1;
@@ -54,17 +55,17 @@ impl EarlyStopping {
             self.best_bits = val_loss.to_bits();
             self.best_epoch = Some(epoch);
             self.wait = 0;
-            return Verdict::Best;
+            return EarlyStoppingDecision::Best;
         }
         // The first weights are the best so far even if their loss is NaN.
         if self.best_epoch.is_none() {
             self.best_epoch = Some(epoch);
-            return Verdict::Best;
+            return EarlyStoppingDecision::Best;
         }
         if self.wait >= self.patience {
-            Verdict::Stop
+            EarlyStoppingDecision::Stop
         } else {
-            Verdict::Continue
+            EarlyStoppingDecision::Continue
         }
     }
 

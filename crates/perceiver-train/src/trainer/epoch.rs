@@ -1,13 +1,13 @@
 //! An epoch: its steps, then validation, callbacks and a checkpoint.
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use candle_core::Tensor;
 use perceiver_data::Loader;
 
-use crate::callbacks::{Callback, EpochMetrics, Event};
+use crate::callbacks::notifier::Notifier;
+use crate::callbacks::{EpochMetrics, Event};
 use crate::diagnostics::model_stats::Diagnosis;
 use crate::distributed::consistency::require_agreement;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::eval::metrics::Metrics;
 use crate::lr_schedule::ScheduleName;
 use crate::step::prefetch::prefetched;
 use crate::trainer::Trainer;
-use crate::trainer::early_stopping::Verdict;
+use crate::trainer::early_stopping::EarlyStoppingDecision;
 use crate::trainer::training_state::EpochProgress;
 
 /// The way an epoch ended: complete or interrupted.
@@ -28,12 +28,11 @@ impl Trainer {
     pub(super) fn train_epoch(
         &mut self,
         loader: &Loader,
-        observer: &mut dyn Callback,
-        stop: &AtomicBool,
+        notifier: &mut Notifier<'_>,
     ) -> Result<EpochEnd> {
         let epoch = self.progress.history.len();
         let first_step = self.progress.epoch.batches_done;
-        observer.notice(&Event::EpochStarted {
+        notifier.notify(&Event::EpochStarted {
             epoch: epoch + 1,
             epochs: match self.recipe.training.budget {
                 None => Some(self.recipe.training.epochs),
@@ -44,16 +43,16 @@ impl Trainer {
         })?;
         let seconds_before = self.progress.epoch.seconds;
         let start = Instant::now();
-        for batch in prefetched(loader.epoch(epoch, first_step), &self.place.device) {
-            let signal = self.signal(stop)?;
-            if signal.stop {
+        for batch in prefetched(loader.epoch(epoch, first_step), &self.placement.device) {
+            let signal = self.signal(notifier)?;
+            if signal.interrupt {
                 return Ok(EpochEnd::Interrupted);
             }
             let is_begun = self.progress.epoch.batches_done > 0;
-            if is_begun && signal.time.is_some_and(|time| time.is_up) {
+            if is_begun && (signal.stop || signal.time.is_some_and(|time| time.is_up)) {
                 break;
             }
-            self.look_early(observer)?;
+            self.diagnose_early(notifier)?;
             let batch = batch?;
             let images = self.images_of_batch(self.progress.epoch.batches_done);
             let metrics = self.step(&batch, images, signal.time)?;
@@ -61,19 +60,19 @@ impl Trainer {
             if self.unread.is_empty() {
                 self.progress.epoch.seconds = seconds_before + start.elapsed().as_secs_f64();
             }
-            observer.notice(&Event::Step {
+            notifier.notify(&Event::Step {
                 step: self.progress.epoch.batches_done,
                 images,
                 metrics,
             })?;
-            self.warn(observer)?;
+            self.warn(notifier)?;
             if self.is_save_due() {
-                self.settle()?;
+                self.read_pending()?;
                 self.save()?;
             }
         }
         if !self.unread.is_empty() {
-            self.settle()?;
+            self.read_pending()?;
             self.progress.epoch.seconds = seconds_before + start.elapsed().as_secs_f64();
         }
         Ok(EpochEnd::Complete)
@@ -88,46 +87,46 @@ impl Trainer {
 
     /// Validates, records the epoch, applies early stopping and the plateau schedule, saves, and
     /// calls the callbacks.
-    pub(super) fn end_epoch(&mut self, observer: &mut dyn Callback) -> Result<()> {
+    pub(super) fn end_epoch(&mut self, notifier: &mut Notifier<'_>) -> Result<()> {
         self.require_same_weights()?;
         let start = Instant::now();
-        let validation = self.validate(observer)?;
+        let (validation, custom) = self.validate(notifier)?;
         if !validation.loss.is_finite() {
             return Err(self.not_finite("validation loss", validation.loss, self.progress.steps));
         }
         let seconds = start.elapsed().as_secs_f64();
         self.progress.time.validation = Some(seconds);
-        let mut metrics = self.epoch_metrics(validation, seconds);
-        let look = self.look()?;
-        self.watchdog.epoch_ended(metrics.epoch, &look);
+        let mut metrics = self.epoch_metrics(validation, custom, seconds);
+        let diagnosis = self.diagnose()?;
+        self.watchdog.epoch_ended(metrics.epoch, &diagnosis);
         if self.recipe.training.diagnose {
             metrics.diagnosis = Some(Diagnosis {
                 gradients: self.progress.epoch.gradients.diagnosis(),
-                model: look,
+                model: diagnosis,
             });
         }
-        let found = self.watchdog.warnings();
+        let warnings = self.watchdog.warnings();
         metrics.warnings = std::mem::take(&mut self.progress.epoch.warnings);
-        metrics.warnings.extend(found.iter().cloned());
+        metrics.warnings.extend(warnings.iter().cloned());
         self.progress.history.push(metrics);
         self.progress.epoch = EpochProgress::default();
 
         let val_loss = validation.loss;
-        let verdict = self.progress.early_stopping.epoch_ended(val_loss);
-        if verdict == Verdict::Best {
+        let decision = self.progress.early_stopping.epoch_ended(val_loss);
+        if decision == EarlyStoppingDecision::Best {
             self.best = copies(self.weights())?;
         }
         let (from, to) = self.reduce_learning_rate(val_loss);
-        self.progress.stopped = verdict == Verdict::Stop;
+        self.progress.stopped = decision == EarlyStoppingDecision::Stop;
         self.save()?;
 
         let history = &self.progress.history;
-        let best = verdict == Verdict::Best;
-        observer.notice(&Event::EpochEnded { history, best })?;
-        let mut found = found.iter();
-        found.try_for_each(|warning| observer.notice(&Event::Warning(warning)))?;
+        let best = decision == EarlyStoppingDecision::Best;
+        notifier.notify(&Event::EpochEnded { history, best })?;
+        let mut warnings = warnings.iter();
+        warnings.try_for_each(|warning| notifier.notify(&Event::Warning(warning)))?;
         if from > to {
-            observer.notice(&Event::LearningRateReduced { from, to })?;
+            notifier.notify(&Event::LearningRateReduced { from, to })?;
         }
         if self.progress.stopped {
             let best_epoch = self
@@ -135,7 +134,7 @@ impl Trainer {
                 .early_stopping
                 .best_epoch()
                 .map_or(0, |epoch| epoch + 1);
-            observer.notice(&Event::StoppedEarly { best_epoch })?;
+            notifier.notify(&Event::StoppedEarly { best_epoch })?;
         }
         Ok(())
     }
@@ -143,7 +142,7 @@ impl Trainer {
     /// Checks that all ranks have the same weights. They do, since they use the same sums, unless a
     /// machine or network fails.
     fn require_same_weights(&self) -> Result<()> {
-        if self.place.ranks.size() == 1 {
+        if self.placement.ranks.size() == 1 {
             return Ok(());
         }
         let epoch = self.progress.history.len() + 1;
@@ -155,13 +154,15 @@ impl Trainer {
                 crc = crc32c::crc32c_append(crc, &value.to_le_bytes());
             }
         }
-        require_agreement(
-            &*self.place.ranks,
-            &[(name, i64::from(crc).into())].into_iter().collect(),
-        )
+        require_agreement(&*self.placement.ranks, &[(name, crc.to_string())].into())
     }
 
-    fn epoch_metrics(&self, validation: Metrics, validation_seconds: f64) -> EpochMetrics {
+    fn epoch_metrics(
+        &self,
+        validation: Metrics,
+        custom: BTreeMap<String, f64>,
+        validation_seconds: f64,
+    ) -> EpochMetrics {
         let EpochProgress { sums, seconds, .. } = self.progress.epoch;
         let training = sums.means();
         EpochMetrics {
@@ -172,11 +173,12 @@ impl Trainer {
             val_loss: validation.loss,
             val_acc: validation.acc,
             val_top5_acc: validation.top5_acc,
-            learning_rate: self.optimizer.learning_rate(),
+            learning_rate: self.learning_rate,
             seconds: seconds + validation_seconds,
             images_per_second: sums.samples() as f64 / seconds,
             diagnosis: None,
             warnings: Vec::new(),
+            custom,
         }
     }
 

@@ -72,9 +72,9 @@ fn least_bytes(recipe: &Recipe, images: usize) -> Result<u64> {
         OptimizerName::Sgd => 0,
         OptimizerName::Adam | OptimizerName::AdamW | OptimizerName::Lamb => 2,
     };
-    let averages = u64::from(training.ema_decay.is_some());
+    let ema = u64::from(training.ema_decay.is_some());
     // The parameters, their gradients and the best weights.
-    let kept = parameters.saturating_mul(3 + moments + averages);
+    let kept = parameters.saturating_mul(3 + moments + ema);
     let batch = images.min(training.batch_size) as u64;
     let input = (recipe.model.image_size as u64).pow(2) * recipe.model.channels as u64;
     let at_once = batch.div_ceil(training.gradient_accumulation as u64);
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_is_less_than_what_training_takes_and_grows_with_everything() {
+    fn minimum_memory_is_a_monotonic_lower_bound() {
         let bytes = |change: fn(&mut Recipe)| {
             let mut recipe = Recipe::default();
             change(&mut recipe);
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_no_machine_has_is_refused_with_both_figures() {
+    fn excessive_memory_is_rejected_with_both_figures() {
         require_memory(&Recipe::default(), 1).unwrap();
         let mut recipe = Recipe::default();
         recipe.training.batch_size = 1 << 20;

@@ -49,14 +49,14 @@ impl Checkpoint {
         Ok(checksum(&HashMap::new(), named))
     }
 
-    /// Returns the recipe layer of this checkpoint, which other layers may override: the
-    /// architecture, and how images are resized and fitted.
+    /// Returns the recipe layer of this checkpoint for [`Recipe::from_layers`], which later layers may
+    /// override: the architecture, and how images are resized and fitted.
     ///
     /// # Errors
     /// When TOML cannot represent a number.
-    pub fn recipe_layer(&self) -> Result<Table> {
+    pub fn recipe_layer(&self) -> Result<String> {
         let preprocessing = &self.config.preprocessing;
-        Ok(Table::from_iter([
+        let layer = Table::from_iter([
             (
                 "model".to_string(),
                 Value::Table(table(&self.config.model)?),
@@ -69,7 +69,8 @@ impl Checkpoint {
                 ])
                 .into(),
             ),
-        ]))
+        ]);
+        Ok(layer.to_string())
     }
 
     /// Checks that a model can be initialized with these weights.

@@ -67,8 +67,8 @@ impl Unread {
 impl Trainer {
     /// Returns the number of steps between reads: one where waiting gains nothing, and where ranks
     /// have to agree.
-    pub(super) fn steps_between_readings(recipe: &Recipe, place: &Placement) -> usize {
-        if place.device.is_cpu() || place.ranks.size() > 1 || recipe.training.diagnose {
+    pub(super) fn steps_between_readings(recipe: &Recipe, placement: &Placement) -> usize {
+        if placement.device.is_cpu() || placement.ranks.size() > 1 || recipe.training.diagnose {
             1
         } else {
             STEPS
@@ -102,7 +102,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When a loss or gradient norm is NaN or infinite, or a rank has gone.
-    pub(super) fn settle(&mut self) -> Result<()> {
+    pub(super) fn read_pending(&mut self) -> Result<()> {
         for unread in std::mem::take(&mut self.unread) {
             let Unread {
                 result,
@@ -116,7 +116,7 @@ impl Trainer {
                 BatchMetrics::new(loss, &logits, &labels)
             });
             let BatchMetrics { loss, sums } =
-                BatchMetrics::of_all(&*self.place.ranks, score.transpose()?, share)?;
+                BatchMetrics::of_all(&*self.placement.ranks, score.transpose()?, share)?;
             if !loss.is_finite() {
                 return Err(self.not_finite("loss", loss, steps));
             }
@@ -133,12 +133,10 @@ impl Trainer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use candle_core::Device;
 
     use super::*;
-    use crate::callbacks::{Callbacks, EpochMetrics};
+    use crate::callbacks::EpochMetrics;
     use crate::data::TrainingData;
     use crate::recipe::preset::Preset;
     use crate::run::directory::RunDirectory;
@@ -150,8 +148,8 @@ mod tests {
              model.num_iterations = 1\n{changes}"
         );
         let layers = [
-            ("quickstart", Preset::Quickstart.table()),
-            ("test", toml::from_str(&changes).unwrap()),
+            ("quickstart", Preset::Quickstart.toml()),
+            ("test", &changes),
         ];
         let recipe = Recipe::from_layers(&layers).unwrap();
         let data = TrainingData::load(&recipe)?;
@@ -159,13 +157,13 @@ mod tests {
         let run = RunDirectory::unused(directory.path().join("run"))?;
         let mut trainer = Trainer::start(recipe, data, run, Device::Cpu)?;
         trainer.read_after = read_after;
-        trainer.fit(&mut Callbacks::new(), &AtomicBool::new(false))?;
+        trainer.fit(&mut ())?;
         assert!(trainer.unread.is_empty());
         Ok(trainer.history().to_vec())
     }
 
     #[test]
-    fn whenever_steps_are_read_they_are_the_same() {
+    fn readback_intervals_do_not_change_the_metrics() {
         let changes = "training.clip_norm = 0.5\ntraining.gradient_accumulation = 2";
         let [at_once, later] = [1, 4].map(|steps| run(steps, changes).unwrap());
         assert_eq!(at_once.len(), 2);
@@ -187,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_without_a_number_is_named_whenever_it_is_read() {
+    fn non_finite_steps_are_named_at_any_readback_interval() {
         let changes = "training.learning_rate = 1e37\ntraining.schedule.warmup_epochs = 0";
         let [at_once, later] = [1, 4].map(|steps| run(steps, changes).unwrap_err().to_string());
         assert!(at_once.contains("step"), "{at_once}");

@@ -1,6 +1,6 @@
 //! Trainer setup: a new run, a resumed one, or one with more epochs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -14,16 +14,17 @@ use crate::data::TrainingData;
 use crate::diagnostics::watchdog::{Memory, Watchdog};
 use crate::distributed::Placement;
 use crate::distributed::all_reduce::GradientAllReduce;
-use crate::distributed::consistency::require_agreement;
+use crate::distributed::consistency::{Facts, require_agreement};
 use crate::error::{Result, TrainError};
 use crate::lr_schedule::reduce_on_plateau::Plateau;
 use crate::optim::OptimizerState;
 use crate::optim::ema::Ema;
 use crate::recipe::Recipe;
-use crate::recipe::resume_check;
+use crate::recipe::{field_names, resume_check};
 use crate::run::directory::RunDirectory;
 use crate::step::mixed_precision::MixedPrecision;
 use crate::trainer::Trainer;
+use crate::trainer::custom_parts::CustomParts;
 use crate::trainer::early_stopping::EarlyStopping;
 use crate::trainer::estimate::require_memory;
 use crate::trainer::timer::{Clock, TestReserve, TimeSpent};
@@ -35,7 +36,7 @@ struct State {
     optimizer: OptimizerState,
     /// The weights of the best epoch; empty before the first epoch ends.
     best: HashMap<String, Tensor>,
-    averages: HashMap<String, Tensor>,
+    ema: HashMap<String, Tensor>,
     progress: Progress,
 }
 
@@ -52,9 +53,9 @@ impl Trainer {
         mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        place: impl Into<Placement>,
+        placement: impl Into<Placement>,
     ) -> Result<Self> {
-        let place = place.into();
+        let placement = placement.into();
         if let Some(initial) = &recipe.training.init_from {
             return Err(TrainError::Recipe {
                 name: "of a run that starts with fresh weights".to_string(),
@@ -64,9 +65,9 @@ impl Trainer {
                 ),
             });
         }
-        let parameters = Self::fresh(&mut recipe, &data, &place)?;
-        let run = Self::new_directory(run, &place)?;
-        Self::with_parameters(recipe, data, run, place, parameters)
+        let parameters = Self::fresh(&mut recipe, &data, &placement)?;
+        let run = Self::new_directory(run, &placement)?;
+        Self::with_parameters(recipe, data, run, placement, parameters)
     }
 
     /// Starts a run like [`Trainer::start`], but with the weights of a checkpoint, which
@@ -82,21 +83,21 @@ impl Trainer {
         mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        place: impl Into<Placement>,
+        placement: impl Into<Placement>,
     ) -> Result<(Self, Transfer)> {
-        let place = place.into();
-        let fresh = Self::fresh(&mut recipe, &data, &place)?;
-        let run = Self::new_directory(run, &place)?;
+        let placement = placement.into();
+        let fresh = Self::fresh(&mut recipe, &data, &placement)?;
+        let run = Self::new_directory(run, &placement)?;
         let transfer = checkpoint.weights_for(&recipe.model, data.train.classes(), &fresh)?;
         let parameters = transfer.parameters.clone();
-        let mut trainer = Self::with_parameters(recipe, data, run, place, parameters)?;
+        let mut trainer = Self::with_parameters(recipe, data, run, placement, parameters)?;
         trainer.save()?;
         Ok((trainer, transfer))
     }
 
     /// Creates the directory of a new run; rank 0 locks it for all.
-    fn new_directory(run: RunDirectory, place: &Placement) -> Result<RunDirectory> {
-        if place.ranks.is_first() {
+    fn new_directory(run: RunDirectory, placement: &Placement) -> Result<RunDirectory> {
+        if placement.ranks.is_first() {
             run.locked_for_a_new_run()
         } else {
             Ok(run)
@@ -104,8 +105,8 @@ impl Trainer {
     }
 
     /// Opens the directory of an existing run; rank 0 locks it for all.
-    fn directory(run: RunDirectory, place: &Placement) -> Result<RunDirectory> {
-        if place.ranks.is_first() {
+    fn directory(run: RunDirectory, placement: &Placement) -> Result<RunDirectory> {
+        if placement.ranks.is_first() {
             run.locked()
         } else {
             Ok(run)
@@ -113,29 +114,37 @@ impl Trainer {
     }
 
     /// Sets the number of classes from the data, and draws initial weights from the seed.
-    fn fresh(recipe: &mut Recipe, data: &TrainingData, place: &Placement) -> Result<Parameters> {
+    fn fresh(
+        recipe: &mut Recipe,
+        data: &TrainingData,
+        placement: &Placement,
+    ) -> Result<Parameters> {
         let model = std::mem::take(&mut recipe.model);
         recipe.model = model.with_num_classes(data.train.classes().len());
         recipe.model.validate()?; // again, with the new number of classes
-        if place.device.is_cpu() {
+        if placement.device.is_cpu() {
             let batch = data.train.len().min(recipe.training.batch_size);
-            require_memory(recipe, batch.div_ceil(place.ranks.size()))?;
+            require_memory(recipe, batch.div_ceil(placement.ranks.size()))?;
         }
         let seed = recipe.training.seed;
-        Ok(Parameters::from_seed(&recipe.model, seed, &place.device)?)
+        Ok(Parameters::from_seed(
+            &recipe.model,
+            seed,
+            &placement.device,
+        )?)
     }
 
     fn with_parameters(
         mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        place: Placement,
+        placement: Placement,
         parameters: Parameters,
     ) -> Result<Self> {
         recipe.data.dataset = data.source.clone();
         let progress = Progress {
             format: Format,
-            recipe: resume_check::settled(&recipe)?,
+            recipe: resume_check::fixed_fields(&recipe)?,
             train_sha256: data.sha256.clone(),
             steps: 0,
             learning_rate: recipe.training.learning_rate,
@@ -144,12 +153,13 @@ impl Trainer {
             history: Vec::new(),
             epoch: EpochProgress::default(),
             stopped: false,
+            parts: BTreeMap::new(),
             done: false,
             time: TimeSpent::default(),
             watchdog: Memory::default(),
         };
-        require_agreement(&*place.ranks, &facts(&progress)?)?;
-        if place.ranks.is_first() {
+        require_agreement(&*placement.ranks, &facts(&progress)?)?;
+        if placement.ranks.is_first() {
             recipe.write(&run.recipe())?;
             data.surveys.write(&run.surveys())?;
             Self::checkpoint_config(&recipe, &data).write(&run.config())?;
@@ -158,10 +168,10 @@ impl Trainer {
             parameters,
             optimizer: OptimizerState::default(),
             best: HashMap::new(),
-            averages: HashMap::new(),
+            ema: HashMap::new(),
             progress,
         };
-        Self::assemble(recipe, data, run, place, state)
+        Self::assemble(recipe, data, run, placement, state)
     }
 
     /// Resumes a run from its last saved state, or from its beginning if it has none.
@@ -174,10 +184,10 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        place: impl Into<Placement>,
+        placement: impl Into<Placement>,
     ) -> Result<Self> {
-        let place = place.into();
-        let run = Self::directory(run, &place)?;
+        let placement = placement.into();
+        let run = Self::directory(run, &placement)?;
         let state = run.state();
         if !state.exists() {
             run.require_nothing_saved()?;
@@ -191,12 +201,12 @@ impl Trainer {
                     finding: "no such file, and nothing saved yet".to_string(),
                 });
             }
-            if place.ranks.is_first() {
+            if placement.ranks.is_first() {
                 run.remove_leftovers()?;
             }
-            return Self::start(recipe, data, run, place);
+            return Self::start(recipe, data, run, placement);
         }
-        let trainer = Self::read(recipe, data, run, place, &state)?;
+        let trainer = Self::read(recipe, data, run, placement, &state)?;
         trainer.write_derived()?;
         Ok(trainer)
     }
@@ -210,13 +220,13 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        place: impl Into<Placement>,
+        placement: impl Into<Placement>,
     ) -> Result<(Self, Option<PathBuf>)> {
-        let place = place.into();
-        let run = Self::directory(run, &place)?;
+        let placement = placement.into();
+        let run = Self::directory(run, &placement)?;
         let previous = run.previous_state();
-        let trainer = Self::read(recipe, data, run, place, &previous)?;
-        let aside = if trainer.place.ranks.is_first() {
+        let trainer = Self::read(recipe, data, run, placement, &previous)?;
+        let aside = if trainer.placement.ranks.is_first() {
             trainer.run.go_back()?
         } else {
             None
@@ -230,14 +240,14 @@ impl Trainer {
         mut recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        place: Placement,
+        placement: Placement,
         path: &Path,
     ) -> Result<Self> {
         let Saved {
             progress,
             parameters,
             tensors,
-        } = training_state::read(&run, path, &recipe, &place.device)?;
+        } = training_state::read(&run, path, &recipe, &placement.device)?;
         if progress.train_sha256 != data.sha256 {
             return Err(TrainError::OtherData {
                 name: data.train.name().to_string(),
@@ -246,8 +256,8 @@ impl Trainer {
             });
         }
         recipe.data.dataset = data.source.clone(); // which may have moved
-        require_agreement(&*place.ranks, &facts(&progress)?)?;
-        place.ranks.barrier()?; // no rank writes while others read
+        require_agreement(&*placement.ranks, &facts(&progress)?)?;
+        placement.ranks.barrier()?; // no rank writes while others read
         let state = State {
             parameters,
             optimizer: OptimizerState {
@@ -255,10 +265,10 @@ impl Trainer {
                 tensors: tensors.optimizer,
             },
             best: tensors.best,
-            averages: tensors.averages,
+            ema: tensors.ema,
             progress,
         };
-        Self::assemble(recipe, data, run, place, state)
+        Self::assemble(recipe, data, run, placement, state)
     }
 
     /// Sets the number of epochs to `epochs`, without a time budget, also for a run that has ended.
@@ -275,7 +285,7 @@ impl Trainer {
                 found: epochs,
             });
         }
-        if self.place.ranks.is_first() {
+        if self.placement.ranks.is_first() {
             let path = self.run.recipe();
             let mut kept = Recipe::read(&path)?;
             kept.training.epochs = epochs;
@@ -286,6 +296,7 @@ impl Trainer {
         self.recipe.training.epochs = epochs;
         self.recipe.training.budget = None;
         if self.progress.stopped {
+            self.require_same_parts()?;
             self.progress.stopped = false;
             self.progress.early_stopping.wait_anew();
             self.save()?;
@@ -297,17 +308,17 @@ impl Trainer {
         recipe: Recipe,
         data: TrainingData,
         run: RunDirectory,
-        place: Placement,
+        placement: Placement,
         state: State,
     ) -> Result<Self> {
         let State {
             parameters,
             optimizer: moments,
             best,
-            averages,
+            ema,
             progress,
         } = state;
-        recipe.training.precision.set_up(&place.device)?;
+        recipe.training.precision.set_up(&placement.device)?;
         let training = &recipe.training;
         let model = parameters
             .model(&recipe.model)?
@@ -315,8 +326,13 @@ impl Trainer {
         let (precision, recompute) = (training.precision, training.activation_checkpointing);
         let working = MixedPrecision::new(&parameters, &recipe.model, precision, recompute)?;
         let mut optimizer = training.optimizer.build(progress.learning_rate);
-        let averaging = training.ema_decay.map(|decay| Ema::new(decay, averages));
-        optimizer.restore(moments);
+        let ema = training.ema_decay.map(|decay| Ema::new(decay, ema));
+        let mut parts = CustomParts::default();
+        if progress.parts.contains_key("optimizer") {
+            parts.optimizer_state = Some(moments); // for `Trainer::with_optimizer`
+        } else {
+            optimizer.restore(moments);
+        }
         let clock = Clock {
             since: Instant::now(),
             before: progress.time.seconds,
@@ -325,19 +341,21 @@ impl Trainer {
         let steps_per_epoch = data.train.len().div_ceil(training.batch_size);
         let watchdog = Watchdog::new(&recipe, steps_per_epoch, progress.watchdog.clone());
         let summary = Summary::new(&recipe.model)?;
-        let read_after = Self::steps_between_readings(&recipe, &place);
+        let read_after = Self::steps_between_readings(&recipe, &placement);
         Ok(Self {
             recipe,
             data,
-            exchange: GradientAllReduce::new(Arc::clone(&place.ranks)),
-            upload: Mutex::new(Upload::new(&place.device)),
-            place,
+            all_reduce: GradientAllReduce::new(Arc::clone(&placement.ranks)),
+            upload: Mutex::new(Upload::new(&placement.device)),
+            placement,
             run,
             parameters,
             model,
             working,
             optimizer,
-            averaging,
+            learning_rate: progress.learning_rate,
+            parts,
+            ema,
             best,
             progress,
             unread: Vec::new(),
@@ -351,17 +369,19 @@ impl Trainer {
 }
 
 /// Returns the facts that must agree on all ranks.
-fn facts(progress: &Progress) -> Result<toml::Table> {
+fn facts(progress: &Progress) -> Result<Facts> {
     let recipe = progress.recipe.parse::<toml::Table>();
     let recipe = recipe.map_err(|error| TrainError::Recipe {
         name: "of this run".to_string(),
         finding: error.to_string(),
     })?;
+    let fields = field_names::values(&recipe).into_iter();
+    let fields = fields.map(|(name, value)| (name, value.to_string()));
     let texts = [
         ("version", env!("CARGO_PKG_VERSION").to_string()),
         ("train_sha256", progress.train_sha256.clone()),
         ("steps", progress.steps.to_string()),
     ];
-    let texts = texts.map(|(name, text)| (name.to_string(), text.into()));
-    Ok(recipe.into_iter().chain(texts).collect())
+    let texts = texts.map(|(name, text)| (name.to_string(), text));
+    Ok(fields.chain(texts).collect())
 }

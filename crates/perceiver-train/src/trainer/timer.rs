@@ -77,9 +77,9 @@ impl Workload {
         let saving = time
             .saving
             .unwrap_or(6.0 * self.bytes as f64 / SAVING_SPEED);
-        let pictures = inference * (validation_images + test.images as f64);
+        let evaluation = inference * (validation_images + test.images as f64);
         // A save may also be due after the last step.
-        CAUTION * (pictures + test.loading.as_secs_f64() + 2.0 * saving)
+        CAUTION * (evaluation + test.loading.as_secs_f64() + 2.0 * saving)
     }
 
     /// Returns the least budget in seconds for the time already spent, one step, and what follows
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn training_ends_early_enough_for_what_follows() {
+    fn training_stops_in_time_for_the_test() {
         let budget = Duration::from_secs(100);
         let at = |spent, time| WORKLOAD.within(budget, &clock(spent), &time);
         // 98 seconds, less 1.2 times (5 for 1,000 images and 1 for reading them).
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_by_before_the_first_step_is_no_training() {
+    fn time_before_the_first_step_is_not_training_time() {
         let time = TimeSpent {
             lead_in: 30.0,
             ..TimeSpent::default()
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_budget_is_the_first_with_room_for_a_step() {
+    fn the_minimum_budget_is_the_smallest_that_allows_a_step() {
         let (clock, time) = (clock(5.0), TimeSpent::default());
         let least = WORKLOAD.least(&clock, &time);
         // 5 seconds, 1 for a step, 1.2 times (5 for 1,000 images and 1 for reading them), and the
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_that_is_too_small_is_used_up() {
+    fn too_small_budgets_are_exhausted() {
         let left = WORKLOAD.within(Duration::from_secs(1), &clock(0.5), &TimeSpent::default());
         assert_eq!((left.share, left.is_up), (1.0, true));
     }

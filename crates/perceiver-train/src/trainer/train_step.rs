@@ -8,7 +8,7 @@ use perceiver_model::Perceiver;
 use perceiver_ops::{Mode, RngKey, Tape};
 
 use crate::distributed::all_reduce::Arrival;
-use crate::distributed::gradient_hook::{Found, tapped_model};
+use crate::distributed::gradient_hook::{NamedGradient, hooked_model};
 use crate::error::Result;
 use crate::eval::metrics::Metrics;
 use crate::lr_schedule::{End, Position};
@@ -34,18 +34,24 @@ impl Trainer {
         let unread = Unread::new(result, part, images, steps, norm.clone());
         self.unread.push(unread);
         if self.is_reading_due() {
-            self.settle()?;
+            self.read_pending()?;
         }
         if let (Norm::Known(norm), true) = (&norm, self.recipe.training.diagnose) {
             let sums = &mut self.progress.epoch.gradients;
             sums.add(&gradients, *norm, &self.summary)?;
         }
         let gradients = self.clipped(gradients, &norm)?;
-        self.optimizer.set_learning_rate(self.scheduled_rate(time));
+        self.learning_rate = self.scheduled_rate(time);
+        self.optimizer.set_learning_rate(self.learning_rate);
+        let gradients = if self.parts.has_optimizer() {
+            gradients.with_factor_applied()?
+        } else {
+            gradients
+        };
         self.optimizer.step(&self.parameters, &gradients)?;
-        self.progress.steps = self.optimizer.steps();
-        if let Some(averaging) = &mut self.averaging {
-            averaging.update(&self.parameters, self.progress.steps)?;
+        self.progress.steps += 1;
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.parameters, self.progress.steps)?;
         }
         Ok(self.progress.epoch.sums.means())
     }
@@ -54,8 +60,9 @@ impl Trainer {
     /// and the gradients of the global batch's mean loss.
     fn gradients(&self, part: &Batch, images: usize) -> Result<(Option<BatchResult>, Gradients)> {
         let arrival = self.arrival(part);
-        let find = |found: &Sender<Found>| self.find_gradients(part, images, arrival, found);
-        self.exchange.summed(arrival, &self.parameters, find)
+        let compute =
+            |sender: &Sender<NamedGradient>| self.compute_gradients(part, images, arrival, sender);
+        self.all_reduce.summed(arrival, &self.parameters, compute)
     }
 
     /// Returns when the gradients of this rank's part become available.
@@ -64,22 +71,22 @@ impl Trainer {
         let is_one_pass =
             training.gradient_accumulation == 1 && training.parallel_micro_batches == 1;
         // On a single core, a second thread would cost as much as it saves.
-        let has_room = !self.place.device.is_cpu() || rayon::current_num_threads() > 1;
+        let has_room = !self.placement.device.is_cpu() || rayon::current_num_threads() > 1;
         match part.indices.len() {
             0 => Arrival::Never,
-            _ if is_one_pass && has_room && self.place.ranks.size() > 1 => Arrival::OneByOne,
+            _ if is_one_pass && has_room && self.placement.ranks.size() > 1 => Arrival::OneByOne,
             _ => Arrival::Together,
         }
     }
 
-    /// Sends the gradients of this rank's part to `found`, and returns the rest of the result; none
+    /// Sends the gradients of this rank's part to `sender`, and returns the rest of the result; none
     /// if the part is empty.
-    fn find_gradients(
+    fn compute_gradients(
         &self,
         part: &Batch,
         images: usize,
         arrival: Arrival,
-        found: &Sender<Found>,
+        sender: &Sender<NamedGradient>,
     ) -> Result<Option<BatchResult>> {
         let training = &self.recipe.training;
         let key = self.dropout_key();
@@ -90,9 +97,11 @@ impl Trainer {
         if arrival == Arrival::OneByOne {
             let dtype = training.precision.dtype();
             let tape = Tape::start();
-            let model = tapped_model(&self.parameters, &self.recipe.model, dtype, found)?;
+            let model = hooked_model(&self.parameters, &self.recipe.model, dtype, sender)?;
             let model = model.with_recomputation(training.activation_checkpointing);
-            let result = self.pass(&model, part, images)?.run_tapped(tape, mode(0))?;
+            let result = self
+                .pass(&model, part, images)?
+                .run_with_hooks(tape, mode(0))?;
             return Ok(Some(result));
         }
         let model = self.working.model(&self.parameters)?;
@@ -105,7 +114,7 @@ impl Trainer {
         if let Some(result) = &mut result {
             for gradient in std::mem::take(&mut result.gradients) {
                 // Nobody receives after a failed all-reduce, which reports its own error.
-                let _ = found.send(gradient);
+                let _ = sender.send(gradient);
             }
         }
         Ok(result)
@@ -125,9 +134,10 @@ impl Trainer {
             model,
             working: &self.working,
             parameters: &self.parameters,
-            images: batch.images.to_device(&self.place.device)?, // [batch, 3, s, s]
+            images: batch.images.to_device(&self.placement.device)?, // [batch, 3, s, s]
             targets: Targets::new(batch, classes, smoothing, &mut upload)?,
-            held: self.place.ranks.part().range(whole),
+            loss: self.parts.loss.as_deref(),
+            held: self.placement.ranks.part().range(whole),
             whole,
         })
     }
@@ -149,7 +159,10 @@ impl Trainer {
                 Some(time) => End::Clock(time.share),
             },
         };
-        let factor = self.recipe.training.schedule.factor(position);
+        let factor = match &self.parts.schedule {
+            None => self.recipe.training.schedule.factor(position),
+            Some(schedule) => schedule(position),
+        };
         (f64::from(self.progress.learning_rate) * factor) as f32
     }
 }

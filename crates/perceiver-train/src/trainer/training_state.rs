@@ -1,6 +1,6 @@
 //! The training state: everything beside recipe and data that the next step depends on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -49,6 +49,9 @@ pub(crate) struct Progress {
     pub(crate) epoch: EpochProgress,
     /// Whether early stopping has ended the run.
     pub(crate) stopped: bool,
+    /// The optimizer, loss and schedule of a program's own, by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) parts: BTreeMap<String, String>,
     /// Whether training was complete at this save.
     #[serde(default)]
     pub(crate) done: bool,
@@ -134,7 +137,7 @@ pub(crate) struct StateTensors {
     pub(crate) best: HashMap<String, Tensor>,
     pub(crate) optimizer: HashMap<String, Tensor>,
     /// The EMA of weights.
-    pub(crate) averages: HashMap<String, Tensor>,
+    pub(crate) ema: HashMap<String, Tensor>,
 }
 
 impl StateTensors {
@@ -144,14 +147,14 @@ impl StateTensors {
             ("parameters.", &mut self.parameters),
             ("best.", &mut self.best),
             ("optimizer.", &mut self.optimizer),
-            ("averages.", &mut self.averages),
+            ("averages.", &mut self.ema),
         ]
     }
 
     /// Checks that the parameters, the best weights and the EMA are finite. Moments may be
     /// infinite: squares of large gradients overflow, and the resulting steps are small.
     fn require_finite(&self) -> std::result::Result<(), String> {
-        for (prefix, kind) in [("best.", &self.best), ("averages.", &self.averages)] {
+        for (prefix, kind) in [("best.", &self.best), ("averages.", &self.ema)] {
             for (name, tensor) in kind {
                 let finite = require_finite(&format!("{prefix}{name}"), tensor);
                 finite.map_err(|error| error.to_string())?;
@@ -215,7 +218,8 @@ pub(crate) fn read(
     let parameters = std::mem::take(&mut tensors.parameters);
     let parameters = Parameters::from_loaded_tensors(&recipe.model, parameters, device)
         .map_err(|error| damaged(error.to_string()))?;
-    require_complete(&parameters, &tensors).map_err(damaged)?;
+    let is_own = progress.parts.contains_key("optimizer");
+    require_complete(&parameters, &tensors, is_own).map_err(damaged)?;
     tensors.require_finite().map_err(damaged)?;
     let tensors = tensors.on(device)?;
     Ok(Saved {
@@ -252,10 +256,12 @@ fn by_kind(named: HashMap<String, Tensor>) -> std::result::Result<StateTensors, 
 }
 
 /// Checks that every kind of tensor that is present has one for each parameter, of its shape: best
-/// weights and EMA, once there are any, and every kind of moment.
+/// weights and EMA, once there are any, and every kind of moment. An optimizer of a program's own may
+/// have any tensors.
 fn require_complete(
     parameters: &Parameters,
     tensors: &StateTensors,
+    has_custom_optimizer: bool,
 ) -> std::result::Result<(), String> {
     let moments = tensors
         .optimizer
@@ -263,9 +269,11 @@ fn require_complete(
         .filter_map(|name| name.split_once('.'));
     let moments: BTreeSet<&str> = moments.map(|(kind, _)| kind).collect();
     let moments = moments.iter().map(|kind| format!("{kind}."));
-    let optimizer = (&tensors.optimizer, "optimizer.", moments.collect());
-    let mut groups: Vec<(&HashMap<String, Tensor>, &str, Vec<String>)> = vec![optimizer];
-    for (kind, prefix) in [(&tensors.best, "best."), (&tensors.averages, "averages.")] {
+    let mut groups: Vec<(&HashMap<String, Tensor>, &str, Vec<String>)> = Vec::new();
+    if !has_custom_optimizer {
+        groups.push((&tensors.optimizer, "optimizer.", moments.collect()));
+    }
+    for (kind, prefix) in [(&tensors.best, "best."), (&tensors.ema, "averages.")] {
         if !kind.is_empty() {
             groups.push((kind, prefix, vec![String::new()]));
         }

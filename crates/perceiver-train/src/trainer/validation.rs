@@ -1,8 +1,11 @@
 //! Validation at the end of an epoch.
 
+use std::collections::BTreeMap;
+
 use perceiver_model::Parameters;
 
-use crate::callbacks::{Callback, Event};
+use crate::callbacks::notifier::Notifier;
+use crate::callbacks::{Event, Validated};
 use crate::error::Result;
 use crate::eval::measure;
 use crate::eval::metrics::Metrics;
@@ -10,28 +13,37 @@ use crate::eval::test_time_augmentation::TestTimeAugmentation;
 use crate::trainer::Trainer;
 
 impl Trainer {
-    pub(super) fn validate(&self, observer: &mut dyn Callback) -> Result<Metrics> {
-        let mut noticed = Ok(());
-        let mut tell = |done, total| {
-            if noticed.is_ok() {
-                noticed = observer.notice(&Event::Validation { done, total });
+    /// Validates the weights that would be saved, and collects the callbacks' own metrics.
+    pub(super) fn validate(
+        &self,
+        notifier: &mut Notifier<'_>,
+    ) -> Result<(Metrics, BTreeMap<String, f64>)> {
+        let mut notified = Ok(());
+        let mut report = |done, total| {
+            if notified.is_ok() {
+                notified = notifier.notify(&Event::Validation { done, total });
             }
         };
-        let preprocessing = &self.data.preprocessing;
         let parameters =
-            Parameters::from_tensors(&self.recipe.model, self.weights(), &self.place.device)?;
+            Parameters::from_tensors(&self.recipe.model, self.weights(), &self.placement.device)?;
         let dtype = self.recipe.training.precision.dtype();
         let model = parameters.inference_model_in(&self.recipe.model, dtype)?;
-        let views = TestTimeAugmentation::Picture; // test-time flip is for the test split only
         let sums = measure(
             &model,
-            views,
+            TestTimeAugmentation::None, // test-time flip is for the test split only
             &self.data.validation,
-            preprocessing,
-            &self.place,
-            &mut tell,
+            &self.data.preprocessing,
+            &self.placement,
+            &mut report,
         )?;
-        noticed?;
-        Ok(sums.means())
+        notified?;
+        let custom = notifier.epoch_metrics(&Validated {
+            epoch: self.progress.history.len() + 1,
+            model: &model,
+            validation: &self.data.validation,
+            preprocessing: &self.data.preprocessing,
+            placement: &self.placement,
+        })?;
+        Ok((sums.means(), custom))
     }
 }

@@ -1,4 +1,4 @@
-//! The device, its context, and what errors are called.
+//! The device, its context, and the names of errors.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
@@ -27,14 +27,14 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(
     _: c_int,
 ) -> Status {
     let value = match attribute {
-        1 | 2 => 1024,    // threads of a block
-        10 => 32,         // threads of a warp
+        1 | 2 => 1024,    // threads per block
+        10 => 32,         // threads per warp
         16 => 4,          // multiprocessors
-        75 => 9,          // compute capability, as Hopper's
-        8 | 97 => 49_152, // bytes of a block's memory
+        75 => 9,          // compute capability of Hopper
+        8 | 97 => 49_152, // bytes of shared memory per block
         _ => 1,
     };
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(value) };
     SUCCESS
 }
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(to: *mut c_char, size: c_int, _: c_int) -> Status {
     let name = c"stand-in for a GPU".to_bytes_with_nul();
-    // SAFETY: the caller gives `size` bytes to write to.
+    // SAFETY: the caller passes `size` writable bytes.
     unsafe {
         to.cast::<u8>()
             .copy_from_nonoverlapping(name.as_ptr(), name.len().min(size as usize));
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn cuDeviceGetName(to: *mut c_char, size: c_int, _: c_int)
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorName(status: Status, to: *mut *const c_char) -> Status {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { cuGetErrorString(status, to) }
 }
 
@@ -65,12 +65,12 @@ pub unsafe extern "C" fn cuGetErrorString(status: Status, to: *mut *const c_char
         ILLEGAL_ADDRESS => c"illegal address: see what the stand-in for a GPU wrote to stderr",
         _ => c"invalid value",
     };
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(name.as_ptr()) };
     SUCCESS
 }
 
-/// libnvrtc asks for it, and does without.
+/// Called by libnvrtc, which works without it.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGetExportTable(_: *mut *const c_void, _: *const c_void) -> Status {
     NOT_FOUND

@@ -1,4 +1,4 @@
-//! Modules and kernels. Neither is ever given back.
+//! Modules and kernels, neither of which is ever freed.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_uint, c_void};
@@ -15,30 +15,30 @@ nothing_to_do! {
 /// A module: its kernels, not yet decoded.
 struct Module(HashMap<String, Source>);
 
-/// A module of this text, for good.
+/// Parses the text of a module, and leaks the result.
 fn load(text: &str) -> *mut c_void {
     Box::into_raw(Box::new(Module(kernels(text)))).cast()
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(to: *mut *mut c_void, image: *const c_void) -> Status {
-    // SAFETY: the caller gives text that ends with a zero.
+    // SAFETY: the caller passes a NUL-terminated string.
     let Ok(text) = unsafe { CStr::from_ptr(image.cast()) }.to_str() else {
         return INVALID_VALUE;
     };
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(load(text)) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoad(to: *mut *mut c_void, path: *const c_char) -> Status {
-    // SAFETY: the caller gives text that ends with a zero.
+    // SAFETY: the caller passes a NUL-terminated string.
     let path = unsafe { CStr::from_ptr(path) }.to_string_lossy();
     let Ok(text) = std::fs::read_to_string(path.as_ref()) else {
         return NOT_FOUND;
     };
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(load(&text)) };
     SUCCESS
 }
@@ -49,13 +49,13 @@ pub unsafe extern "C" fn cuModuleGetFunction(
     module: *mut c_void,
     name: *const c_char,
 ) -> Status {
-    // SAFETY: it came from `cuModuleLoadData`, and the name ends with a zero.
+    // SAFETY: `module` came from `cuModuleLoadData`, and the name is NUL-terminated.
     let (module, name) = unsafe { (&*module.cast::<Module>(), CStr::from_ptr(name)) };
     let Some(source) = name.to_str().ok().and_then(|name| module.0.get(name)) else {
         return NOT_FOUND;
     };
     let kernel: &'static Kernel = Box::leak(Box::new(decode(source)));
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(std::ptr::from_ref(kernel).cast_mut().cast()) };
     SUCCESS
 }
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     values: *mut *mut c_void,
     _: *mut *mut c_void,
 ) -> Status {
-    // SAFETY: it came from `cuModuleGetFunction`, which leaked it.
+    // SAFETY: `function` came from `cuModuleGetFunction`, which leaked it.
     let kernel: &'static Kernel = unsafe { &*function.cast() };
     let (blocks, threads) = (
         [blocks_x, blocks_y, blocks_z],
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         .map_or(0, |(size, start)| start + size);
     let mut parameters = vec![0; end];
     for (index, (size, start)) in kernel.parameters.iter().enumerate() {
-        // SAFETY: the caller gives the address of each parameter.
+        // SAFETY: the caller passes the address of each parameter.
         unsafe {
             let value = values.add(index).read().cast::<u8>();
             value.copy_to_nonoverlapping(parameters[*start..].as_mut_ptr(), *size);

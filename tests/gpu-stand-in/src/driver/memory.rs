@@ -1,4 +1,4 @@
-//! Memory of the GPU, memory of the host that stays in its place, and copies between them.
+//! GPU memory, pinned host memory, and copies between them.
 
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -15,10 +15,10 @@ pub unsafe extern "C" fn cuMemAlloc_v2(to: *mut u64, size: usize) -> Status {
     if size == 0 {
         return INVALID_VALUE;
     }
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe {
         to.write(with(|device| {
-            device.note(format_args!("memory: {size} bytes"));
+            device.write_trace(format_args!("memory: {size} bytes"));
             device.memory.allocate(size)
         }));
     }
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn cuMemAlloc_v2(to: *mut u64, size: usize) -> Status {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAllocAsync(to: *mut u64, size: usize, _: *mut c_void) -> Status {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { cuMemAlloc_v2(to, size) }
 }
 
@@ -49,7 +49,7 @@ pub extern "C" fn cuMemFreeAsync(start: u64, _: *mut c_void) -> Status {
 pub unsafe extern "C" fn cuMemHostAlloc(to: *mut *mut c_void, size: usize, _: c_uint) -> Status {
     let memory = Box::leak(vec![0xff_u8; size].into_boxed_slice());
     with(|device| device.pinned.insert(memory.as_ptr() as usize, size));
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(memory.as_mut_ptr().cast()) };
     SUCCESS
 }
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn cuMemFreeHost(start: *mut c_void) -> Status {
     }) else {
         return INVALID_VALUE;
     };
-    // SAFETY: it was leaked from such a box, and is forgotten.
+    // SAFETY: the memory was leaked from such a box, and is no longer registered.
     drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.cast::<u8>(), size)) });
     SUCCESS
 }
@@ -75,7 +75,7 @@ pub extern "C" fn cuMemPoolSetAttribute(
 ) -> Status {
     const MOST_USED: c_int = 8;
     if attribute == MOST_USED {
-        with(|device| device.memory.forget_most());
+        with(|device| device.memory.reset_peak());
     }
     SUCCESS
 }
@@ -87,11 +87,11 @@ pub unsafe extern "C" fn cuMemPoolGetAttribute(
     to: *mut c_void,
 ) -> Status {
     const USED: c_int = 7;
-    let [now, most] = with(|device| device.memory.usage());
-    // SAFETY: the caller gives a place for 64 bits.
+    let [now, peak] = with(|device| device.memory.usage());
+    // SAFETY: the caller passes a pointer to 64 writable bits.
     unsafe {
         to.cast::<u64>()
-            .write(if attribute == USED { now } else { most } as u64);
+            .write(if attribute == USED { now } else { peak } as u64);
     };
     SUCCESS
 }
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn cuMemPoolGetAttribute(
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
     const TOTAL: usize = 1 << 34;
     let [used, _] = with(|device| device.memory.usage());
-    // SAFETY: the caller gives places to write to.
+    // SAFETY: the caller passes pointers that are valid for writes.
     unsafe {
         free.write(TOTAL.saturating_sub(used));
         total.write(TOTAL);
@@ -108,9 +108,9 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
     SUCCESS
 }
 
-/// Bytes from one place to another.
+/// Copies bytes between addresses of the host, where GPU memory also lies.
 fn copy(to: u64, from: u64, size: usize) {
-    // SAFETY: who calls it has seen that both are memory of this size.
+    // SAFETY: callers have checked that both ranges have this size.
     unsafe { (to as *mut u8).copy_from(from as *const u8, size) };
 }
 
@@ -123,9 +123,9 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
 ) -> Status {
     let from = from as u64;
     with(|device| {
-        // Memory that stays in its place is read when it is its turn: what the host writes there before arrives.
+        // Pinned memory is read when the copy is executed, after later writes of the host.
         let bytes = (!device.pins(from as usize, size))
-            // SAFETY: the caller gives so many bytes to read.
+            // SAFETY: the caller passes `size` readable bytes.
             .then(|| unsafe { std::slice::from_raw_parts(from as *const u8, size) }.to_vec());
         device.enqueue(
             format_args!("copy to the GPU: {size} bytes"),
@@ -160,7 +160,7 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(
                 Ok(())
             },
         );
-        // Memory that may move is waited for.
+        // A copy to pageable memory is synchronous.
         status(device.pins(to as usize, size) || device.finish_all())
     })
 }
@@ -195,7 +195,7 @@ pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, size: usize, _: *mut c_voi
     with(|device| {
         device.enqueue(format_args!("filling: {size} bytes"), move |memory| {
             memory.piece(to, size)?;
-            // SAFETY: memory of this size.
+            // SAFETY: the allocation contains these bytes.
             unsafe { (to as *mut u8).write_bytes(value, size) };
             Ok(())
         });

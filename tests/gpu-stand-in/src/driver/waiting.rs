@@ -1,4 +1,4 @@
-//! Streams, all of which are one, and events: waiting for what was asked for.
+//! Streams, which share one queue, events, and synchronization.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use crate::device::with;
 
 nothing_to_do! {
     cuStreamDestroy_v2(*mut c_void);
-    // There is one queue.
+    // All streams share one queue.
     cuStreamWaitEvent(*mut c_void, *mut c_void, c_uint);
 }
 
@@ -19,7 +19,8 @@ answers! {
     cuStreamIsCapturing(*mut c_void, -> c_int) = 0;
 }
 
-/// Work up to this number, once recorded; when it was done, if that is known.
+/// The number of the last operation before the event, once recorded, and the time when it was
+/// executed, if known.
 #[derive(Default)]
 struct Event {
     number: Mutex<u64>,
@@ -38,28 +39,28 @@ pub extern "C" fn cuStreamSynchronize(_: *mut c_void) -> Status {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(to: *mut *mut c_void, _: c_uint) -> Status {
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(Box::into_raw(Box::<Event>::default()).cast()) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventDestroy_v2(event: *mut c_void) -> Status {
-    // SAFETY: it came from `cuEventCreate`, and is not used again.
+    // SAFETY: `event` came from `cuEventCreate`, and is not used again.
     drop(unsafe { Box::from_raw(event.cast::<Event>()) });
     SUCCESS
 }
 
 /// # Safety
-/// It came from `cuEventCreate`.
+/// `event` must come from `cuEventCreate`.
 unsafe fn event<'a>(event: *mut c_void) -> &'a Event {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { &*event.cast() }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventRecord(recorded: *mut c_void, _: *mut c_void) -> Status {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let event = unsafe { event(recorded) };
     let done_at = event.done_at.clone();
     let number = with(|device| {
@@ -76,7 +77,7 @@ pub unsafe extern "C" fn cuEventRecord(recorded: *mut c_void, _: *mut c_void) ->
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventSynchronize(waited_for: *mut c_void) -> Status {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let number = unsafe { event(waited_for) }
         .number
         .lock()
@@ -90,13 +91,13 @@ pub unsafe extern "C" fn cuEventElapsedTime_v2(
     start: *mut c_void,
     end: *mut c_void,
 ) -> Status {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let [start, end] = [unsafe { event(start) }, unsafe { event(end) }];
     let at = |event: &Event| event.done_at.lock().ok().and_then(|at| *at);
     let (Some(start), Some(end)) = (at(start), at(end)) else {
         return NOT_READY;
     };
-    // SAFETY: the caller gives a place to write to.
+    // SAFETY: the caller passes a pointer that is valid for writes.
     unsafe { to.write(end.saturating_duration_since(start).as_secs_f32() * 1e3) };
     SUCCESS
 }
@@ -109,31 +110,32 @@ mod tests {
     };
     use super::*;
 
-    /// As on a GPU that has much to do before.
+    /// As on a GPU that is still busy with earlier work.
     #[test]
-    fn what_the_host_changes_before_a_copy_s_turn_arrives() {
+    fn host_writes_before_a_queued_copy_are_copied() {
         let _alone = crate::device::alone();
-        let (mut there, mut pinned, mut event) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-        let mut found = [0u8; 2];
+        let (mut device_memory, mut pinned, mut event) =
+            (0, std::ptr::null_mut(), std::ptr::null_mut());
+        let mut actual = [0u8; 2];
         let ordinary = [1u8; 2];
-        // SAFETY: all places have the sizes that are said.
+        // SAFETY: all buffers have the given sizes.
         unsafe {
-            cuMemAlloc_v2(&raw mut there, 4);
+            cuMemAlloc_v2(&raw mut device_memory, 4);
             cuMemHostAlloc(&raw mut pinned, 2, 0);
             cuEventCreate(&raw mut event, 0);
             pinned.cast::<[u8; 2]>().write([5, 6]);
-            cuMemcpyHtoDAsync_v2(there, pinned, 2, ONLY);
+            cuMemcpyHtoDAsync_v2(device_memory, pinned, 2, ONLY);
             cuEventRecord(event, ONLY);
             pinned.cast::<[u8; 2]>().write([7, 6]);
             assert_eq!(cuEventSynchronize(event), SUCCESS);
             pinned.cast::<[u8; 2]>().write([8, 6]);
-            cuMemcpyDtoHAsync_v2(found.as_mut_ptr().cast(), there, 2, ONLY);
-            assert_eq!(found, [7, 6]);
-            // Memory that may move is copied at once.
-            cuMemcpyHtoDAsync_v2(there, ordinary.as_ptr().cast(), 2, ONLY);
-            cuMemcpyDtoHAsync_v2(found.as_mut_ptr().cast(), there + 1, 2, ONLY);
-            assert_eq!(found, [1, 0xff]);
-            cuMemFreeAsync(there, ONLY);
+            cuMemcpyDtoHAsync_v2(actual.as_mut_ptr().cast(), device_memory, 2, ONLY);
+            assert_eq!(actual, [7, 6]);
+            // Pageable memory is copied at once.
+            cuMemcpyHtoDAsync_v2(device_memory, ordinary.as_ptr().cast(), 2, ONLY);
+            cuMemcpyDtoHAsync_v2(actual.as_mut_ptr().cast(), device_memory + 1, 2, ONLY);
+            assert_eq!(actual, [1, 0xff]);
+            cuMemFreeAsync(device_memory, ONLY);
             assert_eq!(cuMemFreeHost(pinned), SUCCESS);
             assert_eq!(cuMemFreeHost(pinned), INVALID_VALUE);
             cuEventDestroy_v2(event);

@@ -1,13 +1,14 @@
-//! What an instruction computes of up to three values, by the instruction's name.
+//! Arithmetic instructions by name, as functions of up to three values.
 
 use std::cmp::Ordering::{self, Equal, Greater, Less};
 
 use half::{bf16, f16};
 
-/// Bits of up to three values to bits of one. Bits above a value's own are of no account.
+/// A function from the bits of up to three values to the bits of one. Bits beyond the width of a
+/// value are ignored.
 pub type Function = fn(u64, u64, u64) -> u64;
 
-/// Functions of values of one type, by name.
+/// Defines functions of values of one type, by name.
 macro_rules! table {
     ($name:ident, $type:ty, $from:expr, $to:expr, { $($op:literal => $function:expr,)* }) => {
         fn $name(op: &str) -> Option<Function> {
@@ -29,7 +30,7 @@ macro_rules! integers {
             "sub" => |a, b, _| a.wrapping_sub(b),
             "mul" => |a, b, _| a.wrapping_mul(b),
             "mad" => |a, b, c| a.wrapping_mul(b).wrapping_add(c),
-            // The result of a division by 0 is not said.
+            // The result of a division by 0 is undefined.
             "div" => |a, b, _| a.checked_div(b).unwrap_or(!0),
             "rem" => |a, b, _| a.checked_rem(b).unwrap_or(!0),
             "min" => |a, b, _| a.min(b),
@@ -97,7 +98,7 @@ table!(real_64, f64, f64::from_bits, f64::to_bits, {
     "mov" => |a, _, _| a,
 });
 
-/// Numbers of 16 bits: computed in 32 or more, rounded once.
+/// Defines functions of 16-bit floats, computed in higher precision and rounded once.
 macro_rules! halves {
     ($name:ident, $type:ty) => {
         table!($name, f64, |x: u64| <$type>::from_bits(x as u16).to_f64(), |x: f64| u64::from(<$type>::from_f64(x).to_bits()), {
@@ -116,7 +117,7 @@ macro_rules! halves {
 halves!(half, f16);
 halves!(brain, bf16);
 
-/// Two numbers of 16 bits in a register of 32.
+/// Defines functions of pairs of 16-bit floats in a 32-bit register.
 macro_rules! pairs {
     ($name:ident, $type:ty) => {
         table!($name, [f64; 2],
@@ -135,7 +136,7 @@ macro_rules! pairs {
 pairs!(half_pair, f16);
 pairs!(brain_pair, bf16);
 
-/// The number in 32 bits, rounded to the side of `step`.
+/// Converts to `f32`, rounded in the direction of `step`.
 fn towards(exact: f64, step: fn(f32) -> f32) -> f32 {
     let nearest = exact as f32;
     let is_down = step(1.0) < 1.0;
@@ -147,10 +148,10 @@ fn towards(exact: f64, step: fn(f32) -> f32) -> f32 {
     if is_past { step(nearest) } else { nearest }
 }
 
-/// What is not the same for all types.
+/// Returns functions that exist for some types only.
 fn other(name: &str) -> Option<Function> {
     Some(match name {
-        // The most frequent conversions.
+        // The most frequent conversions, as a fast path.
         "cvt.u64.u32" | "cvt.u32.u64" | "cvt.u32.u32" => |a, _, _| a & 0xffff_ffff,
         "cvt.u16.u32" | "cvt.u32.u16" => |a, _, _| a & 0xffff,
         "mov.pred" => |a, _, _| a,
@@ -158,7 +159,7 @@ fn other(name: &str) -> Option<Function> {
         "or.pred" => |a, b, _| a | b,
         "xor.pred" => |a, b, _| a ^ b,
         "not.pred" => |a, _, _| a ^ 1,
-        // A shift is a number of 32 bits; bits that are shifted too far are gone.
+        // The shift count has 32 bits, and may exceed the width of the value.
         "shl.b16" => |a, b, _| u64::from((a as u16).checked_shl(b as u32).unwrap_or(0)),
         "shl.b32" => |a, b, _| u64::from((a as u32).checked_shl(b as u32).unwrap_or(0)),
         "shl.b64" => |a, b, _| a.checked_shl(b as u32).unwrap_or(0),
@@ -181,8 +182,9 @@ fn other(name: &str) -> Option<Function> {
     })
 }
 
-/// What `name` computes, such as `add.s64` or `fma.rn.f32`; none if it is not known here. Functions that the hardware approximates are
-/// exact, and small numbers are not taken for 0.
+/// Returns the function of an instruction such as `add.s64` or `fma.rn.f32`; `None` if it is not
+/// supported. Functions that the hardware approximates are exact here, and subnormal numbers are
+/// not flushed to 0.
 pub fn function(name: &str) -> Option<Function> {
     const SAME: [&str; 6] = ["rn", "ftz", "approx", "full", "lo", "noftz"];
     let words: Vec<&str> = name
@@ -208,13 +210,13 @@ pub fn function(name: &str) -> Option<Function> {
     })
 }
 
-/// How two values of a type stand to each other; nothing if one is no number.
+/// Compares two values of a type; `None` if one is NaN.
 pub type Order = fn(u64, u64) -> Option<Ordering>;
 
-/// Whether values that stand so are in a relation, such as `lt`.
+/// Whether an ordering satisfies a relation, such as `lt`.
 pub type Relation = fn(Option<Ordering>) -> bool;
 
-/// What `setp` compares, by what stands behind it: a relation and a type.
+/// Parses the words after `setp`: a relation and a type.
 pub fn comparison(words: &[&str]) -> Option<(Order, Relation)> {
     let [relation_name, kind] = words else {
         return None;
@@ -243,7 +245,7 @@ fn relation(name: &str) -> Option<Relation> {
         "le" => |order| matches!(order, Some(Less | Equal)),
         "gt" => |order| order == Some(Greater),
         "ge" => |order| matches!(order, Some(Greater | Equal)),
-        // True of what is no number, too.
+        // These also hold if a value is NaN.
         "equ" => |order| matches!(order, None | Some(Equal)),
         "neu" => |order| order != Some(Equal),
         "ltu" => |order| matches!(order, None | Some(Less)),
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_of_their_type_s_bits() {
+    fn functions_operate_on_the_bits_of_their_type() {
         let compute = |name: &str, a: u64, b: u64, c: u64| function(name).unwrap()(a, b, c);
         assert_eq!(compute("add.s32", 0xf_ffff_ffff, 2, 0) as u32, 1);
         assert_eq!(compute("mad.lo.s32", (-3i32) as u64, 5, 1) as i32, -14);
@@ -283,9 +285,9 @@ mod tests {
         assert!(function("add.cc.u32").is_none());
     }
 
-    /// A fused product that is not exact, rounded to the nearest and down.
+    /// Inexact fused products, rounded to nearest and down.
     #[test]
-    fn roundings_are_those_that_are_asked_for() {
+    fn requested_rounding_modes_are_applied() {
         let [a, b, c] = [1.0 + f32::EPSILON, 1.0 + f32::EPSILON, 1.0].map(real);
         let of = |name: &str| f32::from_bits(function(name).unwrap()(a, b, c) as u32);
         assert!((of("fma.rm.f32") - (2.0 + 2.0 * f32::EPSILON)).abs() < f32::EPSILON);
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_in_no_relation_but_those_that_say_so() {
+    fn nan_is_in_unordered_relations_only() {
         let holds = |name: &str, a: f32, b: f32| {
             let (order, relation) = comparison(&[name, "f32"]).unwrap();
             relation(order(real(a), real(b)))

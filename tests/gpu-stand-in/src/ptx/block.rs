@@ -1,4 +1,4 @@
-//! A block of threads, run to its end on one core of the CPU.
+//! Runs a block of threads on one CPU core.
 
 use std::ops::Range;
 
@@ -6,38 +6,37 @@ use super::kernel::{Action, Kernel, Register};
 use super::thread::{Memory, State, Thread};
 use crate::memory::Allocations;
 
-/// A kernel with what it was launched with.
+/// A kernel with its launch parameters.
 pub struct Launch<'a> {
-    /// What is run.
     pub kernel: &'a Kernel,
-    /// Blocks along x, y, z.
+    /// The number of blocks along x, y, z.
     pub blocks: [u32; 3],
-    /// Threads of a block, likewise.
+    /// The number of threads per block along x, y, z.
     pub threads: [u32; 3],
-    /// Bytes of a block's memory.
+    /// Bytes of shared memory per block.
     pub shared: usize,
-    /// The parameters, as they lie in memory.
+    /// The kernel parameters, as laid out in memory.
     pub parameters: &'a [u8],
-    /// What may be read and written.
+    /// The memory of the GPU.
     pub memory: &'a Allocations,
 }
 
-/// The threads of a block, and their memory.
+/// A running block: its threads and their memory.
 struct Block<'a> {
     kernel: &'a Kernel,
     threads: Vec<Thread>,
-    /// All threads' registers, one thread's behind the other's.
+    /// The registers of all threads, one thread after another.
     registers: Vec<u64>,
     memory: Memory<'a>,
 }
 
-/// Threads that run in step.
+/// The number of threads in a warp.
 const WARP: usize = 32;
 
 /// Runs one block.
 ///
 /// # Errors
-/// What a thread did that it must not do.
+/// If a thread performs an invalid operation.
 pub fn run(launch: &Launch, number: [u32; 3]) -> Result<(), String> {
     let threads = launch.threads.iter().product::<u32>() as usize;
     let mut block = Block {
@@ -69,7 +68,7 @@ pub fn run(launch: &Launch, number: [u32; 3]) -> Result<(), String> {
     block.run().map_err(finding)
 }
 
-/// A thread, and what it did.
+/// An invalid operation: the index of the thread, and the message.
 type Finding = (usize, String);
 
 impl Block<'_> {
@@ -80,7 +79,7 @@ impl Block<'_> {
                 let registers = &mut self.registers[index * count..(index + 1) * count];
                 self.memory.thread = index;
                 thread
-                    .go_on(self.kernel, registers, &mut self.memory)
+                    .resume(self.kernel, registers, &mut self.memory)
                     .map_err(|finding| (index, finding))?;
             }
             if self
@@ -90,20 +89,20 @@ impl Block<'_> {
             {
                 return Ok(());
             }
-            self.let_go_on()?;
+            self.resume_threads()?;
         }
     }
 
-    /// Lets warps exchange values, or all threads pass a barrier.
-    fn let_go_on(&mut self) -> Result<(), Finding> {
+    /// Completes the shuffles of warps or, if there are none, the barrier of the block.
+    fn resume_threads(&mut self) -> Result<(), Finding> {
         let mut any = false;
         for start in (0..self.threads.len()).step_by(WARP) {
             let warp = start..(start + WARP).min(self.threads.len());
             if self.threads[warp.clone()]
                 .iter()
-                .all(|thread| thread.state == State::AtExchange)
+                .all(|thread| thread.state == State::AtShuffle)
             {
-                self.exchange(warp)?;
+                self.shuffle(warp)?;
                 any = true;
             }
         }
@@ -113,7 +112,7 @@ impl Block<'_> {
         if let Some(thread) = self
             .threads
             .iter()
-            .position(|thread| thread.state == State::AtExchange)
+            .position(|thread| thread.state == State::AtShuffle)
         {
             return Err((
                 thread,
@@ -130,8 +129,9 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// All threads of a warp are at an exchange: each gets what another has, or keeps its own where there is no other.
-    fn exchange(&mut self, warp: Range<usize>) -> Result<(), Finding> {
+    /// Exchanges values within a warp: each thread gets the value of its partner, or keeps its own
+    /// if there is none.
+    fn shuffle(&mut self, warp: Range<usize>) -> Result<(), Finding> {
         let at = self.threads[warp.start].next;
         if self.threads[warp.clone()]
             .iter()
@@ -142,7 +142,7 @@ impl Block<'_> {
                 "threads of a warp are at different exchanges".to_string(),
             ));
         }
-        let Action::Exchange(to, value, bits) = self.kernel.code[at].action else {
+        let Action::Shuffle(to, value, bits) = self.kernel.code[at].action else {
             unreachable!("threads wait at exchanges alone");
         };
         let values: Vec<u64> = warp

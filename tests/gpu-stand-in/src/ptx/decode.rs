@@ -1,14 +1,15 @@
-//! Statements of a kernel, decoded to what a thread does.
+//! Decodes the statements of a kernel to instructions.
 
 use std::collections::HashMap;
 
 use super::arithmetic::{self, Function};
 use super::kernel::{Action, Instruction, Kernel, Register};
-use super::module::{Source, places, variable};
+use super::module::{Source, offsets, variable};
 use super::names::Names;
 use super::number::{Conversion, Type, size_of};
 
-/// Decodes a kernel. What is not known becomes [`Action::Unknown`], since modules are full of what is never run.
+/// Decodes a kernel. Unsupported statements become [`Action::Unknown`], since modules contain much
+/// code that is never run.
 pub fn decode(source: &Source) -> Kernel {
     let mut names = Names::default();
     let mut shared = Vec::new();
@@ -35,11 +36,11 @@ pub fn decode(source: &Source) -> Kernel {
             Some(_) => statements.push(statement),
         }
     }
-    // What the launch adds lies behind everything else.
+    // Memory whose size is only known at launch is declared at module level, and must come last.
     shared.extend(source.shared.iter().cloned());
-    let shared_size = names.place(&shared);
-    let local_size = names.place(&local);
-    names.place(&source.parameters);
+    let shared_size = names.allocate(&shared);
+    let local_size = names.allocate(&local);
+    names.allocate(&source.parameters);
     let code = statements
         .iter()
         .map(|statement| instruction(statement, &mut names, &labels));
@@ -48,21 +49,21 @@ pub fn decode(source: &Source) -> Kernel {
     Kernel {
         name: source.name.clone(),
         code,
-        parameters: sizes.zip(places(&source.parameters).0).collect(),
+        parameters: sizes.zip(offsets(&source.parameters).0).collect(),
         registers: names.initial,
         shared: shared_size,
         local: local_size,
     }
 }
 
-/// `name: rest`.
+/// Parses `name: rest`.
 fn label(text: &str) -> Option<(&str, &str)> {
     let (label, rest) = text.split_once(':')?;
     let is_name = |letter: char| letter.is_alphanumeric() || "_$".contains(letter);
     label.chars().all(is_name).then_some((label, rest))
 }
 
-/// At commas that are not within brackets.
+/// Splits operands at commas outside brackets.
 fn split_operands(text: &str) -> Vec<&str> {
     let mut depth = 0;
     let at_comma = |letter: char| {
@@ -77,7 +78,7 @@ fn split_operands(text: &str) -> Vec<&str> {
     operands.filter(|operand| !operand.is_empty()).collect()
 }
 
-/// The names within `{a, b}`, or the one there is.
+/// Returns the names in `{a, b}`, or the single name.
 fn elements(text: &str) -> Vec<&str> {
     let inner = text
         .strip_prefix('{')
@@ -110,7 +111,7 @@ fn instruction(statement: &str, names: &mut Names, labels: &HashMap<String, usiz
     }
 }
 
-/// Nothing if it is not known here.
+/// Decodes an instruction; `None` if it is not supported.
 fn action(
     opcode: &str,
     operands: &[&str],
@@ -177,10 +178,10 @@ fn action(
         }
         ("selp", [to, from @ ..]) => Action::Select(names.register(to)?, names.operands(from)?),
         ("bfi", [to, from @ ..]) => Action::Insert(names.register(to)?, names.operands(from)?),
-        // Of whole warps: the last two say so, often by registers.
+        // The last two operands, often registers, always select complete warps, and are ignored.
         ("shfl", [to, value, bits, _, _]) if words[1..] == ["sync", "bfly", "b32"] => {
             let to = to.split('|').next()?;
-            Action::Exchange(
+            Action::Shuffle(
                 names.register(to)?,
                 names.operand(value)?,
                 names.operand(bits)?,

@@ -1,29 +1,29 @@
-//! A kernel, as it is run: what its threads do, and what memory they have.
+//! A decoded kernel: its instructions and its memory.
 
 use super::arithmetic::{Function, Order, Relation};
 use super::number::{Conversion, Type};
 
-/// A kernel that can be run.
+/// A decoded kernel.
 #[derive(Debug)]
 pub struct Kernel {
-    /// As the module has it.
+    /// The name in the module.
     pub name: String,
-    /// What threads do, in order.
+    /// The instructions, in order.
     pub code: Vec<Instruction>,
-    /// Sizes of the parameters, and where each begins.
+    /// The size and the offset of each parameter.
     pub parameters: Vec<(usize, usize)>,
-    /// A thread's registers as it begins: all ones, but for constants.
+    /// Initial registers of a thread: all ones, except constants.
     pub registers: Vec<u64>,
-    /// Bytes of a block's memory, before what the launch adds.
+    /// Bytes of shared memory per block, without those added by the launch.
     pub shared: usize,
-    /// Bytes of a thread's own memory.
+    /// Bytes of local memory per thread.
     pub local: usize,
 }
 
-/// A register of a thread, by number. Constants have registers, too, and so has what tells threads from each other.
+/// The index of a register of a thread. Constants and special registers have one, too.
 pub type Register = usize;
 
-/// What tells threads from each other, in the first registers.
+/// The special registers, which identify a thread. They come first.
 pub const SPECIAL: [&str; 13] = [
     "%tid.x",
     "%tid.y",
@@ -40,70 +40,68 @@ pub const SPECIAL: [&str; 13] = [
     "%laneid",
 ];
 
-/// Which memory an address is of.
+/// The state space of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Space {
-    /// The GPU's.
+    /// Memory of the GPU.
     Global,
-    /// A block's; addresses count from its beginning.
+    /// Shared memory of a block, with addresses from 0.
     Shared,
-    /// A thread's own; addresses count from its beginning.
+    /// Local memory of a thread, with addresses from 0.
     Local,
-    /// The launch's parameters, likewise.
+    /// Parameters of the launch, with addresses from 0.
     Parameter,
 }
 
-/// `[base + offset]` in a memory.
+/// The address `[base + offset]` in a state space.
 #[derive(Debug, Clone, Copy)]
 pub struct Address {
-    /// Which memory.
     pub space: Space,
-    /// A register, which may hold a variable's beginning.
+    /// A register, which may hold the offset of a variable.
     pub base: Register,
-    /// In bytes.
+    /// The offset in bytes.
     pub offset: i64,
 }
 
-/// An instruction, and the predicate that must have this value for it to be done.
+/// An instruction, with the predicate that guards it.
 #[derive(Debug)]
 pub struct Instruction {
-    /// Register of the predicate, and its value.
+    /// The register of the predicate, and the value at which the instruction is executed.
     pub guard: Option<(usize, bool)>,
-    /// What is done.
     pub action: Action,
 }
 
-/// What is done.
+/// The operation of an instruction.
 #[derive(Debug)]
 pub enum Action {
     /// A function of up to three values.
     Compute(Function, Register, [Register; 3]),
-    /// A number in another type.
+    /// A conversion to another type.
     Convert(Conversion, Register, Register),
-    /// A relation of two values.
+    /// A comparison of two values.
     Compare(Order, Relation, Register, [Register; 2]),
-    /// The first if the predicate holds, else the second.
+    /// The first value if the predicate holds, else the second.
     Select(Register, [Register; 3]),
-    /// Bits of the first put into the second, at a place, so many.
+    /// Inserts bits of the first value into the second, at a position, with a length.
     Insert(Register, [Register; 4]),
-    /// Values that lie one behind the other.
+    /// Loads consecutive values.
     Load(Type, Vec<Register>, Address),
-    /// Likewise.
+    /// Stores consecutive values.
     Store(Type, Vec<Register>, Address),
-    /// What lay there, and the sum put there by the function, at once.
+    /// Atomically replaces a value by the result of the function, and returns the old value.
     Atomic(Type, Function, Option<Register>, Address, Register),
-    /// One value of halves, the first the lowest; bits of a half.
+    /// Packs values of this many bits into one, the first lowest.
     Pack(Register, Vec<Register>, usize),
-    /// Halves of one value.
+    /// Unpacks a value into values of this many bits.
     Unpack(Vec<Register>, Register, usize),
-    /// The value of another thread of the warp, whose number differs by these bits.
-    Exchange(Register, Register, Register),
-    /// Go on there.
+    /// A warp shuffle: gets the value of the thread whose lane number differs by these bits.
+    Shuffle(Register, Register, Register),
+    /// Jumps to an instruction.
     Branch(usize),
-    /// Wait for the block.
+    /// Waits for all threads of the block.
     Barrier,
-    /// This thread has done its part.
+    /// Ends the thread.
     Return,
-    /// Not known here; an error if it comes to it.
+    /// An unsupported statement, which is an error when executed.
     Unknown(String),
 }

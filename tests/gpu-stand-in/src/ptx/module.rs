@@ -1,32 +1,32 @@
-//! A module's text, cut into functions and these into statements.
+//! Splits the text of a module into kernels and declarations.
 
 use std::collections::HashMap;
 
 /// A kernel, not yet decoded.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// As the module has it.
+    /// The name in the module.
     pub name: String,
-    /// In order.
+    /// The parameters, in order.
     pub parameters: Vec<Variable>,
-    /// Everything between its braces, without comments.
+    /// The text between its braces, without comments.
     pub body: String,
-    /// What the module declares for all.
+    /// The shared memory declared at module level.
     pub shared: Vec<Variable>,
 }
 
-/// A parameter, or memory of a block or a thread.
+/// A declared variable: a parameter, or shared or local memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variable {
-    /// As declared.
+    /// The declared name.
     pub name: String,
-    /// In bytes; 0 for memory whose size the launch says.
+    /// Size in bytes; 0 if it is only known at launch.
     pub size: usize,
-    /// In bytes.
+    /// Alignment in bytes.
     pub alignment: usize,
 }
 
-/// The kernels of a module, by name.
+/// Returns the kernels of a module, by name.
 pub fn kernels(text: &str) -> HashMap<String, Source> {
     let text = without_comments(text);
     let shared: Vec<Variable> = text
@@ -35,8 +35,8 @@ pub fn kernels(text: &str) -> HashMap<String, Source> {
         .filter_map(variable)
         .collect();
     let mut kernels = HashMap::new();
-    for found in text.split(".entry ").skip(1) {
-        let Some((name, rest)) = found.split_once('(') else {
+    for part in text.split(".entry ").skip(1) {
+        let Some((name, rest)) = part.split_once('(') else {
             continue;
         };
         let (parameters, rest) = rest.split_once(')').unwrap_or((rest, ""));
@@ -59,7 +59,7 @@ fn without_comments(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What stands between the first brace and the one that closes it.
+/// Returns the text between the first brace and its closing brace.
 fn braced(text: &str) -> &str {
     let Some(start) = text.find('{') else {
         return "";
@@ -78,7 +78,7 @@ fn braced(text: &str) -> &str {
     ""
 }
 
-/// A declaration such as `.shared .align 4 .b8 name[128]`.
+/// Parses a declaration such as `.shared .align 4 .b8 name[128]`.
 pub fn variable(declaration: &str) -> Option<Variable> {
     let declaration = declaration.trim().trim_end_matches(';');
     let mut words = declaration.split_whitespace().peekable();
@@ -102,15 +102,15 @@ pub fn variable(declaration: &str) -> Option<Variable> {
     })
 }
 
-/// Where each variable begins, one behind the other, and where the last ends.
-pub fn places(variables: &[Variable]) -> (Vec<usize>, usize) {
+/// Returns the offset of each variable, one after another, and the end of the last.
+pub fn offsets(variables: &[Variable]) -> (Vec<usize>, usize) {
     let mut end: usize = 0;
-    let places = variables.iter().map(|variable| {
+    let offsets = variables.iter().map(|variable| {
         let start = end.next_multiple_of(variable.alignment);
         end = start + variable.size;
         start
     });
-    (places.collect(), end)
+    (offsets.collect(), end)
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_has_a_name_parameters_and_a_body() {
+    fn kernels_are_parsed_into_name_parameters_and_body() {
         let text = ".visible .entry one(\n\t.param .u64 one_0, // first\n\t.param .align 8 .b8 one_1[12]\n)\n.maxntid 32\n{ a; { b; } }\n.visible .entry two() { c; }";
         let kernels = kernels(text);
         assert_eq!(kernels.len(), 2);
@@ -133,7 +133,7 @@ mod tests {
             one.parameters,
             [parameter("one_0", 8, 8), parameter("one_1", 12, 8)]
         );
-        assert_eq!(places(&one.parameters), (vec![0, 8], 20));
+        assert_eq!(offsets(&one.parameters), (vec![0, 8], 20));
         assert!(kernels["two"].parameters.is_empty());
     }
 }

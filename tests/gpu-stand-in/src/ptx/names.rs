@@ -1,18 +1,18 @@
-//! Names of a kernel: of registers, variables and numbers, all of which are registers once it is decoded.
+//! Names in a kernel: registers, variables and numbers, all of which are decoded to registers.
 
 use std::collections::HashMap;
 
 use super::kernel::{Address, Register, SPECIAL, Space};
-use super::module::{Variable, places};
+use super::module::{Variable, offsets};
 
-/// What names of a kernel stand for.
+/// The meaning of the names in a kernel.
 pub struct Names {
-    /// Names of registers, without the number where there are several of a kind.
+    /// Names of registers, without the number if there are several of a kind.
     declared: Vec<String>,
     registers: HashMap<String, Register>,
     constants: HashMap<u64, Register>,
     variables: HashMap<String, usize>,
-    /// What registers hold as a thread begins.
+    /// Initial values of the registers.
     pub initial: Vec<u64>,
 }
 
@@ -32,7 +32,7 @@ impl Default for Names {
 }
 
 impl Names {
-    /// `.reg .f32 %f<12>` or `.reg .b16 a, b`.
+    /// Declares registers: `.reg .f32 %f<12>` or `.reg .b16 a, b`.
     pub fn declare(&mut self, statement: &str) {
         let names = statement.trim_start_matches(".reg").trim_start();
         let names = names.split_once([' ', '\t']).map_or("", |(_, names)| names);
@@ -42,9 +42,9 @@ impl Names {
         self.declared.extend(names.map(str::to_string));
     }
 
-    /// Puts variables one behind the other, and says where the last ends.
-    pub fn place(&mut self, variables: &[Variable]) -> usize {
-        let (starts, end) = places(variables);
+    /// Allocates variables one after another, and returns the end of the last.
+    pub fn allocate(&mut self, variables: &[Variable]) -> usize {
+        let (starts, end) = offsets(variables);
         let names = variables.iter().map(|variable| variable.name.clone());
         self.variables.extend(names.zip(starts));
         end
@@ -74,7 +74,7 @@ impl Names {
         })
     }
 
-    /// The register that holds a value: a register's, a variable's address, or a number.
+    /// Returns the register of an operand: a register, a variable's address, or a number.
     pub fn operand(&mut self, text: &str) -> Option<Register> {
         let address = self.variables.get(text).map(|start| *start as u64);
         match address.or_else(|| literal(text)) {
@@ -94,7 +94,7 @@ impl Names {
         Some(operands)
     }
 
-    /// `[name+8]`, `[%rd1+-4]` or `[%rd1]`, of the memory that the instruction's words name.
+    /// Parses `[name+8]`, `[%rd1+-4]` or `[%rd1]`, in the state space among `words`.
     pub fn address(&mut self, text: &str, words: &[&str]) -> Option<Address> {
         let inner = text.strip_prefix('[')?.strip_suffix(']')?;
         let (name, offset) = inner.split_once('+').unwrap_or((inner, "0"));
@@ -112,7 +112,7 @@ impl Names {
     }
 }
 
-/// The bits of a number as it is written.
+/// Parses a number literal to its bits.
 fn literal(text: &str) -> Option<u64> {
     let hexadecimal = |digits| u64::from_str_radix(digits, 16).ok();
     for prefix in ["0f", "0F", "0d", "0D", "0x", "0X"] {

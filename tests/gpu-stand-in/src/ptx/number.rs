@@ -1,8 +1,8 @@
-//! Numbers in registers of 64 bits: what a type's bits mean, and what other numbers are in it.
+//! Values in 64-bit registers: the meaning of their bits by type, and conversions.
 
 use half::{bf16, f16};
 
-/// Bytes that a value of the type takes; none if it is no type.
+/// Returns the size in bytes of a type; `None` for an unknown name.
 pub fn size_of(kind: &str) -> Option<usize> {
     Some(match kind {
         "b8" | "u8" | "s8" => 1,
@@ -13,12 +13,12 @@ pub fn size_of(kind: &str) -> Option<usize> {
     })
 }
 
-/// A type that values are loaded and converted as.
+/// The type of a value that is loaded or converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
-    /// Bits or an integer without sign, of so many bytes.
+    /// Bits or an unsigned integer, with the size in bytes.
     Unsigned(usize),
-    /// An integer with a sign, of so many bytes.
+    /// A signed integer, with the size in bytes.
     Signed(usize),
     /// `f16`.
     F16,
@@ -31,7 +31,7 @@ pub enum Type {
 }
 
 impl Type {
-    /// By its name.
+    /// Parses the name of a type.
     pub fn parse(name: &str) -> Option<Self> {
         let size = size_of(name)?;
         Some(match name {
@@ -44,7 +44,7 @@ impl Type {
         })
     }
 
-    /// In bytes.
+    /// Returns the size in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::Unsigned(size) | Self::Signed(size) => size,
@@ -54,14 +54,14 @@ impl Type {
         }
     }
 
-    /// The bits of the value that lies there, with a sign as far as they reach.
+    /// Loads a value, with sign extension for signed types.
     ///
     /// # Safety
-    /// So many bytes can be read.
-    pub unsafe fn load(self, place: *const u8) -> u64 {
+    /// `pointer` must be valid for reading a value of this type.
+    pub unsafe fn load(self, pointer: *const u8) -> u64 {
         let mut bytes = [0; 8];
-        // SAFETY: the caller's.
-        unsafe { place.copy_to_nonoverlapping(bytes.as_mut_ptr(), self.size()) };
+        // SAFETY: guaranteed by the caller.
+        unsafe { pointer.copy_to_nonoverlapping(bytes.as_mut_ptr(), self.size()) };
         let bits = u64::from_le_bytes(bytes);
         let unused = 64 - 8 * self.size() as u32;
         if matches!(self, Self::Signed(_)) {
@@ -71,26 +71,26 @@ impl Type {
         }
     }
 
-    /// Puts the lowest bits there.
+    /// Stores the lowest bits.
     ///
     /// # Safety
-    /// So many bytes can be written.
-    pub unsafe fn store(self, place: *mut u8, bits: u64) {
-        // SAFETY: the caller's.
-        unsafe { place.copy_from_nonoverlapping(bits.to_le_bytes().as_ptr(), self.size()) };
+    /// `pointer` must be valid for writing a value of this type.
+    pub unsafe fn store(self, pointer: *mut u8, bits: u64) {
+        // SAFETY: guaranteed by the caller.
+        unsafe { pointer.copy_from_nonoverlapping(bits.to_le_bytes().as_ptr(), self.size()) };
     }
 
-    /// The number that the lowest bits are, as `f32` has it.
+    /// Converts bits of this type to `f32`.
     pub fn to_f32(self, bits: u64) -> f32 {
         self.number(bits).real() as f32
     }
 
-    /// The bits of the nearest number.
+    /// Returns the bits of the nearest value of this type.
     pub fn bits_of(self, x: f32) -> u64 {
         self.bits(Number::Real(f64::from(x)))
     }
 
-    /// The number that the lowest bits are.
+    /// Returns the number that the lowest bits represent.
     fn number(self, bits: u64) -> Number {
         let unused = 64 - 8 * self.size() as u32;
         match self {
@@ -103,7 +103,7 @@ impl Type {
         }
     }
 
-    /// The bits of the nearest number; whole ones end at the type's ends.
+    /// Returns the bits of the nearest number; conversions to integers saturate.
     fn bits(self, number: Number) -> u64 {
         match (self, number) {
             (Self::Unsigned(_) | Self::Signed(_), Number::Whole(x)) => x as u64,
@@ -136,7 +136,7 @@ impl Number {
     }
 }
 
-/// `cvt`: from a type to a type.
+/// A `cvt` instruction, from one type to another.
 #[derive(Debug, Clone, Copy)]
 pub struct Conversion {
     from: Type,
@@ -145,7 +145,7 @@ pub struct Conversion {
 }
 
 impl Conversion {
-    /// By what stands behind `cvt`, in order.
+    /// Parses the words after `cvt`.
     pub fn parse(words: &[&str]) -> Option<Self> {
         let [modifiers @ .., to, from] = words else {
             return None;
@@ -169,7 +169,7 @@ impl Conversion {
         })
     }
 
-    /// The bits of the number in the other type.
+    /// Converts bits of one type to bits of the other.
     pub fn of(self, bits: u64) -> u64 {
         match self.from.number(bits) {
             Number::Real(x) => self.to.bits(Number::Real((self.round)(x))),
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conversions_round_extend_and_end_at_the_ends() {
+    fn conversions_round_extend_and_saturate() {
         let convert = |name: &str, bits: u64| {
             let words: Vec<&str> = name.split('.').collect();
             Conversion::parse(&words).unwrap().of(bits)

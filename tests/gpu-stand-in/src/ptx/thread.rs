@@ -1,4 +1,4 @@
-//! A thread: what it does until it waits for others.
+//! Runs a thread until it waits for others.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -8,35 +8,34 @@ use super::kernel::{Action, Address, Kernel, Space};
 use super::number::Type;
 use crate::memory::{Allocations, contains};
 
-/// Where a thread stands.
+/// The state of a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum State {
-    /// It can go on.
+    /// It can run.
     #[default]
     Running,
-    /// It waits for its block.
+    /// It waits at a barrier of its block.
     AtBarrier,
-    /// It waits for its warp.
-    AtExchange,
-    /// It has done its part.
+    /// It waits for a shuffle of its warp.
+    AtShuffle,
+    /// It has ended.
     Done,
 }
 
 /// A thread of a block.
 #[derive(Debug, Clone, Default)]
 pub struct Thread {
-    /// Where it stands.
     pub state: State,
-    /// Number of the instruction that is next.
+    /// The index of the next instruction.
     pub next: usize,
 }
 
 impl Thread {
-    /// Goes on, if nothing keeps it, until it waits or ends.
+    /// Runs the thread until it waits or ends.
     ///
     /// # Errors
-    /// What it did that it must not do.
-    pub fn go_on(
+    /// If it performs an invalid operation.
+    pub fn resume(
         &mut self,
         kernel: &Kernel,
         registers: &mut [u64],
@@ -56,7 +55,7 @@ impl Thread {
             match &instruction.action {
                 Action::Branch(to) => self.next = *to,
                 Action::Return => self.state = State::Done,
-                Action::Exchange(..) => self.state = State::AtExchange,
+                Action::Shuffle(..) => self.state = State::AtShuffle,
                 Action::Barrier => {
                     self.next += 1;
                     self.state = State::AtBarrier;
@@ -66,7 +65,7 @@ impl Thread {
                     self.next += 1;
                 }
                 action => {
-                    act(action, registers, memory)?;
+                    execute(action, registers, memory)?;
                     self.next += 1;
                 }
             }
@@ -75,8 +74,8 @@ impl Thread {
     }
 }
 
-/// Whatever does not change where the thread goes on.
-fn act(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<(), String> {
+/// Executes an operation that does not affect control flow.
+fn execute(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<(), String> {
     match action {
         Action::Convert(conversion, to, from) => registers[*to] = conversion.of(registers[*from]),
         Action::Compare(order, relation, to, [a, b]) => {
@@ -90,10 +89,10 @@ fn act(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<()
             }];
         }
         Action::Insert(to, operands) => {
-            let [bits, into, place, count] = operands.map(|operand| registers[operand]);
+            let [bits, into, position, count] = operands.map(|operand| registers[operand]);
             let mask = (!0u64).checked_shl(count as u32).map_or(!0, |rest| !rest);
-            let mask = mask.checked_shl(place as u32).unwrap_or(0);
-            let bits = bits.checked_shl(place as u32).unwrap_or(0);
+            let mask = mask.checked_shl(position as u32).unwrap_or(0);
+            let bits = bits.checked_shl(position as u32).unwrap_or(0);
             registers[*to] = into & !mask | bits & mask;
         }
         Action::Pack(to, from, bits) => {
@@ -112,25 +111,25 @@ fn act(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<()
         }
         Action::Load(kind, to, address) => {
             let size = kind.size();
-            let place = memory.place(registers, *address, size * to.len())?;
+            let pointer = memory.pointer(registers, *address, size * to.len())?;
             for (index, to) in to.iter().enumerate() {
-                // SAFETY: `place` is where so many bytes may be read.
-                registers[*to] = unsafe { kind.load(place.add(index * size)) };
+                // SAFETY: `pointer` is valid for reading all values.
+                registers[*to] = unsafe { kind.load(pointer.add(index * size)) };
             }
         }
         Action::Store(kind, from, address) => {
             let size = kind.size();
-            let place = memory.place(registers, *address, size * from.len())?;
+            let pointer = memory.pointer(registers, *address, size * from.len())?;
             for (index, from) in from.iter().enumerate() {
-                // SAFETY: `place` is where so many bytes may be written; blocks that write to one place do so on a GPU, too.
-                unsafe { kind.store(place.add(index * size), registers[*from]) };
+                // SAFETY: `pointer` is valid for writing all values. Blocks may race, as on a GPU.
+                unsafe { kind.store(pointer.add(index * size), registers[*from]) };
             }
         }
         Action::Atomic(kind, function, to, address, with) => {
-            let place = memory.place(registers, *address, kind.size())?;
+            let pointer = memory.pointer(registers, *address, kind.size())?;
             let with = registers[*with];
-            // SAFETY: `place` is where a value of this type may be read and written, and is aligned.
-            let before = unsafe { change(place, *kind, |value| function(value, with, 0)) }?;
+            // SAFETY: `pointer` is aligned, and valid for reading and writing this type.
+            let before = unsafe { change(pointer, *kind, |value| function(value, with, 0)) }?;
             if let Some(to) = to {
                 registers[*to] = before;
             }
@@ -139,7 +138,7 @@ fn act(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<()
         Action::Compute(..)
         | Action::Branch(_)
         | Action::Return
-        | Action::Exchange(..)
+        | Action::Shuffle(..)
         | Action::Barrier => {
             unreachable!("the thread does these itself")
         }
@@ -147,22 +146,22 @@ fn act(action: &Action, registers: &mut [u64], memory: &mut Memory) -> Result<()
     Ok(())
 }
 
-/// What a thread can read and write.
+/// The memory that a thread can access.
 pub struct Memory<'a> {
-    /// The thread's number.
+    /// The index of the current thread.
     pub thread: usize,
     gpu: &'a Allocations,
-    /// The piece of the GPU's memory that was found last.
+    /// The GPU allocation of the last access.
     piece: Range<u64>,
     shared: Vec<u8>,
-    /// All threads' own memory, one thread's behind the other's.
+    /// The local memory of all threads, one thread after another.
     local: Vec<u8>,
     local_size: usize,
     parameters: Vec<u8>,
 }
 
 impl<'a> Memory<'a> {
-    /// Memory of a block of so many threads. Nothing is 0 unless it was made so.
+    /// Creates the memory of a block, filled with ones, so that uninitialized memory is never 0.
     pub fn new(launch: &Launch<'a>, threads: usize) -> Self {
         let local_size = launch.kernel.local;
         Self {
@@ -176,8 +175,8 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// Where `size` bytes at an address lie in the CPU's memory.
-    fn place(
+    /// Returns the host address of `size` bytes.
+    fn pointer(
         &mut self,
         registers: &[u64],
         address: Address,
@@ -212,13 +211,13 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Puts there what `change` makes of what lies there, while nobody else does; gives what lay there.
-unsafe fn change(place: *mut u8, kind: Type, change: impl Fn(u64) -> u64) -> Result<u64, String> {
+/// Atomically replaces a value by the result of `change`, and returns the old value.
+unsafe fn change(pointer: *mut u8, kind: Type, change: impl Fn(u64) -> u64) -> Result<u64, String> {
     const ORDER: Ordering = Ordering::SeqCst;
     macro_rules! with {
         ($atomic:ty, $bits:ty) => {{
-            // SAFETY: the caller's.
-            let value = unsafe { <$atomic>::from_ptr(place.cast()) };
+            // SAFETY: guaranteed by the caller.
+            let value = unsafe { <$atomic>::from_ptr(pointer.cast()) };
             let changed =
                 value.fetch_update(
                     ORDER,

@@ -143,7 +143,7 @@ impl ListedRun {
             self.seconds = history.iter().fold(0.0, |sum, epoch| sum + epoch.seconds);
         }
         let run = RunDirectory::open(root)?;
-        let recipe = Recipe::read(&run.recipe())?;
+        let recipe = Recipe::read(run.recipe())?;
         self.dataset = Some(recipe.data.dataset.to_string());
         self.parameters = Some(Summary::new(&recipe.model)?.parameters());
         self.budget = recipe.training.budget.map(|budget| budget.to_string());
@@ -155,8 +155,8 @@ impl ListedRun {
             return Ok(State::Running);
         }
         if run.results().exists() {
-            self.test = Some(TestResults::read(&run.results())?);
-            CheckpointConfig::read(&run.config())?;
+            self.test = Some(TestResults::read(run.results())?);
+            CheckpointConfig::read(run.config())?;
             if !run.model().is_file() {
                 bail!("{}: no such file", run.model().display());
             }
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_are_found_at_any_depth_and_other_directories_are_none() {
+    fn runs_are_found_at_any_depth() {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| {
             let path = directory.path().join(name);

@@ -15,7 +15,7 @@ use perceiver_train::{
 use crate::args::{class_check, init_from};
 use crate::commands::train::new_run::not_started;
 use crate::commands::train::plan::{Plan, StartFrom};
-use crate::commands::train::test::{TestOutcome, verdict};
+use crate::commands::train::test::{TestOutcome, evaluate_run};
 use crate::runtime::kernels;
 use crate::ui::data_summary::data_summary;
 use crate::ui::estimate::PrintedEstimate;
@@ -44,7 +44,7 @@ pub(crate) fn fit_and_test(
     after: &[&Recipe],
 ) -> Result<Option<TestOutcome>> {
     let mut trainer = prepare(plan, data)?;
-    let is_first = trainer.place().ranks.is_first();
+    let is_first = trainer.placement().ranks.is_first();
     if is_first && !trainer.is_done() {
         let here = Environment::here(trainer.device());
         if let Err(error) = here.write(&trainer.run().environment()) {
@@ -52,25 +52,25 @@ pub(crate) fn fit_and_test(
         }
     }
     let forecast = PrintedEstimate::before(&trainer, after)?;
-    let mut observers: Callbacks = Vec::new();
+    let mut callbacks: Callbacks = Vec::new();
     if is_first {
-        observers.push(Box::new(MetricsFile::new(trainer.run().metrics())));
-        observers.push(Box::new(MetricsCsv::new(trainer.run().metrics_csv())));
-        observers.push(Box::new(EventFile::new(trainer.run().event_file())));
+        callbacks.push(Box::new(MetricsFile::new(trainer.run().metrics())));
+        callbacks.push(Box::new(MetricsCsv::new(trainer.run().metrics_csv())));
+        callbacks.push(Box::new(EventFile::new(trainer.run().event_file())));
         let classes = trainer.recipe().model.num_classes();
         if trainer.is_done() {
             tracing::info!("all {} are done", counted(trainer.history().len(), "epoch"));
         } else {
-            observers.push(Box::new(TrainingProgress::new(classes)));
+            callbacks.push(Box::new(TrainingProgress::new(classes)));
         }
     }
-    let outcome = trainer.fit(&mut observers, stop);
+    let outcome = trainer.fit_until(&mut callbacks, stop);
     match outcome.map_err(|error| error_hints::shown(error, trainer.run(), trainer.recipe()))? {
         Outcome::Finished => {
             if let Some(forecast) = forecast {
                 forecast.after(&trainer);
             }
-            verdict(&trainer)
+            evaluate_run(&trainer)
         }
         Outcome::Interrupted => Ok(None),
     }
@@ -80,12 +80,12 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
     let Plan {
         recipe,
         run,
-        place,
+        placement,
         from,
         epochs,
         since,
     } = plan;
-    let test = test_ahead(&recipe, &data)?;
+    let test = test_reserve(&recipe, &data)?;
     tracing::info!(
         "{}; {} classes; normalization mean {:.1?}",
         data_summary(&recipe, &data),
@@ -93,14 +93,14 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
         data.preprocessing.normalization.mean
     );
     if recipe.data.limit_train.is_none() {
-        class_check::say(&data);
+        class_check::log_findings(&data);
     }
     if let Samples::Sharded(train) = &data.train {
-        say_memory(train, recipe.data.shuffle_buffer);
+        log_memory(train, recipe.data.shuffle_buffer);
     }
-    let trainer = begin(from, epochs, (recipe, data, run, place))?.timed(since, test);
+    let trainer = begin(from, epochs, (recipe, data, run, placement))?.timed(since, test);
     let recipe = trainer.recipe();
-    kernels::say(trainer.device(), recipe.training.precision, &recipe.model);
+    kernels::log(trainer.device(), recipe.training.precision, &recipe.model);
     let summary = Summary::new(&recipe.model)?;
     let steps = trainer.steps_per_epoch();
     let steps = counted(steps, "step");
@@ -122,9 +122,9 @@ fn prepare(plan: Plan, data: TrainingData) -> Result<Trainer> {
 }
 
 /// Logs the memory that sharded images take on all ranks together.
-fn say_memory(train: &ShardedDataset, shuffle_buffer: usize) {
+fn log_memory(train: &ShardedDataset, shuffle_buffer: usize) {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    let (mean, largest) = train.picture_bytes();
+    let (mean, largest) = train.image_bytes();
     let buffer = shuffle_buffer as u64;
     tracing::info!(
         "streaming images from {} shards: {buffer} in the shuffle buffer, {:.1} MB on average, {:.1} MB at most; index and labels \
@@ -138,7 +138,7 @@ fn say_memory(train: &ShardedDataset, shuffle_buffer: usize) {
 
 /// Estimates the cost of the test from the loading time of the training split. If a split cannot be
 /// counted without loading it, the test split is assumed to be a quarter of the training split.
-fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestReserve> {
+fn test_reserve(recipe: &Recipe, data: &TrainingData) -> Result<TestReserve> {
     let mut options = recipe.load_options();
     options.listing.clone_from(&data.listing);
     let count = |split| recipe.data.dataset.count(split, &options);
@@ -157,31 +157,33 @@ fn test_ahead(recipe: &Recipe, data: &TrainingData) -> Result<TestReserve> {
 fn begin(
     from: StartFrom,
     epochs: Option<usize>,
-    (recipe, mut data, run, place): (Recipe, TrainingData, RunDirectory, Placement),
+    (recipe, mut data, run, placement): (Recipe, TrainingData, RunDirectory, Placement),
 ) -> Result<Trainer> {
-    let (asked, directory) = (recipe.clone(), run.clone());
-    let shown = |error| error_hints::shown(error, &directory, &asked);
+    let (requested, directory) = (recipe.clone(), run.clone());
+    let shown = |error| error_hints::shown(error, &directory, &requested);
     if !matches!(from, StartFrom::Anew) {
-        let before = CheckpointConfig::read(&run.config()).ok();
+        let before = CheckpointConfig::read(run.config()).ok();
         data.init_overlap = before.and_then(|config| config.data.init_overlap);
     }
     let mut trainer = match from {
         StartFrom::Anew => {
             let started = match init_from::checkpoint(&recipe)? {
-                None => Trainer::start(recipe, data, run, place),
+                None => Trainer::start(recipe, data, run, placement),
                 Some(checkpoint) => {
-                    if place.ranks.is_first() {
+                    if placement.ranks.is_first() {
                         init_from::compare_images(&checkpoint, &recipe, &mut data);
                     }
-                    let started = Trainer::start_from(&checkpoint, recipe, data, run, place);
-                    started.inspect(init_from::say).map(|(trainer, _)| trainer)
+                    let started = Trainer::start_from(&checkpoint, recipe, data, run, placement);
+                    started
+                        .inspect(init_from::log_transfer)
+                        .map(|(trainer, _)| trainer)
                 }
             };
             return started.map_err(not_started);
         }
-        StartFrom::State => Trainer::resume(recipe, data, run, place).map_err(shown)?,
+        StartFrom::State => Trainer::resume(recipe, data, run, placement).map_err(shown)?,
         StartFrom::Previous => {
-            let resumed = Trainer::resume_from_previous(recipe, data, run, place);
+            let resumed = Trainer::resume_from_previous(recipe, data, run, placement);
             let (trainer, aside) = resumed.map_err(shown)?;
             if let Some(aside) = aside {
                 tracing::warn!(

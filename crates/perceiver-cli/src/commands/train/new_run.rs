@@ -25,13 +25,13 @@ pub(super) fn plan(
     let flags = &arguments.recipe;
     let layers = flags.layers()?;
     let named = layers.named()?;
-    let place = mpi_job::workplace(named.device, ranks)?;
+    let placement = mpi_job::placement(named.device, ranks)?;
     let is_whole = named.recipe.is_some();
-    let (dataset, preset) = choose(flags.preset, named, &place.device);
+    let (dataset, preset) = choose(flags.preset, named, &placement.device);
     let mut recipe = init_from::recipe(&layers, preset)?;
     recipe.data.dataset = dataset;
     recipe.data.dataset.check(&recipe.load_options())?;
-    if place.device.is_cpu() {
+    if placement.device.is_cpu() {
         require_memory(&recipe, 0)?; // the model's part, before the long loading of data
     }
     let under = if is_whole { "recipe" } else { preset.name() };
@@ -39,7 +39,7 @@ pub(super) fn plan(
     Ok(Plan {
         recipe,
         run,
-        place,
+        placement,
         from: StartFrom::Anew,
         epochs: None,
         since,
@@ -81,7 +81,7 @@ fn name(recipe: &Recipe, under: &str) -> String {
 /// A complete recipe starts from the preset with the defaults.
 pub(crate) fn choose(preset: Option<Preset>, named: Named, device: &Device) -> (Source, Preset) {
     let choice = Choice::of(preset, named, device);
-    choice.say();
+    choice.log();
     (choice.dataset, choice.preset)
 }
 
@@ -130,7 +130,7 @@ impl Choice {
         }
     }
 
-    fn say(&self) {
+    fn log(&self) {
         let Self {
             dataset,
             preset,

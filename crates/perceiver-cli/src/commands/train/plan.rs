@@ -16,7 +16,7 @@ pub(crate) enum StartFrom {
 pub(crate) struct Plan {
     pub(crate) recipe: Recipe,
     pub(crate) run: RunDirectory,
-    pub(crate) place: Placement,
+    pub(crate) placement: Placement,
     pub(crate) from: StartFrom,
     /// The new number of epochs, if the run is extended.
     pub(crate) epochs: Option<usize>,

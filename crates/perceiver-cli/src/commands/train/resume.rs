@@ -8,8 +8,8 @@ use anyhow::{Result, anyhow};
 use candle_core::Device;
 use perceiver_report::counted;
 use perceiver_train::{
-    Callback, Checkpoint, Communicator, EpochMetrics, Event, EventFile, MetricsCsv, MetricsFile,
-    Recipe, RunDirectory, TestResults, TrainError, TrainingState, shell_quoted,
+    Checkpoint, Communicator, EpochMetrics, EventFile, MetricsCsv, MetricsFile, Recipe,
+    RunDirectory, TestResults, TrainError, TrainingState, shell_quoted,
 };
 
 use crate::args::named_directory;
@@ -53,11 +53,11 @@ pub(super) fn plan(
         let error = TrainError::TooFewEpochs { done, found };
         return Err(error_hints::shown(error, &run, &recipe));
     }
-    let asked_for_nothing = !arguments.from_previous
+    let changes_nothing = !arguments.from_previous
         && flags.epochs.is_none()
         && flags.dataset.is_none()
         && flags.data_dir.is_none();
-    if asked_for_nothing && is_finished(&run, &recipe, standing, &**ranks)? {
+    if changes_nothing && is_finished(&run, &recipe, standing, &**ranks)? {
         return Ok(None);
     }
     if let Some(dataset) = &flags.dataset {
@@ -73,11 +73,11 @@ pub(super) fn plan(
         recipe.training.checkpoint_every = flags.checkpoint_every;
     }
     tracing::info!("resuming {}", run.root().display());
-    let place = mpi_job::workplace(recipe.training.device, ranks)?;
+    let placement = mpi_job::placement(recipe.training.device, ranks)?;
     Ok(Some(Plan {
         recipe,
         run,
-        place,
+        placement,
         from,
         epochs: flags.epochs,
         since,
@@ -100,8 +100,7 @@ fn is_finished(
         let shown = |error| error_hints::shown(error, run, recipe);
         run.remove_leftovers().map_err(shown)?;
         // Derived files are written again: the table may be missing, the curves truncated.
-        let table =
-            MetricsCsv::new(run.metrics_csv()).notice(&Event::Started { history: &history });
+        let table = MetricsCsv::new(run.metrics_csv()).write(&history);
         let curves = EventFile::new(run.event_file());
         let written = table.and_then(|()| curves.write(&history, Some(&results)));
         written.map_err(shown)?;
@@ -126,8 +125,8 @@ impl Ended {
     /// Reads the results; `None` if a file is missing, damaged, or contradicts the recipe. Resuming
     /// then writes it again.
     fn read(run: &RunDirectory, recipe: &Recipe, standing: TrainingState) -> Option<Self> {
-        let results = TestResults::read(&run.results()).ok()?;
-        let history = MetricsFile::read(&run.metrics()).ok()?;
+        let results = TestResults::read(run.results()).ok()?;
+        let history = MetricsFile::read(run.metrics()).ok()?;
         let checkpoint = Checkpoint::open(run.root(), &Device::Cpu).ok()?;
         let is_whole = standing.is_done
             && history.len() == standing.epochs
@@ -150,7 +149,7 @@ fn locked(run: &RunDirectory, recipe: &Recipe) -> Result<RunDirectory> {
 
 /// Reads the recipe of an existing run.
 pub(crate) fn read_recipe(run: &RunDirectory) -> Result<Recipe> {
-    Recipe::read(&run.recipe()).map_err(|error| {
+    Recipe::read(run.recipe()).map_err(|error| {
         anyhow!("{error}; fix it by hand: resuming names the first field that differs from the saved state")
     })
 }

@@ -17,7 +17,6 @@ use perceiver_train::{
     Difference, DirectoryLock, Recipe, RunDirectory, SingleProcess, Surveys, TrainError,
     TrainingData, shell_quoted,
 };
-use toml::Table;
 
 use crate::args::init_from;
 use crate::args::recipe::RecipeFlags;
@@ -131,25 +130,29 @@ fn stage(root: &Path, recipe: &mut Recipe) -> Result<Stage> {
         RunDirectory::unused(root)?; // not a checkpoint either
         return Ok(Stage::New);
     };
-    let mut found = read_recipe(&run)?;
+    let mut existing = read_recipe(&run)?;
     // A run started by an earlier version keeps its splits.
-    if found.data.split_seed.is_none() {
+    if existing.data.split_seed.is_none() {
         recipe.data.split_seed = None;
     }
-    if found.data.use_validation_split.is_none() {
+    if existing.data.use_validation_split.is_none() {
         recipe.data.use_validation_split = None;
     }
+    if existing.data.validation_split.is_none() {
+        recipe.data.validation_split = None;
+    }
     // The fields that --resume may change too: the data directory and the device.
-    found.data.data_dir.clone_from(&recipe.data.data_dir);
-    found.training.device = recipe.training.device;
+    existing.data.data_dir.clone_from(&recipe.data.data_dir);
+    existing.training.device = recipe.training.device;
     let model = std::mem::take(&mut recipe.model);
-    recipe.model = model.with_num_classes(found.model.num_classes());
-    if found != *recipe {
-        let [expected, found] = [&*recipe, &found].map(Table::try_from);
-        let difference = difference(&expected?, &found?).unwrap_or_default();
+    recipe.model = model.with_num_classes(existing.model.num_classes());
+    if existing != *recipe {
+        let first = Difference::between(recipe, &existing)?.into_iter().next();
+        let difference = first.map(|difference| difference.to_string());
         bail!(
-            "{} holds a run of another recipe: {difference}; choose another --output or variant name",
-            root.display()
+            "{} holds a run of another recipe: {}; choose another --output or variant name",
+            root.display(),
+            difference.unwrap_or_default()
         );
     }
     Ok(if run.results().exists() {
@@ -157,16 +160,6 @@ fn stage(root: &Path, recipe: &mut Recipe) -> Result<Stage> {
     } else {
         Stage::Begun
     })
-}
-
-/// Describes the first field in which two tables differ.
-fn difference(expected: &Table, found: &Table) -> Option<String> {
-    let Difference {
-        field,
-        expected,
-        found,
-    } = Difference::first(expected, found)?;
-    Some(format!("{field}: expected {expected}, found {found}"))
 }
 
 /// Runs what is not finished. Returns the names of the runs whose loss or gradients became NaN or
@@ -181,15 +174,15 @@ fn run_all(
     let mut diverged = Vec::new();
     for (index, member) in members.iter().enumerate() {
         let name = format!("{} with seed {}", member.variant, member.seed);
-        let place = format!("run {} of {}, {name}", index + 1, members.len());
+        let label = format!("run {} of {}, {name}", index + 1, members.len());
         if member.stage == Stage::Finished {
-            tracing::info!("{place}: already finished");
+            tracing::info!("{label}: already finished");
             continue;
         }
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        tracing::info!("{place}");
+        tracing::info!("{label}");
         let since = Instant::now();
         // Frees the previous data before loading the next, so that memory holds only one data set.
         let shared = last.take();
@@ -203,8 +196,8 @@ fn run_all(
         let after = after.filter(|member| member.stage != Stage::Finished);
         let after: Vec<&Recipe> = after.map(|member| &member.recipe).collect();
         match fit_and_test(plan(member, since)?, data, stop, &after) {
-            Ok(Some(judged)) => {
-                let accuracy = 100.0 * judged.results.acc;
+            Ok(Some(outcome)) => {
+                let accuracy = 100.0 * outcome.results.acc;
                 tracing::info!("{name}: test accuracy {accuracy:.2}%");
                 table(members, sweep)?.write(root)?;
             }
@@ -214,7 +207,7 @@ fn run_all(
                 tracing::warn!("{name}: {error:#}");
                 diverged.push(name);
             }
-            Err(error) => return Err(error.context(place)),
+            Err(error) => return Err(error.context(label)),
         }
     }
     Ok(Some(diverged))
@@ -234,7 +227,7 @@ fn plan(member: &Member, since: Instant) -> Result<Plan> {
     Ok(Plan {
         recipe: member.recipe.clone(),
         run,
-        place: member.recipe.training.device.open()?.into(),
+        placement: member.recipe.training.device.open()?.into(),
         from,
         epochs: None,
         since,
@@ -255,22 +248,4 @@ fn table(members: &[Member], sweep: &SweepFile) -> Result<SweepTable> {
         Ok((variant.name.as_str(), own.count(), finished))
     });
     Ok(SweepTable::new(variants.collect::<Result<Vec<_>>>()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recipes_are_told_apart_by_field() {
-        let table = |text: &str| -> Table { toml::from_str(text).unwrap() };
-        let (a, b) = (table("[x]\ny = 1\nz = 2"), table("[x]\ny = 1\nz = 3"));
-        assert_eq!(difference(&a, &b).unwrap(), "x.z: expected 2, found 3");
-        let more = table("[x]\ny = 1\nz = 2\nw = 'a'");
-        assert_eq!(
-            difference(&a, &more).unwrap(),
-            "x.w: expected unset, found \"a\""
-        );
-        assert_eq!(difference(&a, &a), None);
-    }
 }

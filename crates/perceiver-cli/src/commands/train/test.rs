@@ -2,13 +2,11 @@
 
 use anyhow::Result;
 use perceiver_data::Samples;
-use perceiver_train::{
-    EventFile, Prediction, TestResults, TestTimeAugmentation, Trainer, require_agreement,
-    write_predictions,
-};
+use perceiver_train::{Control, Event, EventFile, TestResults, Trainer};
 
-use crate::commands::{evaluate, report};
+use crate::commands::report;
 use crate::ui::error_hints;
+use crate::ui::progress::image_bar;
 
 /// The test results of a run.
 pub(crate) struct TestOutcome {
@@ -19,20 +17,11 @@ pub(crate) struct TestOutcome {
     pub(super) classes: usize,
 }
 
-impl TestOutcome {
-    /// Returns the names of the test images, if they have any. A failure does not invalidate the
-    /// results.
-    fn image_names(&self) -> Option<Vec<String>> {
-        self.test.as_ref().and_then(report::image_names)
-    }
-}
-
 /// Evaluates on the test split, once and by all ranks together. The first rank keeps the results
 /// until the run is extended; the others return `None`.
-pub(super) fn verdict(trainer: &Trainer) -> Result<Option<TestOutcome>> {
-    let (run, ranks) = (trainer.run(), &trainer.place().ranks);
-    let shown = |error| error_hints::shown(error, run, trainer.recipe());
-    let before = TestResults::read(&run.results()).ok();
+pub(super) fn evaluate_run(trainer: &Trainer) -> Result<Option<TestOutcome>> {
+    let (run, ranks) = (trainer.run(), &trainer.placement().ranks);
+    let before = TestResults::read(run.results()).ok();
     let before = before.filter(|_| ranks.is_first()); // others may not see it yet
     let mut reached = [f64::from(u8::from(before.is_some()))];
     ranks.all_reduce_f64(&mut reached)?;
@@ -42,48 +31,37 @@ pub(super) fn verdict(trainer: &Trainer) -> Result<Option<TestOutcome>> {
         }
         return Ok(None);
     }
-    let judged = if let Some(results) = before {
-        TestOutcome {
-            results,
-            test: None,
-            classes: trainer.recipe().model.num_classes(),
-        }
-    } else {
-        let (judged, predictions) = test(trainer)?;
-        // The predictions first: if the results exist, so do all files that belong to them.
-        let names = judged.image_names();
-        let written = write_predictions(&run.predictions(), &predictions, names.as_deref());
-        let written = written.and_then(|()| judged.results.write(&run.results()));
-        written.map_err(shown)?;
-        judged
+    let Some(results) = before else {
+        return test(trainer).map(Some);
     };
     let curves = EventFile::new(run.event_file());
-    let written = curves.write(trainer.history(), Some(&judged.results));
-    written.map_err(shown)?;
-    Ok(Some(judged))
+    let written = curves.write(trainer.history(), Some(&results));
+    written.map_err(|error| error_hints::shown(error, run, trainer.recipe()))?;
+    Ok(Some(TestOutcome {
+        results,
+        test: None,
+        classes: trainer.recipe().model.num_classes(),
+    }))
 }
 
 /// Loads and evaluates the test split, the only time that it is read.
-fn test(trainer: &Trainer) -> Result<(TestOutcome, Vec<Prediction>)> {
-    let recipe = trainer.recipe();
-    let ranks = &*trainer.place().ranks;
-    let data = trainer.data();
+fn test(trainer: &Trainer) -> Result<TestOutcome> {
+    let (recipe, data) = (trainer.recipe(), trainer.data());
+    let ranks = &*trainer.placement().ranks;
     let test = report::test_split(recipe, data.listing.clone(), data.train.classes(), ranks)?;
-    if ranks.size() > 1 {
-        let facts = [("the test split".to_string(), test.sha256().into())];
-        require_agreement(ranks, &facts.into_iter().collect())?;
-    }
-    let evaluation = evaluate::with_bar(
-        trainer.model(),
-        TestTimeAugmentation::new(recipe.data.test_time_flip),
-        &test,
-        trainer.preprocessing(),
-        trainer.place(),
-    )?;
-    let judged = TestOutcome {
-        results: TestResults::new(&test, &evaluation.sums),
+    let bar = image_bar(test.len() as u64, "testing");
+    let mut show = |event: &Event<'_>| {
+        if let Event::Test { done, total } = event {
+            bar.set_length(*total);
+            bar.set_position(*done);
+        }
+        Ok(Control::Continue)
+    };
+    let results = trainer.test(&test, &mut show);
+    bar.finish_and_clear();
+    Ok(TestOutcome {
+        results: results.map_err(|error| error_hints::shown(error, trainer.run(), recipe))?,
         test: Some(test),
         classes: recipe.model.num_classes(),
-    };
-    Ok((judged, evaluation.predictions))
+    })
 }

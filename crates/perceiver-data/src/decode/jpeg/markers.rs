@@ -74,12 +74,12 @@ impl Frame {
     /// Reads the frame of a Huffman-coded JPEG (baseline, extended or progressive); `None` for any
     /// other file.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
-        let mut found = None;
+        let mut header = None;
         for segment in segments(bytes) {
             if START_OF_FRAME.contains(&segment.marker) {
-                found = Some(Self::read(&segment)?);
+                header = Some(Self::read(&segment)?);
             } else if segment.marker == START_OF_SCAN {
-                let mut frame = found?;
+                let mut frame = header?;
                 frame.in_first_scan = usize::from(*segment.content.first()?);
                 return Some(frame);
             }
@@ -152,7 +152,7 @@ mod tests {
         \xff\xda\0\x0c\x03\x01\0\x02\0\x03\0\0\x3f\0data";
 
     #[test]
-    fn the_frame_is_read_with_its_first_scan() {
+    fn the_frame_header_is_read_with_its_first_scan() {
         let frame = Frame::of(HEADER).unwrap();
         assert_eq!((frame.height, frame.width), (9, 17));
         assert_eq!((frame.components.len(), frame.in_first_scan), (3, 3));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_breaks_off_has_no_frame() {
+    fn a_truncated_header_has_no_frame() {
         for length in 0..HEADER.len() - 14 {
             assert_eq!(Frame::of(&HEADER[..length]), None, "{length}");
         }

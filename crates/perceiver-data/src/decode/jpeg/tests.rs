@@ -33,13 +33,13 @@ fn name(file: &Path) -> &str {
 /// Returns the maximum and the mean difference of a file's pixels from djpeg's.
 fn difference(file: &Path) -> (u8, f64) {
     let kind = name(file).split('.').next().unwrap();
-    let expected = Image::open(&grid().join(format!("{kind}.png"))).unwrap();
-    let found = Image::open(file).unwrap();
+    let expected = Image::open(grid().join(format!("{kind}.png"))).unwrap();
+    let actual = Image::open(file).unwrap();
     assert_eq!(
-        (found.height(), found.width()),
+        (actual.height(), actual.width()),
         (expected.height(), expected.width())
     );
-    let pixels = found.pixels().iter().zip(expected.pixels());
+    let pixels = actual.pixels().iter().zip(expected.pixels());
     let differences: Vec<u8> = pixels.map(|(a, b)| a.abs_diff(*b)).collect();
     let sum: f64 = differences.iter().copied().map(f64::from).sum();
     let largest = differences.iter().max().copied().unwrap();
@@ -47,7 +47,7 @@ fn difference(file: &Path) -> (u8, f64) {
 }
 
 #[test]
-fn every_sampling_order_of_scans_and_restart_interval_decodes_as_libjpeg_does() {
+fn every_sampling_scan_order_and_restart_interval_decodes_as_in_libjpeg() {
     let files = files();
     assert!(files.len() > 80, "{}", files.len());
     for file in files {
@@ -61,7 +61,7 @@ fn every_sampling_order_of_scans_and_restart_interval_decodes_as_libjpeg_does() 
 }
 
 #[test]
-fn files_in_one_scan_stay_with_the_faster_decoder() {
+fn single_scan_files_use_the_faster_decoder() {
     for file in files() {
         let frame = Frame::of(&fs::read(&file).unwrap()).unwrap();
         let name = name(&file);
@@ -79,7 +79,7 @@ fn files_in_one_scan_stay_with_the_faster_decoder() {
 /// jpeg-decoder reads one block too many of a component that has two blocks per unit if the finest
 /// has four.
 #[test]
-fn what_neither_decoder_gets_right_is_refused() {
+fn files_that_neither_decoder_supports_are_rejected() {
     let component = |horizontal| Component {
         horizontal,
         vertical: 1,
@@ -104,7 +104,7 @@ fn what_neither_decoder_gets_right_is_refused() {
 
 /// The last scan begins at the last `FF DA`; without it, one component has no pixels.
 #[test]
-fn a_component_that_is_never_scanned_is_refused() {
+fn a_component_without_a_scan_is_rejected() {
     let bytes = fs::read(grid().join("444_45x29.separate.jpg")).unwrap();
     let scans = bytes.windows(2).enumerate();
     let scans = scans.filter(|(_, pair)| *pair == [0xff, 0xda]);
@@ -114,10 +114,10 @@ fn a_component_that_is_never_scanned_is_refused() {
     assert!(matches!(error, DataError::NotAnImage { .. }), "{error}");
 }
 
-/// Found by fuzzing: a few hundred bytes that claim many megapixels, which take seconds to fill with
-/// grey.
+/// Found by fuzzing: a few hundred bytes that claim many megapixels, which take seconds to fill
+/// with grey.
 #[test]
-fn a_size_that_the_data_cannot_fill_is_refused() {
+fn a_size_beyond_the_data_is_rejected() {
     let bytes = fs::read(grid().join("444_45x29.separate.jpg")).unwrap();
     assert!(Image::decode(&bytes, Path::new("honest.jpg")).is_ok());
     let frame = bytes.windows(2).position(|pair| pair == [0xff, 0xc0]);
@@ -129,7 +129,7 @@ fn a_size_that_the_data_cannot_fill_is_refused() {
 }
 
 #[test]
-fn inks_let_light_through() {
+fn cmyk_becomes_rgb() {
     let mut pixels = vec![255, 0, 0, 0, 0, 0, 0, 255, 0, 128, 255, 51];
     inks_to_rgb(&mut pixels);
     assert_eq!(pixels, [0, 255, 255, 0, 0, 0, 204, 102, 0]);

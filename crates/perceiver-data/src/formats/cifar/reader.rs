@@ -65,7 +65,7 @@ impl Cifar {
             Labels::Fine => self.label_bytes() - 1,
             Labels::Coarse => 0,
         };
-        let mut found = Vec::new();
+        let mut all_labels = Vec::new();
         for name in self.files(split) {
             let path = self.path(data_dir, name);
             let count = self.count_records(&path, split)?;
@@ -81,9 +81,9 @@ impl Cifar {
                 labels.collect()
             };
             let labels = read().map_err(|error| self.unreadable(&path, error))?;
-            found.extend(class_indices(&path, &labels, classes.len())?);
+            all_labels.extend(class_indices(&path, &labels, classes.len())?);
         }
-        Ok((found, classes))
+        Ok((all_labels, classes))
     }
 
     /// Reads the records of a split, with both labels, in the order of the files.
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_choose_classes() {
+    fn labels_select_the_classes() {
         let data = small(Cifar::Hundred);
         let fine = Cifar::Hundred
             .read(data.path(), Split::Train, Labels::Fine)
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_left_out_when_a_class_never_appears() {
+    fn groups_are_omitted_if_a_class_has_no_image() {
         let data = small(Cifar::Hundred);
         let test = Cifar::Hundred
             .read(data.path(), Split::Test, Labels::Fine)
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_at_the_end_are_no_names() {
+    fn trailing_blank_lines_are_ignored() {
         let data = small(Cifar::Ten);
         let file = Cifar::Ten.path(data.path(), "batches.meta.txt");
         fs::write(file, "airplane\r\nbird\r\ncat\r\n\r\n").unwrap();
@@ -285,22 +285,22 @@ mod tests {
     }
 
     #[test]
-    fn files_with_no_name_or_one_twice_are_refused() {
+    fn empty_and_duplicate_names_are_rejected() {
         let data = small(Cifar::Hundred);
         let file = Cifar::Hundred.path(data.path(), "fine_label_names.txt");
-        for (text, found) in [
+        for (text, expected) in [
             ("\n", "found none"),
             ("ant\nbee\nant\n", "\"ant\" in line 3"),
         ] {
             fs::write(&file, text).unwrap();
             let error = Cifar::Hundred.check(data.path()).unwrap_err().to_string();
-            assert!(error.contains(found), "{error}");
+            assert!(error.contains(expected), "{error}");
             assert!(error.contains("fine_label_names.txt"), "{error}");
         }
     }
 
     #[test]
-    fn a_missing_file_comes_with_the_command_that_brings_it() {
+    fn errors_for_missing_files_name_the_download_command() {
         for (cifar, file) in [
             (Cifar::Hundred, "train.bin"),
             (Cifar::Hundred, "coarse_label_names.txt"),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn files_cut_short_or_too_long_are_refused() {
+    fn truncated_and_overlong_files_are_rejected() {
         let data = small(Cifar::Hundred);
         let path = Cifar::Hundred.path(data.path(), "test.bin");
         for size in [0, 1, 3_073, 3_075, 10_001 * 3_074] {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_without_a_class_is_refused() {
+    fn labels_out_of_range_are_rejected() {
         let data = small(Cifar::Hundred);
         for (bad, label, classes) in [(record(0, 3, 0), 3, 3), (record(2, 0, 0), 2, 2)] {
             let records = [record(0, 1, 0), bad];
@@ -358,10 +358,10 @@ mod tests {
                 .write(data.path(), Split::Train, &records)
                 .unwrap();
             let error = read_error(Cifar::Hundred, &data, Split::Train).to_string();
-            let place = Cifar::Hundred.path(data.path(), "train.bin");
+            let path = Cifar::Hundred.path(data.path(), "train.bin");
             let expected = format!(
                 "{}: record 1 has label {label}: expected 0 to {}",
-                place.display(),
+                path.display(),
                 classes - 1
             );
             assert_eq!(error, expected);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_in_two_groups_is_refused() {
+    fn a_class_in_two_groups_is_rejected() {
         let data = small(Cifar::Hundred);
         let records = [record(0, 1, 0), record(1, 1, 0)];
         Cifar::Hundred
@@ -403,7 +403,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn what_is_written_is_read(
+        fn write_and_read_round_trip(
             labels in prop::collection::vec((0..20u8, 0..100u8), 5..12),
             pixels in prop::collection::vec(any::<u8>(), PIXEL_BYTES),
             hundred: bool,

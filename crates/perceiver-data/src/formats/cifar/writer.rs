@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sizes_are_refused_before_anything_is_written() {
+    fn other_sizes_are_rejected_before_writing() {
         let data = tempfile::tempdir().unwrap();
         let records = [record(32, 32), record(16, 64)];
         let error = Cifar::Hundred
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_named() {
+    fn errors_name_the_unwritable_path() {
         let data = tempfile::tempdir().unwrap();
         let file = data.path().join("file");
         fs::write(&file, "").unwrap();

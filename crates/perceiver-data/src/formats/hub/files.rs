@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::dataset::Split;
-use crate::dataset::splits::{TEST, TRAIN, VALIDATION, part_called, part_of_stem};
+use crate::dataset::splits::{TEST, TRAIN, VALIDATION, split_named, split_of_stem};
 
 /// A parsed path.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,17 +79,17 @@ pub(crate) fn files_of_split(
 }
 
 /// Returns the split that a file belongs to, if any.
-pub(crate) fn part_of_path(path: &str) -> Option<&'static [&'static str]> {
+pub(crate) fn split_of_path(path: &str) -> Option<&'static [&'static str]> {
     Some(Parts::of(path)?.part)
 }
 
 impl<'a> Parts<'a> {
     fn of(path: &'a str) -> Option<Self> {
         // The path is appended to the cache directory, so it must not lead out of it.
-        let tame = |part: &str| {
+        let is_safe = |part: &str| {
             !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':'])
         };
-        if !path.split('/').all(tame) {
+        if !path.split('/').all(is_safe) {
             return None;
         }
         let stem = path.strip_suffix(".parquet")?;
@@ -98,10 +98,10 @@ impl<'a> Parts<'a> {
             .split('/')
             .filter(|part| !part.is_empty())
             .collect();
-        let part = match (part_of_stem(stem), directories.last()) {
+        let part = match (split_of_stem(stem), directories.last()) {
             (Some(part), _) => part,
             (None, Some(last)) => {
-                let part = part_called(last.strip_prefix("partial-").unwrap_or(last))?;
+                let part = split_named(last.strip_prefix("partial-").unwrap_or(last))?;
                 directories.pop();
                 part
             }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layouts_of_the_hub_are_known() {
+    fn file_layouts_of_the_hub_are_recognized() {
         let layouts = [
             (
                 "cifar100/train-00000-of-00001.parquet",
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_come_in_order_and_complete() {
+    fn shards_are_ordered_and_complete() {
         let all = [
             "data/train-00001-of-00002.parquet",
             "data/train-00000-of-00002.parquet",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_split_goes_before_validation() {
+    fn a_test_split_takes_precedence_over_validation() {
         let all = [
             "data/validation-0.parquet",
             "data/test-0.parquet",
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_configurations_one_must_be_named() {
+    fn several_configurations_require_a_choice() {
         let all = ["small/train-0.parquet", "large/train-0.parquet"];
         let error = files(&all, Split::Train, None).unwrap_err();
         assert_eq!(error, "several configurations, [large, small]");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_out_of_the_repository_are_ignored() {
+    fn paths_outside_the_repository_are_ignored() {
         for path in [
             "../train-0.parquet",
             "/train-0.parquet",
@@ -224,7 +224,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_path_is_sorted_or_refused(paths in proptest::collection::vec("[a-z./_-]{0,12}(train|test)?[-/0-9of]{0,16}(\\.parquet)?", 0..6)) {
+        fn files_of_arbitrary_paths_are_sorted(paths in proptest::collection::vec("[a-z./_-]{0,12}(train|test)?[-/0-9of]{0,16}(\\.parquet)?", 0..6)) {
             if let Ok(chosen) = files_of_split(&paths, Split::Train, None) {
                 prop_assert!(chosen.is_sorted() && chosen.iter().all(|path| paths.contains(path)));
             }

@@ -11,7 +11,7 @@ use crate::dataset::Split;
 use crate::dataset::splits::VALIDATION;
 use crate::error::{DataError, Result};
 use crate::formats::hub::HubDataset;
-use crate::formats::hub::files::{files_of_split, part_of_path};
+use crate::formats::hub::files::{files_of_split, split_of_path};
 
 /// The revisions searched for data, in order of preference.
 const REVISIONS: [&str; 2] = ["main", "refs/convert/parquet"];
@@ -46,7 +46,7 @@ impl<'a> HubRepo<'a> {
             Some(revision) => vec![revision],
             None => REVISIONS.to_vec(),
         };
-        let mut refusal = None;
+        let mut first_error = None;
         for &revision in &revisions {
             if self.local {
                 break;
@@ -60,7 +60,7 @@ impl<'a> HubRepo<'a> {
                 Ok(_) => {}
                 Err(error) => {
                     self.local = matches!(error, HubError::Unreachable { .. });
-                    refusal.get_or_insert(error);
+                    first_error.get_or_insert(error);
                 }
             }
         }
@@ -68,7 +68,7 @@ impl<'a> HubRepo<'a> {
             for &revision in &revisions {
                 self.files = parquet_files(self.repository.list_cached(revision));
                 if !self.files.is_empty() {
-                    if let Some(error) = refusal {
+                    if let Some(error) = first_error {
                         warn!(repo = self.dataset.repo, %error, "the Hub is unreachable, reading the cache");
                     }
                     revision.clone_into(&mut self.revision);
@@ -76,7 +76,7 @@ impl<'a> HubRepo<'a> {
                 }
             }
         }
-        Err(match refusal {
+        Err(match first_error {
             Some(error) => error.into(),
             None if self.local => self.repository.not_cached("it is not in the cache").into(),
             None => DataError::Hub {
@@ -105,7 +105,7 @@ impl<'a> HubRepo<'a> {
 
     /// Whether the validation split stands in for a missing test split.
     pub(crate) fn is_tested_by_validation(&self) -> bool {
-        let is_validation = |path: &String| part_of_path(path) == Some(VALIDATION);
+        let is_validation = |path: &String| split_of_path(path) == Some(VALIDATION);
         let test = self.split_files(Split::Test);
         test.is_ok_and(|files| files.first().is_some_and(is_validation))
     }
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_page_is_not_parquet_and_is_removed() {
+    fn error_pages_are_rejected_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("train-0.parquet");
         std::fs::write(&path, b"PAR1 columns PAR1").unwrap();

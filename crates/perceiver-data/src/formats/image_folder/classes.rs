@@ -15,7 +15,7 @@ const RUNS: &str = "runs";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Class {
     pub(crate) name: String,
-    pub(crate) pictures: Vec<PathBuf>,
+    pub(crate) images: Vec<PathBuf>,
 }
 
 /// Reads the classes in folders, sorted by path. Directories of training runs are skipped.
@@ -34,25 +34,25 @@ pub(crate) fn read_classes(
     for folder in folders {
         let walked = Walked::all(&folder)?;
         let name = name_of(&folder);
-        if walked.pictures.is_empty() {
+        if walked.images.is_empty() {
             if walked.passed_over.has_runs() || name == RUNS {
                 passed_over.add_run(folder);
                 continue;
             }
             return Err(DataError::EmptyClass {
                 path: folder,
-                found: walked.passed_over.files_in_words(),
+                found: walked.passed_over.describe_files(),
             });
         }
-        let (count, shown) = (walked.pictures.len(), folder.display());
+        let (count, shown) = (walked.images.len(), folder.display());
         tracing::debug!("{shown}: {count} files with an image extension");
         passed_over.join(walked.passed_over);
-        classes.push((folder, walked.pictures));
+        classes.push((folder, walked.images));
     }
     require_other_names(classes.iter().map(|(folder, _)| folder.as_path()))?;
-    let class = |(folder, pictures): (PathBuf, _)| Class {
+    let class = |(folder, images): (PathBuf, _)| Class {
         name: name_of(&folder),
-        pictures,
+        images,
     };
     Ok(classes.into_iter().map(class).collect())
 }

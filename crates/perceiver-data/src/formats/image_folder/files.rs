@@ -34,7 +34,7 @@ pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
     for line in walked.passed_over.notes() {
         tracing::debug!("{}: {line}", folder.display());
     }
-    Ok(walked.pictures)
+    Ok(walked.images)
 }
 
 /// Reads, decodes and downscales images in parallel, independently of each other, in the order of
@@ -50,7 +50,7 @@ pub fn open_all<P: AsRef<Path> + Sync>(paths: &[P], shorter_side: usize) -> Vec<
 #[derive(Debug, Default)]
 pub(crate) struct Walked {
     /// Files with an image extension.
-    pub(crate) pictures: Vec<PathBuf>,
+    pub(crate) images: Vec<PathBuf>,
     /// Visible folders, except training runs.
     pub(crate) folders: Vec<PathBuf>,
     pub(crate) passed_over: PassedOver,
@@ -68,21 +68,21 @@ impl Walked {
     }
 
     fn of(walk: WalkDir, root: &Path) -> Result<Self> {
-        let mut found = Self::default();
+        let mut walked = Self::default();
         let mut walk = walk.follow_links(true).sort_by_file_name().into_iter();
         while let Some(entry) = walk.next() {
             match entry {
                 Ok(entry) => {
                     let is_folder = entry.file_type().is_dir();
-                    let is_kept = found.add(root, entry);
+                    let is_kept = walked.add(root, entry);
                     if is_folder && !is_kept {
                         walk.skip_current_dir();
                     }
                 }
-                Err(error) => found.add_unreadable(root, error)?,
+                Err(error) => walked.add_unreadable(root, error)?,
             }
         }
-        Ok(found)
+        Ok(walked)
     }
 
     /// Adds an entry; returns whether it is kept, not skipped.
@@ -96,7 +96,7 @@ impl Walked {
         match (is_folder, has_image_extension(&path)) {
             (true, _) if depth > 0 => self.folders.push(path),
             (true, _) => {}
-            (false, true) if is_file => self.pictures.push(path),
+            (false, true) if is_file => self.images.push(path),
             (false, true) => self.passed_over.add_special(path),
             (false, false) => self.passed_over.add_file(&path),
         }
@@ -127,7 +127,7 @@ impl Walked {
         };
         if PSEUDO_FILE_SYSTEMS
             .iter()
-            .any(|place| target.starts_with(place))
+            .any(|prefix| target.starts_with(prefix))
         {
             let why = format!("a link to {}, which holds no images", target.display());
             self.passed_over.add_unlisted(path.to_owned(), why);
@@ -153,7 +153,7 @@ impl Walked {
             tracing::debug!("{error}; skipped");
         } else if is_broken_link(&path) {
             if has_image_extension(&path) {
-                self.pictures.push(path);
+                self.images.push(path);
             } else {
                 self.passed_over.add_file(&path);
             }
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_are_told_by_their_names_and_sorted() {
+    fn images_are_recognized_by_extension_and_sorted() {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         fs::create_dir_all(path("b/.hidden")).unwrap();
@@ -223,7 +223,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_unless_they_lead_back_and_broken_ones_are_kept() {
+    fn links_are_followed_except_circular_ones_and_dangling_ones_are_kept() {
         use std::os::unix::fs::symlink;
         let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = |name: &str| root.path().join(name);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn junk_and_training_runs_are_passed_over_and_counted() {
+    fn junk_and_training_runs_are_skipped_and_counted() {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         for file in [
@@ -268,7 +268,7 @@ mod tests {
             fs::write(path(file), "").unwrap();
         }
         let walked = Walked::all(root.path()).unwrap();
-        assert_eq!(walked.pictures, [path("a/1.png")]);
+        assert_eq!(walked.images, [path("a/1.png")]);
         let warnings = walked.passed_over.warnings();
         assert!(
             warnings[0].starts_with("1 .heic file skipped"),
@@ -291,7 +291,7 @@ mod tests {
     /// A link to itself is kept as a broken image; `/proc` leads everywhere.
     #[cfg(target_os = "linux")]
     #[test]
-    fn links_to_themselves_are_kept_and_pseudo_file_systems_passed_over() {
+    fn self_links_are_kept_and_pseudo_file_systems_skipped() {
         use std::os::unix::fs::symlink;
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
@@ -300,7 +300,7 @@ mod tests {
         symlink("/proc", path("a/deep")).unwrap();
         symlink("/dev/zero", path("a/zero.png")).unwrap();
         let walked = Walked::all(&path("a")).unwrap();
-        assert_eq!(walked.pictures, [path("a/x.png")]);
+        assert_eq!(walked.images, [path("a/x.png")]);
         let warnings = walked.passed_over.warnings();
         assert!(
             warnings[0].ends_with("deep: a link to /proc, which holds no images; skipped"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_missing() {
+    fn a_nonexistent_folder_is_missing() {
         let root = tempfile::tempdir().unwrap();
         let error = image_files(&root.path().join("no")).unwrap_err();
         assert!(matches!(error, DataError::Missing { .. }), "{error}");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::dataset::Split;
-use crate::dataset::splits::{TEST, TRAIN, VALIDATION, part_called};
+use crate::dataset::splits::{TEST, TRAIN, VALIDATION, split_named};
 use crate::error::{DataError, Result};
 use crate::formats::image_folder::classes::{Class, name_of, read_classes};
 use crate::formats::image_folder::files::Walked;
@@ -56,7 +56,7 @@ impl FolderListing {
         let mut parts: [(_, Option<PathBuf>); 3] =
             [TRAIN, TEST, VALIDATION].map(|words| (words, None));
         for folder in folders.clone() {
-            let part = part_called(&name_of(&folder)).filter(|_| has_subfolder(&folder));
+            let part = split_named(&name_of(&folder)).filter(|_| has_subfolder(&folder));
             let part = parts.iter_mut().find(|(words, _)| Some(*words) == part);
             match part {
                 None => beside.push(folder),
@@ -69,7 +69,7 @@ impl FolderListing {
             train.is_some() || test.is_some() || (validation.is_some() && beside.is_empty());
         let mut unlabelled = Vec::new();
         let layout = if is_split {
-            let is_called_split = |folder: &PathBuf| part_called(&name_of(folder)).is_some();
+            let is_called_split = |folder: &PathBuf| split_named(&name_of(folder)).is_some();
             unlabelled.extend(
                 beside
                     .iter()
@@ -109,9 +109,9 @@ impl FolderListing {
     }
 
     /// Logs what was skipped, and the origin of the test split if it is the validation folder.
-    pub fn say(&self) {
+    pub fn log_summary(&self) {
         let name = self.name();
-        self.passed_over.say(&name);
+        self.passed_over.log(&name);
         if let Some(validation) = self.tested_by() {
             tracing::info!(
                 "{name}: no test split: its validation split {} is used as the test split, and part of the training images for validation",
@@ -252,7 +252,7 @@ fn require_no_splits_as_classes(root: &Path, folders: &[PathBuf]) -> Result<()> 
     let mut parts: Vec<&[&str]> = Vec::new();
     let mut called = Vec::new();
     for name in folders.iter().map(|folder| name_of(folder)) {
-        if let Some(part) = part_called(&name) {
+        if let Some(part) = split_named(&name) {
             called.push(format!("{name:?}"));
             if !parts.contains(&part) {
                 parts.push(part);

@@ -117,15 +117,15 @@ impl PassedOver {
 
     /// Describes the files found instead of images, such as "45 .heic files"; `None` if there are
     /// none.
-    pub(crate) fn files_in_words(&self) -> Option<String> {
+    pub(crate) fn describe_files(&self) -> Option<String> {
         let (images, others) = self.files();
-        let words = [images, others].concat();
-        (!words.is_empty()).then(|| listed(&words))
+        let descriptions = [images, others].concat();
+        (!descriptions.is_empty()).then(|| listed(&descriptions))
     }
 
     /// Describes the files by extension: unsupported image formats, and the rest.
     fn files(&self) -> (Vec<String>, Vec<String>) {
-        let words = |(extension, count): (&String, &usize)| {
+        let describe = |(extension, count): (&String, &usize)| {
             let files = if *count == 1 { "file" } else { "files" };
             match extension.as_str() {
                 "" => format!("{count} other {files}"),
@@ -136,8 +136,8 @@ impl PassedOver {
             .extensions
             .iter()
             .partition(|(extension, _)| UNREAD_IMAGES.contains(&extension.as_str()));
-        let in_words = |files: Vec<_>| files.into_iter().map(words).collect();
-        (in_words(images), in_words(others))
+        let describe_all = |files: Vec<_>| files.into_iter().map(describe).collect();
+        (describe_all(images), describe_all(others))
     }
 
     /// Returns the skipped files that the user may miss, one line each.
@@ -174,11 +174,11 @@ impl PassedOver {
             lines.push(format!("{} skipped", listed(&junk.collect::<Vec<_>>())));
         }
         let few = |paths: &[PathBuf]| {
-            let mut words: Vec<String> = paths.iter().take(3).map(|path| shown(path)).collect();
-            if paths.len() > words.len() {
-                words.push(format!("{} more", paths.len() - words.len()));
+            let mut names: Vec<String> = paths.iter().take(3).map(|path| shown(path)).collect();
+            if paths.len() > names.len() {
+                names.push(format!("{} more", paths.len() - names.len()));
             }
-            listed(&words)
+            listed(&names)
         };
         if self.has_runs() {
             lines.push(format!("{} skipped: training runs", few(&self.runs)));
@@ -193,7 +193,7 @@ impl PassedOver {
     }
 
     /// Logs what was skipped in data set `name`.
-    pub fn say(&self, name: &str) {
+    pub fn log(&self, name: &str) {
         for line in self.warnings() {
             tracing::warn!("{name}: {line}");
         }
@@ -208,8 +208,8 @@ fn shown(path: &Path) -> String {
 }
 
 /// Joins words: "a", "a and b", "a, b and c".
-fn listed(words: &[String]) -> String {
-    match words.split_last() {
+fn listed(items: &[String]) -> String {
+    match items.split_last() {
         None => String::new(),
         Some((last, [])) => last.clone(),
         Some((last, before)) => format!("{} and {last}", before.join(", ")),
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_counted_by_extension_and_images_of_other_formats_are_a_warning() {
+    fn skipped_files_are_counted_by_extension() {
         let mut passed = PassedOver::default();
         for name in ["a.HEIC", "b.heic", "c.tga", "d.txt", "e", "f.\u{1b}[2J"] {
             passed.add_file(Path::new(name));
@@ -233,13 +233,13 @@ mod tests {
         let expected = "2 other files and 1 .txt file skipped: no image extension";
         assert_eq!(passed.notes(), [expected]);
         assert_eq!(
-            passed.files_in_words().unwrap(),
+            passed.describe_files().unwrap(),
             "2 .heic files, 1 .tga file, 2 other files and 1 .txt file"
         );
     }
 
     #[test]
-    fn junk_is_known_by_its_name_in_any_case() {
+    fn junk_names_are_case_insensitive() {
         assert_eq!(junk_called(OsStr::new("thumbs.DB")), Some("Thumbs.db"));
         assert_eq!(junk_called(OsStr::new("eaDir")), None);
         let mut passed = PassedOver::default();

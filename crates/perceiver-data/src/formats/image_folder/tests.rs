@@ -41,7 +41,7 @@ fn reds(dataset: &Dataset) -> Vec<u8> {
 }
 
 #[test]
-fn folders_of_their_own_draw_the_split() {
+fn split_folders_define_the_splits() {
     let root = tree(&[
         "train/dog/a.png",
         "train/dog/b.PNG",
@@ -71,7 +71,7 @@ fn a_class_may_be_called_train() {
 }
 
 #[test]
-fn hidden_and_other_files_are_passed_over() {
+fn hidden_and_other_files_are_skipped() {
     let root = flat(&["cat", "dog"], 3);
     for file in [
         "cat/.hidden.png",
@@ -90,7 +90,7 @@ fn hidden_and_other_files_are_passed_over() {
 }
 
 #[test]
-fn the_drawn_split_covers_every_picture_once_and_every_class() {
+fn the_random_split_is_stratified_and_covers_every_image_once() {
     let root = flat(&["a", "b", "c"], 10);
     let (train, test) = (
         load(&root, Split::Train).unwrap(),
@@ -110,7 +110,7 @@ fn the_drawn_split_covers_every_picture_once_and_every_class() {
 }
 
 #[test]
-fn small_classes_are_tested_by_one_picture_and_single_pictures_not_at_all() {
+fn small_classes_have_one_test_image_and_single_images_are_for_training() {
     let root = tree(&["a/0.png", "a/1.png", "b/0.png"]);
     assert_eq!(load(&root, Split::Train).unwrap().len(), 2);
     assert_eq!(load(&root, Split::Test).unwrap().labels(), [0]);
@@ -122,7 +122,7 @@ fn small_classes_are_tested_by_one_picture_and_single_pictures_not_at_all() {
 }
 
 #[test]
-fn the_order_is_mixed_and_a_function_of_the_seed() {
+fn the_order_is_shuffled_by_the_seed() {
     let root = flat(&["a", "b"], 30);
     let train = load(&root, Split::Train).unwrap();
     assert!(!train.labels().is_sorted(), "{:?}", train.labels());
@@ -135,12 +135,12 @@ fn the_order_is_mixed_and_a_function_of_the_seed() {
 }
 
 #[test]
-fn one_picture_more_leaves_the_order_of_the_others() {
+fn adding_an_image_keeps_the_order_of_the_others() {
     let root = flat(&["a", "b"], 20);
     let before = reds(&load(&root, Split::Train).unwrap());
     Image::new(1, 1, vec![99, 0, 0])
         .unwrap()
-        .write_png(&root.path().join("a/new.png"))
+        .write_png(root.path().join("a/new.png"))
         .unwrap();
     let after = reds(&load(&root, Split::Train).unwrap());
     let kept: Vec<u8> = after
@@ -155,7 +155,7 @@ fn one_picture_more_leaves_the_order_of_the_others() {
 }
 
 #[test]
-fn pictures_are_shrunk() {
+fn images_are_downscaled() {
     let root = tempfile::tempdir().unwrap();
     for name in ["wide/a.png", "wide/b.png", "other/c.png"] {
         let path = root.path().join(name);
@@ -184,7 +184,7 @@ fn error(root: &TempDir) -> DataError {
 }
 
 #[test]
-fn different_classes_in_train_and_test_are_refused() {
+fn different_classes_in_train_and_test_are_rejected() {
     let root = tree(&["train/cat/a.png", "train/dog/b.png", "test/cat/c.png"]);
     let message = error(&root).to_string();
     assert!(
@@ -207,7 +207,7 @@ fn a_missing_test_folder_is_missing() {
     );
 }
 
-/// The message says why `train` is taken for a split, and what to do if it is a class.
+/// The message explains why `train` is taken for a split, and what to do if it is a class.
 #[test]
 fn a_class_called_train_with_folders_in_it_is_explained() {
     let root = tree(&["bus/a.png", "train/steam/b.png", "train/diesel/c.png"]);
@@ -237,7 +237,7 @@ fn a_test_folder_without_class_folders_is_named() {
 }
 
 #[test]
-fn splits_are_known_by_any_of_their_names_in_any_case() {
+fn split_folders_may_have_any_synonym_in_any_case() {
     for (train, test) in [
         ("Train", "Test"),
         ("TRAINING", "testing"),
@@ -267,7 +267,7 @@ fn splits_are_known_by_any_of_their_names_in_any_case() {
 }
 
 #[test]
-fn two_folders_of_one_split_are_refused() {
+fn two_folders_of_one_split_are_rejected() {
     let root = tree(&["train/cat/a.png", "training/cat/b.png", "test/cat/c.png"]);
     let message = error(&root).to_string();
     assert!(message.contains("one folder for each split"), "{message}");
@@ -278,7 +278,7 @@ fn two_folders_of_one_split_are_refused() {
 }
 
 #[test]
-fn split_folders_without_class_folders_are_no_classes() {
+fn split_folders_without_class_folders_are_not_classes() {
     let root = flat(&["Train", "Val", "other"], 3);
     let message = error(&root).to_string();
     assert!(
@@ -346,7 +346,7 @@ fn a_validation_folder_may_lack_classes_but_have_no_others() {
 }
 
 #[test]
-fn one_class_is_refused_and_the_folder_below_named() {
+fn a_single_class_is_rejected_with_a_hint_to_the_folder_below() {
     let root = tree(&["photos/cat/a.png", "photos/cat/b.png", "photos/dog/c.png"]);
     let message = error(&root).to_string();
     let below = root.path().join("photos").display().to_string();
@@ -365,7 +365,7 @@ fn one_class_is_refused_and_the_folder_below_named() {
 }
 
 #[test]
-fn training_runs_in_the_folder_are_no_classes() {
+fn training_runs_in_the_folder_are_not_classes() {
     let root = flat(&["cat", "dog"], 3);
     let before = reds(&load(&root, Split::Train).unwrap());
     let run = root.path().join("runs/photos-1");
@@ -383,7 +383,7 @@ fn training_runs_in_the_folder_are_no_classes() {
 }
 
 #[test]
-fn a_listing_stays_what_it_was() {
+fn a_listing_is_a_snapshot() {
     let root = flat(&["cat", "dog"], 5);
     let folder = ImageFolder::new(root.path());
     let listed = ImageFolder {
@@ -404,7 +404,7 @@ fn a_listing_stays_what_it_was() {
 }
 
 #[test]
-fn the_parts_of_a_folder_without_splits_make_up_all_of_it() {
+fn the_random_split_partitions_the_folder() {
     let root = flat(&["cat", "dog"], 5);
     let [train, test] = ImageFolder::new(root.path()).load_parts().unwrap().unwrap();
     assert_eq!(train.sha256(), load(&root, Split::Train).unwrap().sha256());
@@ -425,13 +425,13 @@ fn the_parts_of_a_folder_without_splits_make_up_all_of_it() {
 }
 
 #[test]
-fn a_folder_without_class_folders_is_refused() {
+fn a_folder_without_class_folders_is_rejected() {
     let root = tempfile::tempdir().unwrap();
     assert!(matches!(error(&root), DataError::Missing { .. }));
 }
 
 #[test]
-fn an_empty_class_is_refused() {
+fn an_empty_class_is_rejected() {
     let root = flat(&["cat"], 3);
     fs::create_dir(root.path().join("dog")).unwrap();
     fs::write(root.path().join("dog/a.heic"), "").unwrap();
@@ -447,7 +447,7 @@ fn an_empty_class_is_refused() {
 }
 
 #[test]
-fn a_split_without_pictures_is_refused() {
+fn a_split_without_images_is_rejected() {
     let root = flat(&["cat", "dog"], 1);
     assert!(error(&root).to_string().contains("two or more images"));
 }
@@ -460,20 +460,20 @@ fn refusing(root: &TempDir) -> ImageFolder {
 }
 
 #[test]
-fn a_broken_picture_is_named_where_it_is_refused() {
+fn refused_broken_images_are_named() {
     let root = flat(&["cat", "dog"], 3);
     let path = root.path().join("cat/x.jpg");
     fs::write(&path, "no picture").unwrap();
     let results = [Split::Train, Split::Test].map(|split| refusing(&root).load(split));
     let error = results.into_iter().find_map(Result::err).unwrap();
     assert!(
-        matches!(&error, DataError::NotAnImage { path: found, .. } if *found == path),
+        matches!(&error, DataError::NotAnImage { path: reported, .. } if *reported == path),
         "{error}"
     );
 }
 
 #[test]
-fn broken_pictures_leave_split_and_order_of_the_others_as_they_were() {
+fn broken_images_do_not_affect_split_and_order_of_the_others() {
     let root = flat(&["a", "b"], 20);
     let before = [Split::Train, Split::Test].map(|split| reds(&load(&root, split).unwrap()));
     for name in ["a/3.png", "a/7.png", "b/0.png", "b/15.png"] {
@@ -493,7 +493,7 @@ fn broken_pictures_leave_split_and_order_of_the_others_as_they_were() {
 }
 
 #[test]
-fn a_class_without_a_readable_picture_cannot_be_learned_but_its_test_can_be_judged() {
+fn a_class_without_readable_images_is_rejected_in_training_only() {
     let root = tree(&[
         "train/a/0.png",
         "train/b/1.png",
@@ -505,7 +505,7 @@ fn a_class_without_a_readable_picture_cannot_be_learned_but_its_test_can_be_judg
     fs::write(root.path().join("train/b/1.png"), "").unwrap();
     let error = load(&root, Split::Train).unwrap_err();
     assert!(
-        matches!(&error, DataError::UnreadableClass { class, pictures: 1, .. } if class == "b"),
+        matches!(&error, DataError::UnreadableClass { class, images: 1, .. } if class == "b"),
         "{error}"
     );
     fs::write(root.path().join("test/a/2.png"), "").unwrap();
@@ -514,7 +514,7 @@ fn a_class_without_a_readable_picture_cannot_be_learned_but_its_test_can_be_judg
 }
 
 #[test]
-fn a_test_fraction_outside_its_range_is_refused() {
+fn a_test_fraction_out_of_range_is_rejected() {
     let root = flat(&["cat"], 3);
     for test_fraction in [0.0, 1.0, -0.1, f64::NAN] {
         let folder = ImageFolder {
@@ -565,7 +565,7 @@ fn links_to_themselves_and_class_folders_in_proc_are_skipped() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn class_folders_whose_names_are_one_text_are_refused() {
+fn class_folders_with_the_same_lossy_name_are_rejected() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let root = flat(&["cat"], 2);
@@ -618,7 +618,7 @@ fn names_stay_with_their_images_where_one_is_broken() {
         let data = load(&root, split).unwrap();
         assert_eq!(data.image_names().unwrap().len(), data.len());
         for (name, image) in data.image_names().unwrap().iter().zip(data.images()) {
-            let image_there = Image::open(&root.path().join(name)).unwrap();
+            let image_there = Image::open(root.path().join(name)).unwrap();
             assert_eq!(&image_there, image, "{name}");
         }
         names.extend(data.image_names().unwrap().to_vec());

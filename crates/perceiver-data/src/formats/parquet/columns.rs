@@ -141,10 +141,10 @@ impl<'a> Schema<'a> {
                 .filter(|column| column.names.is_some());
             listed.next().filter(|_| listed.next().is_none())
         };
-        let found = by_name(&LABELS)
+        let column = by_name(&LABELS)
             .or_else(listed)
             .or_else(|| by_name(&OTHER_LABELS));
-        found.ok_or_else(|| {
+        column.ok_or_else(|| {
             let names = [&LABELS[..], &OTHER_LABELS].concat().join(", ");
             self.not_found(format!(
                 "{what} called {names}, or one whose class names are in the metadata; choose another with \
@@ -193,20 +193,20 @@ type Fits = fn(&ColumnDescPtr) -> bool;
 
 /// Whether a leaf is `name.bytes` of the Hub's `Image` feature, or a plain binary column.
 fn is_image(leaf: &ColumnDescPtr) -> bool {
-    let place = match leaf.path().parts() {
+    let matches_path = match leaf.path().parts() {
         [_] => leaf.logical_type_ref().is_none() && leaf.converted_type() == ConvertedType::NONE,
         [_, part] => part == "bytes",
         _ => false,
     };
-    place && leaf.physical_type() == Type::BYTE_ARRAY && leaf.max_rep_level() == 0
+    matches_path && leaf.physical_type() == Type::BYTE_ARRAY && leaf.max_rep_level() == 0
 }
 
 /// Whether a leaf is a top-level text column.
 fn is_text(leaf: &ColumnDescPtr) -> bool {
     let text = leaf.logical_type_ref() == Some(&LogicalType::String)
         || leaf.converted_type() == ConvertedType::UTF8;
-    let place = leaf.path().parts().len() == 1 && leaf.max_rep_level() == 0;
-    text && place && leaf.physical_type() == Type::BYTE_ARRAY
+    let is_top_level = leaf.path().parts().len() == 1 && leaf.max_rep_level() == 0;
+    text && is_top_level && leaf.physical_type() == Type::BYTE_ARRAY
 }
 
 fn is_label(leaf: &ColumnDescPtr) -> bool {

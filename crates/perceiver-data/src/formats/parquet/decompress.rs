@@ -44,9 +44,9 @@ fn stream(decoder: impl Read, size: usize) -> io::Result<Vec<u8>> {
 const MOST_SNAPPY: usize = 64;
 
 fn snappy(compressed: &[u8], size: usize) -> io::Result<Vec<u8>> {
-    let told = snap::raw::decompress_len(compressed).map_err(io::Error::other)?;
-    if told != size {
-        return Err(wrong_size(size, told));
+    let declared = snap::raw::decompress_len(compressed).map_err(io::Error::other)?;
+    if declared != size {
+        return Err(wrong_size(size, declared));
     }
     let mut bytes = zeros(compressed, size, MOST_SNAPPY)?;
     let mut decoder = snap::raw::Decoder::new();
@@ -74,9 +74,9 @@ fn lz4_hadoop(mut compressed: &[u8], size: usize) -> io::Result<Vec<u8>> {
         let (block_size, rest) = be_u32(compressed)?;
         let (length, rest) = be_u32(rest)?;
         let (block, rest) = rest.split_at_checked(length).ok_or_else(cut_short)?;
-        let place = done..done + block_size;
-        let place = bytes.get_mut(place).ok_or_else(cut_short)?;
-        let length = lz4_flex::block::decompress_into(block, place).map_err(io::Error::other)?;
+        let range = done..done + block_size;
+        let output = bytes.get_mut(range).ok_or_else(cut_short)?;
+        let length = lz4_flex::block::decompress_into(block, output).map_err(io::Error::other)?;
         if length != block_size {
             return Err(wrong_size(block_size, length));
         }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_comes_out_again_whatever_way() {
+    fn every_compression_round_trips() {
         let bytes: Vec<u8> = (0..50_000_u32).map(|at| (at / 7 % 251) as u8).collect();
         let zeros = vec![0; 100_000];
         for bytes in [&bytes[..], &bytes[..1], &zeros] {
@@ -192,17 +192,17 @@ mod tests {
     }
 
     #[test]
-    fn more_and_less_than_was_told_are_refused() {
+    fn wrong_declared_sizes_are_rejected() {
         for (compression, compressed) in all(&[7; 3000]) {
-            for told in [0, 1, 2999, 3001, 1 << 30] {
-                let found = decompress(compression, &compressed, told);
-                assert!(found.is_err(), "{compression} told as {told}");
+            for declared in [0, 1, 2999, 3001, 1 << 30] {
+                let result = decompress(compression, &compressed, declared);
+                assert!(result.is_err(), "{compression} declared as {declared}");
             }
         }
     }
 
     #[test]
-    fn a_bomb_takes_no_more_than_was_told() {
+    fn a_decompression_bomb_allocates_at_most_the_declared_size() {
         // 64 MiB of zeros, declared as a thousand bytes: the capacity shows how much was allocated.
         let bomb = gzip(&vec![0; 64 << 20]);
         let bytes = stream(flate2::read::MultiGzDecoder::new(&bomb[..]), 1000).unwrap();
@@ -214,10 +214,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), size in 0..100_000_usize) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), size in 0..100_000_usize) {
             for (compression, _) in all(&[0; 10]) {
-                if let Ok(found) = decompress(compression, &bytes, size) {
-                    prop_assert_eq!(found.len(), size);
+                if let Ok(decompressed) = decompress(compression, &bytes, size) {
+                    prop_assert_eq!(decompressed.len(), size);
                 }
             }
         }

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_read_and_held_to_the_limit() {
+    fn counts_are_limited() {
         // 128 values per block in 4 parts, 5 values starting at 1 (zigzag): one block of 3 bits per
         // delta.
         let five = [0x80, 0x01, 4, 5, 2, 0, 3, 0, 0, 0];
@@ -73,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             claims_at_most(&bytes, 2, 10);
         }
     }

@@ -122,7 +122,7 @@ impl<'a> ParquetFile<'a> {
     /// Reads a text column as indices into its distinct values, which are sorted.
     fn texts(&self, column: &Column) -> Result<(Vec<u32>, Vec<String>)> {
         let mut numbers: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
-        let mut found = Vec::new();
+        let mut indices = Vec::new();
         for group in self.metadata.row_groups() {
             let reader = self.byte_arrays(group, column)?;
             self.in_chunks(group, column, reader, ByteArray::len, |start, cells| {
@@ -139,15 +139,15 @@ impl<'a> ParquetFile<'a> {
                     if number.is_none() {
                         numbers.insert(text.data().to_vec(), next);
                     }
-                    found.push(number.unwrap_or(next));
+                    indices.push(number.unwrap_or(next));
                 }
                 require_few_enough(self.path, numbers.len())
             })?;
         }
-        let mut place = vec![0; numbers.len()];
+        let mut sorted_index = vec![0; numbers.len()];
         let mut names = Vec::with_capacity(numbers.len());
         for (at, (text, number)) in (0..).zip(numbers) {
-            place[number as usize] = at;
+            sorted_index[number as usize] = at;
             let name = std::str::from_utf8(&text).ok();
             let name = name.filter(|name| !name.trim().is_empty());
             names.push(name.map(str::to_owned).ok_or_else(|| {
@@ -158,7 +158,7 @@ impl<'a> ParquetFile<'a> {
                 ))
             })?);
         }
-        let labels = found.iter().map(|&number| place[number as usize]);
+        let labels = indices.iter().map(|&number| sorted_index[number as usize]);
         Ok((labels.collect(), names))
     }
 
@@ -202,7 +202,7 @@ impl<'a> ParquetFile<'a> {
 
     /// Reads all images, in order, downscaled to `shorter_side`. Errors that `broken` defers are
     /// returned in place of the images.
-    pub(crate) fn pictures(
+    pub(crate) fn images(
         &self,
         shorter_side: usize,
         broken: BrokenImages,
@@ -210,10 +210,10 @@ impl<'a> ParquetFile<'a> {
     ) -> Result<Vec<Result<Image>>> {
         let column = &self.columns.image;
         let decoded = watcher.counter(Work::Decode, self.rows());
-        let mut pictures: Vec<Result<Image>> = Vec::new();
+        let mut images: Vec<Result<Image>> = Vec::new();
         for group in self.metadata.row_groups() {
             let reader = self.byte_arrays(group, column)?;
-            let before = pictures.len();
+            let before = images.len();
             let take = |start, cells: Vec<Option<ByteArray>>| {
                 let decoded: Result<Vec<Result<Image>>> = cells
                     .par_iter()
@@ -223,35 +223,35 @@ impl<'a> ParquetFile<'a> {
                             format!("{}, row {}", self.path.display(), before + start + at);
                         // A null cell is an image of no bytes: a broken one.
                         let bytes = bytes.as_ref().map_or(&[][..], ByteArray::data);
-                        let picture = Image::decode_shrunk(bytes, Path::new(&origin), shorter_side);
+                        let image = Image::decode_shrunk(bytes, Path::new(&origin), shorter_side);
                         decoded.one_more();
-                        broken.judge(picture)
+                        broken.apply(image)
                     })
                     .collect();
-                pictures.extend(decoded?);
+                images.extend(decoded?);
                 Ok(())
             };
             self.in_chunks(group, column, reader, ByteArray::len, take)?;
         }
-        Ok(pictures)
+        Ok(images)
     }
 
     /// Reads the encoded images of ascending `rows`.
     pub(crate) fn encoded(&self, rows: &[usize]) -> Result<Vec<Vec<u8>>> {
         let column = &self.columns.image;
-        let (mut pictures, mut start, mut rows) = (Vec::new(), 0, rows);
+        let (mut images, mut start, mut rows) = (Vec::new(), 0, rows);
         for group in self.metadata.row_groups() {
             let end = start + usize::try_from(group.num_rows()).unwrap_or(0);
             let (here, rest) = rows.split_at(rows.partition_point(|&row| row < end));
             if !here.is_empty() {
                 let reader = self.byte_arrays(group, column)?;
                 let here = here.iter().map(|row| row - start);
-                pictures.extend(self.at_rows(column, reader, here)?);
+                images.extend(self.at_rows(column, reader, here)?);
             }
             (start, rows) = (end, rest);
         }
         match rows.first() {
-            None => Ok(pictures),
+            None => Ok(images),
             Some(row) => Err(self.finding(format!("no row {row}"))),
         }
     }
@@ -263,7 +263,7 @@ impl<'a> ParquetFile<'a> {
         mut reader: ColumnReaderImpl<ByteArrayType>,
         rows: impl Iterator<Item = usize>,
     ) -> Result<Vec<Vec<u8>>> {
-        let (mut next, mut found) = (0, Vec::new());
+        let (mut next, mut images) = (0, Vec::new());
         for row in rows {
             let (mut levels, mut values) = (Vec::new(), Vec::new());
             let mut read = || {
@@ -277,10 +277,10 @@ impl<'a> ParquetFile<'a> {
             // A null cell is an image of no bytes: a broken one.
             let cells = self.cells(column, 1, &levels, values)?;
             let bytes = cells.into_iter().flatten().next();
-            found.push(bytes.map_or_else(Vec::new, |bytes: ByteArray| bytes.data().to_vec()));
+            images.push(bytes.map_or_else(Vec::new, |bytes: ByteArray| bytes.data().to_vec()));
             next = row + 1;
         }
-        Ok(found)
+        Ok(images)
     }
 
     /// Passes the cells of one column of one row group to `take`, up to [`CHUNK`] cells or
@@ -343,9 +343,9 @@ impl<'a> ParquetFile<'a> {
         };
         let count = (0..rows).filter(|&row| filled(row)).count();
         if count != values.len() {
-            let found = values.len();
+            let len = values.len();
             return Err(self.finding(format!(
-                "{found} values for {count} cells of column {}",
+                "{len} values for {count} cells of column {}",
                 column.name
             )));
         }

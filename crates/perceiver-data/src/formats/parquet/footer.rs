@@ -116,12 +116,12 @@ impl Depth {
 /// Checks that there are no more rows than bytes. Repeated values take almost no space, so a few
 /// bytes may claim any number of them; distinct images take some bytes each.
 fn require_rows(metadata: &ParquetMetaData, size: u64) -> Result<(), ParquetError> {
-    let told = u64::try_from(metadata.file_metadata().num_rows()).ok();
+    let declared = u64::try_from(metadata.file_metadata().num_rows()).ok();
     let groups = metadata.row_groups().iter();
     let counted = groups.map(|group| u64::try_from(group.num_rows()).ok());
     let counted = { counted }.try_fold(0_u64, |sum, rows| sum.checked_add(rows?));
-    match told {
-        Some(rows) if told == counted && rows <= size => Ok(()),
+    match declared {
+        Some(rows) if declared == counted && rows <= size => Ok(()),
         _ => Err(damaged(format!(
             "{} rows, expected as many as its row groups have, and no more than its {size} bytes",
             metadata.file_metadata().num_rows()

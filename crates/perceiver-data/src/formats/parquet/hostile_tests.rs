@@ -69,7 +69,7 @@ fn described(page: &Page) -> String {
 }
 
 #[test]
-fn pages_are_those_that_the_parquet_crate_reads_whatever_their_form() {
+fn pages_equal_those_of_the_parquet_crate() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.parquet");
     let encoded = images();
@@ -135,7 +135,7 @@ fn pages_are_those_that_the_parquet_crate_reads_whatever_their_form() {
 }
 
 #[test]
-fn a_page_that_is_peeked_at_is_still_the_next() {
+fn peeking_does_not_consume_a_page() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.parquet");
     write(&path, WriterProperties::builder().build());
@@ -310,7 +310,7 @@ impl Hostile {
         (dir, path)
     }
 
-    fn refusal(&self) -> String {
+    fn error_text(&self) -> String {
         let (_dir, path) = self.file();
         let whole = read_parquet("x", std::slice::from_ref(&path), &ParquetOptions::default());
         let whole = whole.unwrap_err().to_string();
@@ -327,7 +327,7 @@ impl Hostile {
 }
 
 #[test]
-fn the_file_that_hostile_ones_are_made_of_is_read() {
+fn the_unmodified_file_is_valid() {
     let (_dir, path) = Hostile::new().file();
     let data = read_parquet("x", &[path], &ParquetOptions::default()).unwrap();
     assert_eq!(data.labels(), [0, 1, 0, 1, 0, 1]);
@@ -344,7 +344,7 @@ const CODECS: [(&str, i64); 6] = [
 ];
 
 #[test]
-fn pages_that_claim_more_than_the_limit_are_refused_by_name() {
+fn oversized_pages_are_rejected_by_name() {
     for (name, codec) in CODECS {
         for claimed in [i64::from(i32::MAX), (1 << 30) + 1, -1] {
             let hostile = Hostile {
@@ -355,13 +355,13 @@ fn pages_that_claim_more_than_the_limit_are_refused_by_name() {
             let expected = format!(
                 " cannot be read as Parquet: found External: a page of {claimed} bytes, expected at most 1024 MiB"
             );
-            assert_eq!(hostile.refusal(), expected, "{name}");
+            assert_eq!(hostile.error_text(), expected, "{name}");
         }
     }
 }
 
 #[test]
-fn pages_that_claim_a_gibibyte_and_have_none_are_refused() {
+fn pages_with_false_sizes_are_rejected() {
     for (name, codec) in CODECS {
         for body in [
             &[0; 20][..],
@@ -374,7 +374,7 @@ fn pages_that_claim_a_gibibyte_and_have_none_are_refused() {
                 ..Hostile::new()
             };
             assert!(
-                hostile.refusal().contains("cannot be read as Parquet"),
+                hostile.error_text().contains("cannot be read as Parquet"),
                 "{name}"
             );
         }
@@ -382,7 +382,7 @@ fn pages_that_claim_a_gibibyte_and_have_none_are_refused() {
 }
 
 #[test]
-fn a_gzip_page_that_comes_to_more_than_it_claims_is_refused() {
+fn gzip_pages_larger_than_declared_are_rejected() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let block = vec![0; 1 << 20];
     for _ in 0..256 {
@@ -396,15 +396,15 @@ fn a_gzip_page_that_comes_to_more_than_it_claims_is_refused() {
     };
     assert!(
         hostile
-            .refusal()
+            .error_text()
             .ends_with("expected 1000 decompressed bytes, found 1001"),
         "{}",
-        hostile.refusal()
+        hostile.error_text()
     );
 }
 
 #[test]
-fn counts_that_no_bytes_stand_for_are_refused() {
+fn counts_beyond_the_data_are_rejected() {
     let many = i64::from(i32::MAX);
     let lengths = [0x80, 0x01, 4, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 2];
     for (what, hostile) in [
@@ -481,12 +481,12 @@ fn counts_that_no_bytes_stand_for_are_refused() {
             }
         }),
     ] {
-        assert!(!hostile.refusal().is_empty(), "{what}");
+        assert!(!hostile.error_text().is_empty(), "{what}");
     }
 }
 
 #[test]
-fn columns_deep_in_one_another_are_refused() {
+fn deeply_nested_columns_are_rejected() {
     let mut schema = vec![Fields::default().text(4, "schema").i32(5, 1).end()];
     let group = Fields::default().i32(3, 0).text(4, "g").i32(5, 1).end();
     schema.extend(vec![group; 9000]);
@@ -497,7 +497,7 @@ fn columns_deep_in_one_another_are_refused() {
     };
     assert!(
         hostile
-            .refusal()
+            .error_text()
             .ends_with("columns nested more than 64 deep")
     );
     let hostile = Hostile {
@@ -506,13 +506,13 @@ fn columns_deep_in_one_another_are_refused() {
     };
     assert!(
         hostile
-            .refusal()
+            .error_text()
             .ends_with("10001 columns, expected at most 10000")
     );
 }
 
 #[test]
-fn a_footer_longer_than_any_honest_one_is_refused() {
+fn oversized_footers_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.parquet");
     let mut file = File::create(&path).unwrap();

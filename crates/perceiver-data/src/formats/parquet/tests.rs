@@ -83,7 +83,7 @@ fn error(path: &Path) -> String {
 }
 
 #[test]
-fn pictures_come_out_the_right_way_up() {
+fn images_are_decoded_upright() {
     let fixture = Fixture::new();
     let paths = Cells::Bytes(vec![Some(b"0.png".to_vec())]);
     let columns = [
@@ -128,7 +128,7 @@ fn plain_binary_columns_and_other_names_are_read() {
 }
 
 #[test]
-fn an_id_is_not_taken_for_a_label() {
+fn id_columns_are_not_labels() {
     let fixture = Fixture::new();
     let schema = "message rows { required int64 id; required binary img; }";
     let columns = [
@@ -158,7 +158,7 @@ fn an_id_is_not_taken_for_a_label() {
 }
 
 #[test]
-fn a_text_longer_than_any_label_is_refused() {
+fn overlong_text_labels_are_rejected() {
     let fixture = Fixture::new();
     let schema = "message rows { required binary img; required binary class (STRING); }";
     let file = |length: usize| {
@@ -175,7 +175,7 @@ fn a_text_longer_than_any_label_is_refused() {
 }
 
 #[test]
-fn a_column_is_a_label_by_its_name_or_by_what_the_metadata_says() {
+fn label_columns_are_recognized_by_name_or_metadata() {
     let fixture = Fixture::new();
     let path = fixture.path("named.parquet");
     let columns = |schema: &str, metadata: Option<&str>| {
@@ -200,7 +200,7 @@ fn a_column_is_a_label_by_its_name_or_by_what_the_metadata_says() {
 }
 
 #[test]
-fn a_class_that_is_listed_twice_is_refused() {
+fn duplicate_class_names_are_rejected() {
     let fixture = Fixture::new();
     let path = fixture.path("named.parquet");
     let metadata = r#"{"info": {"features": {"label": {"names": ["cat", "dog", "cat"]}}}}"#;
@@ -217,7 +217,7 @@ fn a_class_that_is_listed_twice_is_refused() {
 }
 
 #[test]
-fn labels_beyond_the_limit_of_classes_are_refused() {
+fn labels_beyond_the_class_limit_are_rejected() {
     let fixture = Fixture::new();
     for label in [100_000, i64::from(i32::MAX) + 1] {
         let columns = [
@@ -258,7 +258,7 @@ fn a_row_without_an_image_is_a_broken_image() {
 }
 
 #[test]
-fn files_are_read_in_the_order_given() {
+fn files_are_read_in_the_given_order() {
     let fixture = Fixture::new();
     let whole = pets(2500);
     let (first, second) = whole.clone().split_tail(0.5);
@@ -309,7 +309,7 @@ fn fine_and_coarse_labels_are_both_there() {
 }
 
 #[test]
-fn pictures_are_shrunk_on_the_way_in() {
+fn images_are_downscaled_when_read() {
     let fixture = Fixture::new();
     let path = fixture.path("large.parquet");
     let large = Image::new(8, 12, vec![9; 3 * 8 * 12]).unwrap();
@@ -327,14 +327,14 @@ fn pictures_are_shrunk_on_the_way_in() {
 }
 
 #[test]
-fn a_wrong_cell_is_named() {
+fn errors_name_the_invalid_cell() {
     let fixture = Fixture::new();
-    let file = |picture: Option<Vec<u8>>, label| {
+    let file = |image: Option<Vec<u8>>, label| {
         let paths = Cells::Bytes(vec![None; 2]);
-        let pictures = Cells::Bytes(vec![Some(png_by_rows()), picture]);
+        let images = Cells::Bytes(vec![Some(png_by_rows()), image]);
         fixture.write(
             SCHEMA,
-            &[pictures, paths, Cells::Integers(vec![Some(0), label])],
+            &[images, paths, Cells::Integers(vec![Some(0), label])],
         )
     };
     let png = || Some(png_by_rows());
@@ -354,15 +354,15 @@ fn a_wrong_cell_is_named() {
 }
 
 #[test]
-fn a_broken_picture_is_skipped_with_its_labels_or_refused_by_its_row() {
+fn broken_images_are_skipped_with_their_labels_or_refused_by_row() {
     let fixture = Fixture::new();
-    let pictures = [
+    let images = [
         Some(png_by_rows()),
         Some(b"<html>".to_vec()),
         Some(png_by_rows()),
     ];
     let columns = [
-        Cells::Bytes(pictures.to_vec()),
+        Cells::Bytes(images.to_vec()),
         Cells::Bytes(vec![None; 3]),
         Cells::Integers(vec![Some(1), Some(0), Some(0)]),
     ];
@@ -380,7 +380,7 @@ fn a_broken_picture_is_skipped_with_its_labels_or_refused_by_its_row() {
 }
 
 #[test]
-fn a_label_beyond_the_named_classes_is_refused() {
+fn labels_beyond_the_named_classes_are_rejected() {
     let fixture = Fixture::new();
     let path = fixture.path("named.parquet");
     let metadata = r#"{"info": {"features": {"label": {"names": ["cat", "dog"]}}}}"#.to_owned();
@@ -423,7 +423,7 @@ fn unnamed_classes_are_counted_over_all_files() {
 }
 
 #[test]
-fn a_missing_column_lists_those_found() {
+fn errors_for_missing_columns_list_the_existing_ones() {
     let fixture = Fixture::new();
     let schema = "message rows { required binary text (STRING); required int64 label; }";
     let columns = [
@@ -437,7 +437,7 @@ fn a_missing_column_lists_those_found() {
 }
 
 #[test]
-fn files_that_are_not_parquet_are_refused() {
+fn files_that_are_not_parquet_are_rejected() {
     let fixture = Fixture::new();
     let path = fixture.path("page.parquet");
     let whole = fixture.path("whole.parquet");
@@ -463,8 +463,8 @@ proptest! {
         let path = fixture.path("damaged.parquet");
         write_parquet(&path, &pets(3).with_groups(groups()).unwrap()).unwrap();
         let mut bytes = fs::read(&path).unwrap();
-        for (place, byte) in damage {
-            let at = (place * bytes.len() as f64) as usize;
+        for (position, byte) in damage {
+            let at = (position * bytes.len() as f64) as usize;
             bytes[at] = byte;
         }
         bytes.truncate(bytes.len() - cut / 20 * cut);

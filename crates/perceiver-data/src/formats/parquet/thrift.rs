@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_read_and_everything_else_is_passed_over() {
+    fn integers_are_read_and_other_fields_skipped() {
         let bytes = [
             0x15, 0x0d, // 1: i32 -7
             0x18, 0x02, b'a', b'b', // 2: two bytes
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_beyond_the_end_are_refused() {
+    fn lengths_beyond_the_end_are_rejected() {
         for bytes in [
             &[0x18, 0xff, 0xff, 0xff, 0xff, 0x0f][..],       // bytes
             &[0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x0f][..], // booleans
@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = compact(&bytes).integers();
         }
     }

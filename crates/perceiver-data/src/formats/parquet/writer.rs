@@ -47,7 +47,7 @@ const GROUPED: &str = "message dataset {
 /// # Ok::<(), perceiver_data::DataError>(())
 /// ```
 pub fn write_parquet(path: &Path, dataset: &Dataset) -> Result<()> {
-    let pictures = dataset
+    let images = dataset
         .images()
         .par_iter()
         .map(|image| Ok(Some(png(path, image)?)))
@@ -61,19 +61,19 @@ pub fn write_parquet(path: &Path, dataset: &Dataset) -> Result<()> {
             .collect(),
     );
     let class_label = |names: &[String]| json!({"names": names, "_type": "ClassLabel"});
-    let picture = json!({"_type": "Image"});
+    let image_feature = json!({"_type": "Image"});
     let (schema, features, columns) = match dataset.groups() {
         None => {
-            let features = json!({"image": picture, "label": class_label(dataset.classes())});
+            let features = json!({"image": image_feature, "label": class_label(dataset.classes())});
             (
                 PLAIN,
                 features,
-                vec![Cells::Bytes(pictures), no_paths, labels],
+                vec![Cells::Bytes(images), no_paths, labels],
             )
         }
         Some(groups) => {
             let features = json!({
-                "img": picture,
+                "img": image_feature,
                 "fine_label": class_label(dataset.classes()),
                 "coarse_label": class_label(&groups.names),
             });
@@ -85,7 +85,7 @@ pub fn write_parquet(path: &Path, dataset: &Dataset) -> Result<()> {
             (
                 GROUPED,
                 features,
-                vec![Cells::Bytes(pictures), no_paths, labels, coarse],
+                vec![Cells::Bytes(images), no_paths, labels, coarse],
             )
         }
     };

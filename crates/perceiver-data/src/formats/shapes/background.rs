@@ -78,7 +78,7 @@ impl Blob {
     fn random(random: &mut Random, lightness: f32) -> Self {
         Self {
             colour: faint(random, lightness),
-            centre: place(random),
+            centre: random_point(random),
             radius: random.within(4.0, 10.0),
         }
     }
@@ -99,7 +99,7 @@ struct Line {
 
 impl Line {
     fn random(random: &mut Random, lightness: f32) -> Self {
-        let through = place(random);
+        let through = random_point(random);
         let towards = at(random.within(-1.0, 1.0), random.within(-1.0, 1.0));
         let length = towards.norm().max(0.01);
         Self {
@@ -123,7 +123,7 @@ fn faint(random: &mut Random, lightness: f32) -> Colour {
 }
 
 /// Draws a point of the image.
-fn place(random: &mut Random) -> Point {
+fn random_point(random: &mut Random) -> Point {
     at(
         random.within(0.0, SIZE as f32),
         random.within(0.0, SIZE as f32),

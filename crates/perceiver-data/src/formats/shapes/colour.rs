@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_have_the_lightness_asked_for_and_every_hue() {
+    fn colours_have_the_given_lightness_and_every_hue() {
         let mut random = Random::new(RngKey::new(0));
         let mut strongest = [0; CHANNELS];
         for step in 0..300 {

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrored_signs_and_objects_stay_themselves() {
+    fn symmetric_figures_equal_their_mirror_images() {
         // Poses are mirrored, so a figure must be its own mirror image or look the same facing
         // either way; these are their own mirror images.
         for figure in [triangle, star, plus, cross, chevron, heart, house, tree] {

@@ -99,7 +99,7 @@ mod tests {
     use crate::formats::shapes::figure;
 
     #[test]
-    fn poses_turn_without_stretching() {
+    fn poses_rotate_without_distortion() {
         let mut random = Random::new(RngKey::new(0));
         for _ in 0..100 {
             let pose = Pose::random(&mut random);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_stand_out_and_are_as_often_lighter_as_darker() {
+    fn figures_contrast_with_the_background_and_are_equally_often_lighter_and_darker() {
         let seen = |image: &Image, y: usize, x: usize| {
             let byte = |channel| image.pixels()[(channel * SIZE + y) * SIZE + x];
             lightness(std::array::from_fn(|channel| {

@@ -46,7 +46,7 @@ pub(super) const EXPECTED: &str =
     "an uncompressed tar file, since images are read by their offset in it";
 
 /// Describes a compressed file and how to unpack it, for errors.
-pub(super) fn found(compression: &str) -> String {
+pub(super) fn describe(compression: &str) -> String {
     format!("one compressed with {compression}; decompress it first, to a .tar file next to it")
 }
 
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compressed_files_are_told_by_name_and_by_content() {
+    fn compression_is_detected_by_name_and_content() {
         for (name, expected) in [
             ("a/train-0.tar.gz", Some("gzip")),
             ("TRAIN.TGZ", Some("gzip")),

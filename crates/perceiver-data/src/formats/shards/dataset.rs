@@ -126,7 +126,7 @@ impl ShardedDataset {
     }
 
     /// Returns the mean and the maximum size of an encoded image in bytes; zeros before the survey.
-    pub fn picture_bytes(&self) -> (u64, u64) {
+    pub fn image_bytes(&self) -> (u64, u64) {
         self.bytes
     }
 
@@ -142,7 +142,7 @@ impl ShardedDataset {
 
     /// Returns the class index of an image.
     pub(crate) fn label(&self, index: usize) -> u32 {
-        let (shard, row) = self.place(index);
+        let (shard, row) = self.locate(index);
         self.shards[shard].labels()[row]
     }
 
@@ -220,8 +220,8 @@ impl ShardedDataset {
     pub fn image_names(&self) -> Result<Vec<String>> {
         let mut names = Vec::with_capacity(self.len());
         for range in self.by_shard() {
-            let (shard, _) = self.place(range.start);
-            let rows = range.map(|index| self.place(index).1);
+            let (shard, _) = self.locate(range.start);
+            let rows = range.map(|index| self.locate(index).1);
             let rows: Vec<usize> = rows.collect();
             let shard = &self.shards[shard];
             let file = name_of_file(&self.root, shard.path());
@@ -247,12 +247,12 @@ impl ShardedDataset {
 
     /// Reads the encoded images at `indices`, in their order; each shard is read forwards.
     pub(crate) fn read(&self, indices: &[usize]) -> Result<Vec<Encoded>> {
-        let mut wanted: Vec<(usize, usize)> = indices.iter().copied().zip(0..).collect();
-        wanted.sort_unstable();
+        let mut requested: Vec<(usize, usize)> = indices.iter().copied().zip(0..).collect();
+        requested.sort_unstable();
         let mut read: Vec<(usize, Encoded)> = Vec::with_capacity(indices.len());
-        for of_shard in wanted.chunk_by(|a, b| self.place(a.0).0 == self.place(b.0).0) {
-            let shard = &self.shards[self.place(of_shard[0].0).0];
-            let rows = of_shard.iter().map(|&(index, _)| self.place(index).1);
+        for of_shard in requested.chunk_by(|a, b| self.locate(a.0).0 == self.locate(b.0).0) {
+            let shard = &self.shards[self.locate(of_shard[0].0).0];
+            let rows = of_shard.iter().map(|&(index, _)| self.locate(index).1);
             let rows: Vec<usize> = rows.collect();
             let labels = rows.iter().map(|&row| shard.labels()[row]);
             for ((&(index, order), label), bytes) in
@@ -272,13 +272,13 @@ impl ShardedDataset {
 
     /// Decodes an image, downscaled.
     pub(crate) fn decode(&self, encoded: &Encoded) -> Result<Image> {
-        let (shard, row) = self.place(encoded.index);
+        let (shard, row) = self.locate(encoded.index);
         let origin = self.shards[shard].origin(row);
         Image::decode_shrunk(&encoded.bytes, Path::new(&origin), self.shorter_side)
     }
 
     /// Returns the shard of an image, and its row there.
-    fn place(&self, index: usize) -> (usize, usize) {
+    fn locate(&self, index: usize) -> (usize, usize) {
         let position = self.kept[index];
         let shard = self.starts.partition_point(|&start| start <= position) - 1;
         (shard, position - self.starts[shard])

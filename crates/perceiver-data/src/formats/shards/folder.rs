@@ -10,7 +10,7 @@ use crate::dataset::class_names::{ClassMap, read_class_names};
 use crate::dataset::labels::require_dense;
 use crate::dataset::part::Part;
 use crate::dataset::splits::{
-    TEST, TRAIN, VALIDATION, part_called, part_of_stem, part_within_stem,
+    TEST, TRAIN, VALIDATION, split_named, split_of_stem, split_within_stem,
 };
 use crate::dataset::{Dataset, Split, TestSplit};
 use crate::error::{DataError, Result};
@@ -19,7 +19,7 @@ use crate::formats::load_options::LoadOptions;
 use crate::formats::shards::columns::ShardColumns;
 use crate::formats::shards::compression;
 use crate::formats::shards::dataset::ShardedDataset;
-use crate::formats::shards::shard::{Indexed, Places, Shard, is_shard};
+use crate::formats::shards::shard::{Indexed, Locations, Shard, is_shard};
 use crate::formats::shards::survey::Survey;
 use crate::formats::shards::unpaired_files::UnpairedFiles;
 
@@ -53,7 +53,7 @@ impl ShardFolder {
         let root = root.into();
         let mut files = shards_below(&root)?;
         files.sort();
-        refuse_compressed(&root, &files)?;
+        require_uncompressed(&root, &files)?;
         files.retain(|path| compression::by_name(path).is_none());
         let [train, mut test, mut validation] =
             [TRAIN, TEST, VALIDATION].map(|words| files_of(&root, &mut files, words));
@@ -91,7 +91,7 @@ impl ShardFolder {
         let others = if self.others.is_empty() {
             String::new()
         } else {
-            format!("; found {}", self.others_in_words())
+            format!("; found {}", self.describe_others())
         };
         Err(DataError::Missing {
             path: self.root.join(format!("{split}-*.tar")),
@@ -100,7 +100,7 @@ impl ShardFolder {
     }
 
     /// Describes the shards that belong to no split: their number and the first few.
-    fn others_in_words(&self) -> String {
+    fn describe_others(&self) -> String {
         let names = self.others.iter().take(3).map(|path| {
             let name = path.file_name().unwrap_or_default();
             name.to_string_lossy().into_owned()
@@ -138,9 +138,9 @@ impl ShardFolder {
             return self.split_of_classes(split, shorter_side, &classes);
         }
         if !self.others.is_empty() {
-            tracing::warn!("{}: skipped {}", self.name(), self.others_in_words());
+            tracing::warn!("{}: skipped {}", self.name(), self.describe_others());
         }
-        self.pictures(&self.train, shorter_side, None)
+        self.index(&self.train, shorter_side, None)
     }
 
     /// Indexes a split as [`ShardFolder::split`] does, with labels matched by name to `classes`,
@@ -154,12 +154,12 @@ impl ShardFolder {
         shorter_side: usize,
         classes: &[String],
     ) -> Result<ShardedDataset> {
-        let pictures = self.pictures(self.files(split), shorter_side, Some(classes))?;
+        let dataset = self.index(self.files(split), shorter_side, Some(classes))?;
         Ok(match split {
             Split::Test if self.is_tested_by_validation() => {
-                pictures.with_test_split(TestSplit::Validation)
+                dataset.with_test_split(TestSplit::Validation)
             }
-            _ => pictures,
+            _ => dataset,
         })
     }
 
@@ -180,7 +180,8 @@ impl ShardFolder {
 
     /// Whether the validation shards stand in for missing test shards.
     pub fn is_tested_by_validation(&self) -> bool {
-        let part = |path: &PathBuf| part_of(&self.root, path).or_else(|| part_within(path));
+        let part =
+            |path: &PathBuf| split_of_file(&self.root, path).or_else(|| split_within_name(path));
         self.test.first().and_then(part) == Some(VALIDATION)
     }
 
@@ -190,22 +191,22 @@ impl ShardFolder {
     /// Those of [`ShardFolder::split`] and of [`ShardedDataset::surveyed`], and the first broken
     /// image if those are refused.
     pub(crate) fn load(&self, split: Split, options: &LoadOptions) -> Result<Dataset> {
-        let pictures = self.split(split, options.shorter_side)?;
-        let survey = Survey::of(&pictures, Part::WHOLE, options.broken, &options.watcher)?;
-        let pictures = pictures.surveyed(&survey)?;
-        let all: Vec<usize> = (0..pictures.len()).collect();
-        let decoded = all.par_iter().map(|&index| pictures.image(index));
+        let dataset = self.split(split, options.shorter_side)?;
+        let survey = Survey::of(&dataset, Part::WHOLE, options.broken, &options.watcher)?;
+        let dataset = dataset.surveyed(&survey)?;
+        let all: Vec<usize> = (0..dataset.len()).collect();
+        let decoded = all.par_iter().map(|&index| dataset.image(index));
         Dataset::new(
-            pictures.name(),
+            dataset.name(),
             decoded.collect::<Result<_>>()?,
-            all.iter().map(|&index| pictures.label(index)).collect(),
-            pictures.classes().to_vec(),
+            all.iter().map(|&index| dataset.label(index)).collect(),
+            dataset.classes().to_vec(),
         )?
-        .with_image_names(pictures.image_names()?)
+        .with_image_names(dataset.image_names()?)
     }
 
     /// Indexes the images in files; labels are matched by name to `wanted`, if given.
-    fn pictures(
+    fn index(
         &self,
         files: &[PathBuf],
         shorter_side: usize,
@@ -223,7 +224,7 @@ impl ShardFolder {
             }
         };
         let shards = files.into_iter();
-        let shards = shards.map(|(labels, places)| Shard::new(labels, places));
+        let shards = shards.map(|(labels, locations)| Shard::new(labels, locations));
         let named = (self.name(), self.root.clone());
         Ok(ShardedDataset::new(
             named,
@@ -239,22 +240,22 @@ impl ShardFolder {
             .par_iter()
             .map(|path| Indexed::open(path, &self.columns));
         let indexed: Vec<Indexed> = indexed.collect::<Result<_>>()?;
-        let (mut labels, mut places) = (Vec::new(), Vec::new());
+        let (mut labels, mut locations) = (Vec::new(), Vec::new());
         let mut unpaired = UnpairedFiles::default();
         for file in indexed {
             labels.push(file.labels);
-            places.push(file.places);
+            locations.push(file.locations);
             unpaired.join(file.unpaired);
         }
         let classes = join(&mut labels, self.classes.as_deref())?;
         let of_files: Vec<&[u32]> = labels.iter().map(|file| &file.labels[..]).collect();
-        unpaired.say(&self.name(), &classes, &of_files)?;
+        unpaired.report(&self.name(), &classes, &of_files)?;
         let by_number = |file: &FileLabels| file.classes == FileClasses::Numbers;
         if files == self.train && self.classes.is_none() && labels.iter().all(by_number) {
             require_dense(&self.root, of_files.iter().copied().flatten().copied())?;
         }
         Ok(Labelled {
-            files: labels.into_iter().zip(places).collect(),
+            files: labels.into_iter().zip(locations).collect(),
             classes,
         })
     }
@@ -262,7 +263,7 @@ impl ShardFolder {
 
 /// Indexed files with their common classes.
 struct Labelled {
-    files: Vec<(FileLabels, Places)>,
+    files: Vec<(FileLabels, Locations)>,
     classes: Vec<String>,
 }
 
@@ -273,27 +274,29 @@ fn files_of(root: &Path, files: &mut Vec<PathBuf>, words: &'static [&'static str
         let belongs = |path: &mut PathBuf| belongs(path);
         files.extract_if(.., belongs).collect::<Vec<PathBuf>>()
     };
-    let begins = take(&|path| part_of(root, path) == Some(words));
+    let begins = take(&|path| split_of_file(root, path) == Some(words));
     if begins.is_empty() {
-        take(&|path| part_of(root, path).is_none() && part_within(path) == Some(words))
+        take(&|path| split_of_file(root, path).is_none() && split_within_name(path) == Some(words))
     } else {
         begins
     }
 }
 
 /// Returns an error for compressed shards, unless they have been unpacked next to themselves.
-fn refuse_compressed(root: &Path, files: &[PathBuf]) -> Result<()> {
+fn require_uncompressed(root: &Path, files: &[PathBuf]) -> Result<()> {
     let compressed = files
         .iter()
         .filter_map(|path| Some((path, compression::by_name(path)?)));
     for (path, compression) in compressed {
         let unpacked = compression::unpacked(path);
-        let is_of_split = part_of(root, path).or_else(|| part_within(path)).is_some();
+        let is_of_split = split_of_file(root, path)
+            .or_else(|| split_within_name(path))
+            .is_some();
         if is_of_split && !files.contains(&unpacked) {
             return Err(DataError::Shard {
                 path: path.clone(),
                 expected: compression::EXPECTED.to_owned(),
-                found: compression::found(compression),
+                found: compression::describe(compression),
             });
         }
     }
@@ -301,15 +304,15 @@ fn refuse_compressed(root: &Path, files: &[PathBuf]) -> Result<()> {
 }
 
 /// Returns the split named anywhere in a file name.
-fn part_within(path: &Path) -> Option<&'static [&'static str]> {
-    part_within_stem(path.file_stem()?.to_str()?)
+fn split_within_name(path: &Path) -> Option<&'static [&'static str]> {
+    split_within_stem(path.file_stem()?.to_str()?)
 }
 
 /// Returns the split of a file, by the start of its own name or by its folder's.
-fn part_of(root: &Path, path: &Path) -> Option<&'static [&'static str]> {
+fn split_of_file(root: &Path, path: &Path) -> Option<&'static [&'static str]> {
     let stem = path.file_stem()?.to_str()?;
     let folder = path.strip_prefix(root).ok()?.parent()?;
-    part_of_stem(stem).or_else(|| part_called(folder.file_name()?.to_str()?))
+    split_of_stem(stem).or_else(|| split_named(folder.file_name()?.to_str()?))
 }
 
 /// Lists the shards in `root` and its subfolders.
@@ -370,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_told_by_the_names_of_files_and_folders() {
+    fn splits_are_recognized_by_the_names_of_files_and_folders() {
         let root = tempfile::tempdir().unwrap();
         let files = [
             "train-00001.tar",
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn validation_shards_are_the_test_where_there_is_no_other() {
+    fn validation_shards_stand_in_for_missing_test_shards() {
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), &["train-0.tar", "validation-0.tar"]);
         let folder = ShardFolder::open(root.path()).unwrap();
@@ -405,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn errors_name_what_is_missing() {
         let root = tempfile::tempdir().unwrap();
         let message = |root: &Path| ShardFolder::open(root).unwrap_err().to_string();
         let nowhere = message(&root.path().join("nowhere"));
@@ -416,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_is_understood_wherever_its_name_stands() {
+    fn splits_are_recognized_anywhere_in_file_names() {
         let root = tempfile::tempdir().unwrap();
         touch(
             root.path(),
@@ -444,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_of_no_split_are_named_and_compressed_ones_refused() {
+    fn shards_of_no_split_are_listed_and_compressed_ones_rejected() {
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), &["a.tar", "b.tar", "test-0.tar"]);
         let message = || ShardFolder::open(root.path()).unwrap_err().to_string();

@@ -17,12 +17,12 @@ pub(crate) struct Shard {
     path: PathBuf,
     /// The class of every image.
     labels: Vec<u32>,
-    places: Places,
+    locations: Locations,
 }
 
 /// The locations of its images.
 #[derive(Debug)]
-pub(super) enum Places {
+pub(super) enum Locations {
     Tar(Vec<Span>),
     /// One image per row, in these columns.
     #[cfg(feature = "parquet")]
@@ -32,7 +32,7 @@ pub(super) enum Places {
 /// The index of a file.
 pub(super) struct Indexed {
     pub(super) labels: FileLabels,
-    pub(super) places: Places,
+    pub(super) locations: Locations,
     pub(super) unpaired: UnpairedFiles,
 }
 
@@ -50,7 +50,7 @@ impl Indexed {
                 labels: class_indices(path, &index.labels, MAX_CLASSES)?,
                 classes: FileClasses::Numbers,
             },
-            places: Places::Tar(index.spans),
+            locations: Locations::Tar(index.spans),
             unpaired: index.unpaired,
         })
     }
@@ -58,11 +58,11 @@ impl Indexed {
 
 impl Shard {
     /// Creates a shard with labels that index the data set's classes.
-    pub(super) fn new(labels: FileLabels, places: Places) -> Self {
+    pub(super) fn new(labels: FileLabels, locations: Locations) -> Self {
         Self {
             path: labels.path,
             labels: labels.labels,
-            places,
+            locations,
         }
     }
 
@@ -76,12 +76,12 @@ impl Shard {
 
     /// Returns the bytes of memory for the index of its images.
     pub(crate) fn index_bytes(&self) -> usize {
-        let places = match &self.places {
-            Places::Tar(spans) => size_of_val(&spans[..]),
+        let locations = match &self.locations {
+            Locations::Tar(spans) => size_of_val(&spans[..]),
             #[cfg(feature = "parquet")]
-            Places::Parquet(_) => 0,
+            Locations::Parquet(_) => 0,
         };
-        places + size_of_val(&self.labels[..])
+        locations + size_of_val(&self.labels[..])
     }
 
     pub(crate) fn labels(&self) -> &[u32] {
@@ -98,8 +98,8 @@ impl Shard {
     /// # Errors
     /// When the file cannot be read, or has fewer rows.
     pub(crate) fn keys(&self, rows: &[usize]) -> Result<Vec<String>> {
-        match &self.places {
-            Places::Tar(_) => {
+        match &self.locations {
+            Locations::Tar(_) => {
                 let names = tar::image_names(&self.path)?;
                 let named = rows.iter().map(|&row| names.get(row).cloned());
                 let named: Option<Vec<String>> = named.collect();
@@ -110,19 +110,19 @@ impl Shard {
                 })
             }
             #[cfg(feature = "parquet")]
-            Places::Parquet(_) => Ok(rows.iter().map(ToString::to_string).collect()),
+            Locations::Parquet(_) => Ok(rows.iter().map(ToString::to_string).collect()),
         }
     }
 
     /// Reads the encoded images of ascending rows.
     pub(crate) fn read(&self, rows: &[usize]) -> Result<Vec<Vec<u8>>> {
-        match &self.places {
-            Places::Tar(spans) => {
+        match &self.locations {
+            Locations::Tar(spans) => {
                 let spans = rows.iter().map(|&row| spans[row]);
                 tar::read(&self.path, spans)
             }
             #[cfg(feature = "parquet")]
-            Places::Parquet(columns) => super::parquet::read(&self.path, columns, rows),
+            Locations::Parquet(columns) => super::parquet::read(&self.path, columns, rows),
         }
     }
 }
@@ -137,16 +137,16 @@ fn is_tar(path: &Path) -> bool {
     has_extension(path, "tar")
 }
 
-fn has_extension(path: &Path, wanted: &str) -> bool {
+fn has_extension(path: &Path, expected: &str) -> bool {
     path.extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
+        .is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
 }
 
 #[cfg(feature = "parquet")]
 fn parquet(path: &Path, columns: &ShardColumns) -> Result<Indexed> {
     Ok(Indexed {
         labels: super::parquet::index(path, columns)?,
-        places: Places::Parquet(columns.clone()),
+        locations: Locations::Parquet(columns.clone()),
         unpaired: UnpairedFiles::default(),
     })
 }

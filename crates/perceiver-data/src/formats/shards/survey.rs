@@ -36,12 +36,12 @@ impl Survey {
     /// # Errors
     /// When a shard cannot be read, and for the first broken image if those are refused.
     pub fn of(
-        pictures: &ShardedDataset,
+        dataset: &ShardedDataset,
         part: Part,
         broken: BrokenImages,
         watcher: &ProgressCallback,
     ) -> Result<Self> {
-        let shards = pictures.by_shard();
+        let shards = dataset.by_shard();
         let numbers = part.range(shards.len());
         let mine = shards[numbers.clone()].iter().map(ExactSizeIterator::len);
         let seen = watcher.counter(Work::Decode, mine.sum());
@@ -50,19 +50,19 @@ impl Survey {
             let mut hash = Sha256::new();
             let indices: Vec<usize> = shards[number].clone().collect();
             for indices in indices.chunks(AT_ONCE) {
-                let encoded = pictures.read(indices)?;
-                for picture in &encoded {
-                    hash.update(picture.label.to_le_bytes());
-                    hash.update((picture.bytes().len() as u64).to_le_bytes());
-                    hash.update(picture.bytes());
+                let encoded = dataset.read(indices)?;
+                for image in &encoded {
+                    hash.update(image.label.to_le_bytes());
+                    hash.update((image.bytes().len() as u64).to_le_bytes());
+                    hash.update(image.bytes());
                 }
-                let sums = encoded.par_iter().map(|picture| {
-                    let sums = broken.judge(pictures.decode(picture));
+                let sums = encoded.par_iter().map(|image| {
+                    let sums = broken.apply(dataset.decode(image));
                     seen.one_more();
                     Ok(sums?.map(|image| ChannelSums::of_one(&image)))
                 });
-                for (picture, sums) in encoded.iter().zip(sums.collect::<Result<Vec<_>>>()?) {
-                    survey.note(pictures, picture, sums);
+                for (image, sums) in encoded.iter().zip(sums.collect::<Result<Vec<_>>>()?) {
+                    survey.add(dataset, image, sums);
                 }
             }
             survey.hashes.insert(number, hex(&hash.finalize()));
@@ -70,15 +70,15 @@ impl Survey {
         Ok(survey)
     }
 
-    fn note(&mut self, pictures: &ShardedDataset, picture: &Encoded, sums: Result<ChannelSums>) {
-        let bytes = picture.bytes().len() as u64;
+    fn add(&mut self, dataset: &ShardedDataset, image: &Encoded, sums: Result<ChannelSums>) {
+        let bytes = image.bytes().len() as u64;
         self.bytes += bytes;
         self.largest = self.largest.max(bytes);
         match sums {
             Ok(sums) => self.sums = self.sums.plus(sums),
             Err(error) => {
                 tracing::warn!("{error}; skipped");
-                self.broken.push(pictures.position(picture.index));
+                self.broken.push(dataset.position(image.index));
             }
         }
     }

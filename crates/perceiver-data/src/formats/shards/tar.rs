@@ -47,7 +47,7 @@ pub(crate) fn image_names(path: &Path) -> Result<Vec<String>> {
 
 fn samples(path: &Path) -> Result<TarSamples<'_>> {
     let failed = |source| match source {
-        source if is_of_the_disk(&source) => io_error("read", path, source),
+        source if is_disk_error(&source) => io_error("read", path, source),
         source => shard(path, "a complete tar file", shown(&source)),
     };
     let opened = open_regular(path);
@@ -59,7 +59,7 @@ fn samples(path: &Path) -> Result<TarSamples<'_>> {
         return Err(shard(
             path,
             compression::EXPECTED,
-            compression::found(compression),
+            compression::describe(compression),
         ));
     }
     let mut samples = TarSamples::new(path);
@@ -116,7 +116,7 @@ struct TarSamples<'a> {
 struct Sample {
     key: String,
     /// The span of its image, and its name.
-    picture: Option<(Span, String)>,
+    image: Option<(Span, String)>,
     label: Option<i64>,
     /// Files that would be parts of samples if their names had only one dot, with the class if it
     /// is a label.
@@ -163,7 +163,7 @@ impl<'a> TarSamples<'a> {
             }
             let len = len as u32; // lossless: the limit is below 4 GiB
             let span = Span { offset, len };
-            if self.open.picture.replace((span, name.to_owned())).is_some() {
+            if self.open.image.replace((span, name.to_owned())).is_some() {
                 return Err(twice());
             }
         } else if is_label_extension(extension) {
@@ -195,11 +195,11 @@ impl<'a> TarSamples<'a> {
     fn close(&mut self) -> Result<()> {
         let Sample {
             key,
-            picture,
+            image,
             label,
             others,
         } = std::mem::take(&mut self.open);
-        match (picture, label) {
+        match (image, label) {
             (Some((span, name)), Some(label)) => {
                 self.index.spans.push(span);
                 self.index.labels.push(label);
@@ -208,7 +208,7 @@ impl<'a> TarSamples<'a> {
             }
             (None, None) => {
                 for (file, class) in others {
-                    self.index.unpaired.note(file, class);
+                    self.index.unpaired.add(file, class);
                 }
                 Ok(())
             }
@@ -256,7 +256,7 @@ fn shown(error: &io::Error) -> String {
 }
 
 /// Whether the disk is at fault, not its content.
-fn is_of_the_disk(error: &io::Error) -> bool {
+fn is_disk_error(error: &io::Error) -> bool {
     error.raw_os_error().is_some()
 }
 
@@ -285,7 +285,7 @@ mod tests {
         (dir, path)
     }
 
-    fn refusal(files: &[File<'_>]) -> String {
+    fn index_error(files: &[File<'_>]) -> String {
         let (_dir, path) = tar(files);
         let error = index(&path).unwrap_err().to_string();
         let (_, finding) = error.split_once("x.tar: ").unwrap();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_told_by_their_names() {
+    fn files_are_grouped_into_samples_by_key() {
         let long = format!("{}/c.jpeg", "deep/".repeat(40));
         let long_label = long.replace("jpeg", "cls");
         let (_dir, path) = tar(&[
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sample_is_named() {
+    fn errors_name_incomplete_samples() {
         let png: &[u8] = b"png";
         let cases: [(&[File<'_>], &str); 6] = [
             (
@@ -348,12 +348,12 @@ mod tests {
             ),
         ];
         for (files, expected) in cases {
-            assert_eq!(refusal(files), expected);
+            assert_eq!(index_error(files), expected);
         }
     }
 
     #[test]
-    fn a_compressed_file_is_refused_as_such_and_garbage_is_shown_escaped() {
+    fn compressed_files_are_rejected_and_garbage_is_escaped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.tar");
         let message = |bytes: &[u8]| {
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_breaks_off_is_refused_wherever_it_does() {
+    fn truncated_files_are_rejected_at_any_length() {
         let (_dir, path) = tar(&[("a.png", &[1; 700]), ("a.cls", b"1")]);
         let whole = fs::read(&path).unwrap();
         let samples = index(&path).unwrap();
@@ -383,9 +383,9 @@ mod tests {
                     assert!(error.contains("expected a complete tar file"), "{error}");
                 }
                 // One of the two empty blocks at the end suffices.
-                Ok(found) => {
+                Ok(actual) => {
                     assert!(len >= whole.len() - 512, "{len} bytes");
-                    assert_eq!(found, samples);
+                    assert_eq!(actual, samples);
                 }
             }
         }

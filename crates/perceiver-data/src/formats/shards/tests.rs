@@ -26,7 +26,7 @@ use crate::transforms::normalize::Normalization;
 use crate::transforms::preprocess::Preprocessing;
 
 /// Returns images of different sizes and colours.
-fn picture(number: usize) -> Image {
+fn image(number: usize) -> Image {
     let (height, width) = (3 + number % 3, 4);
     let pixels = (0..3 * height * width).map(|at| (number * 41 + at * 7) as u8);
     Image::new(height, width, pixels.collect()).unwrap()
@@ -37,7 +37,7 @@ fn write(root: &Path, train: usize, per_shard: usize) {
     for (split, count) in [(Split::Train, train), (Split::Test, 5)] {
         let mut writer = ShardWriter::new(root, split, per_shard);
         for number in 0..count {
-            let png = picture(number).to_png().unwrap();
+            let png = image(number).to_png().unwrap();
             writer.add(&png, "png", (number % 3) as u32).unwrap();
         }
         assert_eq!(writer.finish().unwrap(), count);
@@ -47,18 +47,18 @@ fn write(root: &Path, train: usize, per_shard: usize) {
 }
 
 fn surveyed(root: &Path) -> ShardedDataset {
-    let pictures = ShardFolder::open(root).unwrap();
-    let pictures = pictures.split(Split::Train, 64).unwrap();
+    let shards = ShardFolder::open(root).unwrap();
+    let shards = shards.split(Split::Train, 64).unwrap();
     let survey = Survey::of(
-        &pictures,
+        &shards,
         Part::WHOLE,
         BrokenImages::Skip,
         &ProgressCallback::default(),
     );
-    pictures.surveyed(&survey.unwrap()).unwrap()
+    shards.surveyed(&survey.unwrap()).unwrap()
 }
 
-fn loader(pictures: impl Into<Samples>, config: LoaderConfig) -> Loader {
+fn loader(samples: impl Into<Samples>, config: LoaderConfig) -> Loader {
     let preprocessing = Preprocessing {
         image_size: 5,
         antialias: false,
@@ -68,7 +68,7 @@ fn loader(pictures: impl Into<Samples>, config: LoaderConfig) -> Loader {
             variance: vec![5000.0; 3],
         },
     };
-    Loader::new(pictures, preprocessing, config).unwrap()
+    Loader::new(samples, preprocessing, config).unwrap()
 }
 
 /// Indices, labels, and the bits of pixels and mixing partners of some batches.
@@ -113,15 +113,15 @@ fn training(batch_size: usize, shuffle_buffer: usize, part: Part) -> LoaderConfi
 }
 
 #[test]
-fn in_order_a_stream_is_what_memory_holds() {
+fn a_stream_in_order_equals_the_data_in_memory() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 23, 7);
     let source: Source = format!("shards:{}", root.path().display()).parse().unwrap();
     let data = source.load(Split::Train, &LoadOptions::default()).unwrap();
     assert_eq!((data.len(), data.classes()[2].as_str()), (23, "cat"));
-    assert_eq!(data.images()[11], picture(11));
+    assert_eq!(data.images()[11], image(11));
     let streamed = surveyed(root.path());
-    assert_eq!(streamed.image(11).unwrap(), picture(11));
+    assert_eq!(streamed.image(11).unwrap(), image(11));
     let config = || LoaderConfig {
         batch_size: 6,
         ..LoaderConfig::default()
@@ -136,7 +136,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn parts_are_those_of_the_whole_and_an_epoch_can_be_entered_anywhere(
+    fn parts_form_the_whole_epoch_from_any_batch_on(
         train in 1_usize..40, per_shard in 1_usize..15, batch_size in 1_usize..9, buffer in 0_usize..30, ranks in 1_usize..5,
     ) {
         let root = tempfile::tempdir().unwrap();
@@ -171,7 +171,7 @@ proptest! {
 
     /// Any damaged file is rejected or read, without a panic.
     #[test]
-    fn damage_is_an_error_or_nothing(at in 0_usize..4096, byte: u8, cut in 0_usize..8192) {
+    fn damaged_shards_never_panic(at in 0_usize..4096, byte: u8, cut in 0_usize..8192) {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), 4, 4);
         let path = root.path().join("train-00000.tar");
@@ -180,23 +180,23 @@ proptest! {
         bytes[at % len] = byte;
         bytes.truncate(len - cut % len);
         fs::write(&path, bytes).unwrap();
-        let pictures = ShardFolder::open(root.path()).unwrap().split(Split::Train, 64);
-        if let Ok(pictures) = pictures {
-            let survey = Survey::of(&pictures, Part::WHOLE, BrokenImages::Skip, &ProgressCallback::default());
-            let _ = survey.and_then(|survey| pictures.surveyed(&survey));
+        let shards = ShardFolder::open(root.path()).unwrap().split(Split::Train, 64);
+        if let Ok(shards) = shards {
+            let survey = Survey::of(&shards, Part::WHOLE, BrokenImages::Skip, &ProgressCallback::default());
+            let _ = survey.and_then(|survey| shards.surveyed(&survey));
         }
     }
 }
 
 #[test]
-fn surveys_of_parts_are_that_of_the_whole() {
+fn joined_surveys_of_parts_equal_that_of_the_whole() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 20, 3);
-    let pictures = ShardFolder::open(root.path()).unwrap();
-    let pictures = pictures.split(Split::Train, 64).unwrap();
+    let shards = ShardFolder::open(root.path()).unwrap();
+    let shards = shards.split(Split::Train, 64).unwrap();
     let survey = |part| {
         Survey::of(
-            &pictures,
+            &shards,
             part,
             BrokenImages::Refuse,
             &ProgressCallback::default(),
@@ -208,14 +208,14 @@ fn surveys_of_parts_are_that_of_the_whole() {
     joined.join(survey(Part { index: 0, of: 3 }));
     joined.join(survey(Part { index: 1, of: 3 }));
     assert_eq!(joined, whole);
-    let images: Vec<_> = (0..20).map(picture).collect();
+    let images: Vec<_> = (0..20).map(image).collect();
     let memory = Dataset::new("x", images, vec![0; 20], vec!["a".into()]).unwrap();
     let expected = Normalization::adapt(&memory).unwrap();
     assert_eq!(Normalization::of_sums(whole.sums(), "x").unwrap(), expected);
 }
 
 #[test]
-fn the_hash_is_that_of_labels_and_bytes() {
+fn the_hash_depends_on_labels_and_bytes() {
     let hash = |train| {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), train, 3);
@@ -226,26 +226,26 @@ fn the_hash_is_that_of_labels_and_bytes() {
 }
 
 #[test]
-fn broken_pictures_are_skipped_or_refused_by_name() {
+fn broken_images_are_skipped_or_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 6, 6);
     let mut writer = ShardWriter::new(root.path().join("train"), Split::Train, 9);
     fs::create_dir(root.path().join("train")).unwrap();
     writer.add(b"no picture", "jpg", 1).unwrap();
     writer.finish().unwrap();
-    let pictures = ShardFolder::open(root.path()).unwrap();
-    let pictures = pictures.split(Split::Train, 64).unwrap();
-    let survey = |broken| Survey::of(&pictures, Part::WHOLE, broken, &ProgressCallback::default());
+    let shards = ShardFolder::open(root.path()).unwrap();
+    let shards = shards.split(Split::Train, 64).unwrap();
+    let survey = |broken| Survey::of(&shards, Part::WHOLE, broken, &ProgressCallback::default());
     let error = survey(BrokenImages::Refuse).unwrap_err().to_string();
     assert!(error.contains("train-00000.tar, image 0"), "{error}");
-    let kept = pictures
+    let kept = shards
         .clone()
         .surveyed(&survey(BrokenImages::Skip).unwrap());
-    assert_eq!((pictures.len(), kept.unwrap().len()), (7, 6));
+    assert_eq!((shards.len(), kept.unwrap().len()), (7, 6));
 }
 
 #[test]
-fn a_share_is_drawn_from_all_over() {
+fn the_validation_split_is_spread_over_the_data() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 300, 50);
     let all = surveyed(root.path());
@@ -272,7 +272,7 @@ fn a_share_is_drawn_from_all_over() {
 }
 
 #[test]
-fn labels_have_to_be_those_of_classes() {
+fn labels_out_of_range_are_rejected() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 6, 6);
     ShardWriter::write_classes(root.path(), &["ant".into(), "bee".into()]).unwrap();
@@ -302,9 +302,9 @@ fn write_tar(path: &Path, files: &[File<'_>]) {
 }
 
 #[test]
-fn wds_dotted_keys_that_lose_a_class_are_refused_and_others_are_named() {
+fn webdataset_dotted_keys_are_reported_and_rejected_if_a_class_is_lost() {
     let root = tempfile::tempdir().unwrap();
-    let png = picture(1).to_png().unwrap();
+    let png = image(1).to_png().unwrap();
     let train = root.path().join("train-0.tar");
     let split = || {
         let folder = ShardFolder::open(root.path()).unwrap();
@@ -342,7 +342,7 @@ fn wds_dotted_keys_that_lose_a_class_are_refused_and_others_are_named() {
 }
 
 #[test]
-fn our_own_shards_pass_nothing_over() {
+fn own_shards_have_no_unpaired_files() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 12, 5);
     for shard in ["train-00000.tar", "train-00002.tar", "test-00000.tar"] {
@@ -353,10 +353,10 @@ fn our_own_shards_pass_nothing_over() {
 }
 
 #[test]
-fn sparse_labels_are_refused_unless_the_classes_are_named() {
+fn sparse_labels_are_rejected_unless_the_classes_are_named() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 1, 9);
-    let png = picture(1).to_png().unwrap();
+    let png = image(1).to_png().unwrap();
     let files: [File<'_>; 6] = [
         ("a.png", &png),
         ("a.cls", b"0"),
@@ -382,7 +382,7 @@ fn sparse_labels_are_refused_unless_the_classes_are_named() {
 }
 
 #[test]
-fn a_test_split_of_the_shards_has_the_classes_it_is_asked_for() {
+fn a_test_split_is_indexed_by_the_given_classes() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 6, 6);
     let folder = ShardFolder::open(root.path()).unwrap();
@@ -409,7 +409,7 @@ fn a_test_split_of_the_shards_has_the_classes_it_is_asked_for() {
 fn parquet_is_read_by_rows() {
     let root = tempfile::tempdir().unwrap();
     let data = |count: usize| {
-        let images = (0..count).map(picture).collect();
+        let images = (0..count).map(image).collect();
         let labels = (0..count).map(|number| (number % 3) as u32).collect();
         let classes = ["ant", "bee", "cat"].map(String::from).to_vec();
         Dataset::new("pictures", images, labels, classes).unwrap()
@@ -423,7 +423,7 @@ fn parquet_is_read_by_rows() {
         (25, "ant")
     );
     for index in [24, 0, 13] {
-        assert_eq!(streamed.image(index).unwrap(), picture(index));
+        assert_eq!(streamed.image(index).unwrap(), image(index));
         assert_eq!(streamed.label(index) as usize, index % 3);
     }
     let batches = contents(loader(streamed, training(4, 12, Part::WHOLE)).epoch(0, 0));
@@ -434,7 +434,7 @@ fn parquet_is_read_by_rows() {
 
 #[cfg(feature = "parquet")]
 fn write_pets(path: &Path, classes: [&str; 3], count: usize) {
-    let images = (0..count).map(picture).collect();
+    let images = (0..count).map(image).collect();
     let labels = (0..count).map(|number| (number % 3) as u32).collect();
     let classes = classes.map(String::from).to_vec();
     let pets = Dataset::new("pets", images, labels, classes).unwrap();
@@ -483,7 +483,7 @@ fn a_row_without_an_image_is_skipped_or_refused_by_name() {
         optional group image { optional binary bytes; }
         optional int64 label;
     }";
-    let png = |at| Some(picture(at).to_png().unwrap());
+    let png = |at| Some(image(at).to_png().unwrap());
     let columns = [
         Cells::Bytes(vec![png(0), None, png(1)]),
         Cells::Integers(vec![Some(0), Some(1), Some(1)]),
@@ -492,7 +492,7 @@ fn a_row_without_an_image_is_skipped_or_refused_by_name() {
     write_columns(&path, schema, None, &columns).unwrap();
     let kept = surveyed(root.path());
     assert_eq!((kept.len(), kept.label(1)), (2, 1));
-    assert_eq!(kept.image(1).unwrap(), picture(1));
+    assert_eq!(kept.image(1).unwrap(), image(1));
     let folder = ShardFolder::open(root.path()).unwrap();
     let all = folder.split(Split::Train, 64).unwrap();
     let refused = Survey::of(
@@ -507,7 +507,7 @@ fn a_row_without_an_image_is_skipped_or_refused_by_name() {
 
 #[cfg(feature = "parquet")]
 #[test]
-fn columns_of_parquet_shards_are_named_in_the_text_of_the_source() {
+fn columns_of_parquet_shards_are_parsed_from_the_source() {
     use crate::formats::parquet::writer::{Cells, write_columns};
     let root = tempfile::tempdir().unwrap();
     let schema = "message rows { required int64 kind; required int64 id; required binary photo; required binary thumbnail; }";
@@ -515,7 +515,7 @@ fn columns_of_parquet_shards_are_named_in_the_text_of_the_source() {
         let columns = [
             Cells::Integers(vec![Some(1), Some(0)]),
             Cells::Integers(vec![Some(7), Some(8)]),
-            Cells::Bytes(vec![Some(picture(0).to_png().unwrap()); 2]),
+            Cells::Bytes(vec![Some(image(0).to_png().unwrap()); 2]),
             Cells::Bytes(vec![Some(b"none".to_vec()); 2]),
         ];
         write_columns(&root.path().join(file), schema, None, &columns).unwrap();
@@ -528,18 +528,15 @@ fn columns_of_parquet_shards_are_named_in_the_text_of_the_source() {
     };
     load("").unwrap_err();
     let data = load(",image=photo,label=kind").unwrap();
-    assert_eq!(
-        (data.labels(), &data.images()[0]),
-        (&[1, 0][..], &picture(0))
-    );
+    assert_eq!((data.labels(), &data.images()[0]), (&[1, 0][..], &image(0)));
 }
 
 #[test]
 fn images_in_shards_are_named_by_shard_and_key() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), 7, 3);
-    let mut pictures = surveyed(root.path());
-    let names = pictures.image_names().unwrap();
+    let mut shards = surveyed(root.path());
+    let names = shards.image_names().unwrap();
     assert_eq!(names.len(), 7);
     assert_eq!(
         names
@@ -558,10 +555,10 @@ fn images_in_shards_are_named_by_shard_and_key() {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
         let image = Image::decode(&bytes, Path::new(name)).unwrap();
-        assert_eq!(image, pictures.image(index).unwrap(), "{name}");
+        assert_eq!(image, shards.image(index).unwrap(), "{name}");
     }
-    pictures.truncate(2);
-    assert_eq!(pictures.image_names().unwrap(), names[..2]);
+    shards.truncate(2);
+    assert_eq!(shards.image_names().unwrap(), names[..2]);
     let memory = format!("shards:{}", root.path().display())
         .parse::<Source>()
         .unwrap();

@@ -27,7 +27,7 @@ impl UnpairedFiles {
             .is_some_and(|(_, last)| is_image_extension(last) || is_label_extension(last))
     }
 
-    pub(super) fn note(&mut self, file: String, class: Option<i64>) {
+    pub(super) fn add(&mut self, file: String, class: Option<i64>) {
         self.files += 1;
         self.example.get_or_insert(file);
         self.classes
@@ -46,7 +46,7 @@ impl UnpairedFiles {
     /// # Errors
     /// [`DataError::Inconsistent`] when a class has lost all its images: it is not among the
     /// remaining `labels`.
-    pub(super) fn say(&self, name: &str, classes: &[String], labels: &[&[u32]]) -> Result<()> {
+    pub(super) fn report(&self, name: &str, classes: &[String], labels: &[&[u32]]) -> Result<()> {
         let Some(example) = &self.example else {
             return Ok(());
         };

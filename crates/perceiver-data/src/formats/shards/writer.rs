@@ -15,7 +15,7 @@ pub struct ShardWriter {
     folder: PathBuf,
     part: &'static str,
     per_shard: usize,
-    pictures: usize,
+    images: usize,
     open: Option<(PathBuf, Builder<BufWriter<File>>)>,
 }
 
@@ -31,7 +31,7 @@ impl ShardWriter {
                 Split::Validation => "validation",
             },
             per_shard: per_shard.max(1),
-            pictures: 0,
+            images: 0,
             open: None,
         }
     }
@@ -61,16 +61,16 @@ impl ShardWriter {
     /// # Errors
     /// [`DataError::Io`].
     pub fn add(&mut self, encoded: &[u8], extension: &str, label: u32) -> Result<()> {
-        if self.pictures.is_multiple_of(self.per_shard) {
+        if self.images.is_multiple_of(self.per_shard) {
             self.close()?;
-            let shard = self.pictures / self.per_shard;
+            let shard = self.images / self.per_shard;
             let path = self.folder.join(format!("{}-{shard:05}.tar", self.part));
             let file =
                 File::create_new(&path).map_err(|source| io_error("create", &path, source))?;
             self.open = Some((path, Builder::new(BufWriter::new(file))));
         }
-        let key = format!("{:08}", self.pictures);
-        self.pictures += 1;
+        let key = format!("{:08}", self.images);
+        self.images += 1;
         if let Some((path, tar)) = &mut self.open {
             let written = append(tar, &format!("{key}.{extension}"), encoded)
                 .and_then(|()| append(tar, &format!("{key}.cls"), label.to_string().as_bytes()));
@@ -85,7 +85,7 @@ impl ShardWriter {
     /// [`DataError::Io`].
     pub fn finish(mut self) -> Result<usize> {
         self.close()?;
-        Ok(self.pictures)
+        Ok(self.images)
     }
 
     fn close(&mut self) -> Result<()> {

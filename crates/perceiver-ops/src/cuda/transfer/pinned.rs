@@ -24,11 +24,11 @@ impl Pinned {
     pub(crate) fn copy(&mut self, tensor: &Tensor, device: &CudaDevice) -> Result<Tensor> {
         let count = tensor.elem_count();
         let stream = device.cuda_stream();
-        let place = &mut self.buffers[self.turn];
+        let slot = &mut self.buffers[self.turn];
         self.turn = (self.turn + 1) % BUFFERS;
-        let buffer = match place.take() {
-            Some(buffer) if buffer.values.len() >= count => place.insert(buffer),
-            _ => place.insert(Buffer::new(&stream, count)?),
+        let buffer = match slot.take() {
+            Some(buffer) if buffer.values.len() >= count => slot.insert(buffer),
+            _ => slot.insert(Buffer::new(&stream, count)?),
         };
         {
             let (storage, layout) = tensor.storage_and_layout();

@@ -58,7 +58,7 @@ impl Watchdog {
                 ),
             )
         };
-        self.tell(WarningKind::StuckLoss, finding, cause, cure);
+        self.add_warning(WarningKind::StuckLoss, finding, cause, cure);
     }
 
     pub(super) fn gradients(&mut self, loss: f64, norm: f64) {
@@ -67,7 +67,7 @@ impl Watchdog {
             let finding = format!("vanished gradients: their global norm is {norm:.1e}");
             let cause = "saturated activations or attention, after steps that were too large";
             let cure = format!("{}, or --set training.clip_norm=1", self.slower());
-            self.tell(WarningKind::VanishedGradients, finding, cause, cure);
+            self.add_warning(WarningKind::VanishedGradients, finding, cause, cure);
         }
         if self.clips {
             return; // with clipping, large single steps do no harm
@@ -81,34 +81,34 @@ impl Watchdog {
             );
             let cause = "steps that are too large";
             let cure = format!("--set training.clip_norm=1, or {}", self.slower());
-            self.tell(WarningKind::ExplodedGradients, finding, cause, cure);
+            self.add_warning(WarningKind::ExplodedGradients, finding, cause, cure);
         }
     }
 
-    pub(super) fn saturated(&mut self, look: &ModelDiagnosis, (share, deviation): (f64, f64)) {
-        let of_iterations = look.self_attentions.iter().enumerate();
+    pub(super) fn saturated(&mut self, diagnosis: &ModelDiagnosis, (share, deviation): (f64, f64)) {
+        let of_iterations = diagnosis.self_attentions.iter().enumerate();
         let of_blocks = of_iterations.flat_map(|(iteration, blocks)| {
             let blocks = blocks.iter().enumerate();
             blocks.map(move |(block, attention)| {
-                let place = format!(
+                let layer = format!(
                     "the self-attention of block {} in iteration {}",
                     block + 1,
                     iteration + 1
                 );
-                (place, false, *attention)
+                (layer, false, *attention)
             })
         });
-        let crossing = look.cross_attentions.iter().enumerate();
+        let crossing = diagnosis.cross_attentions.iter().enumerate();
         let mut all = crossing
             .map(|(iteration, attention)| {
-                let place = format!("the cross-attention of iteration {}", iteration + 1);
-                (place, true, *attention)
+                let layer = format!("the cross-attention of iteration {}", iteration + 1);
+                (layer, true, *attention)
             })
             .chain(of_blocks);
-        let found = all.find(|(_, _, attention)| {
+        let saturated = all.find(|(_, _, attention)| {
             attention.entropy < share && attention.logit_deviation > deviation
         });
-        let Some((place, crosses, attention)) = found else {
+        let Some((layer, crosses, attention)) = saturated else {
             return;
         };
         let AttentionDiagnosis {
@@ -117,7 +117,7 @@ impl Watchdog {
             ..
         } = attention;
         let finding = format!(
-            "{place} is saturated, a latent attends to few tokens and hardly learns to attend to others: the logits' standard \
+            "{layer} is saturated, a latent attends to few tokens and hardly learns to attend to others: the logits' standard \
              deviation is {logit_deviation:.1}, the entropy {:.0}% of its maximum",
             100.0 * entropy
         );
@@ -136,27 +136,30 @@ impl Watchdog {
                 format!("{}, or --set training.clip_norm=1", self.slower()),
             )
         };
-        self.tell(WarningKind::SaturatedAttention, finding, &cause, cure);
+        self.add_warning(WarningKind::SaturatedAttention, finding, &cause, cure);
     }
 
-    pub(super) fn uniform(&mut self, look: &ModelDiagnosis) {
+    pub(super) fn uniform(&mut self, diagnosis: &ModelDiagnosis) {
         let Some(first) = &self.memory.first_look else {
             return;
         };
-        let mut pairs = look.cross_attentions.iter().zip(&first.cross_attentions);
-        let found = pairs.position(|(now, first)| {
+        let mut pairs = diagnosis
+            .cross_attentions
+            .iter()
+            .zip(&first.cross_attentions);
+        let unchanged = pairs.position(|(now, first)| {
             now.entropy > UNIFORM
                 && now.difference < SAME
                 && (now.entropy - first.entropy).abs() < SAME
         });
-        let Some(iteration) = found else {
+        let Some(iteration) = unchanged else {
             return;
         };
         let AttentionDiagnosis {
             entropy,
             logit_deviation,
             ..
-        } = look.cross_attentions[iteration];
+        } = diagnosis.cross_attentions[iteration];
         let finding = format!(
             "the cross-attention of iteration {} is uniform, as at the start: the entropy is {:.2}% of its maximum, the logits' \
              standard deviation is {logit_deviation:.1e}",
@@ -168,24 +171,26 @@ impl Watchdog {
             "--set model.cross_attention_scale=0 (1/sqrt(head width)), or --learning-rate {:.0e}",
             10.0 * self.learning_rate
         );
-        self.tell(WarningKind::UniformAttention, finding, cause, cure);
+        self.add_warning(WarningKind::UniformAttention, finding, cause, cure);
     }
 
-    pub(super) fn latents(&mut self, look: &ModelDiagnosis) {
+    pub(super) fn latents(&mut self, diagnosis: &ModelDiagnosis) {
         let differs = |attention: &AttentionDiagnosis| attention.difference >= SAME;
-        if look.latent_spread >= NO_SPREAD || look.cross_attentions.last().is_none_or(differs) {
+        if diagnosis.latent_spread >= NO_SPREAD
+            || diagnosis.cross_attentions.last().is_none_or(differs)
+        {
             return;
         }
         let finding = format!(
             "all latents are nearly equal: they differ by {:.1e} of their size and attend to the same tokens",
-            look.latent_spread
+            diagnosis.latent_spread
         );
         let cause = "initial latents that are too similar, or steps that were too large";
         let cure = format!(
             "{}, --set training.clip_norm=1, or a larger model.latent_deviation",
             self.slower()
         );
-        self.tell(WarningKind::EqualLatents, finding, cause, cure);
+        self.add_warning(WarningKind::EqualLatents, finding, cause, cure);
     }
 
     /// Returns whether cross-attention starts with far larger logits than usual.

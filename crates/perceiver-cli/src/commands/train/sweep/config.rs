@@ -17,9 +17,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use perceiver_train::Seed;
 use serde::Deserialize;
-use toml::Table;
+use toml::{Table, Value};
 
-use crate::args::errors::wrong;
+use crate::args::errors::usage_error;
 use crate::args::overrides::{Layer, read};
 
 /// The variants and seeds of a file.
@@ -43,7 +43,8 @@ pub(crate) struct Variant {
 impl Variant {
     /// Returns the changes and the seed as layers, named for errors.
     pub(crate) fn layers(&self, seed: u64) -> [Layer; 2] {
-        let training = Table::from_iter([("seed".to_string(), Seed(seed).to_toml())]);
+        let seed = Value::try_from(Seed(seed)).unwrap_or_else(|_| seed.to_string().into());
+        let training = Table::from_iter([("seed".to_string(), seed)]);
         [
             (
                 format!("of --sweep, variant {}", self.name),
@@ -66,7 +67,7 @@ impl SweepFile {
         let table = read("--sweep", path)?;
         Self::from_table(table)
             .with_context(|| format!("--sweep {}", path.display()))
-            .map_err(wrong)
+            .map_err(usage_error)
     }
 
     fn from_table(table: Table) -> Result<Self> {
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_is_what_is_other_in_it() {
+    fn a_variant_is_a_set_of_overrides() {
         let text =
             "[[variant]]\nname = 'a'\n[[variant]]\nname = 'b.1'\ntraining.learning_rate = 0.1";
         let sweep = parse(text).unwrap();
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_sweep_is_one() {
+    fn the_documented_sweep_is_valid() {
         let text = include_str!("../../../../../../docs/recipes.md");
         let start = text.find("# sweep.toml").unwrap();
         let sweep = parse(text[start..].split("```").next().unwrap()).unwrap();
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_apart_is_refused() {
+    fn invalid_sweeps_are_rejected() {
         for (text, finding) in [
             ("", "at least one [[variant]]"),
             ("[[variant]]\nname = ''", "expected a name of letters"),

@@ -36,9 +36,9 @@ impl RunFigures {
         if !run.results().exists() {
             return Ok(None);
         }
-        let test = TestResults::read(&run.results())?;
-        let epochs = MetricsFile::read(&run.metrics())?;
-        let classes = CheckpointConfig::read(&run.config())?.classes.len();
+        let test = TestResults::read(run.results())?;
+        let epochs = MetricsFile::read(run.metrics())?;
+        let classes = CheckpointConfig::read(run.config())?.classes.len();
         let by_loss = epochs
             .iter()
             .min_by(|a, b| a.val_loss.total_cmp(&b.val_loss));
@@ -216,14 +216,14 @@ impl SweepTable {
     }
 
     /// Whether any run has enough classes for a top-5 accuracy to be informative.
-    fn says_top5(&self) -> bool {
+    fn shows_top5(&self) -> bool {
         let mut runs = self.variants.iter().flat_map(|variant| &variant.runs);
         runs.any(|run| says_top5(run.classes))
     }
 
     fn table(&self, preset: &str) -> Table {
         let mut table = Table::new();
-        let shown = |column: usize| self.says_top5() || HEADER[column] != TOP5;
+        let shown = |column: usize| self.shows_top5() || HEADER[column] != TOP5;
         let of = |row: [String; 8]| {
             let cells = row.into_iter().enumerate();
             cells.filter_map(move |(column, cell)| shown(column).then_some(cell))
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spread_is_that_of_a_sample() {
+    fn the_spread_is_the_sample_standard_deviation() {
         let mean = Mean::of(&[1.0, 3.0]).unwrap();
         assert_eq!(mean.text(1.0, "", 2), "2.00 ± 1.41");
         assert_eq!(Mean::of(&[0.5]).unwrap().text(100.0, "%", 1), "50.0%");
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_is_so_by_validation_not_by_the_test() {
+    fn the_best_variant_is_selected_by_validation() {
         let table = SweepTable::new([
             ("first", 2, vec![run(0.50, 0.9), run(0.52, 0.9)]),
             ("second", 2, vec![run(0.60, 0.1)]),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn among_few_classes_there_is_no_top_5() {
+    fn few_classes_have_no_top_5() {
         let few = RunFigures {
             classes: 5,
             ..run(0.5, 0.4)
