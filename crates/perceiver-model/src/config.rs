@@ -34,22 +34,22 @@ pub enum Positions {
 }
 
 /// The maximum image side, in pixels.
-const MOST_PIXELS: usize = 4096;
+pub(crate) const MOST_PIXELS: usize = 4096;
 
 /// The maximum width of tokens, latents, heads and layers, except the last layer of a classifier.
-const MOST_WIDTH: usize = 65_536;
+pub(crate) const MOST_WIDTH: usize = 65_536;
 
 /// The maximum number of classes, and the maximum width of the head's layers.
-const MOST_CLASSES: usize = 1 << 20;
+pub(crate) const MOST_CLASSES: usize = 1 << 20;
 
 /// The maximum number of layers in a list.
 const MOST_LAYERS: usize = 32;
 
 /// The maximum number of heads, blocks, iterations or image channels.
-const MOST_REPEATS: usize = 1024;
+pub(crate) const MOST_REPEATS: usize = 1024;
 
 /// The maximum number of blocks over all iterations.
-const MOST_DEPTH: usize = 4096;
+pub(crate) const MOST_DEPTH: usize = 4096;
 
 /// The maximum number of Fourier frequencies per direction.
 const MOST_BANDS: usize = 4096;
@@ -478,7 +478,7 @@ fn check_layers(field: &'static str, units: &[usize], least: usize, widest: usiz
 }
 
 /// Checks that an array of these dimensions has at most [`MOST_VALUES`] values.
-fn require_room(fields: &'static str, sides: &[usize]) -> Result<()> {
+pub(crate) fn require_room(fields: &'static str, sides: &[usize]) -> Result<()> {
     require_at_most(MOST_VALUES, fields, sides)
 }
 
@@ -497,7 +497,7 @@ fn require_at_most(most: usize, fields: &'static str, sides: &[usize]) -> Result
     ))
 }
 
-fn disagreement(
+pub(crate) fn disagreement(
     fields: &'static str,
     expected: impl Into<String>,
     found: impl std::fmt::Display,

@@ -77,6 +77,37 @@ pub enum ModelError {
         finding: String,
     },
 
+    /// A weight file cannot be read as a PyTorch state dict.
+    #[error(
+        "cannot read weights from {}: expected a state dict that torch.save wrote: {finding}",
+        path.display()
+    )]
+    UnreadableStateDict {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        finding: String,
+    },
+
+    /// An index of weights in several files is invalid, or its files do not fit it.
+    #[error("{}: expected an index of weights in several safetensors files: {finding}", path.display())]
+    WeightIndex {
+        /// The index.
+        path: PathBuf,
+        /// The reason.
+        finding: String,
+    },
+
+    /// A directory has no weight file.
+    #[error(
+        "{}: expected model.safetensors, model.safetensors.index.json or pytorch_model.bin, found none",
+        directory.display()
+    )]
+    NoWeights {
+        /// The directory.
+        directory: PathBuf,
+    },
+
     /// An error in the weights of a file.
     #[error("{}: {source}", path.display())]
     InFile {
@@ -93,6 +124,15 @@ pub enum ModelError {
         channels: usize,
         /// Height and width.
         image_size: usize,
+        /// The given shape.
+        found: Vec<usize>,
+    },
+
+    /// A Perceiver IO model does not take images of this shape.
+    #[error("images: expected {expected}, found {found:?}")]
+    ImageDims {
+        /// The expected shape, in words.
+        expected: &'static str,
         /// The given shape.
         found: Vec<usize>,
     },

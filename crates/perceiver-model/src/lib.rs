@@ -40,9 +40,10 @@ mod error; // error type
 mod hooks; // activations of a forward pass
 mod layers; // dense, layer norm, feed-forward, patches, positions, stem
 mod perceiver; // the model and its forward pass
+mod perceiver_io; // Perceiver IO image classifiers of transformers
 mod summary; // parameters and multiply-adds
 mod transformer; // latent transformer blocks
-mod weights; // names, initialization, safetensors, Keras, transfer
+mod weights; // names, initialization, safetensors, PyTorch, Keras, transfer
 
 pub use attention::form::AttentionForm;
 pub use classifier::Classifier;
@@ -52,9 +53,15 @@ pub use error::{ModelError, Result};
 pub use hooks::{Probe, Stage};
 pub use layers::patches::patches;
 pub use perceiver::Perceiver;
+pub use perceiver_io::PerceiverIo;
+pub use perceiver_io::config::{AttentionWidth, PerceiverIoConfig, is_perceiver_io_config};
+pub use perceiver_io::kind::InputKind;
+pub use perceiver_io::weights::PerceiverIoWeights;
 pub use summary::{Summary, SummaryRow};
+pub use weights::directory::{WeightFile, read_weights};
 pub use weights::keras;
 pub use weights::parameters::{Parameters, read_safetensors, require_finite};
+pub use weights::pytorch::read_pytorch;
 pub use weights::transfer::Transfer;
 
 #[cfg(doctest)]

@@ -20,11 +20,19 @@ use crate::config::PerceiverConfig;
 use crate::error::{ModelError, Result};
 use crate::perceiver::Perceiver;
 
+/// Shapes and initializers of the tensors of an architecture, by name.
+pub(crate) type Specifications = BTreeMap<String, (Shape, Init)>;
+
 /// Returns shape and initializer of every parameter of an architecture, by name.
-pub(crate) fn specifications(config: &PerceiverConfig) -> Result<BTreeMap<String, (Shape, Init)>> {
+pub(crate) fn specifications(config: &PerceiverConfig) -> Result<Specifications> {
+    recorded(|vb| Perceiver::new(config, vb).map(drop))
+}
+
+/// Returns shape and initializer of every tensor that `build` requests, by name.
+pub(crate) fn recorded(build: impl FnOnce(VarBuilder) -> Result<()>) -> Result<Specifications> {
     let recorder = Recorder::default();
     let vb = VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, Device::Cpu);
-    Perceiver::new(config, vb)?;
+    build(vb)?;
     let mut requests = recorder
         .requests
         .lock()
@@ -35,7 +43,7 @@ pub(crate) fn specifications(config: &PerceiverConfig) -> Result<BTreeMap<String
 /// A backend that records a model's requests and returns zeros that take no memory.
 #[derive(Clone, Default)]
 struct Recorder {
-    requests: Arc<Mutex<BTreeMap<String, (Shape, Init)>>>,
+    requests: Arc<Mutex<Specifications>>,
 }
 
 impl SimpleBackend for Recorder {
@@ -111,7 +119,7 @@ impl Parameters {
         tensors: HashMap<String, Tensor>,
         device: &Device,
     ) -> Result<Self> {
-        let variables = fitting(config, tensors)?
+        let variables = fitting(specifications(config)?, tensors)?
             .into_iter()
             .map(|(name, tensor)| {
                 let tensor = tensor.to_device(device)?.to_dtype(DType::F32)?;
@@ -136,7 +144,7 @@ impl Parameters {
     ) -> Result<Self> {
         // Only the check runs in parallel: a copy reuses the memory that the previous one freed,
         // which copies in other threads would not.
-        let variables = fitting(config, tensors)?
+        let variables = fitting(specifications(config)?, tensors)?
             .into_iter()
             .map(|(name, tensor)| {
                 let tensor = tensor.to_dtype(DType::F32)?;
@@ -278,12 +286,12 @@ impl Parameters {
 }
 
 /// Pairs every weight of an architecture with the tensor of its name, sorted by name.
-fn fitting(
-    config: &PerceiverConfig,
+pub(crate) fn fitting(
+    specifications: Specifications,
     mut tensors: HashMap<String, Tensor>,
 ) -> Result<Vec<(String, Tensor)>> {
     let mut all = Vec::new();
-    for (name, (shape, _)) in specifications(config)? {
+    for (name, (shape, _)) in specifications {
         let expected = shape.dims().to_vec();
         let Some(tensor) = tensors.remove(&name) else {
             return Err(ModelError::MissingWeight { name, expected });
@@ -341,7 +349,7 @@ pub fn read_safetensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor
         .map_err(|error| unreadable(error.to_string()))
 }
 
-fn initial_values(init: Init, count: usize, key: RngKey) -> Result<Vec<f32>> {
+pub(crate) fn initial_values(init: Init, count: usize, key: RngKey) -> Result<Vec<f32>> {
     let mut rng = key.rng();
     let bad = |error: &dyn std::fmt::Display| {
         ModelError::Tensor(candle_core::Error::Msg(format!(
