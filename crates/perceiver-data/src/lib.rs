@@ -90,14 +90,18 @@ pub use source::image_sizes::ImageSizes;
 pub use source::map_dataset::{MapDataset, MappedSamples};
 pub use source::samples::Samples;
 pub use transforms::augment::{Augmentation, Draw};
+pub use transforms::center_crop::{CropOffset, center_crop};
 pub use transforms::fit::Fit;
 pub use transforms::interpolation::Interpolation;
 pub use transforms::mixup_cutmix::Mixing;
 pub use transforms::normalize::{ChannelSums, Normalization};
+pub use transforms::pillow_resize::filter::PillowFilter;
+pub use transforms::pillow_resize::pillow_resize;
 pub use transforms::preprocess::Preprocessing;
 pub use transforms::rand_augment::RandAugment;
 pub use transforms::random_erasing::Erasing;
 pub use transforms::resample::resample;
+pub use transforms::transformers_preprocessing::{Sides, TransformersPreprocessing};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

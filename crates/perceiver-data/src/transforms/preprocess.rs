@@ -36,7 +36,7 @@ use crate::transforms::normalize::{Normalization, Table};
 use crate::transforms::resample::{Scratch, resample, resample_into};
 
 /// The largest image size; a larger one is taken for a mistake.
-const MAX_IMAGE_SIZE: usize = 4096;
+pub(crate) const MAX_IMAGE_SIZE: usize = 4096;
 
 /// Options of preprocessing, stored in the checkpoint so that prediction matches training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
