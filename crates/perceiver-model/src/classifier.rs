@@ -5,6 +5,7 @@ use perceiver_ops::Mode;
 
 use crate::error::Result;
 use crate::perceiver::Perceiver;
+use crate::perceiver_io::PerceiverIo;
 
 /// An image classifier. Evaluation needs no more of a model, so a model of a program's own is
 /// evaluated like a [`Perceiver`].
@@ -27,5 +28,15 @@ impl Classifier for Perceiver {
 
     fn num_classes(&self) -> usize {
         self.config().num_classes()
+    }
+}
+
+impl Classifier for PerceiverIo {
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        Self::forward(self, images, mode)
+    }
+
+    fn num_classes(&self) -> usize {
+        self.config().num_labels()
     }
 }
