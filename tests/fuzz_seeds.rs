@@ -65,6 +65,16 @@ fn seeds_of_parquet_are_replayed() {
 }
 
 #[test]
+fn seeds_of_preprocessor_are_replayed() {
+    replay("preprocessor");
+}
+
+#[test]
+fn seeds_of_pytorch_are_replayed() {
+    replay("pytorch");
+}
+
+#[test]
 fn seeds_of_recipe_are_replayed() {
     replay("recipe");
 }

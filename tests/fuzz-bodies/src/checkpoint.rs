@@ -3,6 +3,8 @@
 use std::fs;
 
 use candle_core::Device;
+use perceiver_data::{Image, TransformersPreprocessing};
+use perceiver_model::read_pytorch;
 use perceiver_train::{Checkpoint, CheckpointConfig, Recipe, RunDirectory, TrainingState};
 
 use crate::sealed::sealed;
@@ -38,6 +40,33 @@ pub fn weights(input: &[u8]) -> bool {
         Checkpoint::open(root.path(), &Device::Cpu).is_ok()
     };
     open(input.to_vec()) | sealed(input).is_some_and(open)
+}
+
+/// Reads a `pytorch_model.bin`, of which no code may run.
+///
+/// # Panics
+/// If its file cannot be written, or the reader has a bug.
+pub fn pytorch(input: &[u8]) -> bool {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("pytorch_model.bin");
+    fs::write(&path, input).unwrap();
+    read_pytorch(path).is_ok()
+}
+
+/// Reads a `preprocessor_config.json` of transformers, and preprocesses an image as it says if that
+/// is small.
+///
+/// # Panics
+/// If the reader has a bug.
+pub fn preprocessor(input: &[u8]) -> bool {
+    let Ok(preprocessing) = TransformersPreprocessing::from_json(input) else {
+        return false;
+    };
+    let image = Image::new(5, 7, vec![9; 3 * 5 * 7]).unwrap();
+    if preprocessing.size.height.max(preprocessing.size.width) <= 64 {
+        let _ = preprocessing.tensor(&[image]); // an error, or a tensor
+    }
+    true
 }
 
 /// Reads a `state.safetensors`, unchanged and with a valid checksum.

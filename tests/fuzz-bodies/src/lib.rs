@@ -8,18 +8,20 @@ mod checkpoint;
 mod data;
 mod sealed;
 
-pub use checkpoint::{config, recipe, state, weights};
+pub use checkpoint::{config, preprocessor, pytorch, recipe, state, weights};
 pub use data::{cifar, image, parquet, tar};
 
 /// The name of a fuzz target, and its body.
 pub type Body = (&'static str, fn(&[u8]) -> bool);
 
 /// All bodies.
-pub const BODIES: [Body; 8] = [
+pub const BODIES: [Body; 10] = [
     ("cifar", cifar),
     ("config", config),
     ("image", image),
     ("parquet", parquet),
+    ("preprocessor", preprocessor),
+    ("pytorch", pytorch),
     ("recipe", recipe),
     ("state", state),
     ("tar", tar),
