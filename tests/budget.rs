@@ -4,20 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
-use perceiver_tests::program::tiny;
+use perceiver_tests::program::tiny_recipe as recipe;
 use perceiver_train::{
-    Callback, CallbackResult, Control, EpochMetrics, Event, Outcome, Preset, Recipe, RunDirectory,
+    Callback, CallbackResult, Control, EpochMetrics, Event, Outcome, Recipe, RunDirectory,
     TestReserve, TestResults, Trainer, TrainingData,
 };
-
-fn recipe(changes: &str) -> Recipe {
-    Recipe::from_layers(&[
-        ("quickstart", Preset::Quickstart.toml()),
-        ("tiny", &tiny()),
-        ("changes", changes),
-    ])
-    .unwrap()
-}
 
 /// Counts steps, and interrupts the run after `last` of them.
 struct Steps<'a> {

@@ -9,22 +9,12 @@ use perceiver_data::{BoxError, Dataset, Image, MapDataset, Samples};
 use perceiver_model::{Classifier, ModelError, Parameters};
 use perceiver_ops::Mode;
 use perceiver_report::write_report;
-use perceiver_tests::program::tiny;
+use perceiver_tests::program::tiny_recipe as recipe;
 use perceiver_train::{
     Callback, CallbackResult, Callbacks, Control, EpochMetrics, Event, EventFile, Gradients,
-    MetricsCsv, MetricsFile, Optimizer, OptimizerState, Outcome, Preset, Recipe, Result,
-    RunDirectory, TestResults, TestTimeAugmentation, TrainError, Trainer, TrainingData, Validated,
-    evaluate,
+    MetricsCsv, MetricsFile, Optimizer, OptimizerState, Outcome, Recipe, Result, RunDirectory,
+    TestResults, TestTimeAugmentation, TrainError, Trainer, TrainingData, Validated, evaluate,
 };
-
-fn recipe(changes: &str) -> Recipe {
-    Recipe::from_layers(&[
-        ("quickstart", Preset::Quickstart.toml()),
-        ("tiny", &tiny()),
-        ("changes", changes),
-    ])
-    .unwrap()
-}
 
 fn image(index: usize) -> Image {
     let plane = |channel: usize| vec![(90 * (index % 2) + 3 * index + 20 * channel) as u8; 64];

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use perceiver_train::{Preset, Recipe};
+
 /// A model that trains within seconds: the `[model]` table of a `--config` file, to which more
 /// fields can be added.
 pub const TINY_MODEL: &str = "
@@ -33,6 +35,20 @@ epochs = 1
 batch_size = 16
 ";
     format!("{TINY_MODEL}{rest}")
+}
+
+/// Returns the recipe of [`tiny`] over the quickstart's, with changes in TOML over it.
+///
+/// # Panics
+/// When the changes are no part of a valid recipe.
+#[must_use]
+pub fn tiny_recipe(changes: &str) -> Recipe {
+    Recipe::from_layers(&[
+        ("quickstart", Preset::Quickstart.toml()),
+        ("tiny", &tiny()),
+        ("changes", changes),
+    ])
+    .unwrap()
 }
 
 /// Returns the names in a directory, sorted.

@@ -16,7 +16,7 @@ use std::time::Instant;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 
-use crate::cargo::cargo;
+use crate::cargo::{cargo, cargo_output};
 use crate::error::{Result, XtaskError};
 
 /// The environment variable that makes this program time a compiler: the path of the log of times.
@@ -153,26 +153,10 @@ impl Graph {
 
 /// Runs `cargo tree` with package, version and features per line.
 fn tree(root: &Path, arguments: &[&str]) -> Result<String> {
-    let mut command = cargo();
-    command
-        .current_dir(root)
-        .args([
-            "tree", "--locked", "--prefix", "none", "--format", "{p} {f}",
-        ])
-        .args(arguments);
-    let cargo_error = |finding: String| XtaskError::Cargo {
-        command: format!("tree {}", arguments.join(" ")),
-        finding,
-    };
-    let output = command
-        .output()
-        .map_err(|error| cargo_error(error.to_string()))?;
-    if !output.status.success() {
-        return Err(cargo_error(
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        ));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let lines = [
+        "tree", "--locked", "--prefix", "none", "--format", "{p} {f}",
+    ];
+    cargo_output(root, &[&lines[..], arguments].concat())
 }
 
 /// The CPU seconds of a build.

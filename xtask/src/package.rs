@@ -12,14 +12,14 @@ use serde::Deserialize;
 use tar::Archive;
 use toml::{Table, Value};
 
-use crate::cargo::cargo;
+use crate::cargo::{cargo, cargo_output};
 use crate::error::{Result, XtaskError};
 
 /// The largest compressed package, 1 MB; the registry's limit is 10 MB.
 const MAX_PACKAGE_BYTES: u64 = 1_000_000;
 
 /// Files at the top of a package, as `cargo package` writes them or as a manifest includes them.
-const TOP_FILES: [&str; 9] = [
+const TOP_FILES: [&str; 7] = [
     ".cargo_vcs_info.json",
     "Cargo.lock",
     "Cargo.toml",
@@ -27,13 +27,11 @@ const TOP_FILES: [&str; 9] = [
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "README.md",
-    "askama.toml",
-    "build.rs",
 ];
 
 /// Folders of a package, each with the extensions of the files in it.
 const FOLDERS: [(&str, &[&str]); 4] = [
-    ("src", &["rs", "cu", "txt", "md"]),
+    ("src", &["rs", "cu"]),
     ("examples", &["rs"]),
     ("templates", &["html", "md", "css", "js"]),
     ("presets", &["toml"]),
@@ -100,16 +98,11 @@ pub fn package(root: &Path) -> Result<Vec<Package>> {
 
 fn metadata(root: &Path) -> Result<Metadata> {
     let arguments = ["metadata", "--no-deps", "--format-version", "1", "--locked"];
-    let failed = |finding: String| XtaskError::Cargo {
+    let text = cargo_output(root, &arguments)?;
+    serde_json::from_str(&text).map_err(|error| XtaskError::Cargo {
         command: arguments.join(" "),
-        finding,
-    };
-    let output = cargo().current_dir(root).args(arguments).output();
-    let output = output.map_err(|error| failed(error.to_string()))?;
-    if !output.status.success() {
-        return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+        finding: error.to_string(),
+    })
 }
 
 /// Unpacks the package of a member, as a registry's users do, replacing an older one.

@@ -33,10 +33,20 @@ struct Plan<'a> {
     curves: Vec<Curve>,
 }
 
+/// The curve of a metric over the epochs.
 fn curve(name: &str, epochs: &[EpochMetrics], figure: Figure) -> Curve {
+    partial_curve(name, epochs, |epoch| Some(figure(epoch)))
+}
+
+/// The curve of a metric over the epochs that have it.
+fn partial_curve(
+    name: &str,
+    epochs: &[EpochMetrics],
+    figure: impl Fn(&EpochMetrics) -> Option<f64>,
+) -> Curve {
     let points = epochs
         .iter()
-        .map(|epoch| (epoch.epoch as f64, figure(epoch)));
+        .filter_map(|epoch| Some((epoch.epoch as f64, figure(epoch)?)));
     Curve {
         name: name.to_string(),
         points: points.collect(),
@@ -86,21 +96,11 @@ pub(crate) fn of_run(epochs: &[EpochMetrics], classes: usize) -> Result<Vec<Draw
     let custom = custom.into_iter().map(|name| Plan {
         title: name,
         digits: 4,
-        curves: vec![custom_curve(name, epochs)],
+        curves: vec![partial_curve(name, epochs, |epoch| {
+            epoch.custom.get(name).copied()
+        })],
     });
     drawn(standard.into_iter().chain(custom))
-}
-
-/// The curve of a callback's metric, over the epochs that have it.
-fn custom_curve(name: &str, epochs: &[EpochMetrics]) -> Curve {
-    let points = epochs
-        .iter()
-        .filter_map(|epoch| Some((epoch.epoch as f64, *epoch.custom.get(name)?)));
-    Curve {
-        name: name.to_string(),
-        points: points.collect(),
-        notes: Vec::new(),
-    }
 }
 
 /// Renders the validation metrics, training loss and learning rate of several runs.
@@ -137,15 +137,7 @@ pub(crate) fn of_runs(runs: &[Run], names: &[String]) -> Result<Vec<Drawn>> {
 /// Renders the measurements of `--diagnose`; empty without it.
 pub(crate) fn of_diagnosis(epochs: &[EpochMetrics]) -> Result<Vec<Drawn>> {
     let measured = |name: &str, figure: fn(&Diagnosis) -> f64| {
-        let points = epochs.iter().filter_map(|epoch| {
-            let diagnosis = epoch.diagnosis.as_ref()?;
-            Some((epoch.epoch as f64, figure(diagnosis)))
-        });
-        Curve {
-            name: name.to_string(),
-            points: points.collect(),
-            notes: Vec::new(),
-        }
+        partial_curve(name, epochs, |epoch| epoch.diagnosis.as_ref().map(figure))
     };
     drawn([
         Plan {
