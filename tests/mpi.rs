@@ -77,7 +77,7 @@ fn finished(mut command: Command) -> String {
 
 /// Reads the metrics of a run, without timings.
 fn metrics(sandbox: &Sandbox, run: &str) -> Vec<EpochMetrics> {
-    let epochs = MetricsFile::read(&sandbox.path(run).join("metrics.jsonl")).unwrap();
+    let epochs = MetricsFile::read(sandbox.path(run).join("metrics.jsonl")).unwrap();
     let timeless = |epoch| EpochMetrics {
         seconds: 0.0,
         images_per_second: 0.0,
