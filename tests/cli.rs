@@ -268,6 +268,15 @@ fn evaluate_reproduces_the_results_exactly() {
     let [low, high] = [0, 1].map(|i| results["acc_interval_95"][i].as_f64().unwrap());
     let acc = results["acc"].as_f64().unwrap();
     assert!(low <= acc && acc <= high && high - low < 0.6);
+    let shown = sandbox.succeed("evaluate --checkpoint run").out;
+    for (name, field) in [
+        ("accuracy           ", "acc"),
+        ("balanced accuracy  ", "balanced_acc"),
+        ("macro F1           ", "macro_f1"),
+    ] {
+        let line = format!("\n  {name}{:.2}%", 100.0 * results[field].as_f64().unwrap());
+        assert!(shown.contains(&line), "{line} in {shown}");
+    }
 }
 
 #[test]
@@ -659,6 +668,15 @@ fn every_preset_trains_and_is_evaluated() {
     let sandbox = new_sandbox();
     for preset in Preset::ALL {
         let flags = "--dataset shapes --epochs 1 --limit-train 6 --limit-test 4 --batch-size 3 --precision bf16";
+        let flags = match preset {
+            // As a whole they take minutes a step on a CPU.
+            Preset::PerceiverIoConv | Preset::PerceiverIoFourier | Preset::PerceiverIoLearned => {
+                format!(
+                    "{flags} --set model.num_blocks=1 --set model.num_latents=16 --set model.d_latents=64 --set model.image_size=32"
+                )
+            }
+            _ => flags.to_string(),
+        };
         let output = sandbox.succeed(&format!(
             "train --preset {preset} {flags} --output {preset}"
         ));

@@ -184,6 +184,8 @@ fn assert_curves_are_those_of(run: &Run) {
         ("loss/test", "loss"),
         ("accuracy/test", "acc"),
         ("top5_accuracy/test", "top5_acc"),
+        ("balanced_accuracy/test", "balanced_acc"),
+        ("macro_f1/test", "macro_f1"),
     ] {
         let [point] = curves[tag][..] else {
             panic!("{tag}: {:?}", curves[tag])

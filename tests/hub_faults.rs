@@ -38,6 +38,7 @@ fn checkpoint(seed: u64) -> Files {
             mean: vec![100.0; 3],
             variance: vec![50.0; 3],
         },
+        transformers: None,
     };
     let card = DataCard {
         dataset: None,

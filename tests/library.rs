@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Tensor};
+use candle_nn::{Init, VarBuilder};
 use perceiver_data::{BoxError, Dataset, Image, MapDataset, Samples};
-use perceiver_model::{Classifier, ModelError, Parameters};
+use perceiver_model::{Architecture, Classifier, ModelConfig, ModelError, Parameters};
 use perceiver_ops::Mode;
 use perceiver_report::write_report;
 use perceiver_tests::program::tiny_recipe as recipe;
 use perceiver_train::{
-    Callback, CallbackResult, Callbacks, Control, EpochMetrics, Event, EventFile, Gradients,
-    MetricsCsv, MetricsFile, Optimizer, OptimizerState, Outcome, Recipe, Result, RunDirectory,
-    TestResults, TestTimeAugmentation, TrainError, Trainer, TrainingData, Validated, evaluate,
+    Callback, CallbackResult, Callbacks, Checkpoint, CheckpointConfig, Control, EpochMetrics,
+    Event, EventFile, Gradients, MetricsCsv, MetricsFile, Optimizer, OptimizerState, Outcome,
+    Recipe, Result, RunDirectory, TestResults, TestTimeAugmentation, TrainError, Trainer,
+    TrainingData, Validated, evaluate,
 };
 
 fn image(index: usize) -> Image {
@@ -331,6 +333,7 @@ fn a_custom_schedule_sets_the_learning_rate() {
 }
 
 /// A classifier without parameters: the brighter the image, the more probable the second class.
+#[derive(Debug)]
 struct Brightness;
 
 impl Classifier for Brightness {
@@ -497,4 +500,108 @@ fn the_test_writes_its_files_and_reports_its_progress() {
         error.contains("expected test images of the classes [\"dark\", \"light\"]"),
         "{error}"
     );
+}
+
+/// A linear classifier of the mean of every channel, with its configuration.
+#[derive(Clone, Debug, serde::Serialize)]
+struct MeanColour {
+    image_size: usize,
+    classes: usize,
+}
+
+#[derive(Debug)]
+struct MeanColourModel {
+    weight: Tensor, // [classes, 3]
+    bias: Tensor,   // [classes]
+}
+
+impl Architecture for MeanColour {
+    type Model = MeanColourModel;
+
+    fn name(&self) -> &'static str {
+        "mean-colour"
+    }
+
+    fn image_size(&self) -> usize {
+        self.image_size
+    }
+
+    fn num_classes(&self) -> usize {
+        self.classes
+    }
+
+    fn with_num_classes(self, classes: usize) -> Self {
+        Self { classes, ..self }
+    }
+
+    fn build(&self, vb: VarBuilder) -> Result<MeanColourModel, ModelError> {
+        let normal = Init::Randn {
+            mean: 0.0,
+            stdev: 0.1,
+        };
+        let vb = vb.pp("head");
+        Ok(MeanColourModel {
+            weight: vb.get_with_hints((self.classes, 3), "weight", normal)?,
+            bias: vb.get_with_hints(self.classes, "bias", Init::Const(0.0))?,
+        })
+    }
+}
+
+impl Classifier for MeanColourModel {
+    fn forward(&self, images: &Tensor, _mode: Mode) -> Result<Tensor, ModelError> {
+        let colours = images.mean((2, 3))?; // [batch, 3]
+        Ok(colours
+            .matmul(&self.weight.t()?)?
+            .broadcast_add(&self.bias)?)
+    }
+
+    fn num_classes(&self) -> usize {
+        2
+    }
+}
+
+/// A model of the program's own is trained, resumed, tested and opened like the built-in ones.
+#[test]
+fn models_of_a_program_are_trained() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = || {
+        ModelConfig::custom(MeanColour {
+            image_size: 8,
+            classes: 2,
+        })
+    };
+    let mut recipe = recipe("training.learning_rate = 0.1\ntraining.epochs = 6");
+    recipe.model = own();
+    let mut trainer = start(directory.path(), &recipe);
+    let interrupt = AtomicBool::new(false);
+    let mut callback = Interrupt {
+        steps: 4,
+        flag: &interrupt,
+    };
+    let outcome = trainer.fit_until(&mut callback, &interrupt).unwrap();
+    assert_eq!(outcome, Outcome::Interrupted);
+    drop(trainer);
+
+    let run = RunDirectory::open(directory.path().join("run")).unwrap();
+    let mut recipe = Recipe::read(run.recipe()).unwrap();
+    let error = recipe.model.validate().unwrap_err();
+    assert!(
+        error.to_string().contains("found \"mean-colour\""),
+        "{error}"
+    );
+    recipe.model = own();
+    let data = TrainingData::new(blobs(40), &recipe).unwrap();
+    let mut trainer = Trainer::resume(recipe, data, run, Device::Cpu).unwrap();
+    trainer.fit(&mut ()).unwrap();
+    let results = trainer.test(&blobs(20).into(), &mut ()).unwrap();
+    assert!(results.acc > 0.8, "{}", results.acc);
+
+    let root = directory.path().join("run");
+    let error = Checkpoint::open(&root, &Device::Cpu).unwrap_err();
+    assert!(error.to_string().contains("mean-colour"), "{error}");
+    let mut config = CheckpointConfig::read(root.join("config.json")).unwrap();
+    config.model = own();
+    let checkpoint = Checkpoint::open_with(config, &root, &Device::Cpu).unwrap();
+    let scores = checkpoint.classify(&[image(0), image(39)]).unwrap();
+    assert!(scores[0][0] > 0.5 && scores[1][1] > 0.5, "{scores:?}");
 }

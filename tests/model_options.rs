@@ -107,7 +107,7 @@ proptest! {
         let labels = Tensor::new(&[1u32, 4], &Device::Cpu).unwrap();
         let images = images(&config, 2, seed);
         let of = |precision| {
-            let copy = MixedPrecision::new(&parameters, &config, precision, recompute).unwrap();
+            let copy = MixedPrecision::new(&parameters, &config.clone().into(), precision, recompute).unwrap();
             let tape = Tape::start();
             let model = copy.model(&parameters).unwrap();
             let logits = model.forward(&images, Mode::Inference).unwrap();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use perceiver_model::{
-    AttentionForm, ModelError, PerceiverIo, PerceiverIoConfig, PerceiverIoWeights, Stage,
+    AttentionForm, InputKind, ModelError, Parameters, PerceiverIo, PerceiverIoConfig, Stage,
     is_perceiver_io_config, read_weights,
 };
 use perceiver_ops::{Mode, Tape};
@@ -31,7 +31,8 @@ const MOST_ROUNDING: f32 = 0.02;
 struct Case {
     name: String,
     directory: PathBuf,
-    weights: PerceiverIoWeights,
+    config: PerceiverIoConfig,
+    parameters: Parameters,
     golden: HashMap<String, Tensor>,
 }
 
@@ -57,14 +58,17 @@ fn cases() -> Vec<Case> {
         let file = read_weights(&directory).unwrap();
         assert_eq!(file.path, directory.join("model.safetensors"));
         let golden = directory.join("golden.safetensors");
-        let weights = PerceiverIoWeights::from_tensors(&config, file.tensors, &Device::Cpu);
+        let input = InputKind::of_tensors(file.tensors.keys().map(String::as_str));
+        assert_eq!(config.input, input);
+        let parameters = Parameters::from_loaded_tensors(&config, file.tensors, &Device::Cpu);
         cases.push(Case {
             name: directory
                 .file_name()
                 .unwrap()
                 .to_string_lossy()
                 .into_owned(),
-            weights: weights.unwrap(),
+            config,
+            parameters: parameters.unwrap(),
             golden: candle_core::safetensors::load(golden, &Device::Cpu).unwrap(),
             directory,
         });
@@ -87,13 +91,14 @@ impl Case {
 
     /// The model in `f64`.
     fn exact(&self) -> PerceiverIo {
-        let model = self.weights.model_through(|_, v| v.to_dtype(DType::F64));
+        let in_f64 = |_: &str, tensor: &Tensor| tensor.to_dtype(DType::F64);
+        let model = self.parameters.model_through(&self.config, in_f64);
         model.unwrap()
     }
 
     /// The model in `f32` as it is, and with either form of attention in both cross-attentions.
     fn rounded(&self) -> [PerceiverIo; 3] {
-        let model = || self.weights.model().unwrap();
+        let model = || self.parameters.model(&self.config).unwrap();
         let in_form = |form| model().with_attention_form(form);
         [
             model(),
@@ -104,7 +109,7 @@ impl Case {
 
     /// The golden stages of a forward pass, and the loss.
     fn stages(&self, model: &PerceiverIo) -> HashMap<String, Tensor> {
-        let blocks = self.weights.config().num_blocks;
+        let blocks = self.config.num_blocks;
         let mut stages = HashMap::from([("loss".to_string(), self.loss(model))]);
         let mut probe = |stage, tensor: &Tensor| {
             let key = match stage {
@@ -125,7 +130,7 @@ impl Case {
     /// The gradients of all parameters, by candle's backward pass.
     fn gradients(&self, model: &PerceiverIo) -> HashMap<String, Tensor> {
         let store = self.loss(model).backward().unwrap();
-        let variables = self.weights.parameters().iter();
+        let variables = self.parameters.iter();
         variables
             .map(|(name, variable)| (name.to_string(), store.get(variable).unwrap().clone()))
             .collect()
@@ -133,7 +138,7 @@ impl Case {
 
     /// The gradients of all parameters, by the tape that training uses.
     fn recorded_gradients(&self, model: &PerceiverIo) -> HashMap<String, Tensor> {
-        let (tape, parameters) = (Tape::start(), self.weights.parameters());
+        let (tape, parameters) = (Tape::start(), &self.parameters);
         let gradients = Gradients::of(tape, &self.loss(model), parameters).unwrap();
         let names = parameters.iter().map(|(name, _)| name);
         names
@@ -169,7 +174,7 @@ impl Case {
     }
 
     fn tensors(&self) -> HashMap<String, Tensor> {
-        let tensors = self.weights.tensors().into_iter();
+        let tensors = self.parameters.tensors().into_iter();
         tensors
             .map(|(name, tensor)| (name, tensor.detach()))
             .collect()
@@ -277,8 +282,8 @@ fn the_configuration_names_the_classes() {
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert!(is_perceiver_io_config(&json));
         let architecture = json["architectures"][0].as_str().unwrap();
-        assert_eq!(case.weights.kind().architecture(), architecture);
-        let names = case.weights.config().class_names();
+        assert_eq!(case.config.input.class(), architecture);
+        let names = case.config.class_names();
         assert_eq!(names.len(), case.golden["logits"].dim(1).unwrap());
         assert_eq!(names[3], format!("kind 3, of {}", case.name));
     }
@@ -287,7 +292,7 @@ fn the_configuration_names_the_classes() {
 #[test]
 fn weights_that_do_not_fit_are_errors_by_name() {
     for case in cases() {
-        let config = case.weights.config();
+        let config = &case.config;
         let refusal = |tensors| {
             let loaded = PerceiverIo::from_tensors(config, tensors, &Device::Cpu);
             loaded.map(drop).unwrap_err()

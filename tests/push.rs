@@ -2,35 +2,31 @@
 //! token is ever shown.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::Path;
-use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use insta::assert_snapshot;
 use perceiver_data::{LoadOptions, Source, Split};
 use perceiver_hub::HubAccess;
-use perceiver_model::Perceiver;
+use perceiver_model::{Classifier, Perceiver};
 use perceiver_ops::Mode;
 use perceiver_tests::hub::{HubServer, TOKEN};
-use perceiver_tests::program::{ProgramOutput, Sandbox};
+use perceiver_tests::hub_program::{HubSandbox, output_of};
+use perceiver_tests::program::Sandbox;
 use perceiver_train::Checkpoint;
 
 const REPO: &str = "me/shapes";
 
-/// Environment variables of the user that would lead the program to another Hub, cache or token.
-const NOT_OURS: [&str; 6] = [
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "HF_TOKEN_PATH",
-    "HF_HUB_OFFLINE",
-    "HF_HUB_USER_AGENT_ORIGIN",
-    "HF_TOKEN",
-];
-
 /// A Hub, and a sandbox with a model trained on shapes in `run` and three images.
-struct Workspace {
-    work: Sandbox,
-    hub: HubServer,
+struct Workspace(HubSandbox);
+
+impl Deref for Workspace {
+    type Target = HubSandbox;
+
+    fn deref(&self) -> &HubSandbox {
+        &self.0
+    }
 }
 
 impl Workspace {
@@ -48,44 +44,7 @@ impl Workspace {
             let path = work.path(format!("{index}.png"));
             image.write_png(&path).unwrap();
         }
-        Self { work, hub }
-    }
-
-    /// Returns a command of the program with this Hub, its own cache and no token.
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = self.work.command(arguments);
-        for variable in NOT_OURS {
-            command.env_remove(variable);
-        }
-        command
-            .env("HF_ENDPOINT", self.hub.url())
-            .env("HF_HOME", self.work.path("hf"))
-            .env("NO_PROXY", "127.0.0.1");
-        command
-    }
-
-    /// Runs the program with the token that has write access.
-    fn run(&self, arguments: &str) -> ProgramOutput {
-        output_of(self.command(arguments).env("HF_TOKEN", TOKEN))
-    }
-
-    fn succeed(&self, arguments: &str) -> ProgramOutput {
-        let output = self.run(arguments);
-        assert_eq!(output.code, Some(0), "{arguments}: {}", output.err);
-        output
-    }
-
-    fn fail(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert_eq!(
-            output.code,
-            Some(1),
-            "{arguments}: {} {}",
-            output.out,
-            output.err
-        );
-        assert!(!output.err.contains("panicked"), "{}", output.err);
-        output.err
+        Self(HubSandbox { work, hub })
     }
 
     /// Returns the names of the files at a revision of the repository.
@@ -98,20 +57,6 @@ impl Workspace {
     fn file(&self, name: &str) -> Vec<u8> {
         self.hub.storage()[REPO].files("main").unwrap()[name].clone()
     }
-}
-
-fn output_of(command: &mut Command) -> ProgramOutput {
-    let output = command.output().unwrap();
-    let output = ProgramOutput {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    };
-    assert!(
-        !output.out.contains(TOKEN) && !output.err.contains(TOKEN),
-        "a token was shown: {output:?}"
-    );
-    output
 }
 
 #[test]
@@ -220,15 +165,16 @@ fn from_pretrained_by_name_equals_the_directory() {
     assert_eq!(here.config, there.config);
 
     let images = Tensor::rand(-1f32, 1.0, (2, 3, 16, 16), &Device::Cpu).unwrap();
-    let logits = |model: &Perceiver| -> Vec<Vec<f32>> {
+    let logits = |model: &dyn Classifier| -> Vec<Vec<f32>> {
         let logits = model.forward(&images, Mode::Inference).unwrap();
         logits.to_dtype(DType::F32).unwrap().to_vec2().unwrap()
     };
     let by_name = Perceiver::from_pretrained_with(REPO, &access, &Device::Cpu).unwrap();
     let name = run.to_str().unwrap();
     let by_directory = Perceiver::from_pretrained_with(name, &access, &Device::Cpu).unwrap();
-    for model in [&there.model, &by_name, &by_directory] {
-        assert_eq!(logits(model), logits(&here.model));
+    let models: [&dyn Classifier; 3] = [&*there.model, &by_name, &by_directory];
+    for model in models {
+        assert_eq!(logits(model), logits(&*here.model));
     }
 
     // It is not visible with another token.

@@ -159,6 +159,12 @@ fn early_all_reduce_gives_the_same_gradients() {
     ));
 }
 
+#[test]
+fn class_weights_add_up_over_ranks() {
+    assert_ranks_equal_one_process("training.class_weights = 'balanced'");
+    assert_ranks_equal_one_process(&format!("training.class_weights = 'balanced'\n{AT_ONCE}"));
+}
+
 fn assert_ranks_equal_one_process(changes: &str) {
     let (_kept, run) = directory();
     let one = train(&run, 1, changes, usize::MAX).remove(0);

@@ -6,7 +6,7 @@ use std::path::Path;
 use perceiver_data::{Image, LoadOptions, Source, Split};
 use perceiver_report::{Confusion, McNemar};
 use perceiver_tests::program::{ProgramOutput, Sandbox};
-use perceiver_train::{Preset, Recipe, read_predictions};
+use perceiver_train::{Prediction, Preset, Recipe, read_predictions};
 use serde_json::Value;
 
 fn new_sandbox() -> Sandbox {
@@ -64,8 +64,12 @@ fn runs_end_with_a_self_contained_report() {
     );
     let results: Value = serde_json::from_str(&text(&sandbox, "one/results.json")).unwrap();
     let accuracy = format!("{:.2}%", 100.0 * results["acc"].as_f64().unwrap());
+    let balanced = format!("{:.2}%", 100.0 * results["balanced_acc"].as_f64().unwrap());
+    let f1 = format!("{:.2}%", 100.0 * results["macro_f1"].as_f64().unwrap());
     for expected in [
         accuracy.as_str(),
+        &format!("<dt>Balanced accuracy</dt><dd>{balanced}</dd>"),
+        &format!("<dt>Macro F1</dt><dd>{f1}</dd>"),
         "prefers-color-scheme: dark",
         "name=\"viewport\"",
         "Expected calibration error",
@@ -332,7 +336,9 @@ fn runs_of_earlier_versions_are_reevaluated() {
     fs::remove_file(sandbox.path("one/predictions.csv")).unwrap();
     fs::remove_file(sandbox.path("one/training/environment.json")).unwrap();
     let mut old: Value = serde_json::from_str(&results).unwrap();
-    old.as_object_mut().unwrap().remove("sha256");
+    for field in ["sha256", "balanced_acc", "macro_f1"] {
+        old.as_object_mut().unwrap().remove(field).unwrap();
+    }
     sandbox.write("one/results.json", old.to_string());
     let refused = failure(&sandbox, "compare one other");
     assert!(
@@ -343,6 +349,18 @@ fn runs_of_earlier_versions_are_reevaluated() {
     assert_eq!(text(&sandbox, "one/predictions.csv"), expected);
     assert_eq!(text(&sandbox, "one/results.json"), results);
     sandbox.succeed("compare one other");
+}
+
+/// Returns the mean over the classes of the share of their images that are predicted correctly.
+fn mean_recall(predictions: &[Prediction]) -> f64 {
+    let recalls: Vec<f64> = (0..20)
+        .filter_map(|class| {
+            let of_class: Vec<_> = predictions.iter().filter(|p| p.label == class).collect();
+            let right = of_class.iter().filter(|p| p.predicted == class).count();
+            (!of_class.is_empty()).then(|| right as f64 / of_class.len() as f64)
+        })
+        .collect();
+    recalls.iter().sum::<f64>() / recalls.len() as f64
 }
 
 #[test]
@@ -357,7 +375,7 @@ fn comparisons_show_what_each_run_alone_predicted_correctly() {
     assert_eq!(pair["only_one"], test.only_first);
     assert_eq!(pair["only_other"], test.only_second);
     assert_eq!(pair["p_value"], test.p_value);
-    let share = |predictions: &[perceiver_train::Prediction]| {
+    let share = |predictions: &[Prediction]| {
         let right = predictions
             .iter()
             .filter(|prediction| prediction.is_right())
@@ -370,12 +388,31 @@ fn comparisons_show_what_each_run_alone_predicted_correctly() {
         comparison["differences"],
         serde_json::json!([{"field": "training.seed", "values": ["0", "1"]}])
     );
+    for (run, predictions) in comparison["runs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip([&one, &other])
+    {
+        let actual = run["results"]["balanced_acc"].as_f64().unwrap();
+        assert!((actual - mean_recall(predictions)).abs() < 1e-12);
+    }
+    // Results of earlier versions lack them.
+    let mut old: Value = serde_json::from_str(&text(&sandbox, "one/results.json")).unwrap();
+    for field in ["balanced_acc", "macro_f1"] {
+        old.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    sandbox.write("one/results.json", old.to_string());
+    let again = sandbox.succeed("compare one other --json").out;
+    assert_eq!(serde_json::from_str::<Value>(&again).unwrap(), comparison);
     let page = text(&sandbox, "compare.html");
     assert_eq!(loads(&page), Vec::<&str>::new());
     assert!(page.contains("training.seed") && page.contains("epoch 1 · one "));
     let table = sandbox.succeed("compare one other").out;
     assert!(
-        table.contains("McNemar's test") && table.contains("training.seed"),
+        ["McNemar's test", "training.seed", "balanced", "macro F1"]
+            .iter()
+            .all(|text| table.contains(text)),
         "{table}"
     );
 }
@@ -423,7 +460,10 @@ fn attention_shows_the_requested_maps() {
         ("quickstart", Preset::Quickstart.toml()),
         ("tiny", &text(&sandbox, "tiny.toml")),
     ];
-    let num_maps = Recipe::from_layers(&layers).unwrap().model.cross_attends();
+    let num_maps = {
+        let recipe = Recipe::from_layers(&layers).unwrap();
+        recipe.model.perceiver().unwrap().cross_attends()
+    };
     let (output, sheet) = attention(&sandbox, "");
     assert_eq!(output.out.lines().count(), 2 + num_maps, "{}", output.out);
     // The title, a titled row of captioned images per cross-attention, and the colour bar.

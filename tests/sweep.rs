@@ -75,12 +75,14 @@ fn the_table_equals_the_results_of_the_runs() {
     let mut means = Vec::new();
     for variant in variants {
         let name = variant["name"].as_str().unwrap();
-        let mut sums = [0.0; 3];
+        let mut sums = [0.0; 4];
         for (run, seed) in variant["runs"].as_array().unwrap().iter().zip([0, 3]) {
             let directory = format!("all/{name}-seed{seed}");
             let results = json(&sandbox, &format!("{directory}/results.json"));
             assert_eq!(run["seed"], seed);
             assert_eq!(run["test_acc"], results["acc"]);
+            assert_eq!(run["test_balanced_acc"], results["balanced_acc"]);
+            assert_eq!(run["test_macro_f1"], results["macro_f1"]);
             assert_eq!(run["test_top5_acc"], results["top5_acc"]);
             assert_eq!(run["test_loss"], results["loss"]);
             let metrics = read(&sandbox, &format!("{directory}/metrics.jsonl"));
@@ -95,12 +97,13 @@ fn the_table_equals_the_results_of_the_runs() {
                 .unwrap();
             assert_eq!(run["val_acc"], kept["val_acc"]);
             assert_eq!(run["kept_epoch"], kept["epoch"]);
-            let figures = ["val_acc", "test_acc", "test_loss"];
+            let figures = ["val_acc", "test_acc", "test_balanced_acc", "test_loss"];
             for (sum, figure) in sums.iter_mut().zip(figures) {
                 *sum += run[figure].as_f64().unwrap();
             }
         }
-        for (sum, figure) in sums.iter().zip(["val_acc", "test_acc", "test_loss"]) {
+        let figures = ["val_acc", "test_acc", "test_balanced_acc", "test_loss"];
+        for (sum, figure) in sums.iter().zip(figures) {
             let mean = variant[figure]["mean"].as_f64().unwrap();
             assert!((mean - sum / 2.0).abs() < 1e-12, "{figure}");
             let shown = if figure == "test_loss" {

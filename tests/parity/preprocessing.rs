@@ -26,6 +26,7 @@ fn preprocess(dataset: &Dataset, image_size: usize, draw: impl Fn(usize) -> Draw
         antialias: false,
         fit: Fit::Stretch,
         normalization: Normalization::adapt(dataset).unwrap(),
+        transformers: None,
     };
     let length = 3 * image_size * image_size;
     let mut pixels = vec![0f32; dataset.len() * length];

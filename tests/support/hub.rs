@@ -2,10 +2,10 @@
 //! tokens, and the real Hub's answers to the requests of `hf-hub`.
 //!
 //! A commit is an immutable list of files; a branch names a commit, and moves once a commit is
-//! complete. Files ending in `.safetensors` are large files, which the listing gives a SHA-256;
-//! others have git's SHA-1. Large files are stored in a [`ChunkStore`] if the server was started
-//! with one. Otherwise they are sent within the commit, as `hf-hub` does for servers without
-//! chunks.
+//! complete. Files ending in `.safetensors` or `.bin` are large files, which the listing gives a
+//! SHA-256; others have git's SHA-1. Large files are stored in a [`ChunkStore`] if the server was
+//! started with one. Otherwise they are sent within the commit, as `hf-hub` does for servers
+//! without chunks.
 
 use std::collections::BTreeMap;
 use std::ops::Index;
@@ -408,7 +408,8 @@ pub fn large_entry(path: &str, size: usize, sha256: &str) -> Value {
 }
 
 fn is_large(path: &str) -> bool {
-    path.ends_with(".safetensors")
+    let extensions = [".safetensors", ".bin"];
+    extensions.iter().any(|extension| path.ends_with(extension))
 }
 
 /// Returns the SHA-256 of these bytes in hexadecimal.

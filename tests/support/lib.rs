@@ -4,6 +4,7 @@ pub mod cas;
 pub mod digest;
 pub mod http;
 pub mod hub;
+pub mod hub_program;
 pub mod program;
 pub mod run;
 pub mod tensors;

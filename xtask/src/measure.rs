@@ -279,6 +279,8 @@ mod tests {
             loss: 1.25,
             acc: 0.62,
             acc_interval_95: [0.61, 0.63],
+            balanced_acc: Some(0.62),
+            macro_f1: Some(0.61),
             top5_acc: 0.87,
             top5_acc_interval_95: [0.86, 0.88],
         };

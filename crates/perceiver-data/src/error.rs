@@ -244,6 +244,15 @@ pub enum DataError {
         found: String,
     },
 
+    /// A file of options has an invalid one, or another format.
+    #[error("{}: {source}", path.display())]
+    InvalidFile {
+        /// The file.
+        path: PathBuf,
+        /// The error of its content.
+        source: Box<DataError>,
+    },
+
     /// The loader's threads could not be started, or stopped early.
     #[error("data loader: expected batches up to the end of the epoch, found: {reason}")]
     Loader {

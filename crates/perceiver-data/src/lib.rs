@@ -14,6 +14,7 @@
 //!     antialias: false,
 //!     fit: Fit::Stretch,
 //!     normalization: Normalization::adapt(&train)?,
+//!     transformers: None,
 //! };
 //! let (train, validation) = train.split_tail(0.1);
 //! assert_eq!((train.len(), validation.len()), (9_000, 1_000));

@@ -6,6 +6,9 @@
 //! of their window. Threads and prefetching affect only when a batch is ready, and an epoch can be
 //! resumed at any batch.
 //!
+//! With [`LoaderConfig::balanced`] all classes are equally frequent in an epoch. An image that then
+//! occurs several times is augmented differently each time.
+//!
 //! ```
 //! use std::sync::Arc;
 //! use perceiver_data::{Dataset, Fit, Image, Loader, LoaderConfig, Normalization, Preprocessing};
@@ -17,6 +20,7 @@
 //!     antialias: false,
 //!     fit: Fit::Stretch,
 //!     normalization: Normalization::adapt(&data)?,
+//!     transformers: None,
 //! };
 //! let config = LoaderConfig { batch_size: 2, ..LoaderConfig::default() };
 //! let loader = Loader::new(Arc::new(data), preprocessing, config)?;
@@ -31,6 +35,7 @@
 pub(crate) mod batch;
 pub(crate) mod config;
 pub(crate) mod epoch;
+pub(crate) mod sampler;
 pub(crate) mod shard_order;
 pub(crate) mod shard_stream;
 pub(crate) mod shuffle;
@@ -45,6 +50,7 @@ use crate::formats::shards::ShardedDataset;
 use crate::loader::batch::Batches;
 use crate::loader::config::LoaderConfig;
 use crate::loader::epoch::Epoch;
+use crate::loader::sampler::EpochOrder;
 use crate::loader::shard_stream::{Drawn, Stream};
 use crate::source::map_dataset::MappedSamples;
 use crate::source::samples::Samples;
@@ -68,7 +74,8 @@ impl Loader {
     /// Creates a loader. Samples are shared, not copied.
     ///
     /// # Errors
-    /// When an option is invalid, or the threads cannot be started.
+    /// When an option is invalid, when shards are to be balanced by class, or the threads cannot be
+    /// started.
     pub fn new(
         samples: impl Into<Samples>,
         preprocessing: Preprocessing,
@@ -81,7 +88,10 @@ impl Loader {
                 let prepared = preprocessing.prepare(data.images())?;
                 PreparedSamples::InMemory(data, Arc::new(prepared))
             }
-            Samples::Sharded(data) => PreparedSamples::Sharded(data),
+            Samples::Sharded(data) => {
+                config.require_shard_order(data.name())?;
+                PreparedSamples::Sharded(data)
+            }
             Samples::Mapped(data) => PreparedSamples::Mapped(data),
         };
         let pool = ThreadPoolBuilder::new()
@@ -126,21 +136,19 @@ impl Loader {
             PreparedSamples::InMemory(data, prepared) => {
                 let (data, prepared) = (Arc::clone(data), Arc::clone(prepared));
                 Epoch::start(prefetch, move || {
-                    let chunks = batches.chunks(data.len(), epoch, first_batch);
-                    let batch = move |indices: Vec<usize>| {
-                        batches.of_dataset(&data, &prepared, epoch, &indices)
-                    };
-                    chunks.into_iter().map(batch)
+                    let labels = data.labels().iter().copied();
+                    let order = EpochOrder::new(&batches.config, labels, epoch);
+                    let rest = first_batch..order.num_batches();
+                    rest.map(move |batch| batches.of_dataset(&data, &prepared, &order, batch))
                 })
             }
             PreparedSamples::Mapped(data) => {
                 let (data, preprocessing) = (data.clone(), self.preprocessing.clone());
                 Epoch::start(prefetch, move || {
-                    let chunks = batches.chunks(data.len(), epoch, first_batch);
-                    let batch = move |indices: Vec<usize>| {
-                        batches.of_mapped(&data, &preprocessing, epoch, &indices)
-                    };
-                    chunks.into_iter().map(batch)
+                    let labels = (0..data.len()).map(|index| data.label(index));
+                    let order = EpochOrder::new(&batches.config, labels, epoch);
+                    let rest = first_batch..order.num_batches();
+                    rest.map(move |batch| batches.of_mapped(&data, &preprocessing, &order, batch))
                 })
             }
             PreparedSamples::Sharded(data) => {
@@ -160,6 +168,8 @@ impl Loader {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -171,10 +181,13 @@ mod tests {
     use crate::transforms::normalize::Normalization;
 
     fn loader(len: usize, config: LoaderConfig) -> Loader {
-        let images = (0..len)
+        labelled((0..len).map(|i| (i % 3) as u32).collect(), config)
+    }
+
+    fn labelled(labels: Vec<u32>, config: LoaderConfig) -> Loader {
+        let images = (0..labels.len())
             .map(|i| Image::new(3, 4, (0..36).map(|j| (i * 41 + j * 7) as u8).collect()).unwrap())
             .collect();
-        let labels = (0..len).map(|i| (i % 3) as u32).collect();
         let classes = ["a", "b", "c"].map(String::from).to_vec();
         let preprocessing = Preprocessing {
             image_size: 5,
@@ -184,6 +197,7 @@ mod tests {
                 mean: vec![128.0; 3],
                 variance: vec![5000.0; 3],
             },
+            transformers: None,
         };
         let data = Dataset::new("test", images, labels, classes).unwrap();
         Loader::new(Arc::new(data), preprocessing, config).unwrap()
@@ -297,6 +311,83 @@ mod tests {
         assert_eq!(first[0].0, (0..40).collect::<Vec<_>>());
         assert_eq!(first[0].0, later[0].0);
         assert_ne!(first[0].2, later[0].2);
+    }
+
+    /// Nine of ten images are of class 0.
+    fn imbalanced(config: &LoaderConfig) -> Loader {
+        let labels = (0..40).map(|i| u32::from(i % 10 == 3)).collect();
+        let config = LoaderConfig {
+            balanced: true,
+            ..config.clone()
+        };
+        labelled(labels, config)
+    }
+
+    #[test]
+    fn balanced_epochs_resume_and_have_parts_like_others() {
+        let loader = imbalanced(&training(5, 7));
+        assert_eq!(loader.batches_per_epoch(), 6);
+        let whole = contents(loader.epoch(1, 0));
+        let labels: Vec<u32> = whole.iter().flat_map(|batch| batch.1.clone()).collect();
+        assert_eq!(labels.len(), 40);
+        assert_eq!(labels.iter().sum::<u32>(), 20);
+        for first in 0..8 {
+            let late = contents(loader.epoch(1, first));
+            assert_eq!(late, whole[first.min(6)..], "from batch {first}");
+        }
+        let parts = [0, 1, 2].map(|index| {
+            let part = Part { index, of: 3 };
+            let config = LoaderConfig {
+                part,
+                ..training(5, 7)
+            };
+            contents(imbalanced(&config).epoch(1, 0))
+        });
+        for (batch, whole) in whole.iter().enumerate() {
+            let pixels: Vec<u32> = parts
+                .iter()
+                .flat_map(|part| part[batch].2.clone())
+                .collect();
+            assert_eq!(pixels, whole.2);
+        }
+    }
+
+    #[test]
+    fn repeated_images_are_augmented_differently() {
+        let loader = imbalanced(&training(5, 1));
+        let mut seen: HashMap<usize, Vec<Vec<u32>>> = HashMap::new();
+        for (indices, _, pixels) in contents(loader.epoch(0, 0)) {
+            seen.entry(indices[0]).or_default().push(pixels);
+        }
+        for rare in [3, 13, 23, 33] {
+            let times = seen.get_mut(&rare).unwrap();
+            assert_eq!(times.len(), 5);
+            times.sort_unstable();
+            times.dedup();
+            assert_eq!(times.len(), 5, "image {rare}");
+        }
+    }
+
+    #[test]
+    fn partners_of_mixing_are_balanced_too() {
+        let mut config = training(5, 40);
+        if let Some(augmentation) = &mut config.augmentation {
+            augmentation.mixing.mixup = 1.0;
+        }
+        let partners = |loader: Loader| {
+            let batches = (0..20).flat_map(|epoch| loader.epoch(epoch, 0));
+            let rare = batches.map(|batch| {
+                let labels = batch.unwrap().mixed.unwrap().labels;
+                labels.to_vec1::<u32>().unwrap().iter().sum::<u32>()
+            });
+            rare.sum::<u32>()
+        };
+        // Of 800: 400, or 80 without balance, up to five standard errors.
+        let balanced = partners(imbalanced(&config));
+        assert!((330..470).contains(&balanced), "{balanced}");
+        let labels = (0..40).map(|i| u32::from(i % 10 == 3)).collect();
+        let plain = partners(labelled(labels, config));
+        assert!((37..123).contains(&plain), "{plain}");
     }
 
     #[test]

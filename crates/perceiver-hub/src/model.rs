@@ -1,5 +1,7 @@
 //! Resolves a model name: a directory, or a repository of the Hub.
 
+mod checkpoint;
+
 use std::path::{Path, PathBuf};
 
 use crate::access::HubAccess;
@@ -33,6 +35,7 @@ impl ModelSource {
 
     /// Returns the directory with `files` and the existing ones of `optional`. Files from the Hub
     /// are all of one commit and verified; the contents of a local directory are not checked.
+    /// [`ModelSource::checkpoint`] is for a model whose weights may be in one of several files.
     ///
     /// # Errors
     /// All errors of [`RepoName::fetch`].

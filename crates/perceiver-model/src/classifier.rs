@@ -1,17 +1,20 @@
 //! Image classifiers of any architecture, behind one trait.
 
-use candle_core::Tensor;
+use std::fmt;
+
+use candle_core::{DType, Tensor};
 use perceiver_ops::Mode;
 
 use crate::error::Result;
-use crate::perceiver::Perceiver;
-use crate::perceiver_io::PerceiverIo;
+use crate::hooks::{Probe, Stage};
 
-/// An image classifier. Evaluation needs no more of a model, so a model of a program's own is
-/// evaluated like a [`Perceiver`].
-pub trait Classifier: Send + Sync {
+/// An image classifier. Training, evaluation and reports need no more of a model; what a model
+/// does not have, such as attention, is left out of reports.
+pub trait Classifier: fmt::Debug + Send + Sync {
     /// Computes the logits `[batch, classes]`, `f32`, of preprocessed images
     /// `[batch, channels, H, W]`.
+    ///
+    /// In training, `mode` carries the key of this step; equal keys give equal dropout masks.
     ///
     /// # Errors
     /// When the shape of the images is not that of the model's input.
@@ -19,24 +22,66 @@ pub trait Classifier: Send + Sync {
 
     /// Returns the number of classes.
     fn num_classes(&self) -> usize;
+
+    /// Computes [`Classifier::forward`] and passes the tensors of the model's stages to `probe`; by
+    /// default, of the logits alone.
+    ///
+    /// # Errors
+    /// As for [`Classifier::forward`].
+    fn forward_probed(&self, images: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
+        let logits = self.forward(images, mode)?;
+        probe(Stage::Logits, &logits);
+        Ok(logits)
+    }
+
+    /// Returns the type of the parameters.
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    /// Returns the rows and columns of tokens for images of this height and width, if the model
+    /// has attention maps over a grid of tokens.
+    fn token_grid(&self, _height: usize, _width: usize) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// Returns the number of `f32` values that an image takes in a forward pass, where that is so
+    /// many that whoever chooses the batch size should know; 0 otherwise.
+    fn values_per_image(&self) -> u64 {
+        0
+    }
+
+    /// Turns activation checkpointing on or off, if the model has it: the backward pass then
+    /// recomputes what it does not keep.
+    fn set_activation_checkpointing(&mut self, _on: bool) {}
 }
 
-impl Classifier for Perceiver {
+impl Classifier for Box<dyn Classifier> {
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        Self::forward(self, images, mode)
+        (**self).forward(images, mode)
     }
 
     fn num_classes(&self) -> usize {
-        self.config().num_classes()
-    }
-}
-
-impl Classifier for PerceiverIo {
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        Self::forward(self, images, mode)
+        (**self).num_classes()
     }
 
-    fn num_classes(&self) -> usize {
-        self.config().num_labels()
+    fn forward_probed(&self, images: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
+        (**self).forward_probed(images, mode, probe)
+    }
+
+    fn dtype(&self) -> DType {
+        (**self).dtype()
+    }
+
+    fn token_grid(&self, height: usize, width: usize) -> Option<[usize; 2]> {
+        (**self).token_grid(height, width)
+    }
+
+    fn values_per_image(&self) -> u64 {
+        (**self).values_per_image()
+    }
+
+    fn set_activation_checkpointing(&mut self, on: bool) {
+        (**self).set_activation_checkpointing(on);
     }
 }

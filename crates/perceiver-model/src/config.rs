@@ -1,5 +1,6 @@
 //! The model configuration: all hyperparameters, with the names and defaults of the Keras example.
 
+mod architecture;
 pub(crate) mod foreign;
 pub(crate) mod sharing;
 

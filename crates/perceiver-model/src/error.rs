@@ -17,6 +17,13 @@ pub enum ModelError {
         found: String,
     },
 
+    /// A configuration names a kind of model whose code is not in this program.
+    #[error("model configuration: type: expected {}, found {found:?}, whose code is not in this program", crate::ModelConfig::TYPES.join(", "))]
+    UnknownModel {
+        /// The kind of model.
+        found: String,
+    },
+
     /// A weight of the architecture is missing.
     #[error("weights: {name} is missing: expected shape {expected:?}")]
     MissingWeight {

@@ -32,6 +32,7 @@
 //! The path of an image: the optional stem, [`patches`], the encoder, then cross-attention and
 //! latent transformer in each iteration, the mean over the latents, the head.
 
+mod architecture; // the trait of architectures, and the configuration of any of them
 mod attention; // cross-attention and self-attention modules
 mod classifier; // the trait of image classifiers
 mod config; // every size of a model
@@ -45,6 +46,9 @@ mod summary; // parameters and multiply-adds
 mod transformer; // latent transformer blocks
 mod weights; // names, initialization, safetensors, PyTorch, Keras, transfer
 
+pub use architecture::Architecture;
+pub use architecture::custom::CustomModel;
+pub use architecture::model_config::ModelConfig;
 pub use attention::form::AttentionForm;
 pub use classifier::Classifier;
 pub use config::foreign::{MODEL_TYPE, foreign_config};
@@ -56,8 +60,7 @@ pub use perceiver::Perceiver;
 pub use perceiver_io::PerceiverIo;
 pub use perceiver_io::config::{AttentionWidth, PerceiverIoConfig, is_perceiver_io_config};
 pub use perceiver_io::kind::InputKind;
-pub use perceiver_io::weights::PerceiverIoWeights;
-pub use summary::{Summary, SummaryRow};
+pub use summary::{Summary, SummaryLayer, SummaryRow};
 pub use weights::directory::{WeightFile, read_weights};
 pub use weights::keras;
 pub use weights::parameters::{Parameters, read_safetensors, require_finite};

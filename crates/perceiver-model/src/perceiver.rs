@@ -13,6 +13,7 @@ use perceiver_ops::{Mode, RngKey, mean_pool, reshape, softmax, to_dtype};
 
 use crate::attention::cross_attention::CrossAttention;
 use crate::attention::form::AttentionForm;
+use crate::classifier::Classifier;
 use crate::config::PerceiverConfig;
 use crate::config::sharing::WeightSet;
 use crate::encoder::PatchEncoder;
@@ -262,6 +263,35 @@ impl Perceiver {
             }
         })?;
         Ok(maps)
+    }
+}
+
+impl Classifier for Perceiver {
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward(images, mode)
+    }
+
+    fn num_classes(&self) -> usize {
+        self.config.num_classes()
+    }
+
+    fn forward_probed(&self, images: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
+        self.forward_probed(images, mode, probe)
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype()
+    }
+
+    fn token_grid(&self, height: usize, width: usize) -> Option<[usize; 2]> {
+        let size = self.config.image_size;
+        ([height, width] == [size; 2]).then_some([self.config.tokens_per_side(); 2])
+    }
+
+    fn set_activation_checkpointing(&mut self, on: bool) {
+        for transformer in &mut self.transformers {
+            transformer.set_recomputation(on);
+        }
     }
 }
 

@@ -8,15 +8,17 @@
 //! The function is that of transformers. The authors' own model has the same weights and another
 //! function: see [`PerceiverIo::with_reference`].
 
+mod architecture;
 pub(crate) mod config;
 pub(crate) mod conv_stem;
 pub(crate) mod decoder;
 pub(crate) mod fourier_positions;
 pub(crate) mod kind;
 pub(crate) mod layer;
+pub(crate) mod learned_positions;
 pub(crate) mod names;
 pub(crate) mod preprocessor;
-pub(crate) mod weights;
+pub(crate) mod summary;
 pub(crate) mod windows;
 
 use std::collections::HashMap;
@@ -30,16 +32,17 @@ use crate::attention::form::AttentionForm;
 use crate::error::{ModelError, Result};
 use crate::hooks::{Probe, Stage};
 use crate::weights::directory::read_weights;
+use crate::weights::parameters::Parameters;
 use config::PerceiverIoConfig;
 use decoder::Decoder;
 use kind::InputKind;
-use layer::{Activation, Layer};
+use layer::{Activation, Layer, attention_map};
 use preprocessor::Preprocessor;
-use weights::PerceiverIoWeights;
 
 /// A Perceiver IO image classifier, `[batch, 3, H, W] -> [batch, labels]`.
 ///
-/// With learned positions, images have the size of the configuration; otherwise any size.
+/// It takes images of any size. Learned positions belong to the size of the configuration, and are
+/// resized for others.
 ///
 /// ```no_run
 /// use candle_core::{DType, Device, Tensor};
@@ -55,12 +58,13 @@ use weights::PerceiverIoWeights;
 #[derive(Debug, Clone)]
 pub struct PerceiverIo {
     config: PerceiverIoConfig,
-    kind: InputKind,
     preprocessor: Preprocessor,
     latents: Tensor, // [latents, width]
     cross_attention: Layer,
     /// The layers of a block; all blocks have the same.
     self_attention: Vec<Layer>,
+    /// Whether the backward pass recomputes the self-attention layers.
+    recomputes: bool,
     decoder: Decoder,
 }
 
@@ -70,8 +74,9 @@ impl PerceiverIo {
     /// # Errors
     /// When the configuration is invalid, or `vb` lacks a weight or has it in another shape.
     #[allow(clippy::needless_pass_by_value)] // VarBuilders are passed by value throughout candle.
-    pub fn new(config: &PerceiverIoConfig, kind: InputKind, vb: VarBuilder) -> Result<Self> {
-        config.validate(kind)?;
+    pub fn new(config: &PerceiverIoConfig, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        let kind = config.input;
         let activation = config.activation()?;
         let vb = vb.pp("perceiver");
         let encoder = vb.pp("encoder");
@@ -87,23 +92,27 @@ impl PerceiverIo {
             self_attention: (0..config.num_self_attends_per_block)
                 .map(|index| Layer::new(config, config.self_layer(), activation, &layers.pp(index)))
                 .collect::<candle_core::Result<_>>()?,
+            recomputes: false,
             decoder: Decoder::new(config, activation, &vb.pp("decoder.decoder"))?,
             config: config.clone(),
-            kind,
         })
     }
 
-    /// Builds the model for inference from the tensors of a checkpoint. For training, see
-    /// [`PerceiverIoWeights`].
+    /// Builds the model for inference from the tensors of a checkpoint, whose names tell the input
+    /// preprocessor. For training, see [`Parameters`].
     ///
     /// # Errors
-    /// As for [`PerceiverIoWeights::from_tensors`].
+    /// As for [`Parameters::from_loaded_tensors`].
     pub fn from_tensors(
         config: &PerceiverIoConfig,
         tensors: HashMap<String, Tensor>,
         device: &Device,
     ) -> Result<Self> {
-        PerceiverIoWeights::from_tensors(config, tensors, device)?.inference_model()
+        let config = PerceiverIoConfig {
+            input: InputKind::of_tensors(tensors.keys().map(String::as_str)),
+            ..config.clone()
+        };
+        Parameters::from_loaded_tensors(&config, tensors, device)?.inference_model(&config)
     }
 
     /// Loads a model for inference from a directory with `config.json` and the weights as
@@ -129,9 +138,14 @@ impl PerceiverIo {
         &self.config
     }
 
+    /// Returns the type of the parameters.
+    pub fn dtype(&self) -> DType {
+        self.latents.dtype()
+    }
+
     /// Returns the kind of the model: how it makes tokens of pixels.
     pub fn kind(&self) -> InputKind {
-        self.kind
+        self.config.input
     }
 
     /// Returns the model with the function of the authors' implementation, or with that of
@@ -147,7 +161,7 @@ impl PerceiverIo {
         for layer in self.layers_mut() {
             layer.set_activation(activation);
         }
-        let is_learned = self.kind == InputKind::Learned;
+        let is_learned = self.config.input == InputKind::Learned;
         let decoder = self.decoder.layer_mut();
         decoder.set_query_residual(!(reference && is_learned));
         self.preprocessor.set_same_padding(reference);
@@ -161,6 +175,32 @@ impl PerceiverIo {
         self.cross_attention.set_form(form);
         self.decoder.layer_mut().set_form(form);
         self
+    }
+
+    /// Returns the model with activation checkpointing on or off (the default): the backward pass
+    /// keeps only the input of each self-attention layer and recomputes the rest. It takes less
+    /// memory and more time. Values and gradients stay the same.
+    #[must_use]
+    pub fn with_recomputation(mut self, recomputes: bool) -> Self {
+        self.set_recomputation(recomputes);
+        self
+    }
+
+    pub(crate) fn set_recomputation(&mut self, recomputes: bool) {
+        self.recomputes = recomputes;
+    }
+
+    /// Returns a copy for inference only, which computes once what is the same in every pass:
+    /// products of weights, learned positions, and weights in the order in which products read them.
+    pub(crate) fn folded(&self) -> Result<Self> {
+        let layers = self.self_attention.iter().map(Layer::folded);
+        Ok(Self {
+            preprocessor: self.preprocessor.folded(),
+            cross_attention: self.cross_attention.folded()?,
+            self_attention: layers.collect::<candle_core::Result<_>>()?,
+            decoder: self.decoder.folded()?,
+            ..self.clone()
+        })
     }
 
     fn layers_mut(&mut self) -> impl Iterator<Item = &mut Layer> {
@@ -184,9 +224,11 @@ impl PerceiverIo {
         self.pass(images, mode, None)
     }
 
-    /// Computes [`PerceiverIo::forward`] and passes tensors on the way to `probe`: the tokens
-    /// ([`Stage::Encoded`]), the latents after the cross-attention ([`Stage::CrossAttention`] 0)
-    /// and after each block ([`Stage::Transformer`]), and the logits.
+    /// Computes [`PerceiverIo::forward`] and passes the tensor of every [`Stage`] to `probe`, except
+    /// [`Stage::Pooled`]. The encoder's cross-attention has the number 0. The iteration of a
+    /// self-attention layer is its block, and its block is its number there.
+    ///
+    /// The attention logits and maps take as much memory as an array of latents x tokens values each.
     ///
     /// # Errors
     /// As for [`PerceiverIo::forward`].
@@ -194,33 +236,63 @@ impl PerceiverIo {
         self.pass(images, mode, Some(probe))
     }
 
+    /// Runs the model. Attention logits are computed only for a probe.
     fn pass(&self, images: &Tensor, mode: Mode, mut probe: Option<&mut Probe>) -> Result<Tensor> {
-        let mut show = |stage, tensor: &Tensor| {
-            if let Some(probe) = probe.as_mut() {
-                probe(stage, tensor);
-            }
-        };
         let tokens = self.encode(images)?;
-        show(Stage::Encoded, &tokens);
-        let cross_attention = &self.cross_attention;
-        let mut latents =
-            cross_attention.forward(&self.queries()?, Some(&tokens), mode.child(0))?;
-        drop(tokens);
-        show(Stage::CrossAttention(0), &latents);
-        let blocks = self.config.num_blocks;
-        for block in 0..blocks {
-            let mode = mode.child(1 + block as u64);
-            for (number, layer) in self.self_attention.iter().enumerate() {
-                latents = layer.forward(&latents, None, mode.child(number as u64))?;
-            }
-            show(Stage::Transformer(block), &latents);
+        show(&mut probe, Stage::Encoded, &tokens);
+        let queries = self.queries()?;
+        if probe.is_some() {
+            let logits = self.cross_attention.logits(&queries, Some(&tokens))?;
+            show(&mut probe, Stage::CrossAttentionLogits(0), &logits);
+            let map = attention_map(&logits)?;
+            show(&mut probe, Stage::CrossAttentionMap(0), &map);
         }
-        let logits = self
-            .decoder
-            .forward(&latents, mode.child(1 + blocks as u64))?;
+        let cross_attention = &self.cross_attention;
+        let latents = cross_attention.forward(&queries, Some(&tokens), mode.child(0))?;
+        drop(tokens);
+        show(&mut probe, Stage::CrossAttention(0), &latents);
+        let latents = self.blocks(latents, mode, &mut probe)?;
+        let mode = mode.child(1 + self.config.num_blocks as u64);
+        let logits = self.decoder.forward(&latents, mode)?;
         let logits = to_dtype(&logits, DType::F32)?; // [batch, labels]
-        show(Stage::Logits, &logits);
+        show(&mut probe, Stage::Logits, &logits);
         Ok(logits)
+    }
+
+    /// Applies the self-attention layers of all blocks: `[batch, latents, width]`.
+    fn blocks(
+        &self,
+        mut latents: Tensor,
+        mode: Mode,
+        probe: &mut Option<&mut Probe>,
+    ) -> Result<Tensor> {
+        let layers = self.self_attention.iter();
+        // The blocks share the parameters that the backward pass keeps.
+        let parameters = layers.map(|layer| self.recomputes.then(|| layer.checkpointed()));
+        let parameters = parameters
+            .map(Option::transpose)
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        for block in 0..self.config.num_blocks {
+            let mode = mode.child(1 + block as u64);
+            let layers = self.self_attention.iter().zip(&parameters);
+            for (number, (layer, parameters)) in layers.enumerate() {
+                if probe.is_some() {
+                    let logits = layer.logits(&latents, None)?;
+                    let stage = Stage::SelfAttentionLogits {
+                        iteration: block,
+                        block: number,
+                    };
+                    show(probe, stage, &logits);
+                }
+                let mode = mode.child(number as u64);
+                latents = match parameters {
+                    Some(parameters) => layer.forward_recomputed(&latents, parameters, mode)?,
+                    None => layer.forward(&latents, None, mode)?,
+                };
+            }
+            show(probe, Stage::Transformer(block), &latents);
+        }
+        Ok(latents)
     }
 
     /// Computes the tokens of images, `[batch, tokens, token_width]`.
@@ -239,9 +311,10 @@ impl PerceiverIo {
     /// As for [`PerceiverIo::forward`].
     pub fn attention_map(&self, images: &Tensor) -> Result<Tensor> {
         let tokens = self.encode(images)?;
-        Ok(self
+        let logits = self
             .cross_attention
-            .attention_map(&self.queries()?, &tokens)?)
+            .logits(&self.queries()?, Some(&tokens))?;
+        Ok(attention_map(&logits)?)
     }
 
     /// Returns the initial latents, `[1, latents, width]`.
@@ -251,12 +324,22 @@ impl PerceiverIo {
     }
 }
 
+/// Passes a tensor to the probe, if there is one.
+fn show(probe: &mut Option<&mut Probe>, stage: Stage, tensor: &Tensor) {
+    if let Some(probe) = probe {
+        probe(stage, tensor);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use perceiver_ops::{RngKey, Tape};
+
     use super::*;
 
-    fn model(kind: InputKind) -> PerceiverIo {
-        let config = PerceiverIoConfig {
+    fn config(input: InputKind) -> PerceiverIoConfig {
+        PerceiverIoConfig {
+            input,
             num_latents: 3,
             d_latents: 8,
             num_blocks: 2,
@@ -266,9 +349,13 @@ mod tests {
             initializer_range: 0.5,
             image_size: 12,
             ..PerceiverIoConfig::default()
-        };
-        let weights = PerceiverIoWeights::from_seed(&config, kind, 3, &Device::Cpu).unwrap();
-        weights.inference_model().unwrap()
+        }
+    }
+
+    fn model(kind: InputKind) -> PerceiverIo {
+        let config = config(kind);
+        let parameters = Parameters::from_seed(&config, 3, &Device::Cpu).unwrap();
+        parameters.inference_model(&config).unwrap()
     }
 
     fn images() -> Tensor {
@@ -323,15 +410,115 @@ mod tests {
     }
 
     #[test]
-    fn images_of_another_size_than_the_position_table_are_rejected() {
-        let images = Tensor::zeros((1, 3, 10, 12), DType::F32, &Device::Cpu).unwrap();
+    fn learned_positions_are_resized_for_images_of_other_sizes() {
+        let zeros =
+            |height, width| Tensor::zeros((2, 3, height, width), DType::F32, &Device::Cpu).unwrap();
         let model = model(InputKind::Learned);
-        let error = model.forward(&images, Mode::Inference).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("[batch, 3, 12, 12], found [1, 3, 10, 12]"),
-            "{error}"
+        assert_eq!(model.token_grid(10, 15), Some([10, 15]));
+        assert_eq!(model.token_grid(0, 15), None);
+        let tokens = model.encode(&zeros(10, 15)).unwrap();
+        assert_eq!(tokens.dims(), [2, 150, 512]);
+        let own = model.encode(&zeros(12, 12)).unwrap();
+        // In an image three times as large, the pixels 1, 4, 7 and so on are where 0, 1, 2 were.
+        let position = |tokens: &Tensor, token: usize| {
+            let token = tokens.get(0).and_then(|tokens| tokens.get(token)).unwrap();
+            token.narrow(0, 256, 256).unwrap()
+        };
+        let large = model.encode(&zeros(36, 36)).unwrap();
+        let found = position(&large, 16 * 36 + 22).to_vec1::<f32>().unwrap();
+        let expected = position(&own, 5 * 12 + 7).to_vec1::<f32>().unwrap();
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-4, "{found}, not {expected}");
+        }
+        let error = model.encode(&zeros(0, 12)).unwrap_err();
+        assert!(error.to_string().contains("with pixels"), "{error}");
+    }
+
+    /// A model for training, and one for inference with the same weights.
+    fn both(kind: InputKind) -> (Parameters, PerceiverIo, PerceiverIo) {
+        let config = config(kind);
+        let parameters = Parameters::from_seed(&config, 3, &Device::Cpu).unwrap();
+        let model = parameters.model(&config).unwrap();
+        let folded = parameters.inference_model(&config).unwrap();
+        (parameters, model, folded)
+    }
+
+    #[test]
+    fn models_for_inference_give_the_logits_of_those_for_training() {
+        for kind in [InputKind::Learned, InputKind::Fourier, InputKind::Conv] {
+            let (_, model, folded) = both(kind);
+            for _ in 0..2 {
+                for (found, expected) in logits(&folded).iter().zip(logits(&model)) {
+                    let bound = 1e-4 * expected.abs().max(1.0);
+                    assert!((found - expected).abs() < bound, "{found}, not {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn activation_checkpointing_changes_no_gradient() {
+        for kind in [InputKind::Learned, InputKind::Conv] {
+            let (parameters, model, _) = both(kind);
+            let mode = Mode::Training(RngKey::new(5));
+            let gradients = |model: &PerceiverIo| {
+                let tape = Tape::start();
+                let logits = model.forward(&images(), mode).unwrap();
+                let loss = logits.sqr().unwrap().sum_all().unwrap();
+                (
+                    logits.to_vec2::<f32>().unwrap(),
+                    tape.backward(&loss).unwrap(),
+                )
+            };
+            let (expected_logits, expected) = gradients(&model);
+            let (logits, found) = gradients(&model.with_recomputation(true));
+            assert_eq!(logits, expected_logits);
+            for (name, variable) in parameters.iter() {
+                let [found, expected] = [&found, &expected].map(|all| {
+                    let gradient = all.get(variable).unwrap().flatten_all().unwrap();
+                    gradient.to_vec1::<f32>().unwrap()
+                });
+                assert_eq!(found, expected, "{kind:?}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn probes_see_every_stage_once_and_change_nothing() {
+        let model = model(InputKind::Conv); // 12 pixels are 6 values, then 2
+        let mut shapes = Vec::new();
+        let mut map = None;
+        let mut probe = |stage, tensor: &Tensor| {
+            if stage == Stage::CrossAttentionMap(0) {
+                map = Some(tensor.to_vec3::<f32>().unwrap());
+            }
+            shapes.push((stage, tensor.dims().to_vec()));
+        };
+        let probed = model.forward_probed(&images(), Mode::Inference, &mut probe);
+        let probed = probed.unwrap().flatten_all().unwrap();
+        assert_eq!(probed.to_vec1::<f32>().unwrap(), logits(&model));
+        let own = |iteration, block| {
+            let stage = Stage::SelfAttentionLogits { iteration, block };
+            (stage, vec![2, 2, 3, 3])
+        };
+        let latents = vec![2, 3, 8];
+        assert_eq!(
+            shapes,
+            [
+                (Stage::Encoded, vec![2, 4, 322]),
+                (Stage::CrossAttentionLogits(0), vec![2, 1, 3, 4]),
+                (Stage::CrossAttentionMap(0), vec![2, 3, 4]),
+                (Stage::CrossAttention(0), latents.clone()),
+                own(0, 0),
+                own(0, 1),
+                (Stage::Transformer(0), latents.clone()),
+                own(1, 0),
+                own(1, 1),
+                (Stage::Transformer(1), latents),
+                (Stage::Logits, vec![2, 2]),
+            ]
         );
+        let expected = model.attention_map(&images()).unwrap();
+        assert_eq!(map.unwrap(), expected.to_vec3::<f32>().unwrap());
     }
 }

@@ -1,5 +1,6 @@
 //! The model summary: parameters and multiply-adds by layer, as Keras's `summary` shows it.
 
+use crate::architecture::Architecture;
 use crate::attention::cross_attention::CrossAttention;
 use crate::attention::form::{AttentionCost, AttentionForm};
 use crate::attention::self_attention::SelfAttention;
@@ -9,7 +10,18 @@ use crate::error::Result;
 use crate::layers::stem::{KERNEL, STRIDE};
 use crate::weights::parameters::specifications;
 
-/// A layer of the summary.
+/// A layer of an architecture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SummaryLayer {
+    /// Name of the layer: the common prefix of its parameters.
+    pub name: String,
+    /// Shape of its output without the batch dimension; empty if unknown.
+    pub output_shape: Vec<usize>,
+    /// Multiply-adds per image in matrix products, with the cheaper form of attention; 0 if unknown.
+    pub multiply_adds: u64,
+}
+
+/// A row of the summary: a layer with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SummaryRow {
     /// Name of the layer: the common prefix of its parameters.
@@ -43,25 +55,29 @@ impl Summary {
     ///
     /// # Errors
     /// When the configuration is invalid.
-    pub fn new(config: &PerceiverConfig) -> Result<Self> {
-        let parameters: Vec<(String, usize)> = specifications(config)?
-            .into_iter()
+    pub fn new(architecture: &impl Architecture) -> Result<Self> {
+        let specifications = specifications(architecture)?.into_iter();
+        let parameters: Vec<(String, usize)> = specifications
+            .filter(|(name, _)| !architecture.is_buffer(name))
             .map(|(name, (shape, _))| (name, shape.elem_count()))
             .collect();
-        let rows = costs(config)
-            .into_iter()
-            .map(|(layer, output_shape, multiply_adds)| SummaryRow {
-                parameters: parameters
-                    .iter()
-                    .filter(|(name, _)| belongs_to(name, &layer))
-                    .map(|(_, count)| count)
-                    .sum(),
-                layer,
-                output_shape,
-                multiply_adds,
-            })
-            .collect();
-        Ok(Self { rows })
+        let mut layers = architecture.layers();
+        if layers.is_empty() {
+            layers = layers_by_name(&parameters);
+        }
+        let rows = layers.into_iter().map(|layer| SummaryRow {
+            parameters: parameters
+                .iter()
+                .filter(|(name, _)| belongs_to(name, &layer.name))
+                .map(|(_, count)| count)
+                .sum(),
+            layer: layer.name,
+            output_shape: layer.output_shape,
+            multiply_adds: layer.multiply_adds,
+        });
+        Ok(Self {
+            rows: rows.collect(),
+        })
     }
 
     /// Returns every attention layer with the form it is computed in: the one with fewer
@@ -106,8 +122,26 @@ fn belongs_to(parameter: &str, layer: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Returns name, output shape and multiply-adds of every row.
-fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
+/// Returns the layers of an architecture that does not list them: the names before the last dot.
+fn layers_by_name(parameters: &[(String, usize)]) -> Vec<SummaryLayer> {
+    let mut layers: Vec<SummaryLayer> = Vec::new();
+    for (name, _) in parameters {
+        let layer = name
+            .rsplit_once('.')
+            .map_or(name.as_str(), |(layer, _)| layer);
+        if layers.iter().all(|known| known.name != layer) {
+            layers.push(SummaryLayer {
+                name: layer.to_string(),
+                output_shape: Vec::new(),
+                multiply_adds: 0,
+            });
+        }
+    }
+    layers
+}
+
+/// Returns the layers of a Perceiver.
+pub(crate) fn layers(config: &PerceiverConfig) -> Vec<SummaryLayer> {
     let (latents, tokens) = (config.latent_dim, config.num_patches());
     let width = config.projection_dim;
     let array = vec![latents, width];
@@ -115,42 +149,67 @@ fn costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
     let product = |m: usize, k: usize, n: usize| (m * k * n) as u64;
     let cost = |attention: AttentionCost| attention.multiply_adds(attention.cheaper_form());
     let attention = cost(SelfAttention::cost(config));
+    let layer = |name: String, output_shape: Vec<usize>, multiply_adds: u64| SummaryLayer {
+        name,
+        output_shape,
+        multiply_adds,
+    };
 
-    let mut rows = stem_costs(config);
+    let mut layers = stem_layers(config);
     let encoder = product(tokens, config.patch_len(), width);
-    rows.push(("encoder".to_string(), vec![tokens, width], encoder));
-    rows.push(("latents".to_string(), array.clone(), 0));
+    layers.push(layer("encoder".to_string(), vec![tokens, width], encoder));
+    layers.push(layer("latents".to_string(), array.clone(), 0));
     for set in WeightSet::of_cross_attention(config) {
         let reads = cost(CrossAttention::cost(config, set.iterations));
         let cross = reads + set.iterations as u64 * ffn;
-        rows.push((set.name("cross_attention"), array.clone(), cross));
+        layers.push(layer(set.name("cross_attention"), array.clone(), cross));
     }
     for set in WeightSet::of_transformer(config) {
         for block in 0..config.num_transformer_blocks {
             let name = format!("{}.{block}", set.name("transformer"));
             let cost = set.iterations as u64 * (attention + ffn);
-            rows.push((name, array.clone(), cost));
+            layers.push(layer(name, array.clone(), cost));
         }
     }
     if config.norm_pooled {
-        rows.push(("norm_pooled".to_string(), vec![width], 0));
+        layers.push(layer("norm_pooled".to_string(), vec![width], 0));
     }
     let head = feed_forward_cost(width, &config.classifier_units);
-    rows.push(("head".to_string(), vec![config.num_classes()], head));
-    rows
+    layers.push(layer("head".to_string(), vec![config.num_classes()], head));
+    layers
 }
 
-/// Returns the rows of the stem's layers.
-fn stem_costs(config: &PerceiverConfig) -> Vec<(String, Vec<usize>, u64)> {
+/// Returns the layers of a Perceiver's stem.
+fn stem_layers(config: &PerceiverConfig) -> Vec<SummaryLayer> {
     let (mut side, mut channels) = (config.image_size, config.channels);
-    let mut rows = Vec::new();
+    let mut layers = Vec::new();
     for (index, &units) in config.stem_units.iter().enumerate() {
         side /= STRIDE;
-        let cost = (side * side * KERNEL * KERNEL * channels * units) as u64;
-        rows.push((format!("stem.{index}"), vec![side, side, units], cost));
+        layers.push(SummaryLayer {
+            name: format!("stem.{index}"),
+            output_shape: vec![side, side, units],
+            multiply_adds: (side * side * KERNEL * KERNEL * channels * units) as u64,
+        });
         channels = units;
     }
-    rows
+    layers
+}
+
+/// Returns the minimum number of values that the backward pass of a Perceiver needs of an image:
+/// the tokens, and the latents after every layer.
+pub(crate) fn least_values_per_image(config: &PerceiverConfig) -> u64 {
+    let [tokens, latents, width, iterations, blocks] = [
+        config.num_patches(),
+        config.latent_dim,
+        config.projection_dim,
+        config.num_iterations,
+        config.num_transformer_blocks,
+    ]
+    .map(|size| size as u64);
+    let layers = iterations.saturating_mul(blocks.saturating_add(1));
+    tokens
+        .saturating_add(latents.saturating_mul(layers))
+        .saturating_mul(width)
 }
 
 /// Returns the multiply-adds of a feed-forward network per vector.

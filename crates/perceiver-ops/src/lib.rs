@@ -42,7 +42,7 @@ pub use attention::absorbed::composed::absorbed_attention_composed;
 pub use attention::absorbed::weights::{AbsorbedWeights, Projections};
 pub use attention::absorbed::{absorbed_attention, absorbed_attention_residual};
 pub use attention::{Attention, attention, attention_composed};
-pub use autograd::activation_checkpoint::recompute;
+pub use autograd::activation_checkpoint::{CheckpointedParameters, recompute};
 pub use autograd::recorded_ops::{apply_op1, apply_op2, apply_op3, reshape, to_dtype};
 pub use autograd::tape::Tape;
 pub use cpu::finite::first_not_finite;
@@ -56,13 +56,14 @@ pub use nn::broadcast::{
     add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,
     multiply_scalar_composed,
 };
-pub use nn::cross_entropy::cross_entropy_to;
+pub use nn::concat::{concat_shared, concat_shared_composed};
+pub use nn::cross_entropy::{cross_entropy_to, weighted_cross_entropy_to};
 pub use nn::dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
 pub use nn::gelu::{gelu, gelu_composed};
 pub use nn::heads::{join_heads, split_heads};
 pub use nn::im2col::{im2col, im2col_composed};
 pub use nn::layer_norm::{layer_norm, layer_norm_composed};
-pub use nn::linear::{linear, linear_composed, linear_gelu};
+pub use nn::linear::{by_inputs, linear, linear_composed, linear_gelu};
 pub use nn::matmul::{Transpose, batched_matmul, batched_matmul_composed};
 pub use nn::mean_pool::mean_pool;
 pub use nn::residual::linear_residual;

@@ -2,6 +2,7 @@
 //! differentiable, on CPU and GPU.
 
 pub(crate) mod broadcast;
+pub(crate) mod concat;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod gelu;

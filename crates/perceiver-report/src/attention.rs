@@ -59,7 +59,8 @@ impl Attention {
     /// Computes the attention of a model on one image, preprocessed as the checkpoint requires.
     ///
     /// # Errors
-    /// When the model rejects the image, or an attention value is NaN or infinite.
+    /// When the model rejects the image, an attention value is NaN or infinite, or the model has no
+    /// attention over a square grid of tokens: [`ReportError::NoAttention`].
     pub fn of(checkpoint: &Checkpoint, image: &Image) -> Result<Self> {
         let input = checkpoint.input(std::slice::from_ref(image))?;
         let (mut iterations, mut result): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
@@ -92,11 +93,18 @@ impl Attention {
         if !all.flatten().all(|value| value.is_finite()) {
             return Err(ReportError::AttentionNotFinite);
         }
-        let config = checkpoint.model.config();
+        let (_, _, height, width) = input.dims4()?;
+        let grid = checkpoint.model.token_grid(height, width);
+        let (Some([side, columns]), Some(first)) = (grid, iterations.first()) else {
+            return Err(ReportError::NoAttention);
+        };
+        if side != columns || side == 0 {
+            return Err(ReportError::NoAttention);
+        }
         Ok(Self {
+            latents: first.probabilities.len() / (side * columns),
             iterations,
-            latents: config.latent_dim,
-            side: config.tokens_per_side(),
+            side,
         })
     }
 

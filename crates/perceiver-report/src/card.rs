@@ -10,6 +10,7 @@ pub(crate) mod results;
 
 use askama::Template;
 use perceiver_data::Source;
+use perceiver_model::Architecture;
 use perceiver_train::{CheckpointConfig, EpochMetrics, Recipe, TestResults};
 
 use crate::card::markdown::{escaped, fenced};
@@ -90,6 +91,8 @@ struct ResultFigures {
     loss: String,
     acc: String,
     acc_interval: String,
+    balanced_acc: Option<String>,
+    macro_f1: Option<String>,
     top5: String,
     top5_interval: String,
 }
@@ -119,7 +122,7 @@ impl Card<'_> {
             front_matter: front_matter(self)?,
             title: escaped(self.repo),
             repo: self.repo.to_string(),
-            image_size: config.model.image_size,
+            image_size: config.model.image_size(),
             parameters: grouped(self.parameters),
             data,
             train_images: config.data.train_images,
@@ -191,6 +194,8 @@ impl ResultFigures {
             loss: format!("{:.4}", results.loss),
             acc: percent(results.acc),
             acc_interval: interval(results.acc_interval_95),
+            balanced_acc: results.balanced_acc.map(percent),
+            macro_f1: results.macro_f1.map(percent),
             top5: percent(results.top5_acc),
             top5_interval: interval(results.top5_acc_interval_95),
         }

@@ -246,6 +246,20 @@ impl RunFigures {
         interval(self.results.acc_interval_95, 2)
     }
 
+    /// Formats the balanced accuracy.
+    pub fn balanced_accuracy(&self) -> String {
+        self.results
+            .balanced_acc
+            .map_or_else(String::new, exact_percent)
+    }
+
+    /// Formats the macro F1.
+    pub fn macro_f1(&self) -> String {
+        self.results
+            .macro_f1
+            .map_or_else(String::new, exact_percent)
+    }
+
     /// Formats the top-5 accuracy.
     pub fn top5(&self) -> String {
         exact_percent(self.results.top5_acc)

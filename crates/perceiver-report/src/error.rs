@@ -65,6 +65,10 @@ pub enum ReportError {
         found: usize,
     },
 
+    /// The model has no attention over a square grid of tokens.
+    #[error("attention: expected a model with attention over a square grid of tokens, found none")]
+    NoAttention,
+
     /// The model's attention is NaN or infinite.
     #[error(
         "attention: expected finite values, found NaN or infinity; the model's weights are too large"

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use askama::Template;
 use candle_core::Device;
 use perceiver_data::{Groups, Samples};
-use perceiver_model::Summary;
+use perceiver_model::{ModelConfig, Summary};
 use perceiver_train::{
     Checkpoint, Prediction, RunDirectory, TestResults, wilson_interval, write_file,
 };
@@ -76,6 +76,8 @@ struct Page {
 struct ResultFigures {
     accuracy: String,
     accuracy_interval: String,
+    balanced_accuracy: Option<String>,
+    macro_f1: Option<String>,
     top5: String,
     top5_interval: String,
     loss: String,
@@ -203,12 +205,21 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
         wrong,
         right,
         looks,
-        latents: run.config.model.latent_dim,
+        latents: shown_latents(&run.config.model),
         facts: facts(run),
         command: REPEAT.to_string(),
         recipe: run.recipe.to_toml()?,
     };
     Ok(page.render()?)
+}
+
+/// Returns the number of latents of a model; 0 for one without.
+fn shown_latents(model: &ModelConfig) -> usize {
+    match model {
+        ModelConfig::Perceiver(config) => config.latent_dim,
+        ModelConfig::PerceiverIo(config) => config.num_latents,
+        ModelConfig::Custom(_) => 0,
+    }
 }
 
 fn lead(run: &Run) -> Result<String> {
@@ -379,6 +390,8 @@ impl ResultFigures {
         Self {
             accuracy: exact_percent(results.acc),
             accuracy_interval: interval(results.acc_interval_95, 1),
+            balanced_accuracy: results.balanced_acc.map(exact_percent),
+            macro_f1: results.macro_f1.map(exact_percent),
             top5: exact_percent(results.top5_acc),
             top5_interval: interval(results.top5_acc_interval_95, 1),
             loss: format!("{:.4}", results.loss),

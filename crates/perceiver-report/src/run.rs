@@ -25,7 +25,8 @@ pub struct Run {
     pub recipe: Recipe,
     /// The metrics of each epoch so far.
     pub epochs: Vec<EpochMetrics>,
-    /// The test results, if the run has them.
+    /// The test results, if the run has them. What results of earlier versions lack comes from the
+    /// predictions.
     pub results: Option<TestResults>,
     /// The prediction for every test image; absent in runs of earlier versions.
     pub predictions: Option<Vec<Prediction>>,
@@ -62,10 +63,11 @@ impl Run {
             run.environment = Some(Environment::read(&directory.environment())?);
         }
         if directory.results().exists() {
-            let results = TestResults::read(directory.results())?;
+            let mut results = TestResults::read(directory.results())?;
             if directory.predictions().exists() {
                 let predictions = read_predictions(directory.predictions())?;
                 run.require_fit(directory, &results, &predictions)?;
+                results = results.with_class_metrics(&predictions);
                 run.predictions = Some(predictions);
             }
             run.results = Some(results);

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
+use perceiver_model::Architecture;
 use perceiver_ops::{Mode, RngKey};
 use perceiver_train::Checkpoint;
 
@@ -38,12 +39,12 @@ fn write(checkpoint: &str, out: &str, seed: &str) -> Result<(), Box<dyn std::err
     let model = &checkpoint.config.model;
     let shape = (
         NUM_IMAGES,
-        model.channels,
-        model.image_size,
-        model.image_size,
+        model.channels(),
+        model.image_size(),
+        model.image_size(),
     );
     let key = RngKey::new(seed.parse()?);
-    let count = NUM_IMAGES * model.channels * model.image_size.pow(2);
+    let count = NUM_IMAGES * model.channels() * model.image_size().pow(2);
     let input: Vec<f32> = (0..count as u64)
         .map(|index| value(key.bits(index)))
         .collect();

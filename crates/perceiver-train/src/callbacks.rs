@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use perceiver_data::{BoxError, Preprocessing, Samples};
-use perceiver_model::Perceiver;
+use perceiver_model::Classifier;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostics::model_stats::Diagnosis;
@@ -173,7 +173,7 @@ pub struct Validated<'a> {
     /// The epoch, from 1.
     pub epoch: usize,
     /// The model that was validated: with the EMA of the weights, if there is one.
-    pub model: &'a Perceiver,
+    pub model: &'a dyn Classifier,
     /// The validation samples.
     pub validation: &'a Samples,
     /// The preprocessing of images.

@@ -8,18 +8,21 @@ pub(crate) mod config;
 #[cfg(feature = "hub")]
 pub(crate) mod from_pretrained;
 pub(crate) mod preprocessor_config;
+pub(crate) mod transformers;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use perceiver_data::Image;
-use perceiver_model::{ModelError, Parameters, Perceiver};
+use perceiver_model::read_weights as read_any_weights;
+use perceiver_model::{Classifier, ModelConfig, ModelError, Parameters};
 use perceiver_ops::softmax;
 use rayon::prelude::*;
 
 use crate::checkpoint::config::CheckpointConfig;
 use crate::error::{Result, TrainError};
+use crate::eval::batch_size;
 use crate::eval::finite_logits::require_finite_scores;
 use crate::eval::test_time_augmentation::TestTimeAugmentation;
 use crate::recipe::precision::Precision;
@@ -37,10 +40,23 @@ fn read_weights(config: &CheckpointConfig, path: &Path, device: &Device) -> Resu
     };
     let content = checksummed_file::read(path, expected, checksum);
     let tensors = content.map_err(|error| in_shards(error, path))?.tensors;
-    Parameters::from_loaded_tensors(&config.model, tensors, device).map_err(|error| {
-        let path = path.to_path_buf();
-        let source = Box::new(error);
-        ModelError::InFile { path, source }.into()
+    parameters(&config.model, tensors, path, device)
+}
+
+/// Creates the parameters of a model from the tensors of the file at `path`.
+fn parameters(
+    model: &ModelConfig,
+    tensors: HashMap<String, Tensor>,
+    path: &Path,
+    device: &Device,
+) -> Result<Parameters> {
+    Parameters::from_loaded_tensors(model, tensors, device).map_err(|error| match error {
+        error @ ModelError::Config { .. } => error.into(),
+        error => {
+            let path = path.to_path_buf();
+            let source = Box::new(error);
+            ModelError::InFile { path, source }.into()
+        }
     })
 }
 
@@ -73,13 +89,41 @@ pub fn write_weights<'a>(
     checksummed_file::write(path, HashMap::new(), named)
 }
 
+/// Writes the `model.safetensors` of a model.
+pub(crate) fn write_model(
+    model: &ModelConfig,
+    weights: &HashMap<String, Tensor>,
+    path: &Path,
+) -> Result<()> {
+    let (metadata, tensors) = content(model, weights.clone())?;
+    checksummed_file::write(path, metadata, tensors)
+}
+
+/// Returns the metadata, apart from the checksum, and the tensors of a model's `model.safetensors`.
+///
+/// transformers reads no weights that do not name their format, and misses a count that the model
+/// has no use for.
+pub(crate) fn content(
+    model: &ModelConfig,
+    weights: HashMap<String, Tensor>,
+) -> Result<(HashMap<String, String>, BTreeMap<String, Tensor>)> {
+    let (mut metadata, mut tensors) = (HashMap::new(), BTreeMap::from_iter(weights));
+    if let Some(model) = model.perceiver_io() {
+        metadata.insert("format".to_string(), "pt".to_string());
+        if let Some(count) = model.batch_count() {
+            tensors.insert(count.to_string(), Tensor::new(0_i64, &Device::Cpu)?);
+        }
+    }
+    Ok((metadata, tensors))
+}
+
 /// A trained model for inference.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The content of `config.json`.
     pub config: CheckpointConfig,
     /// The model with its weights, for inference only.
-    pub model: Perceiver,
+    pub model: Box<dyn Classifier>,
     pub(crate) parameters: Parameters,
     device: Device,
 }
@@ -95,8 +139,29 @@ impl Checkpoint {
     pub fn open(directory: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let directory = directory.as_ref();
         let config = CheckpointConfig::read(directory.join("config.json"))?;
-        let weights = directory.join("model.safetensors");
-        let parameters = read_weights(&config, &weights, device)?;
+        Self::open_with(config, directory, device)
+    }
+
+    /// Reads the weights of a directory for a model with this configuration: one of the program's
+    /// own, whose code `config.json` does not have, after `config.model` was set to it.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`].
+    pub fn open_with(
+        mut config: CheckpointConfig,
+        directory: impl AsRef<Path>,
+        device: &Device,
+    ) -> Result<Self> {
+        let directory = directory.as_ref();
+        let parameters = if config.is_of_another_program() && config.model.perceiver_io().is_some()
+        {
+            let file = read_any_weights(directory)?;
+            tracing::info!("weights of {}", file.path.display());
+            transformers::set_input(&mut config, &file.tensors);
+            parameters(&config.model, file.tensors, &file.path, device)?
+        } else {
+            read_weights(&config, &directory.join("model.safetensors"), device)?
+        };
         let model = parameters.inference_model(&config.model)?;
         Ok(Self {
             config,
@@ -161,9 +226,14 @@ impl Checkpoint {
         views: TestTimeAugmentation,
         images: &[Image],
     ) -> Result<Vec<Vec<f32>>> {
-        let scores = views.scores(&self.model, &self.input(images)?)?;
-        let probabilities = softmax(&scores)?.to_device(&Device::Cpu)?;
-        require_finite_scores(&scores.to_device(&Device::Cpu)?, 0)?;
-        Ok(probabilities.to_vec2()?)
+        let batch_size = batch_size(&*self.model);
+        let mut all = Vec::with_capacity(images.len());
+        for batch in images.chunks(batch_size) {
+            let scores = views.scores(&*self.model, &self.input(batch)?)?;
+            let probabilities = softmax(&scores)?.to_device(&Device::Cpu)?;
+            require_finite_scores(&scores.to_device(&Device::Cpu)?, all.len())?;
+            all.extend(probabilities.to_vec2()?);
+        }
+        Ok(all)
     }
 }

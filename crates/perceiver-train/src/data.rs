@@ -12,6 +12,7 @@ use perceiver_data::{
     ChannelSums, DataError, FolderListing, LoadOptions, Normalization, Preprocessing,
     ProgressCallback, Samples, Source, Split,
 };
+use perceiver_model::Architecture;
 
 use crate::data::shard_survey::Surveys;
 use crate::data::test_split::count_test_images;
@@ -192,7 +193,7 @@ impl TrainingData {
         let data = Self {
             train,
             validation,
-            preprocessing: preprocessing(recipe, normalization),
+            preprocessing: preprocessing(recipe, normalization)?,
             sha256,
             source,
             test_counts: None,
@@ -244,7 +245,7 @@ impl TrainingData {
         let data = Self {
             train: train.into(),
             validation: validation.into(),
-            preprocessing: preprocessing(recipe, normalization),
+            preprocessing: preprocessing(recipe, normalization)?,
             sha256,
             source: recipe.data.dataset.clone(),
             test_counts: None,
@@ -293,8 +294,9 @@ impl TrainingData {
             && a.stratifies(&a.dataset) == b.stratifies(&b.dataset)
             && a.antialias == b.antialias
             && a.fit == b.fit
+            && a.transformers_preprocessing == b.transformers_preprocessing
             && a.normalization == b.normalization
-            && one.model.image_size == other.model.image_size
+            && one.model.image_size() == other.model.image_size()
             && read(one) == read(other)
     }
 
@@ -309,13 +311,20 @@ impl TrainingData {
     }
 }
 
-fn preprocessing(recipe: &Recipe, normalization: Normalization) -> Preprocessing {
-    Preprocessing {
-        image_size: recipe.model.image_size,
+fn preprocessing(recipe: &Recipe, normalization: Normalization) -> Result<Preprocessing> {
+    let image_size = recipe.model.image_size();
+    if let Some(steps) = &recipe.data.transformers_preprocessing {
+        return Ok(Preprocessing::from_transformers(
+            steps.for_size(image_size),
+        )?);
+    }
+    Ok(Preprocessing {
+        image_size,
         antialias: recipe.data.antialias,
         fit: recipe.data.fit,
         normalization,
-    }
+        transformers: None,
+    })
 }
 
 /// Checks that there are at least two classes.

@@ -226,6 +226,12 @@ pub enum TrainError {
         name: String,
     },
 
+    /// An optimizer of a program's own has no learning rates by layer.
+    #[error(
+        "training.layer_decay: expected 1 with an optimizer that does not implement set_learning_rate_factors"
+    )]
+    NoLayerDecay,
+
     /// A model with finite weights has NaN or infinite logits for an image.
     #[error(
         "image {image}: expected finite logits, found {value} for class {class}: the model's weights are too large for its \

@@ -1,6 +1,7 @@
 //! Evaluation of a model on a data set.
 
 pub(crate) mod batch_metrics;
+mod class_metrics;
 pub(crate) mod finite_logits;
 pub(crate) mod metrics;
 pub(crate) mod predictions;
@@ -15,16 +16,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::distributed::{Communicator, Placement};
 use crate::error::{Result, TrainError};
+use crate::eval::class_metrics::ClassMetrics;
 use crate::eval::finite_logits::require_finite_scores;
 use crate::eval::metrics::{MetricSums, wilson_interval};
 use crate::eval::predictions::Prediction;
 use crate::eval::test_time_augmentation::TestTimeAugmentation;
 use crate::run::json_file;
+use crate::step::class_weights::ClassWeights;
 use crate::step::prefetch::prefetched;
 
-/// The batch size of every evaluation. It is fixed, so that the same model on the same data gives
-/// the same bits.
+/// The batch size of an evaluation. It is fixed, so that the same model on the same data gives the
+/// same bits.
 const BATCH_SIZE: usize = 64;
+
+/// The values of a forward pass, 1 GiB, from which a model gets smaller batches.
+const MOST_VALUES: u64 = 1 << 28;
+
+/// Returns the batch size of a model's evaluation: a power of two that depends on the model alone.
+pub(crate) fn batch_size(model: &dyn Classifier) -> usize {
+    let fitting = MOST_VALUES / model.values_per_image().max(1);
+    let fitting = usize::try_from(fitting).unwrap_or(BATCH_SIZE);
+    1 << fitting.clamp(1, BATCH_SIZE).ilog2()
+}
 
 /// The content of `results.json`: the test results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +62,14 @@ pub struct TestResults {
     pub acc: f64,
     /// The 95% confidence interval of the top-1 accuracy.
     pub acc_interval_95: [f64; 2],
+    /// Balanced accuracy: the mean of the accuracies of the classes that have images; none in
+    /// results of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balanced_acc: Option<f64>,
+    /// Macro F1: the mean F1 of the classes that have images or predictions; none in results of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macro_f1: Option<f64>,
     /// Top-5 accuracy.
     pub top5_acc: f64,
     /// The 95% confidence interval of the top-5 accuracy.
@@ -56,11 +77,12 @@ pub struct TestResults {
 }
 
 impl TestResults {
-    /// Computes the results from the metric sums over a test split.
-    pub fn new(test: &Samples, sums: &MetricSums) -> Self {
+    /// Computes the results from the evaluation on a test split.
+    pub fn new(test: &Samples, evaluation: &Evaluation) -> Self {
+        let Evaluation { sums, predictions } = evaluation;
         let (means, images) = (sums.means(), sums.samples());
         let (split, of) = test.test_split();
-        Self {
+        let results = Self {
             dataset: test.name().to_string(),
             sha256: test.sha256(),
             images,
@@ -69,8 +91,25 @@ impl TestResults {
             loss: means.loss,
             acc: means.acc,
             acc_interval_95: wilson_interval(means.acc, images),
+            balanced_acc: None,
+            macro_f1: None,
             top5_acc: means.top5_acc,
             top5_acc_interval_95: wilson_interval(means.top5_acc, images),
+        };
+        results.with_class_metrics(predictions)
+    }
+
+    /// Adds balanced accuracy and macro F1 if they are missing, as in results of earlier versions;
+    /// `predictions` are those of the test images.
+    #[must_use]
+    pub fn with_class_metrics(self, predictions: &[Prediction]) -> Self {
+        let metrics = ClassMetrics::new(predictions);
+        Self {
+            balanced_acc: self
+                .balanced_acc
+                .or(metrics.map(|metrics| metrics.balanced_acc)),
+            macro_f1: self.macro_f1.or(metrics.map(|metrics| metrics.macro_f1)),
+            ..self
         }
     }
 
@@ -169,7 +208,8 @@ pub fn evaluate(
     evaluation.of_all(&*placement.ranks, images)
 }
 
-/// [`evaluate`] with metric sums only.
+/// [`evaluate`] with metric sums only; with `weights`, the loss of every image is multiplied by that
+/// of its class.
 ///
 /// # Errors
 /// Those of [`evaluate`].
@@ -177,7 +217,7 @@ pub(crate) fn measure(
     model: &dyn Classifier,
     views: TestTimeAugmentation,
     samples: &Samples,
-    preprocessing: &Preprocessing,
+    (preprocessing, weights): (&Preprocessing, Option<&ClassWeights>),
     placement: &Placement,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<MetricSums> {
@@ -189,7 +229,9 @@ pub(crate) fn measure(
         preprocessing,
         placement,
         &mut |batch| {
-            sums.update(&batch.scores, &batch.labels)?;
+            let weights = weights.map(|weights| weights.of_labels(&batch.labels));
+            let weights = weights.transpose()?;
+            sums.update_weighted(&batch.scores, &batch.labels, weights.as_deref())?;
             progress(sums.samples(), batch.total);
             Ok(())
         },
@@ -220,15 +262,16 @@ fn for_each_batch(
     note: &mut dyn FnMut(Scored) -> Result<()>,
 ) -> Result<()> {
     require_classes(samples, model.num_classes())?;
+    let batch_size = batch_size(model);
     let config = LoaderConfig {
-        batch_size: BATCH_SIZE,
+        batch_size,
         ..LoaderConfig::default()
     };
     let images = samples.len();
     let loader = Loader::new(samples.clone(), preprocessing.clone(), config)?;
     let batches = placement.ranks.part().range(loader.batches_per_epoch());
-    let mut first = batches.start * BATCH_SIZE;
-    let total = (images.min(batches.end * BATCH_SIZE).saturating_sub(first)) as u64;
+    let mut first = batches.start * batch_size;
+    let total = (images.min(batches.end * batch_size).saturating_sub(first)) as u64;
     let all = loader.epoch(0, batches.start).take(batches.len());
     // On a GPU, the logits of one batch are read while those of the next are computed.
     let mut on_device: Option<Scored> = None;
@@ -264,4 +307,46 @@ fn require_classes(samples: &Samples, classes: usize) -> Result<()> {
             samples.classes().len()
         ),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `results.json` of an earlier version has no metrics over classes; its predictions give
+    /// them.
+    #[test]
+    fn results_of_earlier_versions_get_their_class_metrics_from_the_predictions() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.json");
+        let text = r#"{"dataset": "shapes", "images": 3, "loss": 1.5, "acc": 0.6,
+            "acc_interval_95": [0.2, 0.9], "top5_acc": 1.0, "top5_acc_interval_95": [0.4, 1.0]}"#;
+        std::fs::write(&path, text).unwrap();
+        let results = TestResults::read(&path).unwrap();
+        assert_eq!((results.balanced_acc, results.macro_f1), (None, None));
+        results.write(&path).unwrap();
+        let again = std::fs::read_to_string(&path).unwrap();
+        assert!(!again.contains("balanced_acc") && !again.contains("macro_f1"));
+
+        let predictions = [(0, 0), (0, 1), (1, 1)].map(|(label, predicted)| Prediction {
+            image: 0,
+            label,
+            predicted,
+            probability: 0.8,
+            label_probability: 0.2,
+            label_rank: 1,
+        });
+        let added = results.with_class_metrics(&predictions);
+        // Recalls 1/2 and 1; F1 2/3 and 2/3.
+        assert_eq!(added.balanced_acc, Some(0.75));
+        assert!((added.macro_f1.unwrap() - 2.0 / 3.0).abs() < 1e-12);
+        let kept = TestResults {
+            balanced_acc: Some(0.5),
+            ..added.clone()
+        };
+        let kept = kept.with_class_metrics(&predictions);
+        assert_eq!(kept.balanced_acc, Some(0.5), "nothing is replaced");
+        added.write(&path).unwrap();
+        assert_eq!(TestResults::read(&path).unwrap(), added);
+    }
 }

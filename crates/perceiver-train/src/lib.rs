@@ -142,12 +142,15 @@ pub use recipe::precision::Precision;
 pub use recipe::preset::Preset;
 pub use recipe::seed::Seed;
 pub use recipe::suggestion::nearest;
-pub use recipe::{DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe, ValidationSplit};
+pub use recipe::{
+    ClassWeighting, DataRecipe, EarlyStoppingConfig, Recipe, TrainingRecipe, ValidationSplit,
+};
 pub use run::atomic_file::write as write_file;
 pub use run::directory::RunDirectory;
 pub use run::environment::Environment;
 pub use run::lock::DirectoryLock;
 pub use run::shell::shell_quoted;
+pub use step::class_weights::ClassWeights;
 pub use step::loss::{Targets, cross_entropies, cross_entropy};
 pub use step::mixed_precision::MixedPrecision;
 pub use trainer::early_stopping::{EarlyStopping, EarlyStoppingDecision};

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod ema;
 pub(crate) mod gradients;
 pub(crate) mod lamb;
+pub(crate) mod layer_decay;
 pub(crate) mod sgd;
 pub(crate) mod state;
 pub(crate) mod update_rule;
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use perceiver_model::Parameters;
 
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::optim::adam::Adam;
 use crate::optim::config::{OptimizerName, OptimizerRecipe};
 use crate::optim::gradients::Gradients;
@@ -41,6 +42,15 @@ pub trait Optimizer: Send {
 
     /// Sets the learning rate of the next step, in `f32` as Keras keeps it.
     fn set_learning_rate(&mut self, learning_rate: f32);
+
+    /// Sets factors on the learning rates of parameters, by name, for layer-wise learning-rate
+    /// decay; those without one have 1.
+    ///
+    /// # Errors
+    /// [`TrainError::NoLayerDecay`] when the optimizer has no such factors, which is the default.
+    fn set_learning_rate_factors(&mut self, _factors: HashMap<String, f32>) -> Result<()> {
+        Err(TrainError::NoLayerDecay)
+    }
 
     /// Returns a snapshot of the state. With it and the learning rate, a restarted optimizer takes
     /// the same next step. Later steps do not change the snapshot.

@@ -39,23 +39,22 @@ use std::path::Path;
 
 use perceiver_data::LoadOptions;
 use perceiver_files::MAX_TEXT_BYTES;
-use perceiver_model::PerceiverConfig;
-use serde::{Deserialize, Serialize};
+use perceiver_model::{Architecture, ModelConfig};
+use serde::Serialize;
 
 use crate::error::{Result, TrainError};
 use crate::run::atomic_file;
 pub use data::{DataRecipe, ValidationSplit};
-use layers::{finding, one_line, recipe_error};
-pub use training::{EarlyStoppingConfig, TrainingRecipe};
+use layers::{finding, model_table, one_line, recipe_error};
+pub use training::{ClassWeighting, EarlyStoppingConfig, TrainingRecipe};
 
 /// The complete configuration of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Recipe {
     /// The data, and the preprocessing of images.
     pub data: DataRecipe,
     /// The architecture.
-    pub model: PerceiverConfig,
+    pub model: ModelConfig,
     /// The training options.
     pub training: TrainingRecipe,
 }
@@ -65,12 +64,12 @@ impl Recipe {
     /// words.
     pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
         let mut table: toml::Table = toml::from_str(text).map_err(|error| one_line(&error))?;
-        aliases::rename(&mut table)?;
+        let is_perceiver = model_table::is_perceiver(&table);
+        aliases::rename(&mut table, is_perceiver)?;
         // A missing table means the same as a table without fields.
         let none = || toml::Table::new().into();
         table.entry("data").or_insert_with(none);
-        let recipe = toml::Value::Table(table.clone()).try_into();
-        recipe.map_err(|error| finding(&error, &table))
+        model_table::recipe(table.clone()).map_err(|error| finding(&error, &table, is_perceiver))
     }
 
     /// Reads the `recipe.toml` of a run.
@@ -87,7 +86,7 @@ impl Recipe {
             expected: expected.to_string(),
             finding,
         })?;
-        recipe.validate(&path.display().to_string())?;
+        recipe.validate_read(&path.display().to_string())?;
         Ok(recipe)
     }
 
@@ -113,7 +112,7 @@ impl Recipe {
         LoadOptions {
             data_dir: self.data.data_dir.clone(),
             labels: self.data.labels,
-            shorter_side: 2 * self.model.image_size,
+            shorter_side: 2 * self.model.image_size(),
             seed: self.data.split_seed.unwrap_or(self.training.seed),
             broken: self.data.broken_images,
             ..LoadOptions::default()

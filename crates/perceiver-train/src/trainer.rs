@@ -9,6 +9,7 @@ mod custom_parts;
 pub(crate) mod early_stopping;
 mod epoch;
 pub(crate) mod estimate;
+pub(crate) mod freezing;
 pub(crate) mod init_from;
 pub(crate) mod readback;
 pub(crate) mod setup;
@@ -26,7 +27,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use perceiver_data::{Loader, LoaderConfig, Preprocessing};
-use perceiver_model::{Parameters, Perceiver, Summary};
+use perceiver_model::{Classifier, Parameters, Summary};
 use perceiver_ops::Upload;
 
 #[cfg(doc)]
@@ -43,6 +44,7 @@ use crate::optim::ema::Ema;
 use crate::recipe::Recipe;
 use crate::recipe::budget::Budget;
 use crate::run::directory::RunDirectory;
+use crate::step::class_weights::ClassWeights;
 use crate::step::mixed_precision::MixedPrecision;
 use crate::trainer::estimate::{Forecast, Trial};
 use crate::trainer::timer::{Clock, TestReserve, TimeLeft, TimeSpent, Workload};
@@ -79,8 +81,14 @@ pub struct Trainer {
     all_reduce: GradientAllReduce,
     run: RunDirectory,
     parameters: Parameters,
-    model: Perceiver,
+    /// The same parameters, of which those that are frozen now are not trained.
+    trained: Parameters,
+    model: Box<dyn Classifier>,
     working: MixedPrecision,
+    /// The weights of the classes in the training loss, if they have any.
+    class_weights: Option<ClassWeights>,
+    /// The weights of the classes in the validation loss, where training makes all count the same.
+    validation_weights: Option<ClassWeights>,
     /// Copies targets to the device.
     upload: Mutex<Upload>,
     optimizer: Box<dyn Optimizer>,
@@ -118,8 +126,8 @@ impl Trainer {
     }
 
     /// Returns the model with its current weights.
-    pub fn model(&self) -> &Perceiver {
-        &self.model
+    pub fn model(&self) -> &dyn Classifier {
+        &*self.model
     }
 
     /// Returns the current parameters of the model.
@@ -179,7 +187,7 @@ impl Trainer {
             return Ok(None);
         }
         let ranks = self.placement.ranks.size();
-        let model = self.working.model(&self.parameters)?;
+        let model = self.working.model(&self.trained)?;
         let trial = Trial {
             pass: self.pass(model, &batch, batch.indices.len())?,
             recipe: &self.recipe,
@@ -336,6 +344,7 @@ impl Trainer {
             seed: self.recipe.training.seed,
             shuffle: true,
             shuffle_buffer: self.recipe.data.shuffle_buffer,
+            balanced: self.recipe.training.balanced_sampler,
             part: self.placement.ranks.part(),
             augmentation: Some(self.recipe.data.augmentation),
             ..LoaderConfig::default()

@@ -82,6 +82,7 @@ fn all_other_options() {
         gradient_accumulation = 2
         clip_norm = 0.5
         label_smoothing = 0.1
+        class_weights = 'balanced'
         ema_decay = 0.9
         schedule = { name = 'cosine', warmup_epochs = 0.2 }
         optimizer = { name = 'adamw', weight_decay = 0.05 }";

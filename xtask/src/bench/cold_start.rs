@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use perceiver_data::{LoadOptions, Normalization, Preprocessing, Source, Split};
-use perceiver_model::Parameters;
+use perceiver_model::{Architecture, Parameters};
 use perceiver_train::{CheckpointConfig, DataCard, Recipe, write_weights};
 
 use super::contestant::OURS;
@@ -87,13 +87,14 @@ fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
     let config = CheckpointConfig::new(
         recipe.model.clone(),
         Preprocessing {
-            image_size: recipe.model.image_size,
+            image_size: recipe.model.image_size(),
             antialias: recipe.data.antialias,
             fit: recipe.data.fit,
             normalization: Normalization {
                 mean: vec![0.0; 3],
                 variance: vec![1.0; 3],
             },
+            transformers: None,
         },
         (0..recipe.model.num_classes())
             .map(|class| class.to_string())

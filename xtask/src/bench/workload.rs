@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
 use perceiver_data::{Batch, Loader, LoaderConfig, Normalization, Preprocessing, Split};
-use perceiver_model::{Parameters, PerceiverConfig, Summary};
+use perceiver_model::{Architecture, Parameters, Summary};
 use perceiver_ops::{Mode, RngKey, Tape, Upload, peak_device_bytes};
 use perceiver_train::{
     Adam, DeviceChoice, MixedPrecision, Optimizer, Precision, Preset, Recipe, Targets,
@@ -211,7 +211,7 @@ impl Workload {
             indices: Vec::new(),
         };
         let classes = recipe.model.num_classes();
-        let targets = Targets::new(&batch, classes, 0.0, &mut Upload::new(device))?;
+        let targets = Targets::new(&batch, classes, 0.0, None, &mut Upload::new(device))?;
         let mut adam = Adam::new(recipe.training.learning_rate);
         let (precision, recompute) = (self.precision, self.recompute);
         let copy = MixedPrecision::new(&parameters, &recipe.model, precision, recompute)?;
@@ -241,10 +241,11 @@ impl Workload {
         let recipe = self.recipe()?;
         let data = perceiver_data::Source::Shapes.load(Split::Train, &recipe.load_options())?;
         let preprocessing = Preprocessing {
-            image_size: recipe.model.image_size,
+            image_size: recipe.model.image_size(),
             antialias: recipe.data.antialias,
             fit: recipe.data.fit,
             normalization: Normalization::adapt(&data)?,
+            transformers: None,
         };
         let config = LoaderConfig {
             batch_size: self.batch()?,
@@ -300,8 +301,8 @@ fn timed(steps: usize, repeat: &mut dyn FnMut() -> Result<()>) -> Result<Vec<f64
 }
 
 /// Returns random preprocessed images `[batch, 3, side, side]`.
-fn random_images(config: &PerceiverConfig, batch: usize, device: &Device) -> Result<Tensor> {
-    let side = config.image_size;
+fn random_images(config: &impl Architecture, batch: usize, device: &Device) -> Result<Tensor> {
+    let side = config.image_size();
     let values = (0..batch * 3 * side * side)
         .map(|index| (RngKey::new(0).bits(index as u64) >> 40) as f32 / 8_388_608.0 - 1.0)
         .collect();

@@ -90,9 +90,19 @@ impl CheckpointFlags {
         hub::directory(self, files, optional)
     }
 
+    /// Returns the directory with the files of the checkpoint, whichever kind of weights it has, and
+    /// with those of `also` that exist. A model on the Hub is downloaded into the cache.
+    pub(crate) fn files(&self, also: &[&str]) -> Result<PathBuf> {
+        let path = Path::new(&self.checkpoint);
+        if !path.is_dir() && named_directory::looks_local(&self.checkpoint) {
+            return Err(named_directory::missing(self.flag, path));
+        }
+        hub::files(self, also)
+    }
+
     /// Reads `config.json` without loading the weights.
     pub(crate) fn config(&self) -> Result<CheckpointConfig> {
-        let directory = self.directory(&["config.json"], &[])?;
+        let directory = self.directory(&["config.json"], &["preprocessor_config.json"])?;
         CheckpointConfig::read(directory.join("config.json")).with_context(|| self.hint(&directory))
     }
 
@@ -101,7 +111,7 @@ impl CheckpointFlags {
         if !Path::new(&self.checkpoint).is_dir() {
             self.config()?; // rejects another program's model before downloading its weights
         }
-        let directory = self.directory(&Checkpoint::FILES, &[])?;
+        let directory = self.files(&[])?;
         self.open_directory(&directory, device)
     }
 
@@ -137,7 +147,7 @@ mod hub {
     use std::path::PathBuf;
 
     use anyhow::{Context, Result, anyhow};
-    use perceiver_hub::ModelSource;
+    use perceiver_hub::{HubAccess, ModelSource};
 
     use super::CheckpointFlags;
     use crate::args::errors::usage_error;
@@ -150,12 +160,26 @@ mod hub {
         files: &[&str],
         optional: &[&str],
     ) -> Result<PathBuf> {
+        looked_up(flags, |source, access| {
+            source.directory(access, files, optional)
+        })
+    }
+
+    /// Returns the directory of a whole checkpoint, with the existing ones of `also`.
+    pub(crate) fn files(flags: &CheckpointFlags, also: &[&str]) -> Result<PathBuf> {
+        looked_up(flags, |source, access| source.checkpoint(access, also))
+    }
+
+    fn looked_up(
+        flags: &CheckpointFlags,
+        fetch: impl Fn(&ModelSource, &HubAccess) -> perceiver_hub::Result<PathBuf>,
+    ) -> Result<PathBuf> {
         let (flag, shown) = (flags.flag, &flags.checkpoint);
         let source = ModelSource::of(shown).map_err(|error| {
             usage_error(anyhow!("{flag} {shown}: {error}{}", hint(shown.as_ref())))
         })?;
         let access = hub::with_bar(flags.offline);
-        let directory = source.directory(&access, files, optional);
+        let directory = fetch(&source, &access);
         directory.with_context(|| {
             format!("{flag} {shown}: no such directory, so it was looked up on the Hub")
         })
@@ -175,6 +199,10 @@ mod hub {
     use crate::runtime::build_features;
 
     pub(crate) fn directory(flags: &CheckpointFlags, _: &[&str], _: &[&str]) -> Result<PathBuf> {
+        files(flags, &[])
+    }
+
+    pub(crate) fn files(flags: &CheckpointFlags, _: &[&str]) -> Result<PathBuf> {
         let (flag, checkpoint) = (flags.flag, &flags.checkpoint);
         let directory = PathBuf::from(checkpoint);
         if directory.is_dir() {

@@ -1,7 +1,7 @@
 //! `perceiver train --init-from`: fine-tuning from a checkpoint.
 
 use anyhow::{Result, anyhow};
-use perceiver_model::Transfer;
+use perceiver_model::{Architecture, Transfer};
 use perceiver_train::{
     Checkpoint, DeviceChoice, Preset, Recipe, SharedImages, TrainError, Trainer, TrainingData,
 };

@@ -70,10 +70,12 @@ fn print(comparison: &Comparison) -> Result<()> {
         escape::line(&results.dataset),
         results.images
     ))?;
-    let columns: [(&str, Figure); 8] = [
+    let columns: [(&str, Figure); 10] = [
         ("run", |run| run.name.clone()),
         ("accuracy", RunFigures::accuracy),
         ("95% interval", RunFigures::interval),
+        ("balanced", RunFigures::balanced_accuracy),
+        ("macro F1", RunFigures::macro_f1),
         (TOP5, RunFigures::top5),
         ("loss", RunFigures::loss),
         ("epochs", |run| run.epochs.to_string()),

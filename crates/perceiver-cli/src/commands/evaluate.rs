@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use perceiver_data::{LoadOptions, Preprocessing, Samples, Source, TestSplit};
-use perceiver_model::Perceiver;
+use perceiver_model::Classifier;
 use perceiver_report::{counted, says_top5};
 use perceiver_train::{
     Checkpoint, DeviceChoice, Evaluation, Placement, Precision, SingleProcess, TestResults,
@@ -103,13 +103,13 @@ pub(crate) fn measured(
     let test = test_split(data, checkpoint)?;
     let preprocessing = &checkpoint.config.preprocessing;
     let evaluation = with_bar(
-        &checkpoint.model,
+        &*checkpoint.model,
         views,
         &test,
         preprocessing,
         &checkpoint.device().clone().into(),
     )?;
-    Ok(TestResults::new(&test, &evaluation.sums))
+    Ok(TestResults::new(&test, &evaluation))
 }
 
 fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Samples> {
@@ -146,7 +146,7 @@ fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Samples> {
 
 /// Evaluates a model with a progress bar.
 pub(crate) fn with_bar(
-    model: &Perceiver,
+    model: &dyn Classifier,
     views: TestTimeAugmentation,
     test: &Samples,
     preprocessing: &Preprocessing,
@@ -192,23 +192,25 @@ pub(crate) fn print(results: &TestResults, classes: usize) -> Result<()> {
             100.0 * high
         )
     };
-    let mut lines = vec![
-        format!(
-            "test results on {}, {}",
-            escape::line(&results.dataset),
-            describe_test_images(results)
-        ),
-        format!(
-            "  accuracy        {}",
-            percent(results.acc, results.acc_interval_95)
-        ),
-    ];
-    if says_top5(classes) {
-        lines.push(format!(
-            "  top-5 accuracy  {}",
-            percent(results.top5_acc, results.top5_acc_interval_95)
-        ));
+    let mut figures = vec![("accuracy", percent(results.acc, results.acc_interval_95))];
+    if let Some(share) = results.balanced_acc {
+        figures.push(("balanced accuracy", format!("{:.2}%", 100.0 * share)));
     }
-    lines.push(format!("  loss            {:.4}", results.loss));
+    if let Some(share) = results.macro_f1 {
+        figures.push(("macro F1", format!("{:.2}%", 100.0 * share)));
+    }
+    if says_top5(classes) {
+        let share = percent(results.top5_acc, results.top5_acc_interval_95);
+        figures.push(("top-5 accuracy", share));
+    }
+    figures.push(("loss", format!("{:.4}", results.loss)));
+    let head = format!(
+        "test results on {}, {}",
+        escape::line(&results.dataset),
+        describe_test_images(results)
+    );
+    let figures = figures.iter();
+    let lines = figures.map(|(name, figure)| format!("  {name:<17}  {figure}"));
+    let lines: Vec<String> = std::iter::once(head).chain(lines).collect();
     Ok(terminal::print(lines.join("\n"))?)
 }

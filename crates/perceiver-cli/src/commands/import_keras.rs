@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use perceiver_data::{Fit, Labels, Normalization, Preprocessing, Source, read_class_names};
 use perceiver_files::read_named_text;
-use perceiver_model::{PerceiverConfig, keras, read_safetensors};
+use perceiver_model::{Architecture, PerceiverConfig, keras, read_safetensors};
 use perceiver_report::grouped;
 use perceiver_train::{
     CheckpointConfig, DataCard, Preset, Recipe, SingleProcess, Surveys, TrainingData, write_weights,
@@ -118,7 +118,7 @@ fn from_dataset(
     recipe.data.dataset = dataset.clone();
     recipe.data.data_dir.clone_from(&arguments.data_dir);
     recipe.data.labels = arguments.labels;
-    recipe.model = model;
+    recipe.model = model.into();
     let data = TrainingData::load_shared(
         &recipe,
         &SingleProcess,
@@ -161,6 +161,7 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
         antialias: false,
         fit: Fit::Stretch,
         normalization,
+        transformers: None,
     };
     let classes = read_class_names(path).context("--classes")?;
     let card = DataCard {

@@ -191,7 +191,7 @@ fn files(
         let public = |text: &str| Ok(public.predictions(text)?);
         files.push(text_file(directory, "predictions.csv", public)?);
     }
-    let preprocessing = PreprocessorConfig::new(&config.preprocessing);
+    let preprocessing = PreprocessorConfig::new(&config);
     files.push(json("preprocessor_config.json", &preprocessing)?);
     if let Some(results) = &results {
         files.push(json("results.json", results)?);

@@ -255,13 +255,13 @@ fn evaluate_plain(
         test.len()
     );
     let evaluation = evaluate::with_bar(
-        &checkpoint.model,
+        &*checkpoint.model,
         TestTimeAugmentation::new(run.recipe.data.test_time_flip),
         test,
         &checkpoint.config.preprocessing,
         &checkpoint.device().clone().into(),
     )?;
-    let again = TestResults::new(test, &evaluation.sums);
+    let again = TestResults::new(test, &evaluation);
     let differs = again.acc.to_bits() != results.acc.to_bits();
     let note = differs.then(|| {
         format!(
@@ -272,6 +272,8 @@ fn evaluate_plain(
     if note.is_none() {
         let results = TestResults {
             sha256: again.sha256,
+            balanced_acc: again.balanced_acc,
+            macro_f1: again.macro_f1,
             ..results.clone()
         };
         let names = image_names(test);

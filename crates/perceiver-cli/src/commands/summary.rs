@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use comfy_table::{CellAlignment, presets};
 use perceiver_data::Source;
-use perceiver_model::{PerceiverConfig, Summary};
+use perceiver_model::{Architecture, ModelConfig, Summary};
 use perceiver_report::{counted, grouped};
 use perceiver_train::Preset;
 use toml::Table;
@@ -41,7 +41,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     offline: bool,
 
-    /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best or quickstart [default: as for train].
+    /// Preset: keras, keras-2021, cifar100-cpu, cifar100, cifar100-best, quickstart, finetune,
+    /// perceiver-io-conv, perceiver-io-fourier or perceiver-io-learned [default: as for train].
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
 
@@ -71,12 +72,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         None => to_train(arguments)?,
     };
     let table = table(&Summary::new(&config)?);
-    terminal::print(format_args!("Perceiver, {}\n{table}", escape::line(&name)))?;
+    let kind = match &config {
+        ModelConfig::Perceiver(_) => "Perceiver",
+        ModelConfig::PerceiverIo(_) => "Perceiver IO",
+        ModelConfig::Custom(_) => config.name(),
+    };
+    terminal::print(format_args!("{kind}, {}\n{table}", escape::line(&name)))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the model that would be trained, and its name.
-fn to_train(arguments: &Arguments) -> Result<(String, PerceiverConfig)> {
+fn to_train(arguments: &Arguments) -> Result<(String, ModelConfig)> {
     let mut data = Table::new();
     if let Some(dataset) = &arguments.dataset {
         data.insert("dataset".to_string(), dataset.to_string().into());

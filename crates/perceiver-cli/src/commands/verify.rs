@@ -52,7 +52,7 @@ struct Claim {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let flags = arguments.checkpoint.required()?;
-    let directory = flags.directory(&Checkpoint::FILES, &["README.md", "results.json"])?;
+    let directory = flags.files(&["README.md", "results.json"])?;
     let checkpoint = flags.open_directory(&directory, arguments.device)?;
     let claims = claims_of(&directory)?;
     if claims.is_empty() {

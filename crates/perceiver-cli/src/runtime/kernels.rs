@@ -2,12 +2,12 @@
 //! attention.
 
 use candle_core::Device;
-use perceiver_model::{AttentionForm, PerceiverConfig, Summary};
+use perceiver_model::{AttentionForm, ModelConfig, Summary};
 use perceiver_ops::vector_instructions;
 use perceiver_train::{DeviceChoice, Precision};
 
 /// Logs the kernels that a model of this architecture uses on a device.
-pub(crate) fn log(device: &Device, precision: Precision, model: &PerceiverConfig) {
+pub(crate) fn log(device: &Device, precision: Precision, model: &ModelConfig) {
     let choice = DeviceChoice::from(device);
     if device.is_cpu() {
         tracing::debug!(
@@ -18,6 +18,9 @@ pub(crate) fn log(device: &Device, precision: Precision, model: &PerceiverConfig
     } else {
         tracing::debug!("computing on {choice} in {precision}");
     }
+    let Some(model) = model.perceiver() else {
+        return;
+    };
     for (layer, form) in Summary::attention_forms(model) {
         let form = match form {
             AttentionForm::Direct => "direct: keys and values are projected",

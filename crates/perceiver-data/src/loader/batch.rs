@@ -1,4 +1,4 @@
-//! Builds batches: sample order, augmentation, preprocessing.
+//! Builds batches: augmentation, preprocessing, labels.
 
 use candle_core::{Device, Tensor, WithDType};
 use perceiver_ops::RngKey;
@@ -10,8 +10,8 @@ use crate::dataset::image::Image;
 use crate::error::{DataError, Result};
 use crate::formats::shards::ShardedDataset;
 use crate::loader::config::LoaderConfig;
+use crate::loader::sampler::{EpochOrder, Sample};
 use crate::loader::shard_stream::Drawn;
-use crate::loader::shuffle::shuffle;
 use crate::source::map_dataset::MappedSamples;
 use crate::transforms::augment::Augmentation;
 use crate::transforms::mixup_cutmix::Mix;
@@ -49,7 +49,7 @@ pub(crate) struct Batches {
 
 /// An image of a batch before preprocessing.
 struct Item<'a> {
-    index: usize,
+    sample: Sample,
     label: u32,
     image: &'a Image,
     other: Option<Other<'a>>,
@@ -57,7 +57,7 @@ struct Item<'a> {
 
 /// An image that was read for a batch, with the partner that it is mixed with.
 struct Decoded {
-    index: usize,
+    sample: Sample,
     label: u32,
     image: Image,
     other: Option<(Mix, u32, Image)>,
@@ -71,49 +71,27 @@ struct Other<'a> {
 }
 
 impl Batches {
-    /// Returns the indices below `len`, shuffled if configured.
-    fn order(&self, len: usize, epoch: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..len).collect();
-        if self.config.shuffle {
-            let key = RngKey::new(self.config.seed)
-                .fold_in_name("shuffle")
-                .fold_in(epoch as u64);
-            shuffle(&mut order, key);
-        }
-        order
-    }
-
-    /// Returns the indices of this rank's images in every batch of an epoch, from `first_batch` on.
-    pub(crate) fn chunks(&self, len: usize, epoch: usize, first_batch: usize) -> Vec<Vec<usize>> {
-        let LoaderConfig {
-            batch_size, part, ..
-        } = self.config;
-        let order = self.order(len, epoch);
-        let first = first_batch.saturating_mul(batch_size).min(order.len());
-        order[first..]
-            .chunks(batch_size)
-            .map(|batch| batch[part.range(batch.len())].to_vec())
-            .collect()
-    }
-
-    /// Builds a batch from the images of `data` at `indices`, augmented for this epoch.
+    /// Builds a batch of an epoch from images in memory.
     pub(crate) fn of_dataset(
         &self,
         data: &Dataset,
         prepared: &Prepared,
-        epoch: usize,
-        indices: &[usize],
+        order: &EpochOrder,
+        batch: usize,
     ) -> Result<Batch> {
         let (images, labels) = (data.images(), data.labels());
-        let side = prepared.image_size();
-        let items = indices.iter().map(|&index| Item {
-            index,
-            label: labels[index],
-            image: &images[index],
-            other: self.mix(epoch, index, data.len(), side).map(|mix| Other {
-                mix,
-                label: labels[mix.other],
-                image: &images[mix.other],
+        let (epoch, side) = (order.epoch, prepared.image_size());
+        let items = order.batch(batch).iter().map(|&sample| Item {
+            sample,
+            label: labels[sample.index],
+            image: &images[sample.index],
+            other: self.mix(epoch, sample, data.len(), side).map(|mix| {
+                let other = order.partner(mix.other);
+                Other {
+                    mix,
+                    label: labels[other],
+                    image: &images[other],
+                }
             }),
         });
         self.batch(prepared, epoch, &items.collect::<Vec<_>>())
@@ -130,13 +108,14 @@ impl Batches {
         let side = preprocessing.image_size;
         self.of_decoded(preprocessing, epoch, drawn, |drawn| {
             let (image, window) = (drawn.image(), drawn.window());
-            let mix = self.mix(epoch, image.index, window.len(), side);
+            let sample = Sample::once(image.index);
+            let mix = self.mix(epoch, sample, window.len(), side);
             let other = mix.map(|mix| {
                 let other = &window[mix.other];
                 Ok::<_, DataError>((mix, other.label, data.decode(other)?))
             });
             Ok(Decoded {
-                index: image.index,
+                sample,
                 label: image.label,
                 image: data.decode(image)?,
                 other: other.transpose()?,
@@ -144,24 +123,25 @@ impl Batches {
         })
     }
 
-    /// Builds a batch from images of a map-style data set, augmented for this epoch.
+    /// Builds a batch of an epoch from images of a map-style data set.
     pub(crate) fn of_mapped(
         &self,
         data: &MappedSamples,
         preprocessing: &Preprocessing,
-        epoch: usize,
-        indices: &[usize],
+        order: &EpochOrder,
+        batch: usize,
     ) -> Result<Batch> {
-        let side = preprocessing.image_size;
-        self.of_decoded(preprocessing, epoch, indices, |&index| {
-            let other = self.mix(epoch, index, data.len(), side).map(|mix| {
-                let image = data.image(mix.other)?;
-                Ok::<_, DataError>((mix, data.label(mix.other), image))
+        let (epoch, side) = (order.epoch, preprocessing.image_size);
+        self.of_decoded(preprocessing, epoch, order.batch(batch), |&sample| {
+            let mix = self.mix(epoch, sample, data.len(), side);
+            let other = mix.map(|mix| {
+                let other = order.partner(mix.other);
+                Ok::<_, DataError>((mix, data.label(other), data.image(other)?))
             });
             Ok(Decoded {
-                index,
-                label: data.label(index),
-                image: data.image(index)?,
+                sample,
+                label: data.label(sample.index),
+                image: data.image(sample.index)?,
                 other: other.transpose()?,
             })
         })
@@ -184,7 +164,7 @@ impl Batches {
         });
         let prepared = preprocessing.prepare(images)?;
         let items = decoded.iter().map(|decoded| Item {
-            index: decoded.index,
+            sample: decoded.sample,
             label: decoded.label,
             image: &decoded.image,
             other: decoded.other.as_ref().map(|(mix, label, image)| Other {
@@ -201,16 +181,20 @@ impl Batches {
     }
 
     /// Returns the random key of an image in an epoch, for everything except its order.
-    fn key(&self, epoch: usize, index: usize) -> RngKey {
-        RngKey::new(self.config.seed)
+    fn key(&self, epoch: usize, sample: Sample) -> RngKey {
+        let first = RngKey::new(self.config.seed)
             .fold_in_name("augmentation")
             .fold_in(epoch as u64)
-            .fold_in(index as u64)
+            .fold_in(sample.index as u64);
+        match sample.repeat {
+            0 => first,
+            repeat => first.fold_in_name("repeat").fold_in(repeat as u64),
+        }
     }
 
     /// Draws the partner of an image among `others` candidates and the way they are mixed, if any.
-    fn mix(&self, epoch: usize, index: usize, others: usize, side: usize) -> Option<Mix> {
-        let key = self.key(epoch, index).fold_in_name("mixing");
+    fn mix(&self, epoch: usize, sample: Sample, others: usize, side: usize) -> Option<Mix> {
+        let key = self.key(epoch, sample).fold_in_name("mixing");
         self.augmentation().mixing.draw(key, others, side)
     }
 
@@ -218,14 +202,15 @@ impl Batches {
         let side = prepared.image_size();
         let images = self.pool.install(|| {
             prepared.tensor(items.par_iter(), |scratch, item, out| {
-                let key = self.key(epoch, item.index);
-                self.write_image(prepared, item.image, key, scratch, out);
+                let key = self.key(epoch, item.sample);
+                self.write_image(prepared, item.image, key, scratch, out)?;
                 if let Some(Other { mix, image, .. }) = &item.other {
                     let mut other = vec![0.0; out.len()];
                     let key = key.fold_in_name("other");
-                    self.write_image(prepared, image, key, scratch, &mut other);
+                    self.write_image(prepared, image, key, scratch, &mut other)?;
                     mix.apply(out, &other, side);
                 }
+                Ok(())
             })
         })?;
         let labels = items.iter().map(|item| item.label).collect();
@@ -234,7 +219,7 @@ impl Batches {
             images,
             labels: on_cpu(labels)?,
             mixed: mixed.then(|| mixed_with(items)).transpose()?,
-            indices: items.iter().map(|item| item.index).collect(),
+            indices: items.iter().map(|item| item.sample.index).collect(),
         })
     }
 
@@ -246,16 +231,18 @@ impl Batches {
         key: RngKey,
         scratch: &mut Scratch,
         out: &mut [f32],
-    ) {
+    ) -> Result<()> {
         let augmentation = self.augmentation();
+        let image = prepared.cropped_and_resized(image)?;
         let changes = key.fold_in_name("rand_augment");
-        let image = augmentation.rand_augment.apply(image, changes);
-        prepared.apply(&image, &augmentation.draw(key), scratch, out);
+        let image = augmentation.rand_augment.apply(&image, changes);
+        prepared.write(&image, &augmentation.draw(key), scratch, out);
         let side = prepared.image_size();
         let erased = augmentation.erasing.draw(key.fold_in_name("erasing"), side);
         if let Some(rectangle) = erased {
             erase(out, side, rectangle);
         }
+        Ok(())
     }
 }
 

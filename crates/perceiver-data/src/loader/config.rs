@@ -14,6 +14,12 @@ pub struct LoaderConfig {
     /// Whether to shuffle in every epoch; otherwise the order is that of the data set. Off by
     /// default.
     pub shuffle: bool,
+    /// Whether to balance the classes of an epoch. It has as many samples as otherwise, but every
+    /// class that occurs is equally frequent, up to one: images of rare classes are repeated, each
+    /// after all others of its class, and of frequent ones another random part is used in each
+    /// epoch. The order is random whether or not `shuffle` is set. Not for shards, which are read in
+    /// their own order. Off by default.
+    pub balanced: bool,
     /// The size of the shuffle buffer for shards: the number of encoded images in memory, over all
     /// parts together. 4096 by default.
     pub shuffle_buffer: usize,
@@ -34,6 +40,7 @@ impl Default for LoaderConfig {
             batch_size: 64,
             seed: 0,
             shuffle: false,
+            balanced: false,
             shuffle_buffer: 4096,
             part: Part::WHOLE,
             augmentation: None,
@@ -59,5 +66,20 @@ impl LoaderConfig {
         self.augmentation
             .as_ref()
             .map_or(Ok(()), Augmentation::validate)
+    }
+
+    /// Returns an error if the classes of shards are to be balanced.
+    pub(super) fn require_shard_order(&self, name: &str) -> Result<()> {
+        if !self.balanced {
+            return Ok(());
+        }
+        Err(DataError::InvalidOption {
+            option: "balanced",
+            expected: format!(
+                "false for {name}, whose images are streamed from shards in the order of the \
+                 shards; class weights work with them"
+            ),
+            found: "true".to_owned(),
+        })
     }
 }

@@ -47,8 +47,9 @@ pub trait MapDataset: Send + Sync {
     /// Returns the class index of every image, in order. There are as many images as labels.
     fn labels(&self) -> &[u32];
 
-    /// Reads an image. The loader calls this on several threads at once, and once per epoch; the
-    /// same index must give the same image.
+    /// Reads an image. The loader calls this on several threads at once, and once per epoch, or more
+    /// often for images that others are mixed with and for rare classes that are balanced; the same
+    /// index must give the same image.
     ///
     /// # Errors
     /// Any error of the data set. It ends the epoch with [`DataError::MapDataset`].
@@ -290,6 +291,7 @@ mod tests {
                 antialias: false,
                 fit: Fit::Stretch,
                 normalization: Normalization::adapt(&dataset).unwrap(),
+                transformers: None,
             };
             let config = LoaderConfig {
                 batch_size: 4,

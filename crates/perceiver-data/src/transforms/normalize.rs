@@ -97,6 +97,18 @@ impl Normalization {
     }
 }
 
+/// Writes the normalized value of every byte of an image to `out`, `[3, height, width]`.
+pub(crate) fn look_up(table: &Table, image: &Image, out: &mut [f32]) {
+    let plane_len = image.height() * image.width();
+    let planes = image.pixels().chunks_exact(plane_len);
+    let outputs = out.chunks_exact_mut(plane_len);
+    for ((plane, out), values) in planes.zip(outputs).zip(table) {
+        for (value, byte) in out.iter_mut().zip(plane) {
+            *value = values[usize::from(*byte)];
+        }
+    }
+}
+
 /// Exact per-channel sums over pixels, from which mean and variance are computed. They can be added
 /// in any order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

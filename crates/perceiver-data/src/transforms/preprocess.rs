@@ -5,6 +5,9 @@
 //! are one pair of sparse matrices ([`Interpolation`]), and normalization is a table of the 256
 //! values of a byte.
 //!
+//! A checkpoint of transformers has its images cropped and resized to bytes before they are
+//! normalized; [`Preprocessing::from_transformers`] does the same.
+//!
 //! ```
 //! use perceiver_data::{Fit, Image, Normalization, Preprocessing};
 //!
@@ -13,6 +16,7 @@
 //!     antialias: false,
 //!     fit: Fit::Stretch,
 //!     normalization: Normalization { mean: vec![100.0; 3], variance: vec![4.0; 3] },
+//!     transformers: None,
 //! };
 //! let pixel = Image::new(1, 1, vec![100, 102, 98])?;
 //! let input = preprocessing.tensor(&[pixel])?; // [1, 3, 2, 2]
@@ -32,8 +36,9 @@ use crate::error::{DataError, Result};
 use crate::transforms::augment::Draw;
 use crate::transforms::fit::{Fit, Window};
 use crate::transforms::interpolation::Interpolation;
-use crate::transforms::normalize::{Normalization, Table};
+use crate::transforms::normalize::{Normalization, Table, look_up};
 use crate::transforms::resample::{Scratch, resample, resample_into};
+use crate::transforms::transformers_preprocessing::TransformersPreprocessing;
 
 /// The largest image size; a larger one is taken for a mistake.
 pub(crate) const MAX_IMAGE_SIZE: usize = 4096;
@@ -51,10 +56,22 @@ pub struct Preprocessing {
     pub fit: Fit,
     /// Mean and variance of the training images.
     pub normalization: Normalization,
+    /// The steps of a checkpoint of Hugging Face transformers. None by default.
+    ///
+    /// If set, an image is first center-cropped and resized to bytes by Pillow's arithmetic, as a
+    /// `preprocessor_config.json` says, and then normalized by its mean and standard deviation, so
+    /// that the values are those of transformers. `antialias`, `fit` and `normalization` then have
+    /// no effect. Augmentation (RandAugment, flip, zoom, shift, erasing, mixing) acts on the cropped
+    /// and resized image of `image_size` x `image_size` pixels.
+    ///
+    /// [`Preprocessing::from_transformers`] sets all fields to agree with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transformers: Option<TransformersPreprocessing>,
 }
 
 impl Preprocessing {
-    /// Returns an error for an image size of 0 or above 4096, and for an invalid normalization.
+    /// Returns an error for an image size of 0 or above 4096, for an invalid normalization, and for
+    /// steps of transformers that do not resize to `image_size`.
     pub fn validate(&self) -> Result<()> {
         if !(1..=MAX_IMAGE_SIZE).contains(&self.image_size) {
             return Err(DataError::InvalidOption {
@@ -63,7 +80,10 @@ impl Preprocessing {
                 found: self.image_size.to_string(),
             });
         }
-        self.normalization.validate()
+        self.normalization.validate()?;
+        self.transformers
+            .as_ref()
+            .map_or(Ok(()), |steps| steps.require_size(self.image_size))
     }
 
     /// Preprocesses an image with augmentation `draw` into `out`, `[3, image_size, image_size]`.
@@ -79,8 +99,7 @@ impl Preprocessing {
                 found: out.len(),
             });
         }
-        prepared.apply(image, draw, &mut Scratch::default(), out);
-        Ok(())
+        prepared.preprocess(image, draw, &mut Scratch::default(), out)
     }
 
     /// Preprocesses images for evaluation, without augmentation, to f32
@@ -92,12 +111,15 @@ impl Preprocessing {
 
     /// Returns the part of an image that the model sees, for display: the image itself if it is
     /// stretched, otherwise the square that it is cropped or padded to, with the mean colour around
-    /// the image.
+    /// the image. With steps of transformers it is their center crop, before the resize.
     ///
     /// # Errors
     /// As for [`Preprocessing::validate`].
     pub fn framed<'a>(&self, image: &'a Image) -> Result<Cow<'a, Image>> {
         self.validate()?;
+        if let Some(steps) = &self.transformers {
+            return steps.cropped(image);
+        }
         if self.fit == Fit::Stretch || image.height() == image.width() {
             return Ok(Cow::Borrowed(image));
         }
@@ -130,10 +152,12 @@ impl Preprocessing {
     ) -> Result<Prepared> {
         self.validate()?;
         let mut resize = HashMap::new();
-        for window in images
-            .into_iter()
-            .flat_map(|image| self.windows(image.height(), image.width()))
-        {
+        // transformers' steps resize by themselves; augmentation then acts on the square.
+        let sizes = images.into_iter().map(|image| match self.transformers {
+            None => [image.height(), image.width()],
+            Some(_) => [self.image_size; 2],
+        });
+        for window in sizes.flat_map(|[height, width]| self.windows(height, width)) {
             resize.entry(window).or_insert_with(|| {
                 Interpolation::resize_window(window, self.image_size, self.antialias)
             });
@@ -142,8 +166,12 @@ impl Preprocessing {
             image_size: self.image_size,
             antialias: self.antialias,
             fit: self.fit,
-            table: self.normalization.table(),
+            table: match &self.transformers {
+                None => self.normalization.table(),
+                Some(steps) => steps.table(),
+            },
             resize,
+            transformers: self.transformers.clone(),
         })
     }
 }
@@ -159,6 +187,7 @@ pub(crate) struct Prepared {
     table: Table,
     /// The matrix that resizes each window to `image_size`.
     resize: HashMap<Window, Interpolation>,
+    transformers: Option<TransformersPreprocessing>,
 }
 
 impl Prepared {
@@ -173,7 +202,7 @@ impl Prepared {
         images: impl IndexedParallelIterator<Item = (&'a Image, Draw)>,
     ) -> Result<Tensor> {
         self.tensor(images, |scratch, (image, draw), out| {
-            self.apply(image, &draw, scratch, out);
+            self.preprocess(image, &draw, scratch, out)
         })
     }
 
@@ -181,15 +210,15 @@ impl Prepared {
     pub(crate) fn tensor<T: Send>(
         &self,
         items: impl IndexedParallelIterator<Item = T>,
-        write: impl Fn(&mut Scratch, T, &mut [f32]) + Send + Sync,
+        write: impl Fn(&mut Scratch, T, &mut [f32]) -> Result<()> + Send + Sync,
     ) -> Result<Tensor> {
         let shape = (items.len(), CHANNELS, self.image_size, self.image_size);
         let mut values = vec![0.0; items.len() * self.output_len()];
         items
             .zip(values.par_chunks_exact_mut(self.output_len()))
-            .for_each_init(Scratch::default, |scratch, (item, out)| {
-                write(scratch, item, out);
-            });
+            .try_for_each_init(Scratch::default, |scratch, (item, out)| {
+                write(scratch, item, out)
+            })?;
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
@@ -199,7 +228,40 @@ impl Prepared {
     }
 
     /// Preprocesses one image into `out`, `[3, image_size, image_size]`.
-    pub(crate) fn apply(&self, image: &Image, draw: &Draw, scratch: &mut Scratch, out: &mut [f32]) {
+    fn preprocess(
+        &self,
+        image: &Image,
+        draw: &Draw,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let image = self.cropped_and_resized(image)?;
+        self.write(&image, draw, scratch, out);
+        Ok(())
+    }
+
+    /// Returns the image that augmentation acts on: `[3, image_size, image_size]` with steps of
+    /// transformers, and otherwise the image itself, which [`Prepared::write`] resizes.
+    pub(crate) fn cropped_and_resized<'a>(&self, image: &'a Image) -> Result<Cow<'a, Image>> {
+        self.transformers
+            .as_ref()
+            .map_or(Ok(Cow::Borrowed(image)), |steps| {
+                steps.crop_and_resize(image)
+            })
+    }
+
+    /// Normalizes and augments an image of [`Prepared::cropped_and_resized`] into `out`,
+    /// `[3, image_size, image_size]`.
+    pub(crate) fn write(&self, image: &Image, draw: &Draw, scratch: &mut Scratch, out: &mut [f32]) {
+        if self.transformers.is_some() && *draw == Draw::NONE {
+            look_up(&self.table, image, out);
+        } else {
+            self.apply(image, draw, scratch, out);
+        }
+    }
+
+    /// Resamples the normalized values of an image into `out`.
+    fn apply(&self, image: &Image, draw: &Draw, scratch: &mut Scratch, out: &mut [f32]) {
         let (height, width) = (image.height(), image.width());
         let (rows, columns) = self.taps(height, width, draw);
         let planes = image.pixels().chunks_exact(height * width);
@@ -274,6 +336,7 @@ mod tests {
                 mean: vec![120.0, 125.0, 130.0],
                 variance: vec![4000.0, 4100.0, 4200.0],
             },
+            transformers: None,
         }
     }
 
@@ -425,7 +488,7 @@ mod tests {
             let draw = Draw { flip, height_zoom, ..Draw::NONE };
             let made = |fit, image: &Image| {
                 let normalization = normalization.clone();
-                let preprocessing = Preprocessing { image_size: size, antialias, fit, normalization };
+                let preprocessing = Preprocessing { image_size: size, antialias, fit, normalization, transformers: None };
                 let mut out = vec![0.0; 3 * size * size];
                 preprocessing.apply(image, &draw, &mut out).unwrap();
                 out

@@ -6,7 +6,8 @@
 //! their roundings are those of transformers' `PerceiverImageProcessorPil` (release 5.24), so the
 //! values are equal. Its torchvision variant differs by one level in some bytes.
 //!
-//! This project's own [`Preprocessing`](crate::Preprocessing) normalizes before it resizes.
+//! This project's own [`Preprocessing`](crate::Preprocessing) normalizes before it resizes, unless
+//! it was made [from these steps](crate::Preprocessing::from_transformers).
 //!
 //! ```
 //! use perceiver_data::{Image, TransformersPreprocessing};
@@ -20,6 +21,7 @@
 //! ```
 
 pub(crate) mod config;
+pub(crate) mod preprocessing;
 
 use std::borrow::Cow;
 
@@ -30,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::image::{CHANNELS, Image};
 use crate::error::{DataError, Result};
 use crate::transforms::center_crop::{CropOffset, center_crop, cropped_side};
-use crate::transforms::normalize::Table;
+use crate::transforms::normalize::{Table, look_up};
 use crate::transforms::pillow_resize::filter::PillowFilter;
 use crate::transforms::pillow_resize::pillow_resize;
 use crate::transforms::preprocess::MAX_IMAGE_SIZE;
@@ -159,6 +161,28 @@ impl TransformersPreprocessing {
         )
     }
 
+    /// Returns the same steps for another size of the model input: the same share of an image is
+    /// cropped.
+    #[must_use]
+    pub fn for_size(&self, side: usize) -> Self {
+        let scaled = |crop: usize, size: usize| match size {
+            0 => crop,
+            size => (crop as f64 * side as f64 / size as f64).round() as usize,
+        };
+        let (crop, size) = (self.crop_size, self.size);
+        if size == Sides::square(side) {
+            return self.clone();
+        }
+        Self {
+            size: Sides::square(side),
+            crop_size: Sides {
+                height: scaled(crop.height, size.height),
+                width: scaled(crop.width, size.width),
+            },
+            ..self.clone()
+        }
+    }
+
     /// Preprocesses images in parallel to f32 `[n, 3, height, width]` on the CPU, where height and
     /// width are `size`.
     ///
@@ -171,8 +195,7 @@ impl TransformersPreprocessing {
             _ => self.size,
         };
         let table = self.table();
-        let plane_len = sides.height * sides.width;
-        let image_len = CHANNELS * plane_len;
+        let image_len = CHANNELS * sides.height * sides.width;
         let mut values = vec![0.0; images.len() * image_len];
         let outputs = values.par_chunks_exact_mut(image_len);
         images
@@ -187,13 +210,7 @@ impl TransformersPreprocessing {
                     || format!("false, and an image of {}", found.in_words()),
                 )?;
                 let resized = self.crop_and_resize(image)?;
-                let planes = resized.pixels().chunks_exact(plane_len);
-                let outputs = output.chunks_exact_mut(plane_len);
-                for ((plane, output), table) in planes.zip(outputs).zip(&table) {
-                    for (value, byte) in output.iter_mut().zip(plane) {
-                        *value = table[usize::from(*byte)];
-                    }
-                }
+                look_up(&table, &resized, output);
                 Ok::<_, DataError>(())
             })?;
         let shape = (images.len(), CHANNELS, sides.height, sides.width);
@@ -211,17 +228,22 @@ impl TransformersPreprocessing {
     }
 
     /// Crops and resizes. The options must be valid.
-    fn crop_and_resize<'a>(&self, image: &'a Image) -> Result<Cow<'a, Image>> {
-        let mut image = Cow::Borrowed(image);
-        if self.do_center_crop {
-            let Sides { height, width } = self.cropped_sides(&image);
-            image = Cow::Owned(center_crop(&image, height, width, self.crop_offset)?);
+    pub(crate) fn crop_and_resize<'a>(&self, image: &'a Image) -> Result<Cow<'a, Image>> {
+        let cropped = self.cropped(image)?;
+        if !self.do_resize {
+            return Ok(cropped);
         }
-        if self.do_resize {
-            let Sides { height, width } = self.size;
-            image = Cow::Owned(pillow_resize(&image, height, width, self.resample)?);
+        let Sides { height, width } = self.size;
+        pillow_resize(&cropped, height, width, self.resample).map(Cow::Owned)
+    }
+
+    /// Crops. The options must be valid.
+    pub(crate) fn cropped<'a>(&self, image: &'a Image) -> Result<Cow<'a, Image>> {
+        if !self.do_center_crop {
+            return Ok(Cow::Borrowed(image));
         }
-        Ok(image)
+        let Sides { height, width } = self.cropped_sides(image);
+        center_crop(image, height, width, self.crop_offset).map(Cow::Owned)
     }
 
     /// Returns the sides of an image after the crop.
@@ -246,7 +268,7 @@ impl TransformersPreprocessing {
     }
 
     /// Returns the value of each byte in each channel, rounded to f32 where transformers does.
-    fn table(&self) -> Table {
+    pub(crate) fn table(&self) -> Table {
         let value = |byte: u8, channel: usize| {
             let mut value = f32::from(byte);
             if self.do_rescale {

@@ -42,6 +42,9 @@ pub enum AttentionWidth {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PerceiverIoConfig {
+    /// The input preprocessor: how pixels become tokens. No key of transformers, which tells it by
+    /// the class of the model.
+    pub input: InputKind,
     /// Number of latents.
     pub num_latents: usize,
     /// Width of the latents.
@@ -72,7 +75,8 @@ pub struct PerceiverIoConfig {
     pub initializer_range: f64,
     /// Whether the encoder's cross-attention adds its result to the latents.
     pub use_query_residual: bool,
-    /// Height and width of the images of a model with learned positions.
+    /// Height and width of the images, in pixels. transformers reads it for a model with learned
+    /// positions only.
     pub image_size: usize,
     /// Number of labels; `None` means as many as `id2label` has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +89,7 @@ pub struct PerceiverIoConfig {
 impl Default for PerceiverIoConfig {
     fn default() -> Self {
         Self {
+            input: InputKind::default(),
             num_latents: 256,
             d_latents: 1280,
             num_blocks: 1,
@@ -131,13 +136,29 @@ impl PerceiverIoConfig {
             let found = value.get("model_type").unwrap_or(&Value::Null);
             return Err(wrong(format!("model_type {found}")));
         }
-        serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
+        let config: Self =
+            serde_json::from_value(value.clone()).map_err(|error| wrong(error.to_string()))?;
+        let input = InputKind::of_class(&value);
+        Ok(Self {
+            input: input.unwrap_or(config.input),
+            ..config
+        })
     }
 
     /// Returns the number of labels.
     pub fn num_labels(&self) -> usize {
         let labels = self.id2label.as_ref().map(BTreeMap::len);
         labels.or(self.num_labels).unwrap_or(DEFAULT_LABELS)
+    }
+
+    /// Returns the architecture with another number of labels, without names.
+    #[must_use]
+    pub fn with_num_labels(self, labels: usize) -> Self {
+        Self {
+            num_labels: Some(labels),
+            id2label: None,
+            ..self
+        }
     }
 
     /// Returns the class names by label. Without names, transformers calls them `LABEL_0`,
@@ -151,12 +172,12 @@ impl PerceiverIoConfig {
         }
     }
 
-    /// Checks that every field is valid, that the fields agree for a model of this kind, and that
-    /// no weight is too large.
+    /// Checks that every field is valid, that the fields agree, and that no weight is too large.
     ///
     /// # Errors
     /// [`ModelError::Config`], with the names and values of the fields.
-    pub fn validate(&self, kind: InputKind) -> Result<()> {
+    pub fn validate(&self) -> Result<()> {
+        let kind = self.input;
         self.check_sizes()?;
         self.check_labels()?;
         self.activation()?;
@@ -394,7 +415,11 @@ mod tests {
         let config = config(&format!(
             r#"{{"id2label": {{{names}}}, "train_size": [1, 2], "qk_channels": null}}"#
         ));
-        config.validate(InputKind::Conv).unwrap_err(); // 8 heads do not split 322
+        let conv = PerceiverIoConfig {
+            input: InputKind::Conv,
+            ..config.clone()
+        };
+        conv.validate().unwrap_err(); // 8 heads do not split 322
         let names = config.class_names();
         assert_eq!((names.len(), names[10].as_str()), (12, "class 10"));
     }
@@ -420,7 +445,11 @@ mod tests {
             ..PerceiverIoConfig::default()
         };
         for kind in [InputKind::Learned, InputKind::Fourier, InputKind::Conv] {
-            base.validate(kind).unwrap();
+            let config = PerceiverIoConfig {
+                input: kind,
+                ..base.clone()
+            };
+            config.validate().unwrap();
         }
         let text = serde_json::to_value(&base).unwrap();
         for (field, value) in [
@@ -440,17 +469,14 @@ mod tests {
             let mut changed = text.clone();
             changed[field] = serde_json::from_str(value).unwrap();
             let changed: PerceiverIoConfig = serde_json::from_value(changed).unwrap();
-            let error = changed
-                .validate(InputKind::Fourier)
-                .unwrap_err()
-                .to_string();
+            let error = changed.validate().unwrap_err().to_string();
             assert!(error.contains(field), "{field}: {error}");
         }
         let counted = PerceiverIoConfig {
             num_labels: Some(3),
             ..config(r#"{"id2label": {"0": "a"}}"#)
         };
-        let error = counted.validate(InputKind::Fourier).unwrap_err();
+        let error = counted.validate().unwrap_err();
         assert!(
             error.to_string().contains("num_labels and id2label"),
             "{error}"

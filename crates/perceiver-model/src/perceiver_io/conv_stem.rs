@@ -57,31 +57,22 @@ impl ConvStem {
         self.same_padding = same_padding;
     }
 
-    /// Returns the windows of convolution and pooling along `length` pixels; `None` if there are
-    /// too few.
-    fn axes(&self, length: usize) -> Option<[Axis; 2]> {
-        if length == 0 {
-            return None;
-        }
-        if self.same_padding {
-            let convolution = Axis::same(length, KERNEL);
-            return Some([convolution, Axis::same(convolution.count, POOL)]);
-        }
-        let convolution = Axis::padded(length, KERNEL, PADDING)?;
-        Some([convolution, Axis::padded(convolution.count, POOL, 0)?])
-    }
-
     /// Returns the rows and columns of the output for images of this height and width; `None` if
     /// they are too small.
-    pub(crate) fn grid(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
-        let [[_, rows], [_, columns]] = [self.axes(height)?, self.axes(width)?];
+    pub(crate) fn grid(&self, size: [usize; 2]) -> Option<[usize; 2]> {
+        let [[_, rows], [_, columns]] = self.axes(size)?;
         Some([rows.count, columns.count])
+    }
+
+    fn axes(&self, [height, width]: [usize; 2]) -> Option<[[Axis; 2]; 2]> {
+        let axes = |length| axes(length, self.same_padding);
+        Some([axes(height)?, axes(width)?])
     }
 
     /// Applies the stem: `[batch, 3, H, W] -> [batch, rows, columns, 64]`.
     pub(crate) fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = images.dims4()?;
-        let (Some(rows), Some(columns)) = (self.axes(height), self.axes(width)) else {
+        let Some([rows, columns]) = self.axes([height, width]) else {
             return Err(ModelError::ImageDims {
                 expected: "[batch, 3, H, W] with H and W of at least 5",
                 found: images.dims().to_vec(),
@@ -110,6 +101,28 @@ impl ConvStem {
         let bias = (&self.bias - (&self.running_mean * &scale)?)?;
         Ok([kernel.broadcast_mul(&scale.unsqueeze(1)?)?, bias])
     }
+}
+
+/// Returns the windows of convolution and pooling along `length` pixels; `None` if there are too
+/// few. `same_padding` is that of the authors' model.
+fn axes(length: usize, same_padding: bool) -> Option<[Axis; 2]> {
+    if length == 0 {
+        return None;
+    }
+    if same_padding {
+        let convolution = Axis::same(length, KERNEL);
+        return Some([convolution, Axis::same(convolution.count, POOL)]);
+    }
+    let convolution = Axis::padded(length, KERNEL, PADDING)?;
+    Some([convolution, Axis::padded(convolution.count, POOL, 0)?])
+}
+
+/// Returns the number of rows and of columns of the output for square images of `side` pixels, as
+/// transformers pads them, and the multiply-adds; `None` if there are too few pixels.
+pub(crate) fn cost(side: usize) -> Option<(usize, u64)> {
+    let [convolution, pool] = axes(side, false)?.map(|axis| axis.count);
+    let products = convolution * convolution * KERNEL * KERNEL * 3 * STEM_CHANNELS;
+    Some((pool, products as u64))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use perceiver_ops::{Mode, reshape};
 
 use crate::layers::Dense;
 use crate::perceiver_io::config::PerceiverIoConfig;
-use crate::perceiver_io::layer::{Activation, Layer, dense};
+use crate::perceiver_io::layer::{Activation, Layer, dense, folded_dense};
 
 /// The decoder, `[batch, latents, width] -> [batch, labels]`.
 #[derive(Debug, Clone)]
@@ -35,6 +35,16 @@ impl Decoder {
 
     pub(crate) fn layer_mut(&mut self) -> &mut Layer {
         &mut self.attention
+    }
+
+    /// Returns a copy for inference only, with precomputed products of weights. As the query is one,
+    /// they replace the projections of all latents to keys and values.
+    pub(crate) fn folded(&self) -> Result<Self> {
+        Ok(Self {
+            attention: self.attention.folded()?,
+            head: folded_dense(&self.head)?,
+            query: self.query.clone(),
+        })
     }
 
     /// Computes the logits `[batch, labels]` of `latents` `[batch, n, width]`.

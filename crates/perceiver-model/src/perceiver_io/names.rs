@@ -4,30 +4,36 @@
 use std::collections::BTreeMap;
 
 use crate::error::Result;
-use crate::perceiver_io::PerceiverIo;
 use crate::perceiver_io::config::PerceiverIoConfig;
 use crate::perceiver_io::kind::InputKind;
-use crate::weights::parameters::{Specifications, recorded};
+use crate::weights::parameters::specifications;
 
 impl PerceiverIoConfig {
     /// Returns the shape of every tensor of a checkpoint by name, in sorted order: the parameters,
     /// and the running statistics of the batch norm.
     ///
     /// # Errors
-    /// When the configuration is invalid for a model of this kind.
-    pub fn tensor_shapes(&self, kind: InputKind) -> Result<BTreeMap<String, Vec<usize>>> {
-        let shapes = specifications(self, kind)?.into_iter();
+    /// When the configuration is invalid.
+    pub fn tensor_shapes(&self) -> Result<BTreeMap<String, Vec<usize>>> {
+        let shapes = specifications(self)?.into_iter();
         Ok(shapes
             .map(|(name, (shape, _))| (name, shape.into_dims()))
             .collect())
     }
 
+    /// Returns the name of a tensor that this model has no use for and that transformers misses in a
+    /// checkpoint without it: PyTorch's count of the batches that a batch norm has seen, an integer.
+    pub fn batch_count(&self) -> Option<&'static str> {
+        let name = "perceiver.input_preprocessor.convnet.batchnorm.num_batches_tracked";
+        (self.input == InputKind::Conv).then_some(name)
+    }
+
     /// Returns the number of trainable values.
     ///
     /// # Errors
-    /// When the configuration is invalid for a model of this kind.
-    pub fn parameter_count(&self, kind: InputKind) -> Result<usize> {
-        let shapes = self.tensor_shapes(kind)?.into_iter();
+    /// When the configuration is invalid.
+    pub fn parameter_count(&self) -> Result<usize> {
+        let shapes = self.tensor_shapes()?.into_iter();
         let parameters = shapes.filter(|(name, _)| !is_buffer(name));
         Ok(parameters
             .map(|(_, shape)| shape.iter().product::<usize>())
@@ -35,13 +41,9 @@ impl PerceiverIoConfig {
     }
 }
 
-/// Returns shape and initializer of every tensor, by name.
-pub(crate) fn specifications(
-    config: &PerceiverIoConfig,
-    kind: InputKind,
-) -> Result<Specifications> {
-    recorded(|vb| PerceiverIo::new(config, kind, vb).map(drop))
-}
+/// The name of the learned positions.
+pub(crate) const POSITION_TABLE: &str =
+    "perceiver.input_preprocessor.position_embeddings.position_embeddings";
 
 /// Returns whether a tensor is not trained: the running statistics of a batch norm.
 pub(crate) fn is_buffer(name: &str) -> bool {
@@ -60,6 +62,7 @@ mod tests {
 
     fn published(kind: InputKind) -> PerceiverIoConfig {
         PerceiverIoConfig {
+            input: kind,
             num_latents: 512,
             d_latents: 1024,
             num_blocks: 8,
@@ -79,8 +82,8 @@ mod tests {
             (InputKind::Conv, 48_646_522, 141), // transformers has num_batches_tracked too
         ] {
             let config = published(kind);
-            assert_eq!(config.parameter_count(kind).unwrap(), values, "{kind:?}");
-            let shapes = config.tensor_shapes(kind).unwrap();
+            assert_eq!(config.parameter_count().unwrap(), values, "{kind:?}");
+            let shapes = config.tensor_shapes().unwrap();
             assert_eq!(shapes.len(), tensors, "{kind:?}");
             let key = "perceiver.encoder.cross_attention.attention.self.key.weight";
             assert_eq!(shapes[key], [kind.token_width(); 2]);
@@ -92,6 +95,7 @@ mod tests {
     #[test]
     fn widths_of_queries_and_values_can_be_set() {
         let config = PerceiverIoConfig {
+            input: InputKind::Conv,
             d_latents: 32,
             qk_channels: Some(16),
             v_channels: Some(32),
@@ -99,7 +103,7 @@ mod tests {
             cross_attention_widening_factor: 3,
             ..PerceiverIoConfig::default()
         };
-        let shapes = config.tensor_shapes(InputKind::Conv).unwrap();
+        let shapes = config.tensor_shapes().unwrap();
         let shape = |name: &str| shapes[&format!("perceiver.{name}")].clone();
         let cross = "encoder.cross_attention";
         let of_cross = |name: &str| shape(&format!("{cross}.{name}"));

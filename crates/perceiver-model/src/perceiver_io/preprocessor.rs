@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
-use perceiver_ops::{expand_batch, linear, reshape};
+use perceiver_ops::{concat_shared, linear, reshape};
 
 use crate::error::{ModelError, Result};
 use crate::layers::Dense;
@@ -10,7 +10,7 @@ use crate::perceiver_io::config::PerceiverIoConfig;
 use crate::perceiver_io::conv_stem::ConvStem;
 use crate::perceiver_io::fourier_positions::{WIDTH, fourier_positions};
 use crate::perceiver_io::kind::{InputKind, LEARNED_CHANNELS};
-use crate::perceiver_io::layer::dense;
+use crate::perceiver_io::learned_positions::LearnedPositions;
 
 /// The resolution of training, to which the frequencies of Fourier positions belong: pixels of an
 /// image.
@@ -26,9 +26,7 @@ pub(crate) enum Preprocessor {
     Learned {
         /// Its weight is `[256, 3, 1, 1]`.
         convolution: Dense,
-        table: Tensor, // [image_size * image_size, 256]
-        projection: Dense,
-        image_size: usize,
+        positions: LearnedPositions,
     },
     /// Pixel values, Fourier positions.
     Fourier,
@@ -44,29 +42,35 @@ impl Preprocessor {
     ) -> Result<Self> {
         Ok(match kind {
             InputKind::Learned => {
-                let image_size = config.image_size;
                 let features = vb.pp("convnet_1x1");
                 let kernel = (LEARNED_CHANNELS, 3, 1, 1);
-                let table = (image_size * image_size, LEARNED_CHANNELS);
-                let name = "position_embeddings.position_embeddings";
-                let projection = vb.pp("positions_projection");
+                let bias = Init::Const(0.0);
                 Self::Learned {
                     convolution: Dense {
                         weight: features.get_with_hints(kernel, "weight", config.initializer())?,
-                        bias: features.get_with_hints(
-                            LEARNED_CHANNELS,
-                            "bias",
-                            Init::Const(0.0),
-                        )?,
+                        bias: features.get_with_hints(LEARNED_CHANNELS, "bias", bias)?,
                     },
-                    table: vb.get_with_hints(table, name, config.initializer())?,
-                    projection: dense(config, [LEARNED_CHANNELS; 2], &projection)?,
-                    image_size,
+                    positions: LearnedPositions::new(config, vb)?,
                 }
             }
             InputKind::Fourier => Self::Fourier,
             InputKind::Conv => Self::Conv(ConvStem::new(config, &vb.pp("convnet"))?),
         })
+    }
+
+    /// Returns a copy for inference only, which computes positions once, not in every pass, if they
+    /// are learned.
+    pub(crate) fn folded(&self) -> Self {
+        match self {
+            Self::Learned {
+                convolution,
+                positions,
+            } => Self::Learned {
+                convolution: convolution.clone(),
+                positions: positions.folded(),
+            },
+            other => other.clone(),
+        }
     }
 
     /// Sets the padding of convolution and pooling to that of the authors' model.
@@ -80,15 +84,14 @@ impl Preprocessor {
     /// model does not take them.
     pub(crate) fn grid(&self, size: [usize; 2]) -> Option<[usize; 2]> {
         match self {
-            Self::Learned { image_size, .. } => (size == [*image_size; 2]).then_some(size),
-            Self::Fourier => (!size.contains(&0)).then_some(size),
+            Self::Learned { .. } | Self::Fourier => (!size.contains(&0)).then_some(size),
             Self::Conv(stem) => stem.grid(size),
         }
     }
 
     /// Computes the tokens of images: `[batch, 3, H, W] -> [batch, tokens, token_width]`.
     pub(crate) fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let &[batch, 3, height, width] = images.dims() else {
+        let &[_, 3, height, width] = images.dims() else {
             return Err(ModelError::ImageDims {
                 expected: "[batch, 3, H, W]",
                 found: images.dims().to_vec(),
@@ -106,43 +109,25 @@ impl Preprocessor {
             }
         };
         let Some(grid) = self.grid([height, width]) else {
-            return Err(self.image_error(images));
+            return Err(ModelError::ImageDims {
+                expected: "[batch, 3, H, W] with pixels",
+                found: images.dims().to_vec(),
+            });
         };
-        let positions = self.positions(grid, images)?; // [1, tokens, width]
-        let positions = expand_batch(&positions, batch)?;
-        Ok(Tensor::cat(&[&features, &positions], 2)?)
+        let positions = self.positions(grid, images)?; // [tokens, width]
+        Ok(concat_shared(&features, &positions)?)
     }
 
-    /// Returns the positions of a grid of tokens, `[1, tokens, width]`.
+    /// Returns the positions of a grid of tokens, `[tokens, width]`.
     fn positions(&self, [rows, columns]: [usize; 2], like: &Tensor) -> Result<Tensor> {
         let resolution = match self {
-            Self::Learned {
-                table, projection, ..
-            } => {
-                let positions = projection.forward(table)?;
-                return Ok(reshape(&positions, (1, rows * columns, LEARNED_CHANNELS))?);
-            }
+            Self::Learned { positions, .. } => return Ok(positions.rows([rows, columns])?),
             Self::Fourier => PIXEL_RESOLUTION,
             Self::Conv(_) => STEM_RESOLUTION,
         };
         let positions = fourier_positions([rows, columns], resolution);
-        let positions = Tensor::from_vec(positions, (1, rows * columns, WIDTH), like.device())?;
+        let positions = Tensor::from_vec(positions, (rows * columns, WIDTH), like.device())?;
         Ok(positions.to_dtype(like.dtype())?)
-    }
-
-    fn image_error(&self, images: &Tensor) -> ModelError {
-        let found = images.dims().to_vec();
-        match self {
-            Self::Learned { image_size, .. } => ModelError::ImageShape {
-                channels: 3,
-                image_size: *image_size,
-                found,
-            },
-            Self::Fourier | Self::Conv(_) => ModelError::ImageDims {
-                expected: "[batch, 3, H, W] with pixels",
-                found,
-            },
-        }
     }
 }
 

@@ -16,16 +16,15 @@ use perceiver_ops::{RngKey, first_not_finite};
 use rand::distr::{Distribution, Uniform};
 use rand_distr::Normal;
 
-use crate::config::PerceiverConfig;
+use crate::architecture::Architecture;
 use crate::error::{ModelError, Result};
-use crate::perceiver::Perceiver;
 
 /// Shapes and initializers of the tensors of an architecture, by name.
 pub(crate) type Specifications = BTreeMap<String, (Shape, Init)>;
 
-/// Returns shape and initializer of every parameter of an architecture, by name.
-pub(crate) fn specifications(config: &PerceiverConfig) -> Result<Specifications> {
-    recorded(|vb| Perceiver::new(config, vb).map(drop))
+/// Returns shape and initializer of every tensor of an architecture, by name.
+pub(crate) fn specifications(architecture: &impl Architecture) -> Result<Specifications> {
+    recorded(|vb| architecture.build(vb).map(drop))
 }
 
 /// Returns shape and initializer of every tensor that `build` requests, by name.
@@ -70,7 +69,8 @@ impl SimpleBackend for Recorder {
     }
 }
 
-/// The trainable variables of a [`Perceiver`], by name, in sorted order.
+/// The weights of a model by name, in sorted order: trainable variables, and tensors that are not
+/// trained, such as the running statistics of a batch norm or frozen weights.
 ///
 /// ```
 /// use candle_core::Device;
@@ -82,31 +82,52 @@ impl SimpleBackend for Recorder {
 /// let model = parameters.model(&config)?;
 /// # Ok::<(), perceiver_model::ModelError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Parameters {
     variables: BTreeMap<String, Var>,
+    /// The tensors that are not trained.
+    constants: BTreeMap<String, Tensor>,
 }
 
 impl Parameters {
-    /// Initializes parameters with Keras's distributions: dense weights and the projection of
-    /// Fourier features Glorot-uniform, biases 0, norms 1 and 0, latents normal with the standard
-    /// deviation `latent_deviation` (0.05 in Keras), learned positions uniform in ±0.05. For a
-    /// given configuration, they depend only on the seed and their names.
+    /// Initializes parameters with the architecture's distributions. For a given configuration, they
+    /// depend only on the seed and their names.
+    ///
+    /// Those of a Perceiver are Keras's: dense weights and the projection of Fourier features
+    /// Glorot-uniform, biases 0, norms 1 and 0, latents normal with the standard deviation
+    /// `latent_deviation` (0.05 in Keras), learned positions uniform in ±0.05. Those of a Perceiver
+    /// IO are transformers': weights, latents and positions normal with the standard deviation
+    /// `initializer_range`, biases 0, norms 1 and 0.
     ///
     /// # Errors
     /// When the configuration is invalid or the device is out of memory.
-    pub fn from_seed(config: &PerceiverConfig, seed: u64, device: &Device) -> Result<Self> {
+    pub fn from_seed(architecture: &impl Architecture, seed: u64, device: &Device) -> Result<Self> {
         let key = RngKey::new(seed).fold_in_name("parameters");
-        let initial = |(name, (shape, init)): (String, (Shape, Init))| {
+        let mut all = Self::default();
+        for (name, (shape, init)) in specifications(architecture)? {
             let values = initial_values(init, shape.elem_count(), key.fold_in_name(&name))?;
-            let variable = Var::from_vec(values, shape, device)?;
-            Ok((name, variable))
-        };
-        let variables = specifications(config)?
-            .into_iter()
-            .map(initial)
-            .collect::<Result<_>>()?;
-        Ok(Self { variables })
+            all.insert(
+                architecture,
+                name,
+                &Tensor::from_vec(values, shape, device)?,
+            )?;
+        }
+        Ok(all)
+    }
+
+    /// Adds a copy of a tensor: a variable, if the architecture trains it.
+    fn insert(
+        &mut self,
+        architecture: &impl Architecture,
+        name: String,
+        tensor: &Tensor,
+    ) -> Result<()> {
+        if architecture.is_buffer(&name) {
+            self.constants.insert(name, tensor.detach().copy()?);
+        } else {
+            self.variables.insert(name, Var::from_tensor(tensor)?);
+        }
+        Ok(())
     }
 
     /// Creates parameters from given values, which must be exactly those of the architecture.
@@ -115,18 +136,17 @@ impl Parameters {
     /// When a weight is missing, surplus, of another shape or of no floating-point type; each is
     /// named.
     pub fn from_tensors(
-        config: &PerceiverConfig,
-        tensors: HashMap<String, Tensor>,
+        architecture: &impl Architecture,
+        mut tensors: HashMap<String, Tensor>,
         device: &Device,
     ) -> Result<Self> {
-        let variables = fitting(specifications(config)?, tensors)?
-            .into_iter()
-            .map(|(name, tensor)| {
-                let tensor = tensor.to_device(device)?.to_dtype(DType::F32)?;
-                Ok((name, Var::from_tensor(&tensor)?))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { variables })
+        tensors.retain(|name, _| !architecture.is_unused(name));
+        let mut all = Self::default();
+        for (name, tensor) in fitting(specifications(architecture)?, tensors)? {
+            let tensor = tensor.to_device(device)?.to_dtype(DType::F32)?;
+            all.insert(architecture, name, &tensor)?;
+        }
+        Ok(all)
     }
 
     /// Creates parameters as [`Parameters::from_tensors`] does, from the values of an untrusted
@@ -138,21 +158,20 @@ impl Parameters {
     /// As for [`Parameters::from_tensors`], and [`ModelError::WeightNotFinite`] with the first
     /// weight that has a NaN or infinity.
     pub fn from_loaded_tensors(
-        config: &PerceiverConfig,
-        tensors: HashMap<String, Tensor>,
+        architecture: &impl Architecture,
+        mut tensors: HashMap<String, Tensor>,
         device: &Device,
     ) -> Result<Self> {
+        tensors.retain(|name, _| !architecture.is_unused(name));
+        let mut all = Self::default();
         // Only the check runs in parallel: a copy reuses the memory that the previous one freed,
         // which copies in other threads would not.
-        let variables = fitting(specifications(config)?, tensors)?
-            .into_iter()
-            .map(|(name, tensor)| {
-                let tensor = tensor.to_dtype(DType::F32)?;
-                require_finite(&name, &tensor)?;
-                Ok((name, Var::from_tensor(&tensor.to_device(device)?)?))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { variables })
+        for (name, tensor) in fitting(specifications(architecture)?, tensors)? {
+            let tensor = tensor.to_dtype(DType::F32)?;
+            require_finite(&name, &tensor)?;
+            all.insert(architecture, name, &tensor.to_device(device)?)?;
+        }
+        Ok(all)
     }
 
     /// Creates parameters from named variables, of no particular architecture.
@@ -164,82 +183,142 @@ impl Parameters {
             .into_iter()
             .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { variables })
+        Ok(Self {
+            variables,
+            constants: BTreeMap::new(),
+        })
+    }
+
+    /// Returns the same weights, of which those that `is_frozen` names are not trained: they are
+    /// left out of [`Parameters::iter`], and models built on the result compute no gradients for
+    /// them. Both share all values.
+    #[must_use]
+    pub fn with_frozen(&self, is_frozen: impl Fn(&str) -> bool) -> Self {
+        let (frozen, variables): (BTreeMap<_, _>, BTreeMap<_, _>) = self
+            .variables
+            .clone()
+            .into_iter()
+            .partition(|(name, _)| is_frozen(name));
+        let mut constants = self.constants.clone();
+        constants.extend(
+            frozen
+                .into_iter()
+                .map(|(name, variable)| (name, variable.detach())),
+        );
+        Self {
+            variables,
+            constants,
+        }
+    }
+
+    /// Returns copies of another type.
+    ///
+    /// # Errors
+    /// When the device does not support the type or is out of memory.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let mut all = Self::default();
+        for (name, variable) in &self.variables {
+            let copy = variable.detach().to_dtype(dtype)?;
+            all.variables.insert(name.clone(), Var::from_tensor(&copy)?);
+        }
+        for (name, tensor) in &self.constants {
+            all.constants.insert(name.clone(), tensor.to_dtype(dtype)?);
+        }
+        Ok(all)
     }
 
     /// Reads parameters from a safetensors file.
     ///
     /// # Errors
     /// When the file cannot be read, and as for [`Parameters::from_loaded_tensors`].
-    pub fn open(config: &PerceiverConfig, path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+    pub fn open(
+        architecture: &impl Architecture,
+        path: impl AsRef<Path>,
+        device: &Device,
+    ) -> Result<Self> {
         let path = path.as_ref();
         let tensors = read_safetensors(path)?;
-        Self::from_loaded_tensors(config, tensors, device).map_err(|error| ModelError::InFile {
-            path: path.to_path_buf(),
-            source: Box::new(error),
+        Self::from_loaded_tensors(architecture, tensors, device).map_err(|error| {
+            ModelError::InFile {
+                path: path.to_path_buf(),
+                source: Box::new(error),
+            }
         })
     }
 
     /// Builds the model on these parameters, which it shares: updates apply to both.
     ///
     /// # Errors
-    /// When the parameters were made for another configuration than `config`.
-    pub fn model(&self, config: &PerceiverConfig) -> Result<Perceiver> {
-        self.model_through(config, |_, variable| Ok(variable.clone()))
+    /// When the parameters were made for another configuration.
+    pub fn model<A: Architecture>(&self, architecture: &A) -> Result<A::Model> {
+        self.model_through(architecture, |_, variable| Ok(variable.clone()))
     }
 
-    /// Builds the model on the results of `through`, which receives every parameter's name and
-    /// variable: for example an identity that sees the gradient, or a cast to another type.
+    /// Builds the model on the results of `through`, which receives the name and the tensor of
+    /// every weight: for example an identity that sees the gradient, or a cast to another type.
     ///
     /// # Errors
     /// As for [`Parameters::model`], and those of `through`.
-    pub fn model_through(
+    pub fn model_through<A: Architecture>(
         &self,
-        config: &PerceiverConfig,
+        architecture: &A,
         mut through: impl FnMut(&str, &Tensor) -> candle_core::Result<Tensor>,
-    ) -> Result<Perceiver> {
-        let tensors = self
+    ) -> Result<A::Model> {
+        let mut dtype = DType::F32;
+        let mut tensors = HashMap::new();
+        let variables = self
             .iter()
-            .map(|(name, variable)| Ok((name.to_string(), through(name, variable)?)))
-            .collect::<Result<HashMap<_, _>>>()?;
-        let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
-        let vb = VarBuilder::from_tensors(tensors, dtype, &self.device());
-        Perceiver::new(config, vb)
+            .map(|(name, variable)| (name, variable.as_tensor()));
+        let constants = self
+            .constants
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor));
+        for (name, tensor) in variables.chain(constants) {
+            let tensor = through(name, tensor)?;
+            dtype = tensor.dtype();
+            tensors.insert(name.to_string(), tensor);
+        }
+        architecture.build(VarBuilder::from_tensors(tensors, dtype, &self.device()))
     }
 
     /// Builds the model for inference only, on the current parameters. It records no gradients and
-    /// precomputes weight products, so later updates of the parameters show in part or not at all.
+    /// may precompute weight products, so later updates of the parameters show in part or not at
+    /// all.
     ///
     /// # Errors
     /// As for [`Parameters::model`].
-    pub fn inference_model(&self, config: &PerceiverConfig) -> Result<Perceiver> {
-        self.inference_model_in(config, DType::F32)
+    pub fn inference_model<A: Architecture>(&self, architecture: &A) -> Result<A::Model> {
+        self.inference_model_in(architecture, DType::F32)
     }
 
     /// Builds a [`Parameters::inference_model`] on copies of another type.
     ///
     /// # Errors
     /// As for [`Parameters::model`], and when the device does not support the type.
-    pub fn inference_model_in(&self, config: &PerceiverConfig, dtype: DType) -> Result<Perceiver> {
+    pub fn inference_model_in<A: Architecture>(
+        &self,
+        architecture: &A,
+        dtype: DType,
+    ) -> Result<A::Model> {
         let detach = |(name, tensor): (String, Tensor)| (name, tensor.detach());
         let tensors = self.tensors().into_iter().map(detach).collect();
-        let vb = VarBuilder::from_tensors(tensors, dtype, &self.device());
-        Perceiver::new(config, vb)?.folded()
+        architecture.build_for_inference(VarBuilder::from_tensors(tensors, dtype, &self.device()))
     }
 
     pub(crate) fn device(&self) -> Device {
-        let first = self.variables.values().next();
-        first.map_or(Device::Cpu, |variable| variable.device().clone())
+        let variables = self.variables.values().map(Var::as_tensor);
+        let first = variables.chain(self.constants.values()).next();
+        first.map_or(Device::Cpu, |tensor| tensor.device().clone())
     }
 
-    /// Iterates over names and variables, sorted by name.
+    /// Iterates over the names and variables that are trained, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.variables
             .iter()
             .map(|(name, variable)| (name.as_str(), variable))
     }
 
-    /// Returns the variable called `name`.
+    /// Returns the variable called `name`, if it is trained.
     pub fn get(&self, name: &str) -> Option<&Var> {
         self.variables.get(name)
     }
@@ -249,14 +328,21 @@ impl Parameters {
         self.variables.values().map(|v| v.elem_count()).sum()
     }
 
-    /// Returns the variables' tensors by name: views that follow later updates.
+    /// Returns all tensors by name, also those that are not trained: views that follow later
+    /// updates.
     pub fn tensors(&self) -> HashMap<String, Tensor> {
-        self.iter()
-            .map(|(name, variable)| (name.to_string(), variable.as_tensor().clone()))
-            .collect()
+        let variables = self
+            .iter()
+            .map(|(name, variable)| (name.to_string(), variable.as_tensor().clone()));
+        variables.chain(self.constants.clone()).collect()
     }
 
-    /// Assigns every variable the tensor of its name.
+    /// Returns the tensors that are not trained, by name.
+    pub fn constants(&self) -> &BTreeMap<String, Tensor> {
+        &self.constants
+    }
+
+    /// Assigns every variable the tensor of its name. Other tensors are ignored.
     ///
     /// # Errors
     /// When a name is missing or a shape differs; nothing is changed then.
@@ -373,6 +459,7 @@ pub(crate) fn initial_values(init: Init, count: usize, key: RngKey) -> Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PerceiverConfig;
 
     fn config() -> PerceiverConfig {
         PerceiverConfig {

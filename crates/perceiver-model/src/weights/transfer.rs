@@ -1,9 +1,10 @@
 //! Transfer of weights to a model with another head or image size.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
 
+use crate::architecture::Architecture;
 use crate::config::PerceiverConfig;
 use crate::error::Result;
 use crate::layers::resize_positions;
@@ -46,24 +47,23 @@ impl Parameters {
     /// # Errors
     /// When the models differ in more than head and image size, with the name of the first weight
     /// that is missing, surplus or of another shape.
-    pub fn transferred(
+    pub fn transferred<A: Architecture>(
         &self,
-        from: &PerceiverConfig,
-        to: &PerceiverConfig,
+        from: &A,
+        to: &A,
         fresh: &Parameters,
         keep_head: bool,
     ) -> Result<Transfer> {
-        let sides = (from.tokens_per_side(), to.tokens_per_side());
-        let other_grid = sides.0 != sides.1;
-        let has_fresh_head = !(keep_head && from.classifier_units == to.classifier_units);
+        let is_of_head = |name: &str| name.starts_with(to.head());
+        let own = self.tensors();
+        let has_fresh_head =
+            !(keep_head && shapes(&own, is_of_head) == shapes(&fresh.tensors(), is_of_head));
         let mut tensors = HashMap::new();
-        for (name, tensor) in self.tensors() {
-            let tensor = match name.as_str() {
-                name if has_fresh_head && is_of_head(name) => continue,
-                "encoder.positions" if other_grid => resized(&tensor, sides)?,
-                "encoder.position_projection" if other_grid => refitted(&tensor, sides, to)?,
-                _ => tensor,
-            };
+        for (name, tensor) in own {
+            if has_fresh_head && is_of_head(&name) {
+                continue;
+            }
+            let tensor = to.adapt(from, &name, &tensor)?;
             tensors.insert(name, tensor.detach()); // detached, since a variable would be shared
         }
         if has_fresh_head {
@@ -74,13 +74,36 @@ impl Parameters {
         Ok(Transfer {
             parameters: Parameters::from_tensors(to, tensors, &fresh.device())?,
             has_fresh_head,
-            resized: other_grid.then_some(sides),
+            resized: to.resized_positions(from),
         })
     }
 }
 
-fn is_of_head(name: &str) -> bool {
-    name.starts_with("head.")
+/// Returns the shapes of the tensors that `is_wanted` names.
+fn shapes(
+    tensors: &HashMap<String, Tensor>,
+    is_wanted: impl Fn(&str) -> bool,
+) -> BTreeMap<&str, &[usize]> {
+    let wanted = tensors.iter().filter(|(name, _)| is_wanted(name));
+    wanted
+        .map(|(name, tensor)| (name.as_str(), tensor.dims()))
+        .collect()
+}
+
+/// Converts a weight of a Perceiver `from` for another image size.
+pub(crate) fn adapt(
+    from: &PerceiverConfig,
+    to: &PerceiverConfig,
+    name: &str,
+    weight: &Tensor,
+) -> Result<Tensor> {
+    let sides = (from.tokens_per_side(), to.tokens_per_side());
+    match name {
+        _ if sides.0 == sides.1 => Ok(weight.clone()),
+        "encoder.positions" => resized(weight, sides),
+        "encoder.position_projection" => refitted(weight, sides, to),
+        _ => Ok(weight.clone()),
+    }
 }
 
 /// Resizes learned positions `[from * from, width]` to `[to * to, width]`.

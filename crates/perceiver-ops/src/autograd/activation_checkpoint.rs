@@ -37,30 +37,86 @@ pub fn recompute(
     parameters: &[&Tensor],
     function: impl Fn(&Tensor, &[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
-    if parameters.is_empty() {
-        bail!("recompute: expected at least one parameter, found none");
+    CheckpointedParameters::new(parameters)?.recompute(x, function)
+}
+
+/// Parameters of a function for several calls of [`recompute`] in one pass.
+///
+/// The backward pass keeps a copy of the parameters. Layers that are applied several times with the
+/// same weights share it.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use perceiver_ops::CheckpointedParameters;
+///
+/// let (x, w) = (Var::new(&[3f32], &Device::Cpu)?, Var::new(&[5f32], &Device::Cpu)?);
+/// let parameters = CheckpointedParameters::new(&[w.as_tensor()])?;
+/// let product = |x: &Tensor| parameters.recompute(x, |x, parameters| x * &parameters[0]);
+/// let y = product(&product(x.as_tensor())?)?; // x w^2
+/// assert_eq!(y.to_vec1::<f32>()?, [75.0]);
+/// let gradients = y.backward()?;
+/// assert_eq!(gradients.get(&w).unwrap().to_vec1::<f32>()?, [30.0]); // 2 x w
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct CheckpointedParameters {
+    /// The parameters outside any graph.
+    constants: Vec<Tensor>,
+    /// All values, if a gradient may be wanted. An operation of candle takes at most three tensors,
+    /// so parameters and their gradients are each concatenated to one.
+    flat: Option<Tensor>,
+}
+
+impl CheckpointedParameters {
+    /// Prepares parameters for [`CheckpointedParameters::recompute`].
+    ///
+    /// # Errors
+    /// When there are none, or they are not all of one type on one device.
+    pub fn new(parameters: &[&Tensor]) -> Result<Self> {
+        if parameters.is_empty() {
+            bail!("recompute: expected at least one parameter, found none");
+        }
+        let are_tracked = parameters.iter().any(|tensor| tensor.track_op());
+        Ok(Self {
+            constants: parameters.iter().map(|tensor| tensor.detach()).collect(),
+            flat: are_tracked
+                .then(|| concatenated(parameters.iter().copied()))
+                .transpose()?,
+        })
     }
-    let constants: Vec<Tensor> = parameters.iter().map(|tensor| tensor.detach()).collect();
-    let output = function(&x.detach(), &constants)?;
-    if !x.track_op() && !parameters.iter().any(|tensor| tensor.track_op()) {
-        return Ok(output);
+
+    /// Computes `function(x, parameters)` as [`recompute`] does.
+    ///
+    /// # Errors
+    /// When the function fails.
+    pub fn recompute(
+        &self,
+        x: &Tensor,
+        function: impl Fn(&Tensor, &[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Result<Tensor> {
+        let output = function(&x.detach(), &self.constants)?;
+        let flat = match &self.flat {
+            Some(flat) => flat.clone(),
+            None if x.track_op() => concatenated(&self.constants)?,
+            None => return Ok(output),
+        };
+        let shapes = self.constants.iter().map(|tensor| tensor.shape().clone());
+        let shapes: Vec<Shape> = shapes.collect();
+        let (inputs, values) = (x.detach(), flat.detach());
+        with_backward([x, &flat, &flat], copied(&output)?, move |grad| {
+            let [x, flat] = gradients(&inputs, &values, &shapes, &function, grad)?;
+            Ok([Some(x), Some(flat), None])
+        })
     }
-    // An operation of candle takes at most three tensors, so parameters and their gradients are
-    // each concatenated to one.
-    let flat: Vec<Tensor> = parameters
-        .iter()
-        .map(|tensor| tensor.flatten_all())
+}
+
+/// Concatenates the values of all tensors.
+fn concatenated<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<Tensor> {
+    let flat: Vec<Tensor> = tensors
+        .into_iter()
+        .map(Tensor::flatten_all)
         .collect::<Result<_>>()?;
-    let flat = Tensor::cat(&flat, 0)?;
-    let shapes: Vec<Shape> = parameters
-        .iter()
-        .map(|tensor| tensor.shape().clone())
-        .collect();
-    let (inputs, values) = (x.detach(), flat.detach());
-    with_backward([x, &flat, &flat], copied(&output)?, move |grad| {
-        let [x, flat] = gradients(&inputs, &values, &shapes, &function, grad)?;
-        Ok([Some(x), Some(flat), None])
-    })
+    Tensor::cat(&flat, 0)
 }
 
 /// Runs the function again inside a separate graph and differentiates it: returns the gradients of
@@ -144,6 +200,45 @@ mod tests {
             let again = recompute(x.as_tensor(), &[x.as_tensor()], again).unwrap();
             assert_eq!(values(&again), values(&function(&x).unwrap()));
         }
+    }
+
+    /// A layer that is applied twice gets the sum of both gradients, on either kind of graph.
+    #[test]
+    fn shared_parameters_sum_their_gradients() {
+        let x = Var::new(&[[1f32, -2.0], [0.5, 3.0]], &Device::Cpu).unwrap();
+        let w = Var::new(&[[2f32, 0.1], [-1.0, 0.5]], &Device::Cpu).unwrap();
+        let function = |x: &Tensor, parameters: &[Tensor]| x.matmul(&parameters[0])?.tanh();
+        let shared = || CheckpointedParameters::new(&[w.as_tensor()]).unwrap();
+        let twice = |parameters: &CheckpointedParameters| {
+            let y = parameters.recompute(x.as_tensor(), function).unwrap();
+            parameters.recompute(&y, function).unwrap()
+        };
+        let weights = [w.as_tensor().clone()];
+        let plain = function(&function(&x, &weights).unwrap(), &weights).unwrap();
+        let again = twice(&shared());
+        assert_eq!(values(&again), values(&plain));
+        let loss = |y: &Tensor| y.sqr().unwrap().sum_all().unwrap();
+        let tape = Tape::start();
+        let recorded = tape.backward(&loss(&twice(&shared()))).unwrap();
+        let [again, plain] = [again, plain].map(|y| loss(&y).backward().unwrap());
+        for variable in [&x, &w] {
+            let expected = values(plain.get(variable).unwrap());
+            assert_eq!(values(again.get(variable).unwrap()), expected);
+            assert_eq!(values(recorded.get(variable).unwrap()), expected);
+        }
+    }
+
+    /// Constants have no gradient, but what they are applied to has.
+    #[test]
+    fn constant_parameters_pass_gradients_on() {
+        let x = Var::new(&[3f32], &Device::Cpu).unwrap();
+        let w = Tensor::new(&[5f32], &Device::Cpu).unwrap();
+        let product = |x: &Tensor, parameters: &[Tensor]| x * &parameters[0];
+        let y = recompute(x.as_tensor(), &[&w], product).unwrap();
+        let gradients = y.backward().unwrap();
+        assert_eq!(values(gradients.get(&x).unwrap()), [5.0]);
+        let y = recompute(&x.detach(), &[&w], product).unwrap();
+        assert!(!y.track_op());
     }
 
     #[test]

@@ -119,11 +119,25 @@ fn model(repo: &str, hub: Option<String>, results: &TestResults) -> Model {
         None if results.dataset == "shapes" => "shapes".to_string(),
         None => "own images".to_string(),
     };
-    let metric = |r#type: &str, name: &str, value| Metric {
-        r#type: r#type.to_string(),
-        name: Some(name.to_string()),
-        value,
-    };
+    // The type is the metric's name on the Hub. Results of earlier versions lack some.
+    let metrics = [
+        (ACCURACY, "Accuracy", Some(results.acc)),
+        (
+            "balanced_accuracy",
+            "Balanced accuracy",
+            results.balanced_acc,
+        ),
+        ("f1", "Macro F1", results.macro_f1),
+        ("top_5_accuracy", "Top-5 accuracy", Some(results.top5_acc)),
+        ("loss", "Cross-entropy, in nats", Some(results.loss)),
+    ];
+    let metrics = metrics.into_iter().filter_map(|(r#type, name, value)| {
+        Some(Metric {
+            r#type: r#type.to_string(),
+            name: Some(name.to_string()),
+            value: value?,
+        })
+    });
     Model {
         name,
         results: vec![Outcome {
@@ -137,11 +151,7 @@ fn model(repo: &str, hub: Option<String>, results: &TestResults) -> Model {
                 name: Some(local),
                 split: Some("test".to_string()),
             },
-            metrics: vec![
-                metric(ACCURACY, "Accuracy", results.acc),
-                metric("top_5_accuracy", "Top-5 accuracy", results.top5_acc),
-                metric("loss", "Cross-entropy, in nats", results.loss),
-            ],
+            metrics: metrics.collect(),
         }],
     }
 }

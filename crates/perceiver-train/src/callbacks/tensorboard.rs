@@ -194,12 +194,19 @@ fn of_epoch(epoch: &EpochMetrics) -> Vec<Tagged> {
     values
 }
 
-fn of_test(test: &TestResults) -> [Tagged; 3] {
-    [
+fn of_test(test: &TestResults) -> Vec<Tagged> {
+    let of_every_version = [
         tagged("loss/test", test.loss),
         tagged("accuracy/test", test.acc),
         tagged("top5_accuracy/test", test.top5_acc),
-    ]
+    ];
+    let over_classes = [
+        ("balanced_accuracy/test", test.balanced_acc),
+        ("macro_f1/test", test.macro_f1),
+    ];
+    let over_classes = over_classes.into_iter();
+    let over_classes = over_classes.filter_map(|(tag, value)| Some(tagged(tag, value?)));
+    of_every_version.into_iter().chain(over_classes).collect()
 }
 
 fn of_diagnosis(diagnosis: &Diagnosis) -> Vec<Tagged> {

@@ -9,10 +9,16 @@ use std::path::Path;
 
 use perceiver_data::{Labels, Preprocessing, Source};
 use perceiver_files::MAX_TEXT_BYTES;
-use perceiver_model::{MODEL_TYPE, PerceiverConfig, foreign_config};
+use perceiver_model::{
+    Architecture, MODEL_TYPE, ModelConfig, ModelError, PerceiverIoConfig, foreign_config,
+    is_perceiver_io_config,
+};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
+use crate::checkpoint::preprocessor_config::PreprocessorConfig;
+use crate::checkpoint::transformers::{self, Training};
 use crate::error::{Result, TrainError};
 use crate::run::atomic_file;
 use crate::run::json_file;
@@ -34,14 +40,14 @@ const FORMAT_WITHOUT_CHECKSUM: u32 = 1;
 const EXPECTED: &str = "the config.json of a Perceiver checkpoint";
 
 /// The content of `config.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Layout", into = "Layout")]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "Layout")]
 pub struct CheckpointConfig {
     format: u32,
     /// The version of the program that wrote the file; empty if unknown.
     pub perceiver_version: String,
     /// The architecture.
-    pub model: PerceiverConfig,
+    pub model: ModelConfig,
     /// The preprocessing of images.
     pub preprocessing: Preprocessing,
     /// The class name of each logit.
@@ -92,7 +98,7 @@ impl DataCard {
 impl CheckpointConfig {
     /// Creates the configuration of a new checkpoint.
     pub fn new(
-        model: PerceiverConfig,
+        model: impl Into<ModelConfig>,
         preprocessing: Preprocessing,
         classes: Vec<String>,
         data: DataCard,
@@ -100,17 +106,46 @@ impl CheckpointConfig {
         Self {
             format: FORMAT,
             perceiver_version: env!("CARGO_PKG_VERSION").to_string(),
-            model,
+            model: model.into(),
             preprocessing,
             classes,
             data,
         }
     }
 
+    /// Creates the configuration of a checkpoint that transformers wrote.
+    pub(crate) fn of_transformers(
+        model: PerceiverIoConfig,
+        preprocessing: Preprocessing,
+        classes: Vec<String>,
+    ) -> Self {
+        Self {
+            format: FORMAT_WITHOUT_CHECKSUM,
+            perceiver_version: String::new(),
+            ..Self::new(model, preprocessing, classes, transformers::unknown_data())
+        }
+    }
+
+    /// Creates the configuration of a Perceiver IO that a run has trained.
+    pub(crate) fn of_training(
+        model: PerceiverIoConfig,
+        training: Training,
+        classes: Vec<String>,
+    ) -> Self {
+        Self {
+            format: training.format,
+            perceiver_version: training.perceiver_version,
+            ..Self::new(model, training.preprocessing, classes, training.data)
+        }
+    }
+
     /// Returns the shorter side, in pixels, that images of folders are downscaled to when they are
-    /// loaded: twice the model's image size.
+    /// loaded: twice the model's image size. The steps of transformers start from whole images.
     pub fn shorter_side(&self) -> usize {
-        2 * self.model.image_size
+        match self.preprocessing.transformers {
+            Some(_) => usize::MAX,
+            None => 2 * self.model.image_size(),
+        }
     }
 
     /// Reads and validates a `config.json`.
@@ -119,15 +154,19 @@ impl CheckpointConfig {
     /// When it is missing, not ours, or inconsistent.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let read = json_file::read(path, EXPECTED);
-        let config: Self = read.map_err(|error| told_by_its_content(error, path))?;
+        let config = Self::parse(path).map_err(|error| told_by_its_content(error, path))?;
         let damaged = |finding: String| TrainError::Damaged {
             path: path.to_path_buf(),
             expected: EXPECTED.to_string(),
             finding,
         };
-        config.model.validate()?;
         config.preprocessing.validate()?;
+        match config.model.validate() {
+            Ok(()) => {}
+            // Only the program that has its code knows more; see `Checkpoint::open_with`.
+            Err(ModelError::UnknownModel { .. }) => return Ok(config),
+            Err(error) => return Err(error.into()),
+        }
         if config.classes.len() != config.model.num_classes() {
             return Err(damaged(format!(
                 "{} class names for {} logits",
@@ -135,13 +174,23 @@ impl CheckpointConfig {
                 config.model.num_classes()
             )));
         }
-        if config.preprocessing.image_size != config.model.image_size {
+        if config.preprocessing.image_size != config.model.image_size() {
             return Err(damaged(format!(
                 "preprocessing.image_size = {}, but model.image_size = {}",
-                config.preprocessing.image_size, config.model.image_size
+                config.preprocessing.image_size,
+                config.model.image_size()
             )));
         }
         Ok(config)
+    }
+
+    /// Parses a `config.json` of this program or of transformers.
+    fn parse(path: &Path) -> Result<Self> {
+        let value: Value = json_file::read(path, EXPECTED)?;
+        if is_perceiver_io_config(&value) {
+            return transformers::read(path, &value);
+        }
+        json_file::read(path, EXPECTED) // again, for errors with lines and columns
     }
 
     /// Returns whether weights without a checksum are accepted with this configuration.
@@ -154,7 +203,28 @@ impl CheckpointConfig {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
+        if self.model.perceiver_io().is_some() {
+            let preprocessor = path.with_file_name(transformers::PREPROCESSOR);
+            json_file::write(&preprocessor, &PreprocessorConfig::new(self))?;
+        }
         json_file::write(path, self)
+    }
+}
+
+impl Serialize for CheckpointConfig {
+    /// Serializes a Perceiver IO in the form of transformers, and every other model in our own.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Some(model) = self.model.perceiver_io() else {
+            return Layout::from(self.clone()).serialize(serializer);
+        };
+        let training = Training {
+            format: self.format,
+            perceiver_version: self.perceiver_version.clone(),
+            image_size: model.image_size,
+            preprocessing: self.preprocessing.clone(),
+            data: self.data.clone(),
+        };
+        transformers::Layout::new(model, &self.classes, training).serialize(serializer)
     }
 }
 
@@ -185,7 +255,7 @@ struct Layout {
     format: u32,
     #[serde(default)]
     perceiver_version: String,
-    model: PerceiverConfig,
+    model: ModelConfig,
     preprocessing: Preprocessing,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     classes: Option<Vec<String>>,
@@ -198,7 +268,7 @@ struct Layout {
 
 /// Class names, serialized as a map to their indices.
 #[derive(Default)]
-struct LabelNumbers(Vec<String>);
+pub(crate) struct LabelNumbers(pub(crate) Vec<String>);
 
 impl Serialize for LabelNumbers {
     /// Serializes in the order of the indices; of classes with the same name, the first.
@@ -273,6 +343,8 @@ fn listed(names: BTreeMap<usize, String>) -> std::result::Result<Vec<String>, St
 
 #[cfg(test)]
 mod tests {
+    use perceiver_model::PerceiverConfig;
+
     use super::*;
 
     fn config(classes: &[&str]) -> CheckpointConfig {
@@ -289,6 +361,7 @@ mod tests {
                 mean: vec![1.0; 3],
                 variance: vec![2.0; 3],
             },
+            transformers: None,
         };
         let card = DataCard {
             dataset: Some(Source::Shapes),

@@ -9,7 +9,8 @@ use crate::error::Result;
 impl Checkpoint {
     /// Loads the checkpoint `name`: a directory, or `USER/NAME` or `USER/NAME@REVISION` on the
     /// Hugging Face Hub. Files of the Hub are verified and kept in its cache. An existing directory
-    /// has precedence.
+    /// has precedence. The checkpoint may be one of transformers, with a Perceiver IO image
+    /// classifier.
     ///
     /// ```no_run
     /// use candle_core::Device;
@@ -38,6 +39,6 @@ impl Checkpoint {
     /// As for [`Checkpoint::from_pretrained`].
     pub fn from_pretrained_with(name: &str, access: &HubAccess, device: &Device) -> Result<Self> {
         let location = ModelSource::of(name)?;
-        Self::open(&location.directory(access, &Self::FILES, &[])?, device)
+        Self::open(&location.checkpoint(access, &[])?, device)
     }
 }

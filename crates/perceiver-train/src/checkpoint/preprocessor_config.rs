@@ -4,8 +4,11 @@
 //! normalizes before it resizes, which is the same except for rounding: transformers rounds the
 //! resized pixels to bytes. This program itself reads `config.json` only.
 
-use perceiver_data::{Fit, Preprocessing};
+use perceiver_data::{Fit, Preprocessing, TransformersPreprocessing};
 use serde::Serialize;
+
+use crate::checkpoint::config::CheckpointConfig;
+use crate::checkpoint::transformers;
 
 /// Pillow's number of the bilinear filter.
 const BILINEAR: u8 = 2;
@@ -15,8 +18,29 @@ const WHITE: f64 = 255.0;
 
 /// The content of `preprocessor_config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct PreprocessorConfig(Steps);
+
+/// The steps of a class of transformers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Steps {
+    PerceiverIo(PerceiverIoSteps),
+    General(GeneralSteps),
+}
+
+/// The steps of a Perceiver IO.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct PerceiverIoSteps {
+    image_processor_type: &'static str,
+    #[serde(flatten)]
+    steps: TransformersPreprocessing,
+}
+
+/// The steps of the image processor that fits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "the file's own fields")]
-pub struct PreprocessorConfig {
+struct GeneralSteps {
     /// The class of `transformers` that implements these steps.
     image_processor_type: &'static str,
     do_convert_rgb: bool,
@@ -54,8 +78,22 @@ struct Sides {
 }
 
 impl PreprocessorConfig {
-    /// Converts the preprocessing to this format.
-    pub fn new(preprocessing: &Preprocessing) -> Self {
+    /// Converts the preprocessing of a checkpoint to this format. That of a Perceiver IO goes to the
+    /// image processor of its own, unless images are padded, which it does not do.
+    pub fn new(config: &CheckpointConfig) -> Self {
+        let preprocessing = &config.preprocessing;
+        if config.model.perceiver_io().is_some() && preprocessing.fit != Fit::Pad {
+            return Self(Steps::PerceiverIo(PerceiverIoSteps {
+                image_processor_type: "PerceiverImageProcessor",
+                steps: transformers::steps(preprocessing),
+            }));
+        }
+        Self(Steps::General(GeneralSteps::new(preprocessing)))
+    }
+}
+
+impl GeneralSteps {
+    fn new(preprocessing: &Preprocessing) -> Self {
         let side = preprocessing.image_size;
         let sides = Sides {
             height: side,
@@ -105,8 +143,9 @@ mod tests {
                 mean: vec![100.0; 3],
                 variance: vec![400.0; 3],
             },
+            transformers: None,
         };
-        serde_json::to_value(PreprocessorConfig::new(&preprocessing)).unwrap()
+        serde_json::to_value(GeneralSteps::new(&preprocessing)).unwrap()
     }
 
     #[test]
@@ -141,8 +180,9 @@ mod tests {
                 mean: vec![100.0, 120.0, 140.0],
                 variance: vec![400.0, 900.0, 2500.0],
             },
+            transformers: None,
         };
-        let config = PreprocessorConfig::new(&preprocessing);
+        let config = GeneralSteps::new(&preprocessing);
         let pixel = [10u8, 200, 255];
         let image = Image::new(1, 1, pixel.to_vec()).unwrap();
         let input = preprocessing.tensor(&[image]).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use perceiver_model::{Perceiver, Stage, Summary};
+use perceiver_model::{Classifier, Stage, Summary};
 use perceiver_ops::Mode;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ impl ModelDiagnosis {
     ///
     /// # Errors
     /// When the shape of the images does not match the model.
-    pub fn of(model: &Perceiver, images: &Tensor) -> Result<Self> {
+    pub fn of(model: &dyn Classifier, images: &Tensor) -> Result<Self> {
         let mut diagnosis = Self {
             cross_attentions: Vec::new(),
             self_attentions: Vec::new(),

@@ -8,7 +8,7 @@ pub(crate) mod warning;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use perceiver_model::PerceiverConfig;
+use perceiver_model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostics::model_stats::ModelDiagnosis;
@@ -30,7 +30,7 @@ const SATURATED: (f64, f64) = (0.2, 50.0);
 /// The monitor of a run.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    model: PerceiverConfig,
+    model: ModelConfig,
     learning_rate: f32,
     clips: bool,
     /// The number of warm-up steps, during which the loss need not move.

@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Shape, Tensor};
-use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
+use perceiver_model::{Architecture, Parameters};
 use perceiver_ops::{apply_op1, to_dtype};
 
 use crate::error::Result;
@@ -16,18 +16,21 @@ use crate::error::Result;
 /// A parameter's name and its gradient.
 pub(crate) type NamedGradient = (String, Tensor);
 
-/// Returns the model on tapped copies of the current `parameters`, converted to this type. Its
-/// backward pass sends the gradients to `sender` and leaves none in candle's store.
+/// Returns the model on tapped copies of the current `parameters`, converted to this type; those
+/// that are not trained have no tap. Its backward pass sends the gradients to `sender` and leaves none in candle's store.
 ///
 /// # Errors
-/// When the parameters were made for another `config`, or the device is out of memory.
-pub(crate) fn hooked_model(
+/// When the parameters were made for another architecture, or the device is out of memory.
+pub(crate) fn hooked_model<A: Architecture>(
     parameters: &Parameters,
-    config: &PerceiverConfig,
+    architecture: &A,
     dtype: DType,
     sender: &Sender<NamedGradient>,
-) -> Result<Perceiver> {
-    let model = parameters.model_through(config, |name, variable| {
+) -> Result<A::Model> {
+    let model = parameters.model_through(architecture, |name, variable| {
+        if parameters.get(name).is_none() {
+            return to_dtype(variable, dtype);
+        }
         let name = name.to_string();
         let sender = sender.clone();
         to_dtype(&apply_op1(variable, GradientHook { name, sender })?, dtype)
@@ -87,6 +90,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use candle_core::Device;
+    use perceiver_model::{Perceiver, PerceiverConfig};
     use perceiver_ops::{Mode, RngKey, Tape};
 
     use super::*;

@@ -16,12 +16,18 @@ pub(crate) struct BatchMetrics {
 
 impl BatchMetrics {
     /// Computes the metrics of images with these `labels`, u32 `[n]`, and `logits`, `[n, classes]`.
+    /// If there are `weights`, of each image, the sums have the weighted losses.
     ///
     /// # Errors
     /// When candle refuses an operation.
-    pub(crate) fn new(loss: f64, logits: &Tensor, labels: &Tensor) -> Result<Self> {
+    pub(crate) fn new(
+        loss: f64,
+        logits: &Tensor,
+        labels: &Tensor,
+        weights: Option<&[f32]>,
+    ) -> Result<Self> {
         let mut sums = MetricSums::default();
-        sums.update(logits, labels)?;
+        sums.update_weighted(logits, labels, weights)?;
         Ok(Self { loss, sums })
     }
 

@@ -36,13 +36,33 @@ impl MetricSums {
     /// # Errors
     /// When the shapes do not match or a label is not a class.
     pub fn update(&mut self, logits: &Tensor, labels: &Tensor) -> Result<()> {
+        self.update_weighted(logits, labels, None)
+    }
+
+    /// [`MetricSums::update`] with the loss of every sample multiplied by its weight, if there are
+    /// `weights`.
+    ///
+    /// # Errors
+    /// As for [`MetricSums::update`].
+    pub(crate) fn update_weighted(
+        &mut self,
+        logits: &Tensor,
+        labels: &Tensor,
+        weights: Option<&[f32]>,
+    ) -> Result<()> {
         let losses = cross_entropies(logits, labels)?.to_dtype(DType::F32)?;
+        let losses = losses.to_vec1::<f32>()?.into_iter().map(f64::from);
         // Summed one by one in f64, so that the mean does not depend on how samples were batched.
-        self.loss += losses
-            .to_vec1::<f32>()?
-            .into_iter()
-            .map(f64::from)
-            .sum::<f64>();
+        self.loss += match weights {
+            None => losses.sum::<f64>(),
+            Some(weights) => {
+                let weights = weights.iter().copied().map(f64::from);
+                losses
+                    .zip(weights)
+                    .map(|(loss, weight)| loss * weight)
+                    .sum()
+            }
+        };
         let scores = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         for (scores, label) in scores.iter().zip(labels.to_vec1::<u32>()?) {
             let label = label as usize;
@@ -148,6 +168,19 @@ mod tests {
         assert!(is_in_top_k(&scores, 2, 1));
         assert!(!is_in_top_k(&scores, 3, 2));
         assert!(is_in_top_k(&scores, 3, 3));
+    }
+
+    #[test]
+    fn weights_multiply_losses_but_no_counts() {
+        let logits = Tensor::new(&[[0f32, 0.0], [0.0, 0.0]], &candle_core::Device::Cpu).unwrap();
+        let labels = Tensor::new(&[0u32, 1], &candle_core::Device::Cpu).unwrap();
+        let mut sums = MetricSums::default();
+        let weights = [0.5, 3.0];
+        sums.update_weighted(&logits, &labels, Some(&weights))
+            .unwrap();
+        let expected = (0.5 + 3.0) * 2f64.ln() / 2.0; // even scores: ln 2 each
+        assert!((sums.means().loss - expected).abs() < 1e-6);
+        assert_eq!((sums.correct, sums.samples), (1, 2));
     }
 
     #[test]

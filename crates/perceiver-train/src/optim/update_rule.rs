@@ -1,5 +1,6 @@
 //! Optimizers that apply one update rule to every parameter.
 
+use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 
 use candle_core::Tensor;
@@ -33,6 +34,8 @@ pub trait UpdateRule<const N: usize>: Send {
 pub struct PerParameter<R, const N: usize> {
     learning_rate: f32,
     recipe: OptimizerRecipe,
+    /// Factors on the learning rates of parameters; 1 for all others.
+    factors: HashMap<String, f32>,
     steps: u64,
     moments: Moments<N>,
     rule: PhantomData<fn() -> R>,
@@ -49,6 +52,7 @@ impl<R: UpdateRule<N>, const N: usize> PerParameter<R, N> {
         Self {
             learning_rate,
             recipe,
+            factors: HashMap::new(),
             steps: 0,
             moments: Moments::new(R::MOMENTS),
             rule: PhantomData,
@@ -60,9 +64,15 @@ impl<R: UpdateRule<N>, const N: usize> PerParameter<R, N> {
         self.steps
     }
 
+    /// Returns the learning rate of the parameter `name`.
+    fn learning_rate_of(&self, name: &str) -> f32 {
+        self.learning_rate * self.factors.get(name).copied().unwrap_or(1.0)
+    }
+
     /// Returns the weight decay of the parameter `name`: decoupled, and coupled.
     fn decays(&self, name: &str) -> [f32; 2] {
-        let beforehand = self.recipe.decay_of(name, DecayForm::Decoupled) * self.learning_rate;
+        let learning_rate = self.learning_rate_of(name);
+        let beforehand = self.recipe.decay_of(name, DecayForm::Decoupled) * learning_rate;
         [beforehand, self.recipe.decay_of(name, DecayForm::Coupled)]
     }
 }
@@ -70,24 +80,35 @@ impl<R: UpdateRule<N>, const N: usize> PerParameter<R, N> {
 impl<R: UpdateRule<N>, const N: usize> Optimizer for PerParameter<R, N> {
     fn step(&mut self, parameters: &Parameters, gradients: &Gradients) -> Result<()> {
         self.steps += 1;
-        let rule = R::at(&self.recipe, self.learning_rate, self.steps);
-        let mut all = Vec::new();
+        // Parameters with one learning rate take their step together.
+        let mut by_rate: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for (name, parameter) in parameters.iter() {
             let gradient = gradients.of_parameter(name)?.contiguous()?;
             let moments = self.moments.of(name, &gradient)?;
-            all.push((parameter.as_tensor(), moments, gradient, self.decays(name)));
+            let step = (parameter.as_tensor(), moments, gradient, self.decays(name));
+            let rate = self.learning_rate_of(name).to_bits();
+            by_rate.entry(rate).or_default().push(step);
         }
-        let steps = all.iter().map(|(parameter, moments, gradient, decays)| {
-            let &[decay, weight_decay] = decays;
-            ParameterStep {
-                parameter,
-                moments,
-                gradient,
-                decay,
-                weight_decay,
-            }
-        });
-        rule.apply(&steps.collect::<Vec<_>>(), gradients.factor())
+        for (rate, all) in by_rate {
+            let rule = R::at(&self.recipe, f32::from_bits(rate), self.steps);
+            let steps = all.iter().map(|(parameter, moments, gradient, decays)| {
+                let &[decay, weight_decay] = decays;
+                ParameterStep {
+                    parameter,
+                    moments,
+                    gradient,
+                    decay,
+                    weight_decay,
+                }
+            });
+            rule.apply(&steps.collect::<Vec<_>>(), gradients.factor())?;
+        }
+        Ok(())
+    }
+
+    fn set_learning_rate_factors(&mut self, factors: HashMap<String, f32>) -> Result<()> {
+        self.factors = factors;
+        Ok(())
     }
 
     fn set_learning_rate(&mut self, learning_rate: f32) {

@@ -21,11 +21,12 @@ impl DecayScope {
     ///
     /// assert!(DecayScope::Weights.includes("transformer.0.ffn.1.weight"));
     /// assert!(!DecayScope::Weights.includes("transformer.0.norm_ffn.weight"));
+    /// assert!(!DecayScope::Weights.includes("perceiver.encoder.cross_attention.layernorm.weight"));
     /// assert!(!DecayScope::Weights.includes("latents"));
     /// assert!(DecayScope::All.includes("latents"));
     /// ```
     pub fn includes(self, name: &str) -> bool {
-        let of_norm = || name.split('.').any(|part| part.starts_with("norm"));
+        let of_norm = || name.split('.').any(|part| part.contains("norm"));
         match self {
             Self::All => true,
             Self::Weights => name.ends_with(".weight") && !of_norm(),

@@ -14,12 +14,16 @@ const ALIASES: [(&str, &str, &str); 8] = [
     ("training", "side_by_side", "parallel_micro_batches"),
 ];
 
-/// Renames the aliases in a recipe to canonical names. The error is a description in words.
+/// Renames the aliases in a recipe to canonical names; those of `[model]` only for a Perceiver, since
+/// they are fields of a Perceiver IO. The error is a description in words.
 ///
 /// # Errors
 /// When a section has both names of a field.
-pub(crate) fn rename(recipe: &mut Table) -> Result<(), String> {
+pub(crate) fn rename(recipe: &mut Table, is_perceiver: bool) -> Result<(), String> {
     for (section, alias, canonical) in ALIASES {
+        if section == "model" && !is_perceiver {
+            continue;
+        }
         let Some(Value::Table(fields)) = recipe.get_mut(section) else {
             continue;
         };
@@ -58,9 +62,10 @@ mod tests {
         let mut recipe = Recipe::default();
         recipe.data.broken_images = BrokenImages::Refuse;
         recipe.data.test_time_flip = true;
-        recipe.model.latent_dim = 7;
-        recipe.model.projection_dim = 32;
-        recipe.model.ffn_units = vec![32];
+        let model = recipe.model.perceiver_mut().unwrap();
+        model.latent_dim = 7;
+        model.projection_dim = 32;
+        model.ffn_units = vec![32];
         recipe.training.gradient_accumulation = 2;
         recipe.training.ema_decay = Some(0.5);
         recipe.training.activation_checkpointing = true;

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use perceiver_data::{Augmentation, BrokenImages, Fit, Labels, Normalization, Source};
+use perceiver_data::{
+    Augmentation, BrokenImages, Fit, Labels, Normalization, Source, TransformersPreprocessing,
+};
 use serde::{Deserialize, Serialize};
 
 /// The data set and the preprocessing of images.
@@ -59,6 +61,11 @@ pub struct DataRecipe {
     /// images. A run initialized from a checkpoint uses the checkpoint's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
+    /// The preprocessing of a checkpoint of transformers, by the keys of its
+    /// `preprocessor_config.json`, in place of `antialias`, `fit` and `normalization`. A run
+    /// initialized from such a checkpoint uses the checkpoint's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transformers_preprocessing: Option<TransformersPreprocessing>,
     /// Random augmentation of training images.
     pub augmentation: Augmentation,
 }
@@ -95,6 +102,7 @@ impl Default for DataRecipe {
             fit: Fit::Stretch,
             test_time_flip: false,
             normalization: None,
+            transformers_preprocessing: None,
             augmentation: Augmentation {
                 horizontal_flip: true,
                 zoom: 0.2,

@@ -4,28 +4,39 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
+use crate::recipe::layers::model_table;
 use crate::recipe::suggestion::nearest;
 use crate::recipe::{Recipe, aliases};
 
 /// The optional fields, which the default recipe omits.
-const OPTIONAL: [&str; 10] = [
+const OPTIONAL: [&str; 14] = [
     "data.limit_train",
     "data.limit_test",
     "data.normalization.mean",
     "data.normalization.variance",
+    "data.transformers_preprocessing",
     "training.budget",
     "training.clip_norm",
     "training.ema_decay",
     "training.checkpoint_every",
+    "training.freeze",
+    "training.head_epochs",
+    "training.layer_decay",
     "training.init_from.checkpoint",
     "training.init_from.sha256",
 ];
 
-/// Returns the dotted names of all fields.
-fn fields() -> BTreeSet<String> {
+/// Returns the dotted names of all fields of a recipe with a Perceiver, or else with a Perceiver IO.
+fn fields(is_perceiver: bool) -> BTreeSet<String> {
     let mut names = BTreeSet::from(OPTIONAL.map(str::to_string));
     let default = Table::try_from(Recipe::default()).unwrap_or_default();
     collect("", &default, &mut names);
+    if !is_perceiver {
+        names.retain(|name| !name.starts_with("model."));
+        let of_perceiver_io = model_table::perceiver_io_fields().into_iter();
+        names.extend(of_perceiver_io.map(|field| format!("model.{field}")));
+    }
+    names.insert("model.type".to_string());
     names
 }
 
@@ -69,8 +80,8 @@ pub(crate) fn given(layer: &Table) -> String {
 
 /// Returns the error for the first unknown field of a layer without aliases, if another field has a
 /// similar name or alias.
-pub(crate) fn unknown(layer: &Table) -> Option<String> {
-    let (fields, mut given) = (fields(), BTreeSet::new());
+pub(crate) fn unknown(layer: &Table, is_perceiver: bool) -> Option<String> {
+    let (fields, mut given) = (fields(is_perceiver), BTreeSet::new());
     collect("", layer, &mut given);
     let is_known = |name: &String| {
         let below = format!("{name}.");
@@ -80,7 +91,8 @@ pub(crate) fn unknown(layer: &Table) -> Option<String> {
         fields.contains(name) || fields.iter().any(is_above)
     };
     let unknown = given.iter().find(|name| !is_known(name))?;
-    let aliases: BTreeMap<String, String> = aliases::dotted().collect();
+    let aliases = aliases::dotted().filter(|(name, _)| is_perceiver || !name.starts_with("model."));
+    let aliases: BTreeMap<String, String> = aliases.collect();
     let names = fields.iter().chain(aliases.keys()).map(String::as_str);
     let meant = nearest(unknown, names)?;
     let meant = aliases.get(meant).map_or(meant, String::as_str);
@@ -92,7 +104,7 @@ mod tests {
     use super::*;
 
     fn message(text: &str) -> Option<String> {
-        unknown(&toml::from_str(text).unwrap())
+        unknown(&toml::from_str(text).unwrap(), true)
     }
 
     #[test]
@@ -127,7 +139,7 @@ mod tests {
     /// an error in another field.
     #[test]
     fn the_field_list_matches_serde() {
-        let fields = fields();
+        let fields = fields(true);
         let tables: BTreeSet<&str> = fields
             .iter()
             .filter_map(|name| Some(name.rsplit_once('.')?.0))

@@ -1,5 +1,7 @@
 //! Layers of a recipe: defaults, preset, files and flags, merged in this order.
 
+pub(super) mod model_table;
+
 use crate::error::{Result, TrainError};
 use crate::recipe::seed::Seed;
 use crate::recipe::{DataRecipe, Recipe, aliases, field_names};
@@ -20,7 +22,10 @@ impl Recipe {
             let layer = toml::from_str(text);
             let mut layer: toml::Table = layer.map_err(|error| recipe_error(name, error))?;
             tracing::debug!("recipe {name}: {}", field_names::given(&layer));
-            aliases::rename(&mut layer).map_err(|finding| recipe_error(name, finding))?;
+            model_table::replace_other(&mut merged, &layer);
+            let is_perceiver = model_table::is_perceiver_of(&[&layer, &merged]);
+            aliases::rename(&mut layer, is_perceiver)
+                .map_err(|finding| recipe_error(name, finding))?;
             overlay(&mut merged, &layer);
             recipe = Self::from_table(name, &layer, &merged)?;
             // A later layer may fix what an earlier one made invalid; if none does, the earlier one
@@ -35,8 +40,9 @@ impl Recipe {
 
     /// Parses the merged layers, the last of which is `layer`.
     fn from_table(name: &str, layer: &toml::Table, merged: &toml::Table) -> Result<Self> {
-        let recipe = toml::Value::Table(merged.clone()).try_into();
-        recipe.map_err(|error: toml::de::Error| recipe_error(name, finding(&error, layer)))
+        let recipe = model_table::recipe(merged.clone());
+        let is_perceiver = model_table::is_perceiver(merged);
+        recipe.map_err(|error| recipe_error(name, finding(&error, layer, is_perceiver)))
     }
 }
 
@@ -85,9 +91,11 @@ pub(super) fn recipe_error(name: &str, finding: impl std::fmt::Display) -> Train
 
 /// Describes TOML that is not a recipe: suggests the intended field if there is one, or else uses
 /// serde's message.
-pub(super) fn finding(error: &toml::de::Error, layer: &toml::Table) -> String {
+pub(super) fn finding(error: &toml::de::Error, layer: &toml::Table, is_perceiver: bool) -> String {
     let is_unknown = error.message().starts_with("unknown field");
-    let meant = is_unknown.then(|| field_names::unknown(layer)).flatten();
+    let meant = is_unknown
+        .then(|| field_names::unknown(layer, is_perceiver))
+        .flatten();
     meant.unwrap_or_else(|| one_line(error))
 }
 
@@ -107,8 +115,9 @@ mod tests {
             ("flags", "training.seed = 6"),
         ])
         .unwrap();
-        assert_eq!((recipe.model.latent_dim, recipe.training.seed), (7, 6));
-        assert_eq!(recipe.model.projection_dim, 256);
+        let model = recipe.model.perceiver().unwrap();
+        assert_eq!((model.latent_dim, recipe.training.seed), (7, 6));
+        assert_eq!(model.projection_dim, 256);
     }
 
     #[test]

@@ -21,17 +21,29 @@ pub enum Preset {
     Cifar100Best,
     /// The embedded shapes, in a few minutes.
     Quickstart,
+    /// Fine-tuning of a checkpoint on few images.
+    Finetune,
+    /// Perceiver IO with a convolutional stem, from scratch.
+    PerceiverIoConv,
+    /// Perceiver IO of pixels with Fourier positions, from scratch.
+    PerceiverIoFourier,
+    /// Perceiver IO of pixels with learned positions, from scratch.
+    PerceiverIoLearned,
 }
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Keras,
         Self::Keras2021,
         Self::Cifar100Cpu,
         Self::Cifar100,
         Self::Cifar100Best,
         Self::Quickstart,
+        Self::Finetune,
+        Self::PerceiverIoConv,
+        Self::PerceiverIoFourier,
+        Self::PerceiverIoLearned,
     ];
 
     /// Returns the name.
@@ -43,6 +55,10 @@ impl Preset {
             Self::Cifar100 => "cifar100",
             Self::Cifar100Best => "cifar100-best",
             Self::Quickstart => "quickstart",
+            Self::Finetune => "finetune",
+            Self::PerceiverIoConv => "perceiver-io-conv",
+            Self::PerceiverIoFourier => "perceiver-io-fourier",
+            Self::PerceiverIoLearned => "perceiver-io-learned",
         }
     }
 
@@ -59,6 +75,16 @@ impl Preset {
                 "the highest accuracy on CIFAR-100 below 20 M parameters, on one GPU"
             }
             Self::Quickstart => "the embedded shapes, in minutes",
+            Self::Finetune => "fine-tuning of --init-from on few images, the head first",
+            Self::PerceiverIoConv => {
+                "Perceiver IO on ImageNet with a convolutional stem, from scratch, on several GPUs"
+            }
+            Self::PerceiverIoFourier => {
+                "Perceiver IO on ImageNet's pixels with Fourier positions, from scratch, on several GPUs"
+            }
+            Self::PerceiverIoLearned => {
+                "Perceiver IO on ImageNet's pixels with learned positions, from scratch, on several GPUs"
+            }
         }
     }
 
@@ -71,6 +97,10 @@ impl Preset {
             Self::Cifar100 => include_str!("../../presets/cifar100.toml"),
             Self::Cifar100Best => include_str!("../../presets/cifar100-best.toml"),
             Self::Quickstart => include_str!("../../presets/quickstart.toml"),
+            Self::Finetune => include_str!("../../presets/finetune.toml"),
+            Self::PerceiverIoConv => include_str!("../../presets/perceiver-io-conv.toml"),
+            Self::PerceiverIoFourier => include_str!("../../presets/perceiver-io-fourier.toml"),
+            Self::PerceiverIoLearned => include_str!("../../presets/perceiver-io-learned.toml"),
         }
     }
 

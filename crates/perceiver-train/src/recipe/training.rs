@@ -1,5 +1,6 @@
 //! The table `[training]` of a recipe.
 
+use perceiver_data::Samples;
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
@@ -10,6 +11,7 @@ use crate::recipe::budget::Budget;
 use crate::recipe::checkpoint_interval::CheckpointEvery;
 use crate::recipe::initial_weights::InitialWeights;
 use crate::recipe::precision::Precision;
+use crate::step::class_weights::ClassWeights;
 
 /// The training options.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +43,10 @@ pub struct TrainingRecipe {
     pub activation_checkpointing: bool,
     /// The share of every label that is spread evenly over all classes.
     pub label_smoothing: f64,
+    /// The weights of the classes in the training loss.
+    pub class_weights: ClassWeighting,
+    /// Whether an epoch draws every class equally often, however many images it has.
+    pub balanced_sampler: bool,
     /// The decay of the EMA of weights, which is then validated and saved instead of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
@@ -58,6 +64,18 @@ pub struct TrainingRecipe {
     /// The checkpoint to initialize the weights from; without it, the seed draws them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<InitialWeights>,
+    /// The prefixes of parameters that are frozen, such as `encoder`: they keep their values, and
+    /// what only they need of the backward pass is skipped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+    /// The number of epochs in which only the classification head is trained, before the rest is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub head_epochs: usize,
+    /// The factor on the learning rate of each layer relative to that of the next one, so that
+    /// early layers change less than the head (Clark et al., "ELECTRA", 2020); 1 for one rate. The
+    /// layers are those of the model summary.
+    #[serde(skip_serializing_if = "is_one")]
+    pub layer_decay: f64,
     /// The optimizer.
     pub optimizer: OptimizerRecipe,
     /// The learning-rate schedule.
@@ -66,6 +84,18 @@ pub struct TrainingRecipe {
     pub plateau: PlateauConfig,
     /// The options of early stopping.
     pub early_stopping: EarlyStoppingConfig,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_one(value: &f64) -> bool {
+    value.to_bits() == 1f64.to_bits()
 }
 
 impl Default for TrainingRecipe {
@@ -81,16 +111,42 @@ impl Default for TrainingRecipe {
             precision: Precision::F32,
             activation_checkpointing: false,
             label_smoothing: 0.0,
+            class_weights: ClassWeighting::None,
+            balanced_sampler: false,
             ema_decay: None,
             checkpoint_every: None,
             diagnose: false,
             seed: 0,
             device: DeviceChoice::Auto,
             init_from: None,
+            freeze: Vec::new(),
+            head_epochs: 0,
+            layer_decay: 1.0,
             optimizer: OptimizerRecipe::default(),
             schedule: ScheduleRecipe::default(),
             plateau: PlateauConfig::default(),
             early_stopping: EarlyStoppingConfig::default(),
+        }
+    }
+}
+
+/// How the classes are weighted in the training loss: `none` or `balanced`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassWeighting {
+    /// Every image counts the same.
+    #[default]
+    None,
+    /// Every class counts the same: [`ClassWeights::balanced`].
+    Balanced,
+}
+
+impl ClassWeighting {
+    /// Computes the weights from the labels of the training images; none if they all count the same.
+    pub fn of(self, train: &Samples) -> Option<ClassWeights> {
+        match self {
+            Self::None => None,
+            Self::Balanced => Some(ClassWeights::balanced(&train.class_counts())),
         }
     }
 }

@@ -2,17 +2,31 @@
 
 mod bounds;
 
+use perceiver_data::Source;
+use perceiver_model::{Architecture, ModelError};
+
 use crate::error::Result;
 use crate::recipe::layers::recipe_error;
-use crate::recipe::{DataRecipe, Recipe, TrainingRecipe};
+use crate::recipe::{ClassWeighting, DataRecipe, Recipe, TrainingRecipe};
 
 impl Recipe {
     /// Checks all values that their types alone do not bound.
     pub(crate) fn validate(&self, name: &str) -> Result<()> {
+        let model = self.model.validate();
+        model.map_err(|error| recipe_error(name, error))?;
+        self.validate_values(name)
+    }
+
+    /// Checks all values of the recipe of a run, whose model may be one of another program's own.
+    pub(crate) fn validate_read(&self, name: &str) -> Result<()> {
+        match self.model.validate() {
+            Ok(()) | Err(ModelError::UnknownModel { .. }) => self.validate_values(name),
+            Err(error) => Err(recipe_error(name, error)),
+        }
+    }
+
+    fn validate_values(&self, name: &str) -> Result<()> {
         let (data, training) = (&self.data, &self.training);
-        self.model
-            .validate()
-            .map_err(|error| recipe_error(name, error))?;
         data.augmentation
             .validate()
             .map_err(|error| recipe_error(name, error))?;
@@ -21,10 +35,23 @@ impl Recipe {
             valid.map_err(|error| recipe_error(name, format!("data.{error}")))?;
         }
         let finding = data.finding().or_else(|| training.finding());
+        let finding = finding.or_else(|| self.sampler_finding());
         match finding.or_else(|| self.number_out_of_bounds()) {
             Some(finding) => Err(recipe_error(name, finding)),
             None => Ok(()),
         }
+    }
+
+    /// Returns the error of a balanced sampler on images that are streamed in their own order.
+    fn sampler_finding(&self) -> Option<String> {
+        let is_streamed = matches!(self.data.dataset, Source::Shards { .. });
+        (is_streamed && self.training.balanced_sampler).then(|| {
+            format!(
+                "training.balanced_sampler: expected false for data.dataset = {}, which is streamed in the order of its \
+                 shards, found true; training.class_weights = \"balanced\" works with shards",
+                self.data.dataset
+            )
+        })
     }
 
     fn number_out_of_bounds(&self) -> Option<String> {
@@ -69,6 +96,7 @@ impl TrainingRecipe {
         let positive_rate = self.learning_rate.is_finite() && self.learning_rate > 0.0;
         let positive_norm = self.clip_norm.is_none_or(|norm| norm > 0.0);
         let factor_shrinks = (0.0..1.0).contains(&self.plateau.factor);
+        let balanced_once = self.class_weights == ClassWeighting::None || !self.balanced_sampler;
         first_finding([
             (
                 self.epochs > 0,
@@ -94,11 +122,24 @@ impl TrainingRecipe {
                 ),
             ),
             (
+                balanced_once,
+                "training.balanced_sampler: expected false with training.class_weights = \"balanced\", found true: \
+                 rare classes would count twice"
+                    .to_string(),
+            ),
+            (
                 self.ema_decay
                     .is_none_or(|decay| (0.0..1.0).contains(&decay)),
                 format!(
                     "training.ema_decay: expected at least 0 and below 1, found {:?}",
                     self.ema_decay.unwrap_or_default()
+                ),
+            ),
+            (
+                self.layer_decay > 0.0 && self.layer_decay <= 1.0,
+                format!(
+                    "training.layer_decay: expected above 0 and at most 1, found {}",
+                    self.layer_decay
                 ),
             ),
             (
@@ -158,6 +199,11 @@ mod tests {
                 "label_smoothing = 1.0",
                 "training.label_smoothing: expected",
             ),
+            (
+                "class_weights = 'balanced'\nbalanced_sampler = true",
+                "training.balanced_sampler: expected false with training.class_weights = \"balanced\"",
+            ),
+            ("class_weights = 'other'", "training.class_weights"),
             ("ema_decay = 1.0", "training.ema_decay: expected"),
             (
                 "gradient_accumulation = 0",
@@ -172,6 +218,18 @@ mod tests {
             let error = Recipe::from_layers(&layers).unwrap_err().to_string();
             assert!(error.contains(finding), "{error}");
         }
+    }
+
+    #[test]
+    fn shards_take_class_weights_but_no_balanced_sampler() {
+        let recipe = |field: &str| {
+            let text = format!("[data]\ndataset = 'shards:a'\n[training]\n{field}");
+            Recipe::from_layers(&[("my.toml", &text)])
+        };
+        recipe("class_weights = 'balanced'").unwrap();
+        let error = recipe("balanced_sampler = true").unwrap_err().to_string();
+        let expected = "training.balanced_sampler: expected false for data.dataset = shards:a";
+        assert!(error.contains(expected), "{error}");
     }
 
     #[test]

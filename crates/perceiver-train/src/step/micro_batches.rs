@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
-use perceiver_model::{Parameters, Perceiver};
+use perceiver_model::{Classifier, Parameters};
 use perceiver_ops::{Mode, Tape};
 use rayon::prelude::*;
 
@@ -16,7 +16,7 @@ use crate::step::mixed_precision::MixedPrecision;
 /// The forward and backward pass of a batch in micro-batches. Sums are taken in the order of the
 /// micro-batches, so results do not depend on threads.
 pub(crate) struct MicroBatches<'a> {
-    pub(crate) model: &'a Perceiver,
+    pub(crate) model: &'a dyn Classifier,
     /// The parameters or working copies that `model` computes with, unless it is tapped.
     pub(crate) working: &'a MixedPrecision,
     pub(crate) parameters: &'a Parameters,

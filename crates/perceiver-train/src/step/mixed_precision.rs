@@ -1,7 +1,7 @@
 //! Mixed precision: low-precision working copies of the f32 master weights.
 
-use candle_core::{Tensor, Var};
-use perceiver_model::{Parameters, Perceiver, PerceiverConfig};
+use candle_core::Tensor;
+use perceiver_model::{Classifier, ModelConfig, Parameters};
 use perceiver_ops::{Tape, copy_all};
 
 use crate::error::Result;
@@ -18,26 +18,26 @@ use crate::recipe::precision::Precision;
 ///
 /// let config = PerceiverConfig { image_size: 8, latent_dim: 4, ..PerceiverConfig::default() };
 /// let parameters = Parameters::from_seed(&config, 0, &Device::Cpu)?;
-/// let copy = MixedPrecision::new(&parameters, &config, Precision::Bf16, false)?;
+/// let copy = MixedPrecision::new(&parameters, &config.into(), Precision::Bf16, false)?;
 /// assert_eq!(copy.model(&parameters)?.dtype(), DType::BF16);
 /// # Ok::<(), perceiver_train::TrainError>(())
 /// ```
 #[derive(Debug)]
 pub struct MixedPrecision {
-    model: Perceiver,
+    model: Box<dyn Classifier>,
     /// The working copies; none if the model uses the parameters themselves.
     copies: Option<Parameters>,
 }
 
 impl MixedPrecision {
-    /// Creates the model for `parameters`; `recompute` turns on activation checkpointing as in
-    /// [`Perceiver::with_recomputation`].
+    /// Creates the model for `parameters`; `recompute` turns on activation checkpointing, see
+    /// [`Classifier::set_activation_checkpointing`].
     ///
     /// # Errors
     /// When the parameters were made for another `config`, or the device is out of memory.
     pub fn new(
         parameters: &Parameters,
-        config: &PerceiverConfig,
+        config: &ModelConfig,
         precision: Precision,
         recompute: bool,
     ) -> Result<Self> {
@@ -45,26 +45,17 @@ impl MixedPrecision {
         let is_other = parameters
             .iter()
             .any(|(_, variable)| variable.dtype() != dtype);
-        let copies = is_other.then(|| -> Result<Parameters> {
-            let copy = |(name, variable): (&str, &Var)| {
-                Ok((name.to_string(), variable.detach().to_dtype(dtype)?))
-            };
-            let copies = parameters.iter().map(copy).collect::<Result<Vec<_>>>()?;
-            Ok(Parameters::from_variables(copies)?)
-        });
-        let copies = copies.transpose()?;
-        let model = copies.as_ref().unwrap_or(parameters).model(config)?;
-        Ok(Self {
-            model: model.with_recomputation(recompute),
-            copies,
-        })
+        let copies = is_other.then(|| parameters.to_dtype(dtype)).transpose()?;
+        let mut model = copies.as_ref().unwrap_or(parameters).model(config)?;
+        model.set_activation_checkpointing(recompute);
+        Ok(Self { model, copies })
     }
 
     /// Updates the working copies from `parameters` and returns the model.
     ///
     /// # Errors
     /// When candle refuses an operation.
-    pub fn model(&self, parameters: &Parameters) -> Result<&Perceiver> {
+    pub fn model(&self, parameters: &Parameters) -> Result<&dyn Classifier> {
         if let Some(copies) = &self.copies {
             let pairs = copies.iter().zip(parameters.iter());
             let pairs: Vec<(&Tensor, &Tensor)> = pairs
@@ -72,7 +63,7 @@ impl MixedPrecision {
                 .collect();
             copy_all(&pairs)?;
         }
-        Ok(&self.model)
+        Ok(&*self.model)
     }
 
     /// Computes the gradients, in `f32`, of a scalar `loss` of the model since the tape was

@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use crate::checkpoint::config::{CheckpointConfig, DataCard};
-use crate::checkpoint::write_weights;
+use crate::checkpoint::write_model;
 use crate::data::TrainingData;
 use crate::error::Result;
 use crate::recipe::Recipe;
@@ -53,15 +53,18 @@ impl Trainer {
         } else {
             &self.best
         };
-        let named = weights.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        write_weights(named, &self.run.model())
+        write_model(&self.recipe.model, weights, &self.run.model())
     }
 
     /// Returns the weights to validate and save: the EMA if there is one. Later steps change them
     /// in place.
     pub(super) fn weights(&self) -> HashMap<String, Tensor> {
         match &self.ema {
-            Some(ema) if !ema.means().is_empty() => ema.means().clone(),
+            Some(ema) if !ema.means().is_empty() => {
+                let mut weights = ema.means().clone();
+                weights.extend(self.parameters.constants().clone());
+                weights
+            }
             _ => self.parameters.tensors(),
         }
     }

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use crate::error::{Result, TrainError};
 use crate::lr_schedule::Position;
+use crate::optim::layer_decay::learning_rate_factors;
 use crate::optim::{Optimizer, OptimizerState};
 use crate::step::loss::CustomLoss;
 use crate::trainer::Trainer;
@@ -49,7 +50,8 @@ impl Trainer {
     /// Trains with a loss of the program's own, in place of cross-entropy. It gets logits
     /// `[batch, classes]` and target probabilities `[batch, classes]`, with label smoothing and
     /// mixing, and returns the mean over the batch, a scalar in candle's graph. Validation and test
-    /// report cross-entropy as always. A resumed trainer needs it again.
+    /// report cross-entropy as always. A resumed trainer needs it again. The recipe's
+    /// `training.class_weights` must be `none`: [`Trainer::fit`] is an error otherwise.
     ///
     /// ```no_run
     /// # fn with_brier_loss(trainer: perceiver_train::Trainer) -> perceiver_train::Trainer {
@@ -91,8 +93,24 @@ impl Trainer {
         self
     }
 
-    /// Checks that a resumed run has the parts of its own that it began with, and records them.
+    /// Checks that the classes have no weights if the loss is the program's own, which would not
+    /// use them.
+    fn require_no_weights_beside_own_loss(&self) -> Result<()> {
+        match &self.parts.loss {
+            Some(_) if self.class_weights.is_some() => Err(TrainError::Recipe {
+                name: "of this run".to_string(),
+                finding: "training.class_weights: expected \"none\" with a loss of the program's own \
+                          (Trainer::with_loss), found \"balanced\"; weight the loss in that function"
+                    .to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that a resumed run has the parts of its own that it began with, records them, and
+    /// gives the optimizer the learning rates of the layers.
     pub(super) fn require_same_parts(&mut self) -> Result<()> {
+        self.require_no_weights_beside_own_loss()?;
         let names = &self.parts.names;
         if self.progress.steps > 0 && self.progress.parts != *names {
             let list = |names: &BTreeMap<String, String>| {
@@ -111,6 +129,11 @@ impl Trainer {
             });
         }
         self.progress.parts.clone_from(names);
+        let decay = self.recipe.training.layer_decay;
+        if decay < 1.0 {
+            let factors = learning_rate_factors(&self.recipe.model, &self.parameters, decay)?;
+            self.optimizer.set_learning_rate_factors(factors)?;
+        }
         Ok(())
     }
 }

@@ -118,6 +118,7 @@ impl Trainer {
         }
         let (from, to) = self.reduce_learning_rate(val_loss);
         self.progress.stopped = decision == EarlyStoppingDecision::Stop;
+        self.enter_stage()?;
         self.save()?;
 
         let history = &self.progress.history;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use perceiver_model::Summary;
+use perceiver_model::{Architecture, Summary};
 use perceiver_ops::{Mode, RngKey};
 
 use crate::diagnostics::memory::{memory_bytes, memory_limit_bytes, peak_memory_bytes};
@@ -76,30 +76,12 @@ fn least_bytes(recipe: &Recipe, images: usize) -> Result<u64> {
     // The parameters, their gradients and the best weights.
     let kept = parameters.saturating_mul(3 + moments + ema);
     let batch = images.min(training.batch_size) as u64;
-    let input = (recipe.model.image_size as u64).pow(2) * recipe.model.channels as u64;
+    let input = (recipe.model.image_size() as u64).pow(2) * recipe.model.channels() as u64;
     let at_once = batch.div_ceil(training.gradient_accumulation as u64);
     let values = kept
         .saturating_add(batch.saturating_mul(input))
-        .saturating_add(at_once.saturating_mul(least_of_an_image(recipe)));
+        .saturating_add(at_once.saturating_mul(recipe.model.least_values_per_image()));
     Ok(values.saturating_mul(4))
-}
-
-/// Returns the minimum number of values stored per image for backward: the tokens, and the latents
-/// after every layer.
-fn least_of_an_image(recipe: &Recipe) -> u64 {
-    let model = &recipe.model;
-    let [tokens, latents, width, iterations, blocks] = [
-        model.num_patches(),
-        model.latent_dim,
-        model.projection_dim,
-        model.num_iterations,
-        model.num_transformer_blocks,
-    ]
-    .map(|size| size as u64);
-    let layers = iterations.saturating_mul(blocks.saturating_add(1));
-    tokens
-        .saturating_add(latents.saturating_mul(layers))
-        .saturating_mul(width)
 }
 
 /// A trial of a batch, or of a rank's part of one; the numbers of images are those of a rank.
@@ -159,7 +141,8 @@ impl Trial<'_> {
     fn most_in_memory(&self) -> usize {
         const TIMES: u64 = 16;
         let limit = memory_limit_bytes().filter(|_| self.pass.images.device().is_cpu());
-        let of_an_image = least_of_an_image(self.recipe).saturating_mul(4 * TIMES);
+        let of_an_image = self.recipe.model.least_values_per_image();
+        let of_an_image = of_an_image.saturating_mul(4 * TIMES);
         let most = limit.map_or(u64::MAX, |limit| limit / of_an_image.max(1));
         usize::try_from(most).unwrap_or(usize::MAX)
     }
@@ -194,7 +177,13 @@ impl Trial<'_> {
 
 #[cfg(test)]
 mod tests {
+    use perceiver_model::PerceiverConfig;
+
     use super::*;
+
+    fn model(recipe: &mut Recipe) -> &mut PerceiverConfig {
+        recipe.model.perceiver_mut().unwrap()
+    }
 
     #[test]
     fn minimum_memory_is_a_monotonic_lower_bound() {
@@ -208,9 +197,9 @@ mod tests {
         let changes: [fn(&mut Recipe); 5] = [
             |recipe| recipe.training.batch_size = 128,
             |recipe| recipe.training.ema_decay = Some(0.9),
-            |recipe| recipe.model.latent_dim = 512,
-            |recipe| recipe.model.image_size = 128,
-            |recipe| recipe.model.num_iterations = 3,
+            |recipe| model(recipe).latent_dim = 512,
+            |recipe| model(recipe).image_size = 128,
+            |recipe| model(recipe).num_iterations = 3,
         ];
         for change in changes {
             assert!(bytes(change) > example);

@@ -10,13 +10,14 @@
 //! run or reports that it cannot. The run's state contains the weights themselves, so resuming does
 //! not need the checkpoint.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use perceiver_model::{Parameters, PerceiverConfig, Transfer};
+use perceiver_model::{ModelConfig, Parameters, Transfer};
+use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, content};
 use crate::error::{Result, TrainError};
 use crate::recipe::Recipe;
 use crate::recipe::diff::Difference;
@@ -25,8 +26,11 @@ use crate::run::checksummed_file::checksum;
 
 /// The fields of `[model]` that may differ from the checkpoint's: no weight depends on them, or it
 /// can be converted. Deviation and scale only affect initial values.
-const FREE: [&str; 6] = [
+const FREE: [&str; 9] = [
     "image_size",
+    "num_labels",
+    "attention_probs_dropout_prob",
+    "initializer_range",
     "classifier_units",
     "dropout_rate",
     "attention_dropout",
@@ -44,9 +48,10 @@ impl Checkpoint {
         let tensors = self.parameters.tensors().into_iter();
         let tensors = tensors
             .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?)))
-            .collect::<Result<BTreeMap<String, Tensor>>>()?;
+            .collect::<Result<HashMap<String, Tensor>>>()?;
+        let (metadata, tensors) = content(&self.config.model, tensors)?;
         let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        Ok(checksum(&HashMap::new(), named))
+        Ok(checksum(&metadata, named))
     }
 
     /// Returns the recipe layer of this checkpoint for [`Recipe::from_layers`], which later layers may
@@ -56,19 +61,19 @@ impl Checkpoint {
     /// When TOML cannot represent a number.
     pub fn recipe_layer(&self) -> Result<String> {
         let preprocessing = &self.config.preprocessing;
+        let mut data = Table::from_iter([
+            ("antialias".to_string(), preprocessing.antialias.into()),
+            ("fit".to_string(), preprocessing.fit.to_string().into()),
+        ]);
+        if let Some(steps) = &preprocessing.transformers {
+            data.insert("transformers_preprocessing".to_string(), toml_of(steps)?);
+        }
         let layer = Table::from_iter([
             (
                 "model".to_string(),
                 Value::Table(table(&self.config.model)?),
             ),
-            (
-                "data".to_string(),
-                Table::from_iter([
-                    ("antialias".to_string(), preprocessing.antialias.into()),
-                    ("fit".to_string(), preprocessing.fit.to_string().into()),
-                ])
-                .into(),
-            ),
+            ("data".to_string(), data.into()),
         ]);
         Ok(layer.to_string())
     }
@@ -77,8 +82,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`TrainError::OtherArchitecture`] with the first incompatible field and both its values.
-    pub fn require_fit(&self, model: &PerceiverConfig) -> Result<()> {
-        let fixed = |model: &PerceiverConfig| {
+    pub fn require_fit(&self, model: &ModelConfig) -> Result<()> {
+        let fixed = |model: &ModelConfig| {
             let mut table = table(model)?;
             table.retain(|field, _| !FREE.contains(&field));
             Ok::<_, TrainError>(table)
@@ -104,7 +109,7 @@ impl Checkpoint {
     /// As for [`Checkpoint::require_fit`].
     pub fn weights_for(
         &self,
-        model: &PerceiverConfig,
+        model: &ModelConfig,
         classes: &[String],
         fresh: &Parameters,
     ) -> Result<Transfer> {
@@ -144,9 +149,16 @@ impl Recipe {
     }
 }
 
-fn table(model: &PerceiverConfig) -> Result<Table> {
-    Table::try_from(model).map_err(|error| TrainError::Recipe {
-        name: "of a checkpoint's architecture".to_string(),
+fn table(model: &ModelConfig) -> Result<Table> {
+    match toml_of(model)? {
+        Value::Table(table) => Ok(table),
+        _ => Ok(Table::new()),
+    }
+}
+
+fn toml_of(part: &impl Serialize) -> Result<Value> {
+    Value::try_from(part).map_err(|error| TrainError::Recipe {
+        name: "of a checkpoint".to_string(),
         finding: error.to_string(),
     })
 }

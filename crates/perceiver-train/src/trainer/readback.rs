@@ -21,6 +21,8 @@ pub(super) struct Unread {
     result: Option<BatchResult>,
     /// The labels of this rank's images, u32 `[n]`.
     labels: Tensor,
+    /// The weights of their losses, if the classes have weights.
+    weights: Option<Vec<f32>>,
     /// This rank's share of the batch.
     share: f64,
     /// The number of steps taken before.
@@ -50,6 +52,7 @@ impl Unread {
     pub(super) fn new(
         result: Option<BatchResult>,
         batch: &Batch,
+        weights: Option<Vec<f32>>,
         images: usize,
         steps: u64,
         norm: Norm,
@@ -57,6 +60,7 @@ impl Unread {
         Self {
             result,
             labels: batch.labels.clone(),
+            weights,
             share: batch.indices.len() as f64 / images as f64,
             steps,
             norm,
@@ -107,13 +111,14 @@ impl Trainer {
             let Unread {
                 result,
                 labels,
+                weights,
                 share,
                 steps,
                 norm,
             } = unread;
             let score = result.map(|result| {
                 let (loss, logits) = result.score()?;
-                BatchMetrics::new(loss, &logits, &labels)
+                BatchMetrics::new(loss, &logits, &labels, weights.as_deref())
             });
             let BatchMetrics { loss, sums } =
                 BatchMetrics::of_all(&*self.placement.ranks, score.transpose()?, share)?;

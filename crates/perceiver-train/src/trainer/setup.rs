@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use candle_core::Tensor;
-use perceiver_model::{Parameters, Summary, Transfer};
+use perceiver_model::{Architecture, Parameters, Summary, Transfer};
 use perceiver_ops::Upload;
 
 use crate::checkpoint::Checkpoint;
@@ -19,7 +19,7 @@ use crate::error::{Result, TrainError};
 use crate::lr_schedule::reduce_on_plateau::Plateau;
 use crate::optim::OptimizerState;
 use crate::optim::ema::Ema;
-use crate::recipe::Recipe;
+use crate::recipe::{ClassWeighting, Recipe};
 use crate::recipe::{field_names, resume_check};
 use crate::run::directory::RunDirectory;
 use crate::step::mixed_precision::MixedPrecision;
@@ -27,6 +27,7 @@ use crate::trainer::Trainer;
 use crate::trainer::custom_parts::CustomParts;
 use crate::trainer::early_stopping::EarlyStopping;
 use crate::trainer::estimate::require_memory;
+use crate::trainer::freezing;
 use crate::trainer::timer::{Clock, TestReserve, TimeSpent};
 use crate::trainer::training_state::{self, EpochProgress, Format, Progress, Saved};
 
@@ -147,6 +148,7 @@ impl Trainer {
             recipe: resume_check::fixed_fields(&recipe)?,
             train_sha256: data.sha256.clone(),
             steps: 0,
+            stage_start: 0,
             learning_rate: recipe.training.learning_rate,
             plateau: Plateau::new(recipe.training.plateau),
             early_stopping: EarlyStopping::new(recipe.training.early_stopping.patience),
@@ -261,7 +263,7 @@ impl Trainer {
         let state = State {
             parameters,
             optimizer: OptimizerState {
-                steps: progress.steps,
+                steps: progress.steps - progress.stage_start,
                 tensors: tensors.optimizer,
             },
             best: tensors.best,
@@ -320,11 +322,11 @@ impl Trainer {
         } = state;
         recipe.training.precision.set_up(&placement.device)?;
         let training = &recipe.training;
-        let model = parameters
-            .model(&recipe.model)?
-            .with_recomputation(training.activation_checkpointing);
+        let model = parameters.model(&recipe.model)?;
+        freezing::require_some_trained(&parameters, &recipe)?;
+        let trained = freezing::trained(&parameters, &recipe, progress.history.len());
         let (precision, recompute) = (training.precision, training.activation_checkpointing);
-        let working = MixedPrecision::new(&parameters, &recipe.model, precision, recompute)?;
+        let working = MixedPrecision::new(&trained, &recipe.model, precision, recompute)?;
         let mut optimizer = training.optimizer.build(progress.learning_rate);
         let ema = training.ema_decay.map(|decay| Ema::new(decay, ema));
         let mut parts = CustomParts::default();
@@ -338,6 +340,12 @@ impl Trainer {
             before: progress.time.seconds,
             test: TestReserve::default(),
         };
+        let class_weights = training.class_weights.of(&data.train);
+        let validation_weights = if training.balanced_sampler {
+            ClassWeighting::Balanced.of(&data.train)
+        } else {
+            class_weights.clone()
+        };
         let steps_per_epoch = data.train.len().div_ceil(training.batch_size);
         let watchdog = Watchdog::new(&recipe, steps_per_epoch, progress.watchdog.clone());
         let summary = Summary::new(&recipe.model)?;
@@ -350,8 +358,11 @@ impl Trainer {
             placement,
             run,
             parameters,
+            trained,
             model,
             working,
+            class_weights,
+            validation_weights,
             optimizer,
             learning_rate: progress.learning_rate,
             parts,

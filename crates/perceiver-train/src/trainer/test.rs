@@ -30,8 +30,9 @@ impl Trainer {
         let never = std::sync::atomic::AtomicBool::new(false);
         let mut notifier = Notifier::new(callback, &never);
         let mut notified = Ok(());
+        let model = self.parameters.inference_model(&self.recipe.model)?;
         let evaluation = evaluate(
-            &self.model,
+            &*model,
             TestTimeAugmentation::new(self.recipe.data.test_time_flip),
             test,
             &self.data.preprocessing,
@@ -43,7 +44,7 @@ impl Trainer {
             },
         )?;
         notified?;
-        let results = TestResults::new(test, &evaluation.sums);
+        let results = TestResults::new(test, &evaluation);
         if ranks.is_first() {
             // A failure to name the images does not invalidate the results.
             let names = test.image_names().unwrap_or_else(|error| {

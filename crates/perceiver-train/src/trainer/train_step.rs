@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::sync::mpsc::Sender;
 
 use perceiver_data::Batch;
-use perceiver_model::Perceiver;
+use perceiver_model::{Architecture, Classifier};
 use perceiver_ops::{Mode, RngKey, Tape};
 
 use crate::distributed::all_reduce::Arrival;
@@ -31,7 +31,9 @@ impl Trainer {
         let (result, gradients) = self.gradients(part, images)?;
         let norm = self.norm(&gradients)?;
         let steps = self.progress.steps;
-        let unread = Unread::new(result, part, images, steps, norm.clone());
+        let weights = self.class_weights.as_ref();
+        let weights = weights.map(|weights| weights.of_batch(part)).transpose()?;
+        let unread = Unread::new(result, part, weights, images, steps, norm.clone());
         self.unread.push(unread);
         if self.is_reading_due() {
             self.read_pending()?;
@@ -48,7 +50,7 @@ impl Trainer {
         } else {
             gradients
         };
-        self.optimizer.step(&self.parameters, &gradients)?;
+        self.optimizer.step(&self.trained, &gradients)?;
         self.progress.steps += 1;
         if let Some(ema) = &mut self.ema {
             ema.update(&self.parameters, self.progress.steps)?;
@@ -62,7 +64,7 @@ impl Trainer {
         let arrival = self.arrival(part);
         let compute =
             |sender: &Sender<NamedGradient>| self.compute_gradients(part, images, arrival, sender);
-        self.all_reduce.summed(arrival, &self.parameters, compute)
+        self.all_reduce.summed(arrival, &self.trained, compute)
     }
 
     /// Returns when the gradients of this rank's part become available.
@@ -97,14 +99,14 @@ impl Trainer {
         if arrival == Arrival::OneByOne {
             let dtype = training.precision.dtype();
             let tape = Tape::start();
-            let model = hooked_model(&self.parameters, &self.recipe.model, dtype, sender)?;
-            let model = model.with_recomputation(training.activation_checkpointing);
+            let mut model = hooked_model(&self.trained, &self.recipe.model, dtype, sender)?;
+            model.set_activation_checkpointing(training.activation_checkpointing);
             let result = self
                 .pass(&model, part, images)?
                 .run_with_hooks(tape, mode(0))?;
             return Ok(Some(result));
         }
-        let model = self.working.model(&self.parameters)?;
+        let model = self.working.model(&self.trained)?;
         let pass = self.pass(model, part, images)?;
         let mut result = pass.run(
             training.gradient_accumulation,
@@ -123,19 +125,20 @@ impl Trainer {
     /// Creates the pass of this rank's part of a batch of `whole` images.
     pub(super) fn pass<'a>(
         &'a self,
-        model: &'a Perceiver,
+        model: &'a dyn Classifier,
         batch: &Batch,
         whole: usize,
     ) -> Result<MicroBatches<'a>> {
         let classes = self.recipe.model.num_classes();
         let smoothing = self.recipe.training.label_smoothing;
+        let weights = self.class_weights.as_ref();
         let mut upload = self.upload.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(MicroBatches {
             model,
             working: &self.working,
-            parameters: &self.parameters,
+            parameters: &self.trained,
             images: batch.images.to_device(&self.placement.device)?, // [batch, 3, s, s]
-            targets: Targets::new(batch, classes, smoothing, &mut upload)?,
+            targets: Targets::new(batch, classes, smoothing, weights, &mut upload)?,
             loss: self.parts.loss.as_deref(),
             held: self.placement.ranks.part().range(whole),
             whole,

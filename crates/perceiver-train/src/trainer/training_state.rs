@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use perceiver_model::{Parameters, require_finite};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::recipe::resume_check;
 use crate::run::checksummed_file::{self, Checksum, Content};
 use crate::run::directory::RunDirectory;
 use crate::trainer::early_stopping::EarlyStopping;
+use crate::trainer::freezing;
 use crate::trainer::timer::TimeSpent;
 
 /// The metadata key of the progress in `state.safetensors`.
@@ -40,6 +41,10 @@ pub(crate) struct Progress {
     pub(crate) train_sha256: String,
     /// The number of optimizer steps; also the key of dropout.
     pub(crate) steps: u64,
+    /// The number of steps before the optimizer began, where an earlier stage trained the head
+    /// alone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) stage_start: u64,
     pub(crate) learning_rate: f32,
     pub(crate) plateau: Plateau,
     pub(crate) early_stopping: EarlyStopping,
@@ -60,6 +65,14 @@ pub(crate) struct Progress {
     /// The state of the watchdog.
     #[serde(default)]
     pub(crate) watchdog: Memory,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The progress of the current epoch.
@@ -219,7 +232,15 @@ pub(crate) fn read(
     let parameters = Parameters::from_loaded_tensors(&recipe.model, parameters, device)
         .map_err(|error| damaged(error.to_string()))?;
     let is_own = progress.parts.contains_key("optimizer");
-    require_complete(&parameters, &tensors, is_own).map_err(damaged)?;
+    let trained = freezing::trained(&parameters, recipe, progress.history.len());
+    require_complete([&parameters, &trained], &tensors, is_own).map_err(damaged)?;
+    if progress.stage_start > progress.steps {
+        let finding = format!(
+            "stage_start {} after step {}",
+            progress.stage_start, progress.steps
+        );
+        return Err(damaged(finding));
+    }
     tensors.require_finite().map_err(damaged)?;
     let tensors = tensors.on(device)?;
     Ok(Saved {
@@ -255,11 +276,11 @@ fn by_kind(named: HashMap<String, Tensor>) -> std::result::Result<StateTensors, 
     Ok(tensors)
 }
 
-/// Checks that every kind of tensor that is present has one for each parameter, of its shape: best
-/// weights and EMA, once there are any, and every kind of moment. An optimizer of a program's own may
+/// Checks that every kind of tensor that is present has one for each weight, of its shape: best
+/// weights and EMA, once there are any, and every kind of moment for those that are `trained`. An optimizer of a program's own may
 /// have any tensors.
 fn require_complete(
-    parameters: &Parameters,
+    [parameters, trained]: [&Parameters; 2],
     tensors: &StateTensors,
     has_custom_optimizer: bool,
 ) -> std::result::Result<(), String> {
@@ -269,24 +290,39 @@ fn require_complete(
         .filter_map(|name| name.split_once('.'));
     let moments: BTreeSet<&str> = moments.map(|(kind, _)| kind).collect();
     let moments = moments.iter().map(|kind| format!("{kind}."));
-    let mut groups: Vec<(&HashMap<String, Tensor>, &str, Vec<String>)> = Vec::new();
+    let shapes = |parameters: &Parameters| -> Vec<(String, Vec<usize>)> {
+        let of = |(name, variable): (&str, &Var)| (name.to_string(), variable.dims().to_vec());
+        parameters.iter().map(of).collect()
+    };
+    let constants = parameters.constants().iter();
+    let constants = constants.map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
+    let weights: Vec<_> = shapes(parameters).into_iter().chain(constants).collect();
+    let mut groups = Vec::new();
     if !has_custom_optimizer {
-        groups.push((&tensors.optimizer, "optimizer.", moments.collect()));
+        groups.push((
+            &tensors.optimizer,
+            "optimizer.",
+            moments.collect(),
+            shapes(trained),
+        ));
     }
-    for (kind, prefix) in [(&tensors.best, "best."), (&tensors.ema, "averages.")] {
+    let averaged = shapes(parameters);
+    for (kind, prefix, shapes) in [
+        (&tensors.best, "best.", weights),
+        (&tensors.ema, "averages.", averaged),
+    ] {
         if !kind.is_empty() {
-            groups.push((kind, prefix, vec![String::new()]));
+            groups.push((kind, prefix, vec![String::new()], shapes));
         }
     }
-    for (kind, prefix, moments) in groups {
+    for (kind, prefix, moments, shapes) in groups {
         let mut expected = 0;
         for moment in moments {
-            for (name, parameter) in parameters.iter() {
+            for (name, shape) in &shapes {
                 let name = format!("{moment}{name}");
                 let found = kind.get(&name).map(Tensor::dims);
-                if found != Some(parameter.dims()) {
+                if found != Some(shape) {
                     let found = found.map_or("none".to_string(), |shape| format!("{shape:?}"));
-                    let shape = parameter.dims();
                     return Err(format!(
                         "{prefix}{name} of shape {found} instead of {shape:?}"
                     ));

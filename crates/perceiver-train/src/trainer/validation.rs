@@ -32,7 +32,7 @@ impl Trainer {
             &model,
             TestTimeAugmentation::None, // test-time flip is for the test split only
             &self.data.validation,
-            &self.data.preprocessing,
+            (&self.data.preprocessing, self.validation_weights.as_ref()),
             &self.placement,
             &mut report,
         )?;

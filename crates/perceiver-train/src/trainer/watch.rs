@@ -11,11 +11,17 @@ use crate::trainer::Trainer;
 const NUM_IMAGES: usize = 8;
 const EARLY_STEPS: [u64; 2] = [10, 100];
 
+/// The values of a forward pass, 256 MiB, from which it uses fewer images: it sees whole attention
+/// maps.
+const MOST_VALUES: u64 = 1 << 26;
+
 impl Trainer {
     /// Computes model statistics on a few training images; each rank computes its part.
     pub(super) fn diagnose(&self) -> Result<ModelDiagnosis> {
         let train = &self.data.train;
-        let all = NUM_IMAGES.min(train.len());
+        let fitting = MOST_VALUES / self.model.values_per_image().max(1);
+        let fitting = usize::try_from(fitting).unwrap_or(NUM_IMAGES);
+        let all = fitting.clamp(1, NUM_IMAGES).min(train.len());
         let part = self.placement.ranks.part().range(all);
         let share = part.len() as f64 / all as f64;
         let seen = if part.is_empty() { 0..1 } else { part }; // with weight 0 if empty

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use perceiver_data::{Samples, ShardedDataset, Split};
-use perceiver_model::Summary;
+use perceiver_model::{Architecture, Summary};
 use perceiver_report::{counted, grouped, with_unit};
 use perceiver_train::{
     Callbacks, CheckpointConfig, Communicator, DeviceChoice, Environment, EventFile, MetricsCsv,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use candle_core::Device;
+use perceiver_model::Architecture;
 use perceiver_report::counted;
 use perceiver_train::{
     Checkpoint, Communicator, EpochMetrics, EventFile, MetricsCsv, MetricsFile, Recipe,

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use perceiver_model::Architecture;
 use perceiver_train::{
     Difference, DirectoryLock, Recipe, RunDirectory, SingleProcess, Surveys, TrainError,
     TrainingData, shell_quoted,

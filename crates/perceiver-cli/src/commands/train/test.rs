@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use perceiver_data::Samples;
+use perceiver_model::Architecture;
 use perceiver_train::{Control, Event, EventFile, TestResults, Trainer};
 
 use crate::commands::report;

@@ -59,7 +59,11 @@ fn surveyed(root: &Path) -> ShardedDataset {
 }
 
 fn loader(samples: impl Into<Samples>, config: LoaderConfig) -> Loader {
-    let preprocessing = Preprocessing {
+    Loader::new(samples, preprocessing(), config).unwrap()
+}
+
+fn preprocessing() -> Preprocessing {
+    Preprocessing {
         image_size: 5,
         antialias: false,
         fit: Fit::Stretch,
@@ -67,8 +71,8 @@ fn loader(samples: impl Into<Samples>, config: LoaderConfig) -> Loader {
             mean: vec![128.0; 3],
             variance: vec![5000.0; 3],
         },
-    };
-    Loader::new(samples, preprocessing, config).unwrap()
+        transformers: None,
+    }
 }
 
 /// Indices, labels, and the bits of pixels and mixing partners of some batches.
@@ -130,6 +134,22 @@ fn a_stream_in_order_equals_the_data_in_memory() {
     let streamed = loader(streamed, config());
     assert_eq!(streamed.batches_per_epoch(), 4);
     assert_eq!(contents(streamed.epoch(0, 1)), expected);
+}
+
+#[test]
+fn streams_cannot_be_balanced() {
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), 9, 4);
+    let streamed = surveyed(root.path());
+    let name = streamed.name().to_owned();
+    let config = LoaderConfig {
+        balanced: true,
+        ..LoaderConfig::default()
+    };
+    let error = Loader::new(streamed, preprocessing(), config).err();
+    let expected = format!("balanced: expected false for {name}, whose images are streamed");
+    let message = error.unwrap().to_string();
+    assert!(message.starts_with(&expected), "{message}");
 }
 
 proptest! {

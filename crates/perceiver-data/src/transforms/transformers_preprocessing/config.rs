@@ -1,5 +1,8 @@
 //! Reads a `preprocessor_config.json` of Perceiver IO key by key, so that errors name the key.
 
+use std::path::Path;
+
+use perceiver_files::read_text;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -22,6 +25,25 @@ const CLASS: &str = "Perceiver";
 pub(crate) struct Keys(Map<String, Value>);
 
 impl TransformersPreprocessing {
+    /// Reads the file at `path`, the `preprocessor_config.json` beside the `config.json` of a
+    /// checkpoint of transformers.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] when it cannot be read, and [`DataError::InvalidFile`] with the error of
+    /// [`TransformersPreprocessing::from_json`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = read_text(path).map_err(|source| DataError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_json(text.as_bytes()).map_err(|source| DataError::InvalidFile {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
     /// Reads the content of a `preprocessor_config.json`.
     ///
     /// # Errors
@@ -250,6 +272,27 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn files_are_read_and_named_in_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("preprocessor_config.json");
+        let missing = TransformersPreprocessing::open(&path).unwrap_err();
+        let expected = format!("cannot read {}: ", path.display());
+        assert!(missing.to_string().starts_with(&expected), "{missing}");
+
+        std::fs::write(&path, r#"{"size": 64, "crop_size": 80}"#).unwrap();
+        let read = TransformersPreprocessing::open(&path).unwrap();
+        assert_eq!(
+            (read.size, read.crop_size),
+            (Sides::square(64), Sides::square(80))
+        );
+
+        std::fs::write(&path, r#"{"size": 0}"#).unwrap();
+        let invalid = TransformersPreprocessing::open(&path).unwrap_err();
+        let expected = format!("{}: size: expected height and width of 1", path.display());
+        assert!(invalid.to_string().starts_with(&expected), "{invalid}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use perceiver_model::{Architecture, ModelConfig, PerceiverConfig};
+
 use crate::diagnostics::model_stats::{AttentionDiagnosis, ModelDiagnosis};
 use crate::diagnostics::watchdog::Watchdog;
 use crate::diagnostics::watchdog::warning::WarningKind;
@@ -44,7 +46,7 @@ impl Watchdog {
         let finding = format!(
             "the mean loss of the last {last} steps is {mean:.3}, no better than chance for {classes} classes (ln {classes} = {chance:.3})"
         );
-        let (cause, cure) = if self.is_unscaled() {
+        let (cause, cure) = if self.unscaled().is_some() {
             (
                 "cross-attention logits that start unscaled, with too high a learning rate",
                 self.scaled(),
@@ -121,20 +123,19 @@ impl Watchdog {
              deviation is {logit_deviation:.1}, the entropy {:.0}% of its maximum",
             100.0 * entropy
         );
-        let (cause, cure) = if crosses && self.is_unscaled() {
-            (
+        let (cause, cure) = match self.unscaled().filter(|_| crosses) {
+            Some(model) => (
                 format!(
                     "logits that start unscaled: dot products of {} terms, multiplied by {}",
-                    self.model.cross_head_width(),
-                    self.model.first_cross_scale()
+                    model.cross_head_width(),
+                    model.first_cross_scale()
                 ),
                 self.scaled(),
-            )
-        } else {
-            (
+            ),
+            None => (
                 "steps that were too large".to_string(),
                 format!("{}, or --set training.clip_norm=1", self.slower()),
-            )
+            ),
         };
         self.add_warning(WarningKind::SaturatedAttention, finding, &cause, cure);
     }
@@ -167,10 +168,11 @@ impl Watchdog {
             100.0 * entropy
         );
         let cause = "logits that are scaled too small, or a learning rate that is too low";
-        let cure = format!(
-            "--set model.cross_attention_scale=0 (1/sqrt(head width)), or --learning-rate {:.0e}",
-            10.0 * self.learning_rate
-        );
+        let mut cure = format!("--learning-rate {:.0e}", 10.0 * self.learning_rate);
+        if self.model.perceiver().is_some() {
+            let scaled = "--set model.cross_attention_scale=0 (1/sqrt(head width))";
+            cure = format!("{scaled}, or {cure}");
+        }
         self.add_warning(WarningKind::UniformAttention, finding, cause, cure);
     }
 
@@ -186,17 +188,22 @@ impl Watchdog {
             diagnosis.latent_spread
         );
         let cause = "initial latents that are too similar, or steps that were too large";
+        let deviation = match self.model {
+            ModelConfig::PerceiverIo(_) => "model.initializer_range",
+            _ => "model.latent_deviation",
+        };
         let cure = format!(
-            "{}, --set training.clip_norm=1, or a larger model.latent_deviation",
+            "{}, --set training.clip_norm=1, or a larger {deviation}",
             self.slower()
         );
         self.add_warning(WarningKind::EqualLatents, finding, cause, cure);
     }
 
-    /// Returns whether cross-attention starts with far larger logits than usual.
-    fn is_unscaled(&self) -> bool {
-        let usual = 1.0 / (self.model.cross_head_width() as f64).sqrt();
-        self.model.first_cross_scale() > 3.0 * usual
+    /// Returns the Perceiver whose cross-attention starts with far larger logits than usual.
+    fn unscaled(&self) -> Option<&PerceiverConfig> {
+        let model = self.model.perceiver()?;
+        let usual = 1.0 / (model.cross_head_width() as f64).sqrt();
+        (model.first_cross_scale() > 3.0 * usual).then_some(model)
     }
 
     fn scaled(&self) -> String {

@@ -20,6 +20,8 @@ pub(crate) struct RunFigures {
     val_acc: f64,
     test_loss: f64,
     test_acc: f64,
+    test_balanced_acc: Option<f64>,
+    test_macro_f1: Option<f64>,
     test_top5_acc: f64,
     minutes: f64,
     /// The number of classes.
@@ -52,6 +54,8 @@ impl RunFigures {
             val_acc: kept.val_acc,
             test_loss: test.loss,
             test_acc: test.acc,
+            test_balanced_acc: test.balanced_acc,
+            test_macro_f1: test.macro_f1,
             test_top5_acc: test.top5_acc,
             minutes: epochs.iter().map(|epoch| epoch.seconds).sum::<f64>() / 60.0,
             classes,
@@ -97,6 +101,8 @@ struct VariantFigures {
     planned: usize,
     val_acc: Option<Mean>,
     test_acc: Option<Mean>,
+    test_balanced_acc: Option<Mean>,
+    test_macro_f1: Option<Mean>,
     test_top5_acc: Option<Mean>,
     test_loss: Option<Mean>,
     minutes: Option<Mean>,
@@ -110,12 +116,18 @@ impl VariantFigures {
         let mean = |figure: fn(&RunFigures) -> f64| {
             Mean::of(&runs.iter().map(figure).collect::<Vec<f64>>())
         };
+        // None if a run of an earlier version lacks the figure.
+        let mean_of_all = |figure: fn(&RunFigures) -> Option<f64>| {
+            Mean::of(&runs.iter().map(figure).collect::<Option<Vec<f64>>>()?)
+        };
         Self {
             name: name.to_string(),
             best: false,
             planned,
             val_acc: mean(|run| run.val_acc),
             test_acc: mean(|run| run.test_acc),
+            test_balanced_acc: mean_of_all(|run| run.test_balanced_acc),
+            test_macro_f1: mean_of_all(|run| run.test_macro_f1),
             test_top5_acc: mean(|run| run.test_top5_acc),
             test_loss: mean(|run| run.test_loss),
             minutes: mean(|run| run.minutes),
@@ -124,7 +136,7 @@ impl VariantFigures {
         }
     }
 
-    fn row(&self) -> [String; 8] {
+    fn row(&self) -> [String; COLUMNS] {
         let text = |mean: Option<Mean>, factor, unit, digits| {
             mean.map_or_else(String::new, |mean| mean.text(factor, unit, digits))
         };
@@ -141,6 +153,8 @@ impl VariantFigures {
             },
             text(self.val_acc, 100.0, "%", 2),
             text(self.test_acc, 100.0, "%", 2),
+            text(self.test_balanced_acc, 100.0, "%", 2),
+            text(self.test_macro_f1, 100.0, "%", 2),
             text(self.test_top5_acc, 100.0, "%", 2),
             text(self.test_loss, 1.0, "", 4),
             text(self.minutes, 1.0, "", 1),
@@ -149,11 +163,15 @@ impl VariantFigures {
     }
 }
 
-const HEADER: [&str; 8] = [
+const COLUMNS: usize = 10;
+
+const HEADER: [&str; COLUMNS] = [
     "variant",
     "runs",
     "validation top-1",
     "test top-1",
+    "test balanced",
+    "test macro F1",
     TOP5,
     "test loss",
     "minutes",
@@ -224,7 +242,7 @@ impl SweepTable {
     fn table(&self, preset: &str) -> Table {
         let mut table = Table::new();
         let shown = |column: usize| self.shows_top5() || HEADER[column] != TOP5;
-        let of = |row: [String; 8]| {
+        let of = |row: [String; COLUMNS]| {
             let cells = row.into_iter().enumerate();
             cells.filter_map(move |(column, cell)| shown(column).then_some(cell))
         };
@@ -252,6 +270,8 @@ mod tests {
             val_acc,
             test_loss: 1.5,
             test_acc,
+            test_balanced_acc: Some(0.25),
+            test_macro_f1: None,
             test_top5_acc: 0.9,
             minutes: 2.0,
             classes: 20,
@@ -282,6 +302,8 @@ mod tests {
                 "2",
                 "51.00% ± 1.41",
                 "90.00% ± 0.00",
+                "25.00% ± 0.00",
+                "",
                 "90.00% ± 0.00",
                 "1.5000 ± 0.0000",
                 "2.0 ± 0.0",
@@ -291,12 +313,13 @@ mod tests {
         assert_eq!(
             table.variants[1].row(),
             [
-                "second *", "1 of 2", "60.00%", "10.00%", "90.00%", "1.5000", "2.0", "+9.00"
+                "second *", "1 of 2", "60.00%", "10.00%", "25.00%", "", "90.00%", "1.5000", "2.0",
+                "+9.00"
             ]
         );
         assert_eq!(
             table.variants[2].row(),
-            ["third", "0 of 1", "", "", "", "", "", ""]
+            ["third", "0 of 1", "", "", "", "", "", "", "", ""]
         );
     }
 
