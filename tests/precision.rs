@@ -3,10 +3,14 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
+use perceiver_model::{ModelConfig, Parameters, PerceiverConfig};
+use perceiver_ops::{Mode, RngKey, Tape};
 use perceiver_tests::program::{Sandbox, tiny};
 use perceiver_tests::run::{Run, finished};
-use perceiver_train::{Preset, Recipe, RunDirectory, Trainer, TrainingData};
+use perceiver_train::{
+    MixedPrecision, Precision, Preset, Recipe, RunDirectory, Trainer, TrainingData, cross_entropy,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_perceiver-under-test");
 
@@ -106,4 +110,57 @@ fn tf32_needs_an_nvidia_gpu() {
         "{}",
         output.err
     );
+}
+
+/// Returns the difference of the whole model's gradients in bf16 and in f32, as a share of the
+/// length of the latter, in the shapes of the Keras example.
+fn gradient_difference(cross_attention_scale: f64) -> f64 {
+    let config = PerceiverConfig {
+        image_size: 32,
+        num_iterations: 1,
+        cross_attention_scale,
+        ..PerceiverConfig::default()
+    };
+    let config = ModelConfig::from(config);
+    let parameters = Parameters::from_seed(&config, 3, &Device::Cpu).unwrap();
+    let (shape, count) = ((2, 3, 32, 32), 2 * 3 * 32 * 32);
+    let value = |i| (RngKey::new(5).bits(i) >> 40) as f32 / 8_388_608.0 - 1.0;
+    let images = Tensor::from_iter((0..count).map(value), &Device::Cpu).unwrap();
+    let images = images.reshape(shape).unwrap();
+    let labels = Tensor::new(&[7u32, 9], &Device::Cpu).unwrap();
+    let gradients = |precision| {
+        let copy = MixedPrecision::new(&parameters, &config, precision, false).unwrap();
+        let model = copy.model(&parameters).unwrap();
+        let tape = Tape::start();
+        let logits = model.forward(&images, Mode::Inference).unwrap();
+        let loss = cross_entropy(&logits, &labels).unwrap();
+        copy.gradients(tape, &loss, &parameters).unwrap()
+    };
+    let [wide, narrow] = [Precision::F32, Precision::Bf16].map(gradients);
+    let square = |x: &Tensor| {
+        let sum = x.sqr().unwrap().sum_all().unwrap();
+        f64::from(sum.to_scalar::<f32>().unwrap())
+    };
+    let (mut of_difference, mut of_gradient) = (0.0, 0.0);
+    for (name, _) in parameters.iter() {
+        let [wide, narrow] = [&wide, &narrow].map(|all| all.get(name).unwrap());
+        of_difference += square(&(narrow - wide).unwrap());
+        of_gradient += square(wide);
+    }
+    f64::sqrt(of_difference / of_gradient)
+}
+
+#[test]
+fn bf16_gradients_are_within_a_hundredth_of_f32() {
+    let share = gradient_difference(0.0); // 1 / sqrt(width of a head)
+    assert!(share > 1e-5, "it was not computed in 16 bits: {share}");
+    assert!(share < 1e-2, "{share} of the gradient's length");
+}
+
+/// The example does not scale the logits of cross-attention. Their standard deviation is 12, so
+/// rounding their operands changes probabilities by some percent.
+#[test]
+fn bf16_gradients_of_unscaled_logits_are_within_a_fortieth_of_f32() {
+    let share = gradient_difference(1.0);
+    assert!(share < 2.5e-2, "{share} of the gradient's length");
 }

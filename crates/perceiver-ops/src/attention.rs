@@ -28,6 +28,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use crate::autograd::recorded_ops::apply_op3;
 use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::matmul::right::Products;
 use crate::{Mode, cpu};
 use dropout_mask::Mask;
 use shape::Geometry;
@@ -74,12 +75,27 @@ pub fn attention(
     values: &Tensor,
     how: Attention,
 ) -> Result<Tensor> {
-    let geometry = Geometry::new(queries.dims(), keys.dims(), values.dims(), how)?;
     if is_narrow_on_cpu(queries) {
+        let products = Products::of(queries.dtype());
         return widened([queries, keys, values], |[queries, keys, values]| {
-            attention(queries, keys, values, how)
+            attention_in(products, queries, keys, values, how)
         });
     }
+    attention_in(Products::F32, queries, keys, values, how)
+}
+
+/// Computes [`attention`] with the given products on the CPU.
+fn attention_in(
+    products: Products,
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    how: Attention,
+) -> Result<Tensor> {
+    let geometry = Geometry {
+        products,
+        ..Geometry::new(queries.dims(), keys.dims(), values.dims(), how)?
+    };
     if ![queries, keys, values].into_iter().all(cpu::has_kernels) {
         let mask = Mask::new(how.dropout, how.mode, geometry)?;
         return batched::read(queries, keys, values, geometry, mask);

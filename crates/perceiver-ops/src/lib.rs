@@ -33,6 +33,7 @@ mod autograd; // gradient tape, recorded operations, activation checkpointing
 mod cpu; // CPU kernels: SIMD, GEMM, in-place updates
 mod cuda; // CUDA kernels, device, transfers, profiler
 mod half_precision; // f16 and bf16 on the CPU, by way of f32
+mod matmul; // products of bf16 matrices with f32 sums, on the CPU
 mod mode; // training with dropout, or inference
 mod nn; // linear, layer norm, softmax, GELU, dropout, im2col
 mod optim; // Adam, LAMB, SGD, EMA and weight decay over tensors
@@ -51,6 +52,8 @@ pub use cpu::simd::vector_instructions;
 pub use cuda::device::open_cuda;
 pub use cuda::profiler::{KernelTime, kernel_times, peak_device_bytes};
 pub use cuda::transfer::Upload;
+pub use matmul::kernel::Bf16Kernel;
+pub use matmul::packed_matrix::PackedMatrix;
 pub use mode::Mode;
 pub use nn::broadcast::{
     add_bias, add_bias_composed, expand_batch, expand_batch_composed, multiply_scalar,

@@ -63,6 +63,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = arguments.checkpoint.required()?.open(arguments.device)?;
     let checkpoint = checkpoint.in_precision(arguments.precision)?;
+    crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
     let as_in_training = checkpoint.config.data.flip_average;
     let views = TestTimeAugmentation::new(arguments.flip_average.unwrap_or(as_in_training));
     let card_limit = checkpoint.config.data.limit_test;

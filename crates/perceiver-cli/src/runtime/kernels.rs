@@ -1,9 +1,9 @@
-//! Logs the kernels in use, for `--verbose`: device, threads, instruction set, form of each
-//! attention.
+//! Logs the kernels in use: in `bf16` on a CPU, which instructions multiply; for `--verbose`,
+//! device, threads, instruction set, form of each attention.
 
 use candle_core::Device;
 use perceiver_model::{AttentionForm, ModelConfig, Summary};
-use perceiver_ops::vector_instructions;
+use perceiver_ops::{Bf16Kernel, vector_instructions};
 use perceiver_train::{DeviceChoice, Precision};
 
 /// Logs the kernels that a model of this architecture uses on a device.
@@ -18,6 +18,7 @@ pub(crate) fn log(device: &Device, precision: Precision, model: &ModelConfig) {
     } else {
         tracing::debug!("computing on {choice} in {precision}");
     }
+    log_bf16(device, precision);
     let Some(model) = model.perceiver() else {
         return;
     };
@@ -27,5 +28,20 @@ pub(crate) fn log(device: &Device, precision: Precision, model: &ModelConfig) {
             AttentionForm::Absorbed => "absorbed: projections go into queries and outputs",
         };
         tracing::debug!("attention of {layer} is {form} (fewest multiply-adds)");
+    }
+}
+
+/// Says which instructions multiply in `bf16` on a CPU, if the precision is `bf16`.
+pub(crate) fn log_bf16(device: &Device, precision: Precision) {
+    if !device.is_cpu() || precision != Precision::Bf16 {
+        return;
+    }
+    match Bf16Kernel::fastest() {
+        Some(kernel) => {
+            tracing::info!("bf16: {kernel} multiplies matrices, with f32 sums");
+        }
+        None => tracing::info!(
+            "bf16: this CPU has no instructions for it; matrix products are f32, and no faster"
+        ),
     }
 }

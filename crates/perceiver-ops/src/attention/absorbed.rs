@@ -25,8 +25,10 @@ use crate::attention::absorbed::pass::AbsorbedAttention;
 use crate::attention::absorbed::shape::{geometry, rows_of};
 use crate::attention::absorbed::weights::AbsorbedWeights;
 use crate::attention::dropout_mask::Mask;
+use crate::attention::shape::Geometry;
 use crate::autograd::recorded_ops::apply_op3;
 use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::matmul::right::Products;
 use crate::{Mode, add_dropout, cpu, cuda};
 
 /// Computes absorbed attention of `x` `[batch, n, width]` to `tokens` `[batch, m, token_width]`:
@@ -43,13 +45,29 @@ pub fn absorbed_attention(
     if cuda::has_kernels(x) {
         return by_products(x, tokens, weights, how, None);
     }
-    let geometry = geometry(x, tokens, weights, how)?;
+    absorbed_attention_in(Products::F32, x, tokens, weights, how)
+}
+
+/// Computes [`absorbed_attention`] with the given products, for tensors in `f32`, on the CPU.
+fn absorbed_attention_in(
+    products: Products,
+    x: &Tensor,
+    tokens: &Tensor,
+    weights: &AbsorbedWeights,
+    how: Attention,
+) -> Result<Tensor> {
+    let geometry = Geometry {
+        products,
+        ..geometry(x, tokens, weights, how)?
+    };
     let Some(values) = weights.flat() else {
         return absorbed_attention_composed(x, tokens, weights, how);
     };
     if is_narrow_on_cpu(x) {
+        let products = Products::of(x.dtype());
         return widened([x, tokens, values], |[x, tokens, values]| {
-            absorbed_attention(x, tokens, &weights.with_flat(values), how)
+            let weights = weights.with_flat(values);
+            absorbed_attention_in(products, x, tokens, &weights, how)
         });
     }
     let inputs = [x, tokens, values];

@@ -1,7 +1,6 @@
 //! The backward pass of fused attention: one task per image, whose key and value gradients are sums
 //! over all its queries and heads.
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::KEY_BLOCK;
@@ -9,9 +8,9 @@ use super::dropout_mask::{self, Mask};
 use super::forward::image_of;
 use super::shape::{Geometry, part};
 use crate::cpu;
-use crate::cpu::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+use crate::cpu::gemm::{Matrix, Sum, Target};
 use crate::cpu::simd::{self, vectorised};
-use crate::cpu::transpose::transpose;
+use crate::matmul::right::Right;
 
 /// The inputs and output of the forward pass, and the gradient of the output.
 #[derive(Clone, Copy)]
@@ -82,18 +81,16 @@ impl Image<'_> {
         let block = g.keys.min(KEY_BLOCK);
         let [mut marked, mut tile, mut transposed] =
             [(); 3].map(|()| vec![0f32; g.queries * block]);
-        let mut values_transposed = vec![0f32; g.value_width * block];
         for start in (0..g.keys).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(g.keys - start);
             let [marked, tile, transposed] = [&mut marked, &mut tile, &mut transposed]
                 .map(|buffer| &mut buffer[..g.queries * count]);
+            let mut tokens = self.tokens(0, start, count);
             for head in 0..g.heads {
-                let Operands {
-                    queries,
-                    keys,
-                    values,
-                    grad,
-                } = self.operands(head, start, count);
+                if head > 0 && g.kv_heads > 1 {
+                    tokens = self.tokens(head, start, count);
+                }
+                let [queries, grad] = self.of_queries(head);
 
                 // P, with the sign bit set for dropped entries.
                 if g.keys <= KEY_BLOCK {
@@ -105,19 +102,16 @@ impl Image<'_> {
                         marked.copy_from_slice(&kept[head * count..][..count]);
                     });
                 } else {
-                    product(marked, queries, keys.transposed(), g.scale);
+                    let keys = self.keys(head, start, count).transposed();
+                    let keys = Right::new(g.products, keys);
+                    product(marked, queries, &keys, g.scale);
                     let first_row = (self.number * g.heads + head) * g.queries;
                     let log_sums = self.kept.iter().skip(head).step_by(g.heads);
                     let log_sums: Vec<f32> = log_sums.copied().collect();
                     probabilities(self.mask, g.keys, first_row, start, &log_sums, marked);
                 }
-                // dP before the dropout mask: dy v^T. Values that all heads share are transposed
-                // once.
-                if head == 0 || g.kv_heads > 1 {
-                    transpose(values, &mut values_transposed[..g.value_width * count]);
-                }
-                let values = &values_transposed[..g.value_width * count];
-                product(tile, grad, Matrix::new(values, g.value_width, count), 1.0);
+                // dP before the dropout mask: dy v^T.
+                product(tile, grad, &tokens.values, 1.0);
                 let from_sums = g.heads * g.value_width + head;
                 let rows = inputs.grad.chunks(g.output_width());
                 let of_sums: Vec<f32> = rows
@@ -128,59 +122,57 @@ impl Image<'_> {
 
                 let (keys_column, values_column) =
                     (g.kv_head(head) * g.width, g.kv_head(head) * g.value_width);
-                transpose(Matrix::new(marked, g.queries, count), transposed);
-                let probabilities = Matrix::new(transposed, count, g.queries);
+                let marked = Matrix::new(marked, g.queries, count);
+                let probabilities = g.products.transposed_left(marked, transposed);
                 let dv = dv.as_deref_mut().unwrap_or(&mut *dk);
                 let dv = &mut dv[start * g.value_row() + values_column..];
-                add(dv, g.value_row(), probabilities, grad, self.factor());
+                let grad = Right::new(g.products, grad);
+                add(dv, g.value_row(), probabilities, &grad, self.factor());
 
-                add(
-                    &mut dq[head * g.width..],
-                    g.query_row(),
-                    Matrix::new(tile, g.queries, count),
-                    keys,
-                    g.scale,
-                );
-                transpose(Matrix::new(tile, g.queries, count), transposed);
-                let dlogits = Matrix::new(transposed, count, g.queries);
+                let tile = Matrix::new(tile, g.queries, count);
+                let dq = &mut dq[head * g.width..];
+                add(dq, g.query_row(), tile, &tokens.keys, g.scale);
+                let dlogits = g.products.transposed_left(tile, transposed);
                 let dk = &mut dk[start * g.key_row() + keys_column..];
-                add(dk, g.key_row(), dlogits, queries, g.scale);
+                let queries = Right::new(g.products, queries);
+                add(dk, g.key_row(), dlogits, &queries, g.scale);
             }
         }
     }
 
-    /// Returns a head's matrices for `count` keys from `start` on.
-    fn operands(&self, head: usize, start: usize, count: usize) -> Operands<'_> {
+    /// Returns a head's `count` keys from `start` on.
+    fn keys(&self, head: usize, start: usize, count: usize) -> Matrix<'_> {
+        let g = self.g;
+        let keys = &self.inputs.keys[start * g.key_row()..];
+        part(keys, count, g.key_row(), g.kv_head(head) * g.width, g.width)
+    }
+
+    /// Returns a head's keys and values from `start` on as right operands.
+    fn tokens(&self, head: usize, start: usize, count: usize) -> Tokens<'_> {
+        let g = self.g;
+        let values = &self.inputs.values[start * g.value_row()..];
+        let column = g.kv_head(head) * g.value_width;
+        let values = part(values, count, g.value_row(), column, g.value_width);
+        Tokens {
+            keys: Right::new(g.products, self.keys(head, start, count)),
+            values: Right::transposed(g.products, values),
+        }
+    }
+
+    /// Returns a head's queries and output gradients.
+    fn of_queries(&self, head: usize) -> [Matrix<'_>; 2] {
         let (g, inputs) = (self.g, self.inputs);
-        let kv_head = g.kv_head(head);
-        let (keys, values) = (
-            &inputs.keys[start * g.key_row()..],
-            &inputs.values[start * g.value_row()..],
-        );
-        Operands {
-            queries: part(
-                inputs.queries,
-                g.queries,
-                g.query_row(),
-                head * g.width,
-                g.width,
-            ),
-            keys: part(keys, count, g.key_row(), kv_head * g.width, g.width),
-            values: part(
-                values,
-                count,
-                g.value_row(),
-                kv_head * g.value_width,
-                g.value_width,
-            ),
-            grad: part(
+        let (queries, grad) = (head * g.width, head * g.value_width);
+        [
+            part(inputs.queries, g.queries, g.query_row(), queries, g.width),
+            part(
                 inputs.grad,
                 g.queries,
                 g.output_width(),
-                head * g.value_width,
+                grad,
                 g.value_width,
             ),
-        }
+        ]
     }
 
     /// Returns the scale of kept values in dropout.
@@ -189,21 +181,22 @@ impl Image<'_> {
     }
 }
 
-fn product(target: &mut [f32], lhs: Matrix, rhs: Matrix, scale: f32) {
-    multiply(lhs, rhs, scale, target, Parallelism::None);
-}
-
-fn add(values: &mut [f32], row_stride: usize, lhs: Matrix, rhs: Matrix, scale: f32) {
+fn product(values: &mut [f32], lhs: Matrix, rhs: &Right, scale: f32) {
+    let row_stride = values.len() / lhs.rows.max(1);
     let target = Target { values, row_stride };
-    multiply_into(target, Sum::Add, lhs, rhs, scale, Parallelism::None);
+    rhs.multiply(target, Sum::Replace, lhs, scale);
 }
 
-/// The matrices of a head.
-struct Operands<'a> {
-    queries: Matrix<'a>,
-    keys: Matrix<'a>,
-    values: Matrix<'a>,
-    grad: Matrix<'a>,
+fn add(values: &mut [f32], row_stride: usize, lhs: Matrix, rhs: &Right, scale: f32) {
+    let target = Target { values, row_stride };
+    rhs.multiply(target, Sum::Add, lhs, scale);
+}
+
+/// Keys and values as right operands.
+struct Tokens<'a> {
+    keys: Right<'a>,
+    /// The transpose.
+    values: Right<'a>,
 }
 
 vectorised! {

@@ -1,15 +1,14 @@
 //! The forward pass of fused attention: one task per block of an image's queries.
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::KEY_BLOCK;
 use super::dropout_mask::{self, Mask};
 use super::shape::{Geometry, part};
 use crate::cpu;
-use crate::cpu::gemm::{Matrix, Sum, Target, multiply, multiply_into};
+use crate::cpu::gemm::{Matrix, Sum, Target};
 use crate::cpu::simd::{self, vectorised};
-use crate::cpu::transpose::transpose;
+use crate::matmul::right::Right;
 
 /// Number of queries per task: enough to be worth the packing of a product, few enough that one
 /// image keeps several cores busy.
@@ -104,27 +103,36 @@ impl Source<'_> {
             g.heads * rows
         ];
         let mut tile = vec![0f32; rows * g.keys.min(KEY_BLOCK)];
-        let mut transposed = vec![0f32; g.width * g.keys.min(KEY_BLOCK)];
         let whole = g.keys <= KEY_BLOCK;
         for start in (0..g.keys).step_by(KEY_BLOCK) {
             let count = KEY_BLOCK.min(g.keys - start);
             let tile = &mut tile[..rows * count];
             let keys = &self.keys[start * g.key_row()..];
             let values = &self.values[start * g.value_row()..];
-            for head in 0..g.heads {
-                let keys = part(keys, count, g.key_row(), g.kv_head(head) * g.width, g.width);
+            let operands = |head: usize| {
+                let (width, value_width) = (g.width, g.value_width);
+                let keys = part(keys, count, g.key_row(), g.kv_head(head) * width, width);
+                let column = g.kv_head(head) * value_width;
+                let values = part(values, count, g.value_row(), column, value_width);
                 let keys = if g.kv_heads < g.heads {
-                    // Every head uses these: transposed once, they need no packing in each product.
-                    let transposed = &mut transposed[..g.width * count];
-                    if head == 0 {
-                        transpose(keys, transposed);
-                    }
-                    Matrix::new(transposed, g.width, count)
+                    Right::transposed(g.products, keys) // for all heads
                 } else {
-                    keys.transposed()
+                    Right::new(g.products, keys.transposed())
                 };
+                [keys, Right::new(g.products, values)]
+            };
+            let mut of_head = operands(0);
+            for head in 0..g.heads {
+                if head > 0 && g.kv_heads > 1 {
+                    of_head = operands(head);
+                }
+                let [keys, values] = &of_head;
                 let queries = part(queries, rows, g.query_row(), head * g.width, g.width);
-                multiply(queries, keys, g.scale, tile, Parallelism::None);
+                let logits = Target {
+                    values: &mut *tile,
+                    row_stride: count,
+                };
+                keys.multiply(logits, Sum::Replace, queries, g.scale);
 
                 let running = &mut running[head * rows..][..rows];
                 let row = (self.number * g.heads + head) * g.queries + first;
@@ -149,22 +157,8 @@ impl Source<'_> {
                 if self.mask.is_some() {
                     drop_marked(tile);
                 }
-                let values = part(
-                    values,
-                    count,
-                    g.value_row(),
-                    g.kv_head(head) * g.value_width,
-                    g.value_width,
-                );
                 let sum = if start == 0 { Sum::Replace } else { Sum::Add };
-                multiply_into(
-                    read,
-                    sum,
-                    Matrix::new(tile, rows, count),
-                    values,
-                    1.0,
-                    Parallelism::None,
-                );
+                values.multiply(read, sum, Matrix::new(tile, rows, count), 1.0);
             }
         }
         finish(g, self.mask, &running, output);

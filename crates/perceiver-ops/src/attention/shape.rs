@@ -4,6 +4,7 @@ use candle_core::{Result, bail};
 
 use super::{Attention, KEY_BLOCK};
 use crate::cpu::gemm::Matrix;
+use crate::matmul::right::Products;
 
 /// The sizes of an attention, validated.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Geometry {
     /// Whether each query's output ends in the sum of every head's probabilities after dropout and
     /// a 1: the factors of the value and output biases.
     pub(crate) append_sums: bool,
+    /// How the CPU multiplies.
+    pub(crate) products: Products,
 }
 
 impl Geometry {
@@ -65,6 +68,7 @@ impl Geometry {
             value_width: all_values / kv_heads,
             scale: how.scale as f32,
             append_sums: false,
+            products: Products::F32,
         })
     }
 

@@ -17,6 +17,7 @@ use candle_core::{
 };
 
 use crate::cuda::has_kernels;
+use crate::half_precision::added;
 use crate::optim::multi_tensor::add_all;
 
 thread_local! {
@@ -185,7 +186,7 @@ impl Gradients {
                 self.later.push((id, share.contiguous()?.detach()));
                 return Ok(());
             }
-            Some(sum) => sum.add(share)?.detach(),
+            Some(sum) => added(sum, share)?,
         };
         self.by_id.insert(id, sum);
         Ok(())

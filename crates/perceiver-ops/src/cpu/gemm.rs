@@ -53,25 +53,6 @@ pub(crate) struct Target<'a> {
     pub(crate) row_stride: usize,
 }
 
-/// Computes `scale * lhs * rhs` into `output` `[lhs.rows, rhs.columns]`, row by row.
-///
-/// # Panics
-/// As for [`multiply_into`].
-pub(crate) fn multiply(
-    lhs: Matrix,
-    rhs: Matrix,
-    scale: f32,
-    output: &mut [f32],
-    parallelism: Parallelism,
-) {
-    assert_eq!(output.len(), lhs.rows * rhs.columns, "size of a product");
-    let target = Target {
-        values: output,
-        row_stride: rhs.columns,
-    };
-    multiply_into(target, Sum::Replace, lhs, rhs, scale, parallelism);
-}
-
 /// Whether a product replaces the destination or is added to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sum {

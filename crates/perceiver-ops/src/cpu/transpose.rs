@@ -7,9 +7,9 @@ use crate::cpu::gemm::Matrix;
 use crate::cpu::simd::vectorised;
 
 /// Side of the squares transposed in registers or in the first-level cache.
-const SQUARE: usize = 16;
+pub(crate) const SQUARE: usize = 16;
 
-type Square = [[f32; SQUARE]; SQUARE];
+type Square<T> = [[T; SQUARE]; SQUARE];
 
 vectorised! {
     /// Writes the transpose of a matrix with adjacent columns to `output`, row by row.
@@ -29,14 +29,11 @@ vectorised! {
                     }
                     continue;
                 }
-                let mut square: Square = [[0.0; SQUARE]; SQUARE];
+                let mut square: Square<f32> = [[0.0; SQUARE]; SQUARE];
                 for (i, line) in square.iter_mut().enumerate() {
                     line.copy_from_slice(&values[(row + i) * row_stride + column..][..SQUARE]);
                 }
-                swap::<1>(&mut square);
-                swap::<2>(&mut square);
-                swap::<4>(&mut square);
-                swap::<8>(&mut square);
+                swap_all(&mut square);
                 for (j, line) in square.iter().enumerate() {
                     output[(column + j) * rows + row..][..SQUARE].copy_from_slice(line);
                 }
@@ -45,9 +42,18 @@ vectorised! {
     }
 }
 
+/// Transposes a square in registers.
+#[inline(always)]
+pub(crate) fn swap_all<T: Copy>(square: &mut Square<T>) {
+    swap::<T, 1>(square);
+    swap::<T, 2>(square);
+    swap::<T, 4>(square);
+    swap::<T, 8>(square);
+}
+
 /// Swaps the two off-diagonal blocks of every block of `2 * SIDE` rows and columns.
 #[inline(always)]
-fn swap<const SIDE: usize>(square: &mut Square) {
+fn swap<T: Copy, const SIDE: usize>(square: &mut Square<T>) {
     for i in 0..SQUARE {
         if i & SIDE == 0 {
             let (upper, lower) = (square[i], square[i + SIDE]);

@@ -7,16 +7,15 @@
 mod gpu;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::apply_op3;
-use crate::cpu::gemm::{Matrix, Sum, Target, multiply, multiply_into};
-use crate::cpu::simd;
+use crate::cpu::gemm::{Matrix, Sum, Target};
 use crate::cpu::transpose::transposed;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::matmul::right::{Left, Products, Right};
 use crate::nn::broadcast::{SumSlices, add_bias_composed};
 use crate::{cpu, gelu};
 
@@ -31,21 +30,32 @@ const TASK_ROWS: usize = 256;
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     check(x, weight, bias)?;
     if is_narrow_on_cpu(x) {
+        let products = Products::of(x.dtype());
         return widened([x, weight, bias], |[x, weight, bias]| {
-            linear(x, weight, bias)
+            linear_in(products, x, weight, bias)
         });
     }
     #[cfg(feature = "cuda")]
     if are_on_gpu(x, weight, bias) {
         return gpu::linear(&x.contiguous()?, weight, bias, false);
     }
+    linear_in(Products::F32, x, weight, bias)
+}
+
+/// Computes [`linear`] on the CPU with the given products, or by candle's operations.
+fn linear_in(products: Products, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if cpu::has_kernels(x) && cpu::has_kernels(weight) && cpu::has_kernels(bias) {
         let weight = if is_by_inputs(weight) {
             weight.clone()
         } else {
             weight.contiguous()?
         };
-        apply_op3(&x.contiguous()?, &weight, &bias.contiguous()?, Linear)
+        apply_op3(
+            &x.contiguous()?,
+            &weight,
+            &bias.contiguous()?,
+            Linear(products),
+        )
     } else {
         linear_composed(x, weight, bias)
     }
@@ -133,26 +143,26 @@ pub(crate) fn with_width(dims: &[usize], width: usize) -> Shape {
     Shape::from([leading, &[width]].concat())
 }
 
-/// Multiplies `x` `[rows, k]` by `matrix` `[k, n]` into `output` `[rows, n]`, many rows in
-/// parallel.
+/// Multiplies `x` `[rows, inputs]` by `matrix` `[inputs, outputs]` and adds the bias, into `output`
+/// `[rows, outputs]`, many rows in parallel.
 fn multiply_rows(
     x: &[f32],
-    matrix: Matrix,
+    matrix: &Right,
+    [inputs, outputs]: [usize; 2],
+    bias: Option<&[f32]>,
     output: &mut [f32],
-    finish: impl Fn(&mut [f32]) + Sync,
 ) {
-    let (inputs, outputs) = (matrix.rows.max(1), matrix.columns.max(1));
+    let (inputs, outputs) = (inputs.max(1), outputs.max(1));
     output
         .par_chunks_mut(TASK_ROWS * outputs)
         .zip(x.par_chunks(TASK_ROWS * inputs))
         .for_each(|(output, x)| {
             let rows = Matrix::new(x, x.len() / inputs, inputs);
-            multiply(rows, matrix, 1.0, output, Parallelism::None);
-            finish(output);
+            matrix.multiply_rows(rows, bias, output);
         });
 }
 
-struct Linear;
+struct Linear(Products);
 
 impl CustomOp3 for Linear {
     fn name(&self) -> &'static str {
@@ -172,19 +182,14 @@ impl CustomOp3 for Linear {
         let bias = cpu::values(self.name(), bias, bias_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
         let mut output = cpu::zeros(x.len() / inputs * outputs);
-        let transposed_now;
-        let columns = if weight_layout.is_fortran_contiguous() {
-            cpu::values(self.name(), weight, &weight_layout.transpose(0, 1)?)?
+        let matrix = if weight_layout.is_fortran_contiguous() {
+            let columns = cpu::values(self.name(), weight, &weight_layout.transpose(0, 1)?)?;
+            Right::new(self.0, Matrix::new(columns, inputs, outputs))
         } else {
             let weight = cpu::values(self.name(), weight, weight_layout)?;
-            // Transposed once, it needs no packing in each product.
-            transposed_now = transposed(Matrix::new(weight, outputs, inputs));
-            &transposed_now
+            Right::transposed(self.0, Matrix::new(weight, outputs, inputs))
         };
-        let matrix = Matrix::new(columns, inputs, outputs);
-        multiply_rows(x, matrix, &mut output, |rows| {
-            simd::add_to_rows(rows, bias);
-        });
+        multiply_rows(x, &matrix, [inputs, outputs], Some(bias), &mut output);
         Ok((
             CpuStorage::F32(output),
             with_width(x_layout.dims(), outputs),
@@ -200,15 +205,15 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let dx = grad.apply_op2_no_bwd(&weight.contiguous()?, &InputGradient)?;
-        let dweight = grad.apply_op2_no_bwd(x, &WeightGradient)?;
+        let dx = grad.apply_op2_no_bwd(&weight.contiguous()?, &InputGradient(self.0))?;
+        let dweight = grad.apply_op2_no_bwd(x, &WeightGradient(self.0))?;
         let dbias = grad.apply_op2_no_bwd(bias, &SumSlices)?;
         Ok((Some(dx), Some(dweight), Some(dbias)))
     }
 }
 
 /// The operation `(dy, W) -> dy W`.
-struct InputGradient;
+struct InputGradient(Products);
 
 impl CustomOp2 for InputGradient {
     fn name(&self) -> &'static str {
@@ -226,13 +231,14 @@ impl CustomOp2 for InputGradient {
         let weight = cpu::values(self.name(), weight, weight_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
         let mut dx = cpu::zeros(grad.len() / outputs * inputs);
-        multiply_rows(grad, Matrix::new(weight, outputs, inputs), &mut dx, |_| {});
+        let matrix = Right::new(self.0, Matrix::new(weight, outputs, inputs));
+        multiply_rows(grad, &matrix, [outputs, inputs], None, &mut dx);
         Ok((CpuStorage::F32(dx), with_width(grad_layout.dims(), inputs)))
     }
 }
 
 /// The operation `(dy, x) -> dy^T x`.
-struct WeightGradient;
+struct WeightGradient(Products);
 
 impl CustomOp2 for WeightGradient {
     fn name(&self) -> &'static str {
@@ -250,38 +256,38 @@ impl CustomOp2 for WeightGradient {
         let x = cpu::values(self.name(), x, x_layout)?;
         let width = |layout: &Layout| layout.dims().last().copied().unwrap_or(1);
         let (outputs, inputs) = (width(grad_layout), width(x_layout));
-        let columns: Vec<Vec<f32>> = grad
-            .par_chunks(TASK_ROWS * outputs)
-            .map(|grad| transposed(Matrix::new(grad, grad.len() / outputs, outputs)))
+        let rows = |grad: &'_ [f32]| grad.len() / outputs;
+        let chunks = grad.par_chunks(TASK_ROWS * outputs);
+        let columns: Vec<Left> = chunks
+            .map(|grad| Left::transposed(self.0, Matrix::new(grad, rows(grad), outputs)))
             .collect();
         let pairs: Vec<_> = columns
             .iter()
             .zip(x.chunks(TASK_ROWS * inputs))
-            .map(|(columns, x)| {
-                let rows = x.len() / inputs;
-                (
-                    Matrix::new(columns, outputs, rows),
-                    Matrix::new(x, rows, inputs),
-                )
-            })
+            .map(|(columns, x)| (columns.matrix(), Matrix::new(x, x.len() / inputs, inputs)))
             .collect();
         let mut dweight = vec![0f32; outputs * inputs];
-        weight_gradient(&pairs, &mut dweight);
+        weight_gradient(self.0, &pairs, &mut dweight);
         Ok((CpuStorage::F32(dweight), Shape::from((outputs, inputs))))
     }
 }
 
 /// Adds the products of all pairs of matrices to `sums`. A task sums some rows of the result, pair
 /// after pair, so the order of the sum does not depend on threads.
-pub(crate) fn weight_gradient(pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
-    const ROWS: usize = 128;
+pub(crate) fn weight_gradient(products: Products, pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
+    // Of bf16, whole tiles of every kernel, and few enough rows that all cores have work.
+    let task = if products == Products::F32 { 128 } else { 96 };
     let width = pairs.first().map_or(1, |(_, rhs)| rhs.columns);
-    sums.par_chunks_mut(ROWS * width)
+    let pairs: Vec<_> = pairs
+        .par_iter()
+        .map(|(lhs, rhs)| (*lhs, Right::new(products, *rhs)))
+        .collect();
+    sums.par_chunks_mut(task * width)
         .enumerate()
         .for_each(|(block, sums)| {
-            for (lhs, rhs) in pairs {
+            for (lhs, rhs) in &pairs {
                 let lhs = Matrix {
-                    values: &lhs.values[block * ROWS * lhs.row_stride..],
+                    values: &lhs.values[block * task * lhs.row_stride..],
                     rows: sums.len() / width,
                     ..*lhs
                 };
@@ -289,7 +295,7 @@ pub(crate) fn weight_gradient(pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
                     values: &mut *sums,
                     row_stride: width,
                 };
-                multiply_into(target, Sum::Add, lhs, *rhs, 1.0, Parallelism::None);
+                rhs.multiply(target, Sum::Add, lhs, 1.0);
             }
         });
 }

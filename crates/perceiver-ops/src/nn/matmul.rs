@@ -9,15 +9,15 @@ use candle_core::CudaStorage;
 #[cfg(feature = "cuda")]
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::autograd::custom_function::copied;
 use crate::autograd::recorded_ops::{apply_op2, computed2};
-use crate::cpu::gemm::{Matrix, multiply};
+use crate::cpu::gemm::Matrix;
 #[cfg(feature = "cuda")]
 use crate::cuda::profiler::events::timed;
 use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::matmul::right::{Products, Right};
 use crate::{cpu, cuda};
 
 /// The operands of a product that are transposed, each in its last two dimensions.
@@ -59,12 +59,26 @@ impl Transpose {
 /// When the shapes do not fit.
 pub fn batched_matmul(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Tensor> {
     if is_narrow_on_cpu(a) {
-        return widened([a, b], |[a, b]| batched_matmul(a, b, transpose));
+        let products = Products::of(a.dtype());
+        return widened([a, b], |[a, b]| {
+            batched_matmul_in(products, a, b, transpose)
+        });
     }
+    batched_matmul_in(Products::F32, a, b, transpose)
+}
+
+/// Computes [`batched_matmul`] with the given products on the CPU.
+fn batched_matmul_in(
+    products: Products,
+    a: &Tensor,
+    b: &Tensor,
+    transpose: Transpose,
+) -> Result<Tensor> {
+    let op = BatchedMatmul(transpose, products);
     if a.rank() > 2 && cpu::has_kernels(a) && cpu::has_kernels(b) {
-        apply_op2(a, b, BatchedMatmul(transpose))
+        apply_op2(a, b, op)
     } else if a.rank() > 2 && cuda::has_kernels(a) && a.dtype() == b.dtype() {
-        apply_op2(&a.contiguous()?, &b.contiguous()?, BatchedMatmul(transpose))
+        apply_op2(&a.contiguous()?, &b.contiguous()?, op)
     } else {
         batched_matmul_composed(a, b, transpose)
     }
@@ -75,7 +89,7 @@ pub(crate) fn product(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<(S
     if is_narrow_on_cpu(a) {
         return copied(&batched_matmul(a, b, transpose)?);
     }
-    computed2(a, b, &BatchedMatmul(transpose))
+    computed2(a, b, &BatchedMatmul(transpose, Products::F32))
 }
 
 /// Computes [`batched_matmul`] by candle's product: the fallback for devices without a kernel, and
@@ -91,7 +105,7 @@ pub fn batched_matmul_composed(a: &Tensor, b: &Tensor, transpose: Transpose) -> 
     operand(a, transpose.left())?.matmul(&operand(b, transpose.right())?)
 }
 
-struct BatchedMatmul(Transpose);
+struct BatchedMatmul(Transpose, Products);
 
 impl CustomOp2 for BatchedMatmul {
     fn name(&self) -> &'static str {
@@ -124,7 +138,8 @@ impl CustomOp2 for BatchedMatmul {
             .par_chunks_mut((rows * columns).max(1))
             .zip(lhs.offsets.par_iter().zip(&rhs.offsets))
             .for_each(|(output, (&a, &b))| {
-                multiply(lhs.at(a), rhs.at(b), 1.0, output, Parallelism::None);
+                let rhs = Right::new(self.1, rhs.at(b));
+                rhs.multiply_rows(lhs.at(a), None, output);
             });
         let shape = [lhs.batch, &[rows, columns]].concat();
         Ok((CpuStorage::F32(output), Shape::from(shape)))
@@ -189,7 +204,7 @@ impl CustomOp2 for BatchedMatmul {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = &grad.contiguous()?;
         let product = |lhs: &Tensor, rhs: &Tensor, left, right| {
-            lhs.apply_op2_no_bwd(rhs, &Self(Transpose::of(left, right)))
+            lhs.apply_op2_no_bwd(rhs, &Self(Transpose::of(left, right), self.1))
         };
         // dA = dy b^T and dB = a^T dy, where A and B are the operands as used in the product.
         let (left, right) = (self.0.left(), self.0.right());

@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use crate::half_precision::converted;
 use crate::optim::ParameterStep;
 #[cfg(feature = "cuda")]
 use crate::optim::gpu;
@@ -117,7 +118,7 @@ pub fn copy_all(pairs: &[(&Tensor, &Tensor)]) -> Result<()> {
         return gpu::narrow_all(pairs);
     }
     for (to, from) in pairs {
-        let from = from.detach().flatten_all()?.to_dtype(to.dtype())?;
+        let from = converted(&from.flatten_all()?, to.dtype())?;
         to.detach().flatten_all()?.slice_set(&from, 0, 0)?;
     }
     Ok(())
@@ -133,7 +134,9 @@ pub fn widen_all(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
         return gpu::widen_all(&tensors);
     }
     let tensors = tensors.iter();
-    tensors.map(|tensor| tensor.to_dtype(DType::F32)).collect()
+    tensors
+        .map(|tensor| converted(tensor, DType::F32))
+        .collect()
 }
 
 /// Computes the sum of squares over all tensors, an `f32` scalar on their device: it does not wait

@@ -11,8 +11,9 @@ use crate::attention::backward::{Image, Inputs};
 use crate::attention::forward::{blocks_mut, image_of};
 use crate::attention::shape::part;
 use crate::cpu;
-use crate::cpu::gemm::{Matrix, Sum, Target, multiply, multiply_into};
-use crate::cpu::transpose::{transpose, transposed};
+use crate::cpu::gemm::{Matrix, Sum, Target, multiply_into};
+use crate::cpu::transpose::transpose;
+use crate::matmul::right::{Left, Products, Right};
 use crate::nn::linear::weight_gradient;
 
 impl AbsorbedAttention {
@@ -30,9 +31,11 @@ impl AbsorbedAttention {
         // Every image multiplies by the transposes: computed once, they need no packing in each
         // product.
         let [query, project] = self.projections(weights);
-        let [query_values, project_values] = [query, project].map(transposed);
-        let query = Matrix::new(&query_values, query.columns, query.rows);
-        let project = Matrix::new(&project_values, project.columns, project.rows);
+        let query = Matrix {
+            rows: self.width, // the last row belongs to the bias
+            ..query
+        };
+        let [query, project] = [query, project].map(|matrix| Right::transposed(g.products, matrix));
         let mut dx = cpu::zeros(g.batch * g.queries * self.width);
         let mut dtokens = vec![
             0f32;
@@ -55,7 +58,7 @@ impl AbsorbedAttention {
                 let grad = image_of(grad, number, g.queries * self.outputs);
                 let mut dread = vec![0f32; g.queries * g.output_width()];
                 let rows_of_grad = Matrix::new(grad, g.queries, self.outputs);
-                multiply(rows_of_grad, project, 1.0, &mut dread, Parallelism::None);
+                project.multiply_rows(rows_of_grad, None, &mut dread);
                 let tokens = image_of(tokens, number, g.keys * g.key_row());
                 let image = Image {
                     g,
@@ -76,19 +79,19 @@ impl AbsorbedAttention {
                     if are_tokens { &mut *dx } else { dtokens },
                     None,
                 );
-                let columns = Matrix {
-                    columns: self.width, // the last belongs to the bias
-                    ..query
-                };
                 let target = Target {
                     values: dx,
                     row_stride: self.width,
                 };
                 let rows = Matrix::new(&dqueries, g.queries, g.query_row());
-                multiply_into(target, Sum::Add, rows, columns, 1.0, Parallelism::None);
+                query.multiply(target, Sum::Add, rows, 1.0);
                 ForWeights {
-                    input: transposed(Matrix::new(&kept.input, g.queries, self.width + 1)),
-                    grad: transposed(rows_of_grad),
+                    input: Left::transposed(
+                        g.products,
+                        Matrix::new(&kept.input, g.queries, self.width + 1),
+                    ),
+                    grad: Left::transposed(g.products, rows_of_grad),
+                    rows_of_grad,
                     dqueries,
                 }
             })
@@ -97,26 +100,27 @@ impl AbsorbedAttention {
         let mut dweights = vec![0f32; split + g.output_width() * self.outputs];
         let (dquery, dproject) = dweights.split_at_mut(split);
         let rows = |values, width| Matrix::new(values, g.queries, width);
-        let columns = |values, height| Matrix::new(values, height, g.queries);
         let pairs: Vec<_> = for_weights
             .iter()
-            .map(|image| {
-                (
-                    columns(&image.input, self.width + 1),
-                    rows(&image.dqueries, g.query_row()),
-                )
-            })
+            .map(|image| (image.input.matrix(), rows(&image.dqueries, g.query_row())))
             .collect();
-        weight_gradient(&pairs, dquery);
+        weight_gradient(g.products, &pairs, dquery);
+        if g.products != Products::F32 {
+            let pairs: Vec<_> = for_weights
+                .iter()
+                .zip(all.iter())
+                .map(|(image, kept)| {
+                    let read = rows(&kept.read, g.output_width());
+                    (read.transposed(), image.rows_of_grad)
+                })
+                .collect();
+            weight_gradient(g.products, &pairs, dproject);
+            return [dx, dtokens, dweights];
+        }
         let pairs: Vec<_> = for_weights
             .iter()
             .zip(all.iter())
-            .map(|(image, kept)| {
-                (
-                    columns(&image.grad, self.outputs),
-                    rows(&kept.read, g.output_width()),
-                )
-            })
+            .map(|(image, kept)| (image.grad.matrix(), rows(&kept.read, g.output_width())))
             .collect();
         project_gradient(&pairs, self.outputs, dproject);
         [dx, dtokens, dweights]
@@ -145,10 +149,10 @@ fn project_gradient(pairs: &[(Matrix, Matrix)], outputs: usize, sums: &mut [f32]
         });
 }
 
-/// An image's contribution to the weight gradients, apart from its saved values; inputs and
-/// gradients are transposed.
-struct ForWeights {
-    input: Vec<f32>,    // [width + 1, n]
-    grad: Vec<f32>,     // [outputs, n]
-    dqueries: Vec<f32>, // [n, heads * token_width]
+/// An image's contribution to the weight gradients, apart from its saved values.
+struct ForWeights<'a> {
+    input: Left<'a>,          // [width + 1, n]
+    grad: Left<'a>,           // [outputs, n]
+    rows_of_grad: Matrix<'a>, // [n, outputs]
+    dqueries: Vec<f32>,       // [n, heads * token_width]
 }

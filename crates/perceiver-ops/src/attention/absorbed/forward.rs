@@ -3,13 +3,13 @@
 //! One task is a block of an image's queries, from the first projection to the last: queries and
 //! attention outputs stay in a core's cache and never become tensors of the graph.
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::attention::absorbed::pass::{AbsorbedAttention, Kept};
 use crate::attention::forward::{QUERY_BLOCK, Source, blocks_mut, image_of};
 use crate::cpu;
-use crate::cpu::gemm::{Matrix, multiply};
+use crate::cpu::gemm::Matrix;
+use crate::matmul::right::Right;
 
 impl AbsorbedAttention {
     /// Computes the outputs of all images, and the values for the backward pass if `keep` is set.
@@ -20,6 +20,9 @@ impl AbsorbedAttention {
         weights: &[f32],
     ) -> (Vec<f32>, Vec<Kept>) {
         let g = self.geometry;
+        let projections = self
+            .projections(weights)
+            .map(|matrix| Right::new(g.products, matrix));
         let mut output = cpu::zeros(g.batch * g.queries * self.outputs);
         let kept = output
             .par_chunks_mut(g.queries * self.outputs)
@@ -27,7 +30,7 @@ impl AbsorbedAttention {
             .enumerate()
             .map(|(number, (output, x))| {
                 let tokens = image_of(tokens, number, g.keys * g.key_row());
-                self.forward_image(number, x, tokens, weights, output)
+                self.forward_image(number, x, tokens, &projections, output)
             })
             .collect::<Vec<_>>();
         (output, if self.keep { kept } else { Vec::new() })
@@ -38,11 +41,10 @@ impl AbsorbedAttention {
         number: usize,
         x: &[f32],
         tokens: &[f32],
-        weights: &[f32],
+        [query, project]: &[Right; 2],
         output: &mut [f32],
     ) -> Kept {
         let g = self.geometry;
-        let [query, project] = self.projections(weights);
         let softmax_row = if self.keep {
             g.heads * g.kept_width()
         } else {
@@ -76,21 +78,9 @@ impl AbsorbedAttention {
             .for_each(|(block, ((((output, input), queries), read), softmax))| {
                 let rows =
                     |values, width| Matrix::new(values, input.len() / (self.width + 1), width);
-                multiply(
-                    rows(input, self.width + 1),
-                    query,
-                    1.0,
-                    queries,
-                    Parallelism::None,
-                );
+                query.multiply_rows(rows(input, self.width + 1), None, queries);
                 source.read(block * QUERY_BLOCK, queries, read, softmax);
-                multiply(
-                    rows(read, g.output_width()),
-                    project,
-                    1.0,
-                    output,
-                    Parallelism::None,
-                );
+                project.multiply_rows(rows(read, g.output_width()), None, output);
             });
         kept
     }

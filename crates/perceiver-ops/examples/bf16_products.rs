@@ -1,0 +1,128 @@
+//! Measures products of bf16 matrices against those of the `gemm` crate in f32, in GFLOP/s:
+//! `cargo run --release -p perceiver-ops --example bf16_products [ROUNDS] [THREADS]`.
+//!
+//! The contestants take turns; a figure is the median of the rounds, then the best. `packed` has
+//! the right operand packed before, `all` packs it in every product.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use gemm::Parallelism;
+use perceiver_ops::{Bf16Kernel, PackedMatrix};
+use rayon::prelude::*;
+
+/// Multiplies into an output.
+type Multiply<'a> = Box<dyn Fn(&mut [f32]) + Sync + 'a>;
+
+type Shape = [usize; 3]; // rows, inner dimension, columns
+
+const SHAPES: [Shape; 8] = [
+    [256, 256, 256],
+    [128, 256, 256],
+    [256, 256, 2048],
+    [64, 32, 64],
+    [64, 64, 32],
+    [2048, 2048, 2048],
+    [257, 2057, 255],
+    [101, 67, 131],
+];
+
+fn main() -> candle_core::Result<()> {
+    let mut numbers = std::env::args().skip(1).map(|text| text.parse().ok());
+    let rounds: usize = numbers.next().flatten().unwrap_or(15);
+    let threads: usize = numbers.next().flatten().unwrap_or(1);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = pool.build().map_err(candle_core::Error::wrap)?;
+    let kernels = Bf16Kernel::all();
+    println!("{threads} threads, {rounds} rounds: median and best GFLOP/s");
+    for shape in SHAPES {
+        let [rows, inner, columns] = shape;
+        println!("{rows} x {inner} x {columns}");
+        let left = vec![0.5f32; rows * inner];
+        let right = vec![0.25f32; inner * columns];
+        let matrix = Tensor::from_slice(&right, (inner, columns), &Device::Cpu)?;
+        let packed = PackedMatrix::from_tensor(&matrix)?;
+        let work = 2.0 * (rows * inner * columns) as f64;
+        let repeats = ((2e8 / work) as usize).max(1);
+        let mut contestants: Vec<(String, Multiply)> = vec![(
+            "gemm f32".to_string(),
+            Box::new(|output| multiply_f32(shape, &left, &right, output)),
+        )];
+        for kernel in kernels
+            .iter()
+            .filter(|kernel| **kernel != Bf16Kernel::PORTABLE)
+        {
+            let (left, matrix, packed) = (&left, &matrix, &packed);
+            contestants.push((
+                format!("{kernel} packed"),
+                Box::new(move |output| fits(packed.multiply(*kernel, left, output))),
+            ));
+            contestants.push((
+                format!("{kernel} all"),
+                Box::new(move |output| {
+                    let packed = PackedMatrix::from_tensor(matrix);
+                    fits(packed.and_then(|packed| packed.multiply(*kernel, left, output)));
+                }),
+            ));
+        }
+        let mut outputs = vec![vec![0f32; rows * columns]; threads];
+        let mut rates = vec![Vec::new(); contestants.len()];
+        for _ in 0..rounds {
+            for ((_, multiply), rates) in contestants.iter().zip(&mut rates) {
+                let start = Instant::now();
+                pool.install(|| {
+                    outputs.par_iter_mut().for_each(|output| {
+                        for _ in 0..repeats {
+                            multiply(output);
+                        }
+                    });
+                });
+                let seconds = start.elapsed().as_secs_f64();
+                rates.push(1e-9 * work * (repeats * threads) as f64 / seconds);
+            }
+        }
+        for ((name, _), mut rates) in contestants.iter().zip(rates) {
+            rates.sort_by(f64::total_cmp);
+            let (median, best) = (rates[rates.len() / 2], rates[rates.len() - 1]);
+            println!("    {name:20} {median:7.1} {best:7.1}");
+        }
+    }
+    Ok(())
+}
+
+/// Says so when a product failed, which these shapes exclude.
+fn fits(result: candle_core::Result<()>) {
+    if let Err(error) = result {
+        eprintln!("{error}");
+    }
+}
+
+/// Multiplies row-major matrices on this thread.
+#[allow(unsafe_code)]
+fn multiply_f32([rows, inner, columns]: Shape, left: &[f32], right: &[f32], output: &mut [f32]) {
+    let stride = usize::cast_signed;
+    // SAFETY: all three matrices are row-major and fill their slices.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            output.as_mut_ptr(),
+            1,
+            stride(columns),
+            false,
+            left.as_ptr(),
+            1,
+            stride(inner),
+            right.as_ptr(),
+            1,
+            stride(columns),
+            0f32,
+            1f32,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! A right operand in bf16, packed once for any number of products.
+
+use std::ops::Range;
+
+use candle_core::{Result, Storage, Tensor, bail};
+
+use super::kernel::Bf16Kernel;
+use super::operand::Operand;
+use super::pack::{columns_len, pack_columns};
+use super::product::{Epilogue, multiply_packed};
+use super::tile::PAIRS;
+use crate::cpu::gemm::{Matrix, Sum, Target};
+
+/// A matrix `[rows, columns]`, rounded to bf16 and packed as the right operand of products.
+///
+/// The inner dimension is split into blocks of nearly equal size. Each is packed by panels of
+/// columns, `[panels, pairs, columns of a panel]`.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use perceiver_ops::{Bf16Kernel, PackedMatrix};
+///
+/// let matrix = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu)?;
+/// let matrix = PackedMatrix::from_tensor(&matrix)?;
+/// let mut product = [0.0; 2];
+/// let kernel = Bf16Kernel::fastest().unwrap_or(Bf16Kernel::PORTABLE);
+/// matrix.multiply(kernel, &[10.0, 1.0], &mut product)?;
+/// assert_eq!(product, [13.0, 24.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct PackedMatrix {
+    values: Vec<u32>,
+    rows: usize,
+    columns: usize,
+}
+
+impl PackedMatrix {
+    /// Packs a matrix.
+    ///
+    /// # Panics
+    /// When the matrix reaches beyond its slice: an error of the calling kernel.
+    pub(crate) fn new<'a>(matrix: impl Into<Operand<'a>>) -> Self {
+        let mut packed = Self::default();
+        packed.pack(matrix);
+        packed
+    }
+
+    /// Packs another matrix in place of this one, in the same memory if it is large enough.
+    ///
+    /// # Panics
+    /// As for [`PackedMatrix::new`].
+    pub(crate) fn pack<'a>(&mut self, matrix: impl Into<Operand<'a>>) {
+        let matrix = matrix.into();
+        assert!(
+            matrix.is_inside(),
+            "a matrix to pack reaches beyond its slice"
+        );
+        (self.rows, self.columns) = (matrix.rows, matrix.columns);
+        let blocks = depth_blocks(self.rows);
+        let len = |depth: Range<usize>| columns_len(matrix.columns, depth.len());
+        self.values.resize(blocks.clone().map(len).sum(), 0);
+        let mut rest = &mut self.values[..];
+        for depth in blocks {
+            let (block, after) = rest.split_at_mut(len(depth.clone()));
+            pack_columns(&matrix, depth, block);
+            rest = after;
+        }
+    }
+
+    /// Packs a matrix on the CPU, of type f32 or bf16; a transposed one is packed as fast.
+    ///
+    /// # Errors
+    /// When it is no matrix, has another type or is on another device.
+    pub fn from_tensor(matrix: &Tensor) -> Result<Self> {
+        let (storage, layout) = matrix.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            bail!("matrix to pack: expected a tensor on the CPU");
+        };
+        Ok(Self::new(Operand::of_tensor(storage, layout)?))
+    }
+
+    /// Multiplies `lhs` `[n, rows]` by this matrix into `output` `[n, columns]`, both row by row,
+    /// on the thread of the caller.
+    ///
+    /// # Errors
+    /// When the sizes do not fit.
+    pub fn multiply(&self, kernel: Bf16Kernel, lhs: &[f32], output: &mut [f32]) -> Result<()> {
+        let n = lhs.len() / self.rows.max(1);
+        if lhs.len() != n * self.rows || output.len() != n * self.columns {
+            bail!(
+                "product with a packed matrix {} x {}: {} and {} values do not fit",
+                self.rows,
+                self.columns,
+                lhs.len(),
+                output.len()
+            );
+        }
+        let lhs = Matrix::new(lhs, n, self.rows);
+        let target = Target {
+            values: output,
+            row_stride: self.columns,
+        };
+        let epilogue = Epilogue {
+            scale: 1.0,
+            sum: Sum::Replace,
+            bias: None,
+        };
+        multiply_packed(kernel, target, lhs, self, epilogue);
+        Ok(())
+    }
+
+    /// Returns the number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Returns the number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Returns every block of the inner dimension with its packed values.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (Range<usize>, &[u32])> {
+        let mut rest = &self.values[..];
+        depth_blocks(self.rows).map(move |depth| {
+            let (block, after) = rest.split_at(columns_len(self.columns, depth.len()));
+            rest = after;
+            (depth, block)
+        })
+    }
+}
+
+/// Splits an inner dimension into blocks of an even size, as few as possible; one if it is 0.
+fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let count = depth.div_ceil(2 * PAIRS).max(1);
+    let size = depth.div_ceil(count).next_multiple_of(2);
+    (0..count).map(move |block| (block * size).min(depth)..((block + 1) * size).min(depth))
+}
