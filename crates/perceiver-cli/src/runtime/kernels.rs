@@ -36,12 +36,11 @@ pub(crate) fn log_bf16(device: &Device, precision: Precision) {
     if !device.is_cpu() || precision != Precision::Bf16 {
         return;
     }
-    match Bf16Kernel::fastest() {
-        Some(kernel) => {
-            tracing::info!("bf16: {kernel} multiplies matrices, with f32 sums");
-        }
-        None => tracing::info!(
+    if let Some(kernel) = Bf16Kernel::fastest() {
+        tracing::info!("bf16: {kernel} multiplies matrices, with f32 sums");
+    } else {
+        tracing::info!(
             "bf16: this CPU has no instructions for it; matrix products are f32, and no faster"
-        ),
+        );
     }
 }

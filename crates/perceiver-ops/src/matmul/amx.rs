@@ -4,7 +4,8 @@
 //! 256 sums. Four of the eight tile registers hold the sums of 32 rows and columns, two hold rows,
 //! two hold columns. std has no stable functions for these instructions, so they are assembly.
 //!
-//! This file was written where no CPU has AMX; it compiles, but has not run.
+//! This file was written where no CPU has AMX; it compiles, but has not run. So it is off unless the
+//! environment variable `PERCEIVER_AMX` is set.
 
 use std::arch::asm;
 

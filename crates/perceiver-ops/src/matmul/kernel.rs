@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+/// The environment variable that turns on the kernel for AMX, which has not run on a CPU that has it.
+#[cfg(target_arch = "x86_64")]
+const AMX: &str = "PERCEIVER_AMX";
+
 /// The instructions for products of bf16 matrices. A value exists only where they can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bf16Kernel(pub(super) Instructions);
@@ -38,12 +42,13 @@ impl Bf16Kernel {
         })
     }
 
-    /// Returns all kernels of this machine, the fastest first.
+    /// Returns all kernels of this machine, the fastest first; that for AMX only if the environment
+    /// variable `PERCEIVER_AMX` is set, since it has not run yet.
     pub fn all() -> Vec<Self> {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if super::amx::is_available() {
+            if std::env::var_os(AMX).is_some() && super::amx::is_available() {
                 kernels.push(Self(Instructions::Amx));
             }
             if has_avx512_bf16() {

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 
-use super::kernel::{Bf16Kernel, Instructions};
+use super::kernel::Bf16Kernel;
+#[cfg(target_arch = "x86_64")]
+use super::kernel::Instructions;
 use super::operand::Operand;
 use super::pack::{pack_rows, rows_len};
 use super::packed_matrix::PackedMatrix;
