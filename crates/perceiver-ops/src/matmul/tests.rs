@@ -82,9 +82,15 @@ impl Stored {
         call(operand)
     }
 
-    fn rounded(&self, row: usize, column: usize) -> f64 {
-        let value = self.values[row * self.strides.0 + column * self.strides.1];
-        bf16::from_f32(value).to_f64()
+    /// Returns the values rounded to bf16, row by row.
+    fn dense(&self) -> Vec<f64> {
+        let value = |row: usize, column: usize| {
+            let value = self.values[row * self.strides.0 + column * self.strides.1];
+            bf16::from_f32(value).to_f64()
+        };
+        let rows = 0..self.rows;
+        rows.flat_map(|row| (0..self.columns).map(move |column| value(row, column)))
+            .collect()
     }
 }
 
@@ -146,20 +152,23 @@ proptest! {
         };
         let all: Vec<Vec<f32>> =
             Bf16Kernel::all().into_iter().map(|kernel| product(kernel, &lhs, &rhs, gap, epilogue)).collect();
-        for (at, value) in all.iter().flat_map(|values| values.iter().enumerate()) {
+        let bias_of = |column: usize| if with_bias { f64::from(bias[column]) } else { 0.0 };
+        let before = if add { 7.0 } else { 0.0 };
+        let [left, right] = [&lhs, &rhs].map(Stored::dense);
+        for at in 0..rows * (columns + gap) {
             let (row, column) = (at / (columns + gap), at % (columns + gap));
+            let found = all.iter().map(|values| values[at]);
             if column >= columns {
-                prop_assert_eq!(value.to_bits(), 7f32.to_bits(), "gap at {}, {}", row, column);
+                prop_assert!(found.map(f32::to_bits).all(|bits| bits == 7f32.to_bits()), "a gap was written to");
                 continue;
             }
-            let terms = (0..depth).map(|k| lhs.rounded(row, k) * rhs.rounded(k, column));
+            let terms = (0..depth).map(|k| left[row * depth + k] * right[k * columns + column]);
             let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-            let before = if add { 7.0 } else { 0.0 };
-            let bias = if with_bias { f64::from(bias[column]) } else { 0.0 };
-            let expected = f64::from(scale) * sum + before + bias;
+            let expected = f64::from(scale) * sum + before + bias_of(column);
             let bound = 1e-6 * (f64::from(scale.abs()) * size + expected.abs() + 7.0);
-            let difference = (f64::from(*value) - expected).abs();
-            prop_assert!(difference <= bound, "{value} for {expected} at {row}, {column}");
+            for value in found.map(f64::from) {
+                prop_assert!((value - expected).abs() <= bound, "{value} for {expected} at {row}, {column}");
+            }
         }
     }
 
@@ -178,11 +187,13 @@ proptest! {
         let side = if is_left { &mut lhs } else { &mut rhs };
         let (row, column) = (at.0 % side.rows, at.1 % side.columns);
         side.values[row * side.strides.0 + column * side.strides.1] = special;
+        let [left, right] = [&lhs, &rhs].map(Stored::dense);
         for kernel in Bf16Kernel::all() {
             let values = product(kernel, &lhs, &rhs, 0, PLAIN);
             for (at, found) in values.into_iter().map(f64::from).enumerate() {
                 let (i, j) = (at / columns, at % columns);
-                let sum: f64 = (0..depth).map(|k| lhs.rounded(i, k) * rhs.rounded(k, j)).sum();
+                let terms = (0..depth).map(|k| left[i * depth + k] * right[k * columns + j]);
+                let sum: f64 = terms.sum();
                 let is_same = match sum {
                     sum if sum.is_nan() => found.is_nan(),
                     sum if sum.is_infinite() => found.is_infinite() && found.signum() == sum.signum(),
