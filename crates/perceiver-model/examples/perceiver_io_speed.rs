@@ -8,7 +8,7 @@
 //! Weights are random; images have 224 x 224 pixels. Every model runs in a process of its own, in the
 //! environment that the command-line program sets for itself, and a matrix product with as many
 //! multiply-adds as transformers needs for the model follows each pass. Figures are medians, with the
-//! fastest in parentheses.
+//! fastest in parentheses. The processor time, on Linux, hardly depends on other programs.
 
 use std::error::Error;
 use std::process::Command;
@@ -90,32 +90,61 @@ fn measure(name: &str, kind: InputKind, times: usize) -> Result<(), Box<dyn Erro
     let products = Products::new(work)?;
     let (mut of_model, mut of_products) = (Vec::new(), Vec::new());
     for round in 0..=times {
-        let start = Instant::now();
-        model.forward(&images, Mode::Inference)?;
-        let between = Instant::now();
-        products.run()?;
+        let model = Duration::of(|| model.forward(&images, Mode::Inference).map(drop))?;
+        let products = Duration::of(|| products.run())?;
         // The first pass warms up.
         if round > 0 {
-            of_model.push((between - start).as_secs_f64());
-            of_products.push(between.elapsed().as_secs_f64());
+            of_model.push(model);
+            of_products.push(products);
         }
     }
-    let mut ratios: Vec<f64> = of_model
-        .iter()
-        .zip(&of_products)
-        .map(|(model, products)| model / products)
-        .collect();
-    let [ms, best] = median_and_least(&mut of_model).map(|seconds| 1000.0 * seconds);
-    let [products, fastest] =
-        median_and_least(&mut of_products).map(|seconds| 2e-9 * work / seconds);
-    let [ratio, least] = median_and_least(&mut ratios);
+    let wall = |durations: &[Duration]| figures(durations.iter().map(|of| of.wall));
+    let ratios = |part: fn(&Duration) -> f64| {
+        let pairs = of_model.iter().zip(&of_products);
+        figures(pairs.map(|(model, products)| part(model) / part(products)))
+    };
+    let [ms, least_ms] = wall(&of_model).map(|seconds| 1000.0 * seconds);
+    let [rate, best] = wall(&of_products).map(|seconds| 2e-9 * work / seconds);
+    let [ratio, least] = ratios(|of| of.wall);
+    let [cpu_ratio, least_cpu] = ratios(|of| of.processor);
     println!(
-        "{name}: {ms:.0} ms an image ({best:.0}), {:.0} GFLOP/s; products: {products:.0} GFLOP/s ({fastest:.0}); time as a \
-         multiple of the products': {ratio:.2} ({least:.2}); peak memory {}",
+        "{name}: {ms:.0} ms an image ({least_ms:.0}), {:.0} GFLOP/s; products: {rate:.0} GFLOP/s ({best:.0}); time as a \
+         multiple of the products': {ratio:.2} ({least:.2}), of the processors: {cpu_ratio:.2} ({least_cpu:.2}); peak \
+         memory {}",
         2e-6 * work / ms,
         peak_memory()
     );
     Ok(())
+}
+
+/// How long a call took, in seconds.
+struct Duration {
+    wall: f64,
+    /// The time of all threads on a processor; `NaN` where the system does not say it.
+    processor: f64,
+}
+
+impl Duration {
+    fn of<E>(call: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
+        let (start, processor) = (Instant::now(), processor_seconds());
+        call()?;
+        Ok(Self {
+            wall: start.elapsed().as_secs_f64(),
+            processor: processor_seconds() - processor,
+        })
+    }
+}
+
+/// Returns the time of all threads on a processor so far, in seconds.
+fn processor_seconds() -> f64 {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+        return f64::NAN;
+    };
+    let nanoseconds = tasks.flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    1e-9 * nanoseconds.sum::<f64>()
 }
 
 /// The multiply-adds of a model with keys and values projected, as transformers computes it.
@@ -159,7 +188,9 @@ impl Products {
     }
 }
 
-fn median_and_least(values: &mut [f64]) -> [f64; 2] {
+/// Returns the median and the least of some values.
+fn figures(values: impl Iterator<Item = f64>) -> [f64; 2] {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     [values[values.len() / 2], values[0]]
 }

@@ -75,8 +75,8 @@ pub fn linear_gelu(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor>
 }
 
 /// Copies a weight `[outputs, inputs]` into the order in which [`linear`] reads it, by inputs, outside
-/// any graph. For few rows, transposing the weight in every call takes as long as a tenth of the
-/// product. Values and results stay the same. On a GPU, it returns the weight as it is.
+/// any graph, so that no call transposes it: in a Perceiver IO model's pass on one image, that took
+/// 8% of the time. Values and results stay the same. On a GPU, it returns the weight as it is.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
