@@ -19,6 +19,8 @@ pub(crate) mod learned_positions;
 pub(crate) mod names;
 pub(crate) mod preprocessor;
 pub(crate) mod summary;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod windows;
 
 use std::collections::HashMap;

@@ -129,9 +129,6 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The file names of a checkpoint.
-    pub const FILES: [&'static str; 2] = ["config.json", "model.safetensors"];
-
     /// Reads `config.json` and `model.safetensors` from a directory.
     ///
     /// # Errors

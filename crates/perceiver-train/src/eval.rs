@@ -34,9 +34,14 @@ const MOST_VALUES: u64 = 1 << 28;
 
 /// Returns the batch size of a model's evaluation: a power of two that depends on the model alone.
 pub(crate) fn batch_size(model: &dyn Classifier) -> usize {
-    let fitting = MOST_VALUES / model.values_per_image().max(1);
-    let fitting = usize::try_from(fitting).unwrap_or(BATCH_SIZE);
-    1 << fitting.clamp(1, BATCH_SIZE).ilog2()
+    1 << images_within(MOST_VALUES, model, BATCH_SIZE).ilog2()
+}
+
+/// Returns how many images take at most `values` values in a forward pass of a model: at least one
+/// and at most `most`.
+pub(crate) fn images_within(values: u64, model: &dyn Classifier, most: usize) -> usize {
+    let fitting = values / model.values_per_image().max(1);
+    usize::try_from(fitting).unwrap_or(most).clamp(1, most)
 }
 
 /// The content of `results.json`: the test results.
@@ -51,7 +56,7 @@ pub struct TestResults {
     /// The number of test images.
     pub images: u64,
     /// The origin of the images, if not the data set's own test split.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "json_file::is_default")]
     pub split: TestSplit,
     /// The number of images that a seed drew these from, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,10 +145,6 @@ impl TestResults {
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
 /// The evaluation of a model on a data set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
@@ -208,23 +209,23 @@ pub fn evaluate(
     evaluation.of_all(&*placement.ranks, images)
 }
 
-/// [`evaluate`] with metric sums only; with `weights`, the loss of every image is multiplied by that
+/// [`evaluate`] with metric sums only, without test-time augmentation; with `weights`, the loss of every image is multiplied by that
 /// of its class.
 ///
 /// # Errors
 /// Those of [`evaluate`].
 pub(crate) fn measure(
     model: &dyn Classifier,
-    views: TestTimeAugmentation,
     samples: &Samples,
-    (preprocessing, weights): (&Preprocessing, Option<&ClassWeights>),
+    preprocessing: &Preprocessing,
+    weights: Option<&ClassWeights>,
     placement: &Placement,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<MetricSums> {
     let mut sums = MetricSums::default();
     for_each_batch(
         model,
-        views,
+        TestTimeAugmentation::None,
         samples,
         preprocessing,
         placement,

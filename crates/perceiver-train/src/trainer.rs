@@ -237,6 +237,7 @@ impl Trainer {
         interrupt: &AtomicBool,
     ) -> Result<Outcome> {
         self.require_same_parts()?;
+        self.set_layer_rates()?;
         let notifier = &mut Notifier::new(callback, interrupt);
         let loader = self.training_loader()?;
         let history = &self.progress.history;

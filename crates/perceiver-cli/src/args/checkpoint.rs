@@ -83,21 +83,24 @@ impl CheckpointFlags {
     /// Returns the directory with `files`, and with those of `optional` that exist. A model on the
     /// Hub is downloaded into the cache.
     pub(crate) fn directory(&self, files: &[&str], optional: &[&str]) -> Result<PathBuf> {
-        let path = Path::new(&self.checkpoint);
-        if !path.is_dir() && named_directory::looks_local(&self.checkpoint) {
-            return Err(named_directory::missing(self.flag, path));
-        }
+        self.require_no_lost_directory()?;
         hub::directory(self, files, optional)
     }
 
     /// Returns the directory with the files of the checkpoint, whichever kind of weights it has, and
     /// with those of `also` that exist. A model on the Hub is downloaded into the cache.
     pub(crate) fn files(&self, also: &[&str]) -> Result<PathBuf> {
+        self.require_no_lost_directory()?;
+        hub::files(self, also)
+    }
+
+    /// Checks that a name is not that of a local directory that does not exist.
+    fn require_no_lost_directory(&self) -> Result<()> {
         let path = Path::new(&self.checkpoint);
         if !path.is_dir() && named_directory::looks_local(&self.checkpoint) {
             return Err(named_directory::missing(self.flag, path));
         }
-        hub::files(self, also)
+        Ok(())
     }
 
     /// Reads `config.json` without loading the weights.

@@ -136,9 +136,17 @@ impl PerceiverIoConfig {
             let found = value.get("model_type").unwrap_or(&Value::Null);
             return Err(wrong(format!("model_type {found}")));
         }
-        let config: Self =
-            serde_json::from_value(value.clone()).map_err(|error| wrong(error.to_string()))?;
+        Self::from_json(value).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Reads the content of a `config.json` of a Perceiver model of transformers; the class of the
+    /// model tells the input preprocessor.
+    ///
+    /// # Errors
+    /// When a field has a value of another type.
+    pub fn from_json(value: Value) -> serde_json::Result<Self> {
         let input = InputKind::of_class(&value);
+        let config: Self = serde_json::from_value(value)?;
         Ok(Self {
             input: input.unwrap_or(config.input),
             ..config

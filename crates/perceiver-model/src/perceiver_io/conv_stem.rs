@@ -130,17 +130,9 @@ mod tests {
     use std::collections::HashMap;
 
     use candle_core::{DType, Device, Var};
-    use perceiver_ops::RngKey;
 
     use super::*;
-
-    fn tensor(seed: u64, shape: &[usize]) -> Tensor {
-        let count = shape.iter().product::<usize>() as u64;
-        let values =
-            (0..count).map(|i| (RngKey::new(seed).bits(i) >> 40) as f32 / 8_388_608.0 - 1.0);
-        let values = Tensor::from_iter(values, &Device::Cpu).unwrap();
-        values.reshape(shape).unwrap()
-    }
+    use crate::perceiver_io::testing::tensor;
 
     fn stem() -> (ConvStem, HashMap<String, Tensor>) {
         let channels = [STEM_CHANNELS];

@@ -349,17 +349,10 @@ mod tests {
     use perceiver_ops::{RngKey, Tape};
 
     use super::*;
+    use crate::perceiver_io::testing::tensor;
 
     const TOKEN_WIDTH: usize = 12;
     const WIDTH: usize = 16;
-
-    fn tensor(seed: u64, shape: &[usize]) -> Tensor {
-        let count = shape.iter().product::<usize>() as u64;
-        let values =
-            (0..count).map(|i| (RngKey::new(seed).bits(i) >> 40) as f32 / 8_388_608.0 - 1.0);
-        let values = Tensor::from_iter(values, &Device::Cpu).unwrap();
-        values.reshape(shape).unwrap()
-    }
 
     /// A layer with random weights, and its variables.
     fn layer(tokens: Option<usize>) -> (Layer, Vec<Var>) {

@@ -186,11 +186,14 @@ impl CheckpointConfig {
 
     /// Parses a `config.json` of this program or of transformers.
     fn parse(path: &Path) -> Result<Self> {
-        let value: Value = json_file::read(path, EXPECTED)?;
-        if is_perceiver_io_config(&value) {
-            return transformers::read(path, &value);
+        let own = json_file::read(path, EXPECTED);
+        if let Err(TrainError::Damaged { .. }) = &own
+            && let Ok(value) = json_file::read::<Value>(path, EXPECTED)
+            && is_perceiver_io_config(&value)
+        {
+            return transformers::read(path, value);
         }
-        json_file::read(path, EXPECTED) // again, for errors with lines and columns
+        own
     }
 
     /// Returns whether weights without a checksum are accepted with this configuration.

@@ -68,16 +68,19 @@ impl Layout {
 /// # Errors
 /// When a file is no valid one of an image classifier, with a description in words, or its
 /// preprocessing cannot be used.
-pub(crate) fn read(path: &Path, value: &Value) -> Result<CheckpointConfig> {
+pub(crate) fn read(path: &Path, value: Value) -> Result<CheckpointConfig> {
     let damaged = |finding: String| TrainError::Damaged {
         path: path.to_path_buf(),
         expected: "the config.json of a Perceiver IO image classifier of transformers".to_string(),
         finding,
     };
-    let model = PerceiverIoConfig::open(path)?;
+    let training = value.get(KEY).map(Training::deserialize).transpose();
+    let training = training.map_err(|error| damaged(format!("{KEY}: {error}")))?;
+    let model = PerceiverIoConfig::from_json(value);
+    let model = model.map_err(|error| damaged(error.to_string()))?;
     let classes = model.class_names();
     let model = model.with_num_labels(classes.len());
-    let Some(training) = value.get(KEY) else {
+    let Some(training) = training else {
         let preprocessing = preprocessing(&path.with_file_name(PREPROCESSOR))?;
         let image_size = image_size(&model, preprocessing.image_size);
         let model = PerceiverIoConfig {
@@ -90,8 +93,6 @@ pub(crate) fn read(path: &Path, value: &Value) -> Result<CheckpointConfig> {
             classes,
         ));
     };
-    let training = Training::deserialize(training);
-    let training = training.map_err(|error| damaged(format!("{KEY}: {error}")))?;
     let image_size = training.image_size;
     let model = PerceiverIoConfig {
         image_size,

@@ -11,6 +11,7 @@ use crate::recipe::budget::Budget;
 use crate::recipe::checkpoint_interval::CheckpointEvery;
 use crate::recipe::initial_weights::InitialWeights;
 use crate::recipe::precision::Precision;
+use crate::run::json_file;
 use crate::step::class_weights::ClassWeights;
 
 /// The training options.
@@ -69,7 +70,7 @@ pub struct TrainingRecipe {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub freeze: Vec<String>,
     /// The number of epochs in which only the classification head is trained, before the rest is.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "json_file::is_default")]
     pub head_epochs: usize,
     /// The factor on the learning rate of each layer relative to that of the next one, so that
     /// early layers change less than the head (Clark et al., "ELECTRA", 2020); 1 for one rate. The
@@ -84,10 +85,6 @@ pub struct TrainingRecipe {
     pub plateau: PlateauConfig,
     /// The options of early stopping.
     pub early_stopping: EarlyStoppingConfig,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 #[expect(

@@ -9,6 +9,11 @@ use serde::de::DeserializeOwned;
 use crate::error::{Result, TrainError};
 use crate::run::atomic_file;
 
+/// Returns whether a field has its default, and need not be written.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Reads the value in the file at `path`; `expected` describes the file in errors.
 ///
 /// # Errors

@@ -6,7 +6,6 @@ use candle_core::Tensor;
 
 use crate::error::{Result, TrainError};
 use crate::lr_schedule::Position;
-use crate::optim::layer_decay::learning_rate_factors;
 use crate::optim::{Optimizer, OptimizerState};
 use crate::step::loss::CustomLoss;
 use crate::trainer::Trainer;
@@ -107,8 +106,7 @@ impl Trainer {
         }
     }
 
-    /// Checks that a resumed run has the parts of its own that it began with, records them, and
-    /// gives the optimizer the learning rates of the layers.
+    /// Checks that a resumed run has the parts of its own that it began with, and records them.
     pub(super) fn require_same_parts(&mut self) -> Result<()> {
         self.require_no_weights_beside_own_loss()?;
         let names = &self.parts.names;
@@ -129,11 +127,6 @@ impl Trainer {
             });
         }
         self.progress.parts.clone_from(names);
-        let decay = self.recipe.training.layer_decay;
-        if decay < 1.0 {
-            let factors = learning_rate_factors(&self.recipe.model, &self.parameters, decay)?;
-            self.optimizer.set_learning_rate_factors(factors)?;
-        }
         Ok(())
     }
 }

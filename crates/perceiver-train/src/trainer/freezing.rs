@@ -1,9 +1,11 @@
-//! Frozen parameters: those that a recipe never trains, and the stage that trains the head alone.
+//! What is trained and how much: frozen parameters, the stage that trains the head alone, and the
+//! learning rates of layers.
 
 use perceiver_model::{Architecture, Parameters};
 
 use crate::error::{Result, TrainError};
 use crate::optim::OptimizerState;
+use crate::optim::layer_decay::learning_rate_factors;
 use crate::recipe::Recipe;
 use crate::step::mixed_precision::MixedPrecision;
 use crate::trainer::Trainer;
@@ -20,6 +22,19 @@ pub(crate) fn trained(parameters: &Parameters, recipe: &Recipe, epochs: usize) -
         training.freeze.iter().any(|prefix| is_below(name, prefix))
             || (trains_head_only && !name.starts_with(head))
     })
+}
+
+/// Returns the parameters that a recipe trains after `epochs` epochs, and the model of a training step.
+pub(crate) fn stage(
+    parameters: &Parameters,
+    recipe: &Recipe,
+    epochs: usize,
+) -> Result<(Parameters, MixedPrecision)> {
+    let trained = trained(parameters, recipe, epochs);
+    let training = &recipe.training;
+    let (precision, recompute) = (training.precision, training.activation_checkpointing);
+    let working = MixedPrecision::new(&trained, &recipe.model, precision, recompute)?;
+    Ok((trained, working))
 }
 
 /// Returns whether `name` is `prefix` or begins with it, up to a dot.
@@ -68,6 +83,16 @@ pub(crate) fn require_some_trained(parameters: &Parameters, recipe: &Recipe) -> 
 }
 
 impl Trainer {
+    /// Gives the optimizer the learning rates of the layers.
+    pub(super) fn set_layer_rates(&mut self) -> Result<()> {
+        let decay = self.recipe.training.layer_decay;
+        if decay < 1.0 {
+            let factors = learning_rate_factors(&self.recipe.model, &self.parameters, decay)?;
+            self.optimizer.set_learning_rate_factors(factors)?;
+        }
+        Ok(())
+    }
+
     /// Begins the stage that trains more than the head, after the last epoch of the other: with all
     /// parameters that are not frozen, and an optimizer without history.
     pub(super) fn enter_stage(&mut self) -> Result<()> {
@@ -75,14 +100,7 @@ impl Trainer {
         if epochs == 0 || epochs != self.recipe.training.head_epochs {
             return Ok(());
         }
-        self.trained = trained(&self.parameters, &self.recipe, epochs);
-        let training = &self.recipe.training;
-        self.working = MixedPrecision::new(
-            &self.trained,
-            &self.recipe.model,
-            training.precision,
-            training.activation_checkpointing,
-        )?;
+        (self.trained, self.working) = stage(&self.parameters, &self.recipe, epochs)?;
         self.optimizer.restore(OptimizerState::default());
         self.progress.stage_start = self.progress.steps;
         Ok(())

@@ -22,7 +22,6 @@ use crate::optim::ema::Ema;
 use crate::recipe::{ClassWeighting, Recipe};
 use crate::recipe::{field_names, resume_check};
 use crate::run::directory::RunDirectory;
-use crate::step::mixed_precision::MixedPrecision;
 use crate::trainer::Trainer;
 use crate::trainer::custom_parts::CustomParts;
 use crate::trainer::early_stopping::EarlyStopping;
@@ -324,9 +323,7 @@ impl Trainer {
         let training = &recipe.training;
         let model = parameters.model(&recipe.model)?;
         freezing::require_some_trained(&parameters, &recipe)?;
-        let trained = freezing::trained(&parameters, &recipe, progress.history.len());
-        let (precision, recompute) = (training.precision, training.activation_checkpointing);
-        let working = MixedPrecision::new(&trained, &recipe.model, precision, recompute)?;
+        let (trained, working) = freezing::stage(&parameters, &recipe, progress.history.len())?;
         let mut optimizer = training.optimizer.build(progress.learning_rate);
         let ema = training.ema_decay.map(|decay| Ema::new(decay, ema));
         let mut parts = CustomParts::default();

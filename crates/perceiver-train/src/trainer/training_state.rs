@@ -18,6 +18,7 @@ use crate::recipe::Recipe;
 use crate::recipe::resume_check;
 use crate::run::checksummed_file::{self, Checksum, Content};
 use crate::run::directory::RunDirectory;
+use crate::run::json_file;
 use crate::trainer::early_stopping::EarlyStopping;
 use crate::trainer::freezing;
 use crate::trainer::timer::TimeSpent;
@@ -43,7 +44,7 @@ pub(crate) struct Progress {
     pub(crate) steps: u64,
     /// The number of steps before the optimizer began, where an earlier stage trained the head
     /// alone.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "json_file::is_default")]
     pub(crate) stage_start: u64,
     pub(crate) learning_rate: f32,
     pub(crate) plateau: Plateau,
@@ -65,14 +66,6 @@ pub(crate) struct Progress {
     /// The state of the watchdog.
     #[serde(default)]
     pub(crate) watchdog: Memory,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 /// The progress of the current epoch.

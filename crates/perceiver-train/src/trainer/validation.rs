@@ -9,11 +9,11 @@ use crate::callbacks::{Event, Validated};
 use crate::error::Result;
 use crate::eval::measure;
 use crate::eval::metrics::Metrics;
-use crate::eval::test_time_augmentation::TestTimeAugmentation;
 use crate::trainer::Trainer;
 
 impl Trainer {
-    /// Validates the weights that would be saved, and collects the callbacks' own metrics.
+    /// Validates the weights that would be saved, without test-time flip, which is for the test split
+    /// only, and collects the callbacks' own metrics.
     pub(super) fn validate(
         &self,
         notifier: &mut Notifier<'_>,
@@ -30,9 +30,9 @@ impl Trainer {
         let model = parameters.inference_model_in(&self.recipe.model, dtype)?;
         let sums = measure(
             &model,
-            TestTimeAugmentation::None, // test-time flip is for the test split only
             &self.data.validation,
-            (&self.data.preprocessing, self.validation_weights.as_ref()),
+            &self.data.preprocessing,
+            self.validation_weights.as_ref(),
             &self.placement,
             &mut report,
         )?;

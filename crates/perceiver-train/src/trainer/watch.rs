@@ -4,6 +4,7 @@ use crate::callbacks::Event;
 use crate::callbacks::notifier::Notifier;
 use crate::diagnostics::model_stats::ModelDiagnosis;
 use crate::error::Result;
+use crate::eval::images_within;
 use crate::trainer::Trainer;
 
 /// The number of training images that the watchdog uses, and the steps after which it checks the
@@ -19,9 +20,7 @@ impl Trainer {
     /// Computes model statistics on a few training images; each rank computes its part.
     pub(super) fn diagnose(&self) -> Result<ModelDiagnosis> {
         let train = &self.data.train;
-        let fitting = MOST_VALUES / self.model.values_per_image().max(1);
-        let fitting = usize::try_from(fitting).unwrap_or(NUM_IMAGES);
-        let all = fitting.clamp(1, NUM_IMAGES).min(train.len());
+        let all = images_within(MOST_VALUES, &*self.model, NUM_IMAGES).min(train.len());
         let part = self.placement.ranks.part().range(all);
         let share = part.len() as f64 / all as f64;
         let seen = if part.is_empty() { 0..1 } else { part }; // with weight 0 if empty
