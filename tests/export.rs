@@ -424,10 +424,15 @@ fn the_program_exports_and_verifies() {
         "export --checkpoint run --output half.onnx {more}"
     ));
     assert!(output.out.contains(", f16, "), "{}", output.out);
-    assert!(output.out.contains("of 1e-2 allowed"), "{}", output.out);
+    assert!(
+        output.out.contains("of the largest result; 1e-2 and"),
+        "{}",
+        output.out
+    );
     let samples = candle_core::safetensors::load(sandbox.path("s"), &Device::Cpu).unwrap();
     assert_eq!(samples["input.1"].dims(), [1, 9, 19, 3]);
     assert_eq!(samples["output.17"].dims(), [17, 20]);
+    assert_eq!(samples["exact.3"].dims(), [3, 20]);
     let unverified = "export --checkpoint run --output quick.onnx --no-verify";
     assert_eq!(sandbox.succeed(unverified).out.lines().count(), 1);
 }

@@ -4,7 +4,8 @@ usage: python onnx_check.py MODEL SAMPLES [--tolerance 1e-4]
        python onnx_check.py MODEL --images DIR --checkpoint DIR --program PERCEIVER [--tolerance 1e-3]
 
 The first form runs MODEL on the inputs of SAMPLES, which `perceiver export --samples SAMPLES` wrote, and compares
-the results with those of the program: the largest difference as a share of the largest result. The second form
+the results with those of the program: the largest difference as a share of the largest result. Four times the
+rounding of the program, its difference from the results in 64 bits, is allowed in addition. The second form
 compares the probabilities of all images of a folder with those of `perceiver predict`; MODEL was exported with
 --with-preprocessing and --softmax. Both check the file by onnx.checker first.
 
@@ -57,8 +58,12 @@ if arguments.samples:
         images, expected = samples[f"input.{batch}"], samples[f"output.{batch}"]
         (found,) = session.run(None, {source.name: images})
         assert found.shape == expected.shape, (found.shape, expected.shape)
-        difference = np.abs(found - expected).max() / np.abs(expected).max()
-        report(f"batch {batch}, input {list(images.shape)}", difference, arguments.tolerance or 1e-4)
+        largest, exact = np.abs(expected).max(), samples[f"exact.{batch}"]
+        difference = np.abs(found - expected).max() / largest
+        # Sharp attention amplifies rounding, in which engines differ: that of the program is measured.
+        rounding = np.abs(expected - exact).max() / largest
+        what = f"batch {batch}, input {list(images.shape)}, rounding {rounding:.1e}"
+        report(what, difference, (arguments.tolerance or 1e-4) + 4 * rounding)
 
 if arguments.images:
     paths = sorted(path for path in arguments.images.iterdir() if path.is_file())

@@ -12,13 +12,17 @@ use crate::ui::terminal;
 /// The batch sizes that are compared: one image, and several.
 const BATCHES: [usize; 2] = [1, 3];
 
+/// How much larger the rounding of another engine may be than that of the model, measured as its
+/// difference from the results in 64 bits.
+const ROUNDING_FACTOR: f32 = 4.0;
+
 /// Runs the file at `path` in tract and compares its results with those of the model.
 pub(crate) fn compare(
     path: &Path,
     checkpoint: &perceiver_train::Checkpoint,
     options: &ExportOptions,
 ) -> Result<()> {
-    let tolerance = tolerance(options);
+    let allowed = tolerance(options);
     let mut most = 0f32;
     for batch in BATCHES {
         let sample = Sample::new(checkpoint, options, batch)?;
@@ -31,6 +35,12 @@ pub(crate) fn compare(
             );
         }
         let distance = distance(&found, &sample.expected)?;
+        let mut tolerance = allowed;
+        if distance > allowed {
+            // Sharp attention amplifies rounding, in which engines differ.
+            let exact = sample.exact(checkpoint, options)?;
+            tolerance += ROUNDING_FACTOR * self::distance(&sample.expected, &exact)?;
+        }
         // A NaN is no distance below the tolerance.
         if distance.is_nan() || distance > tolerance {
             let shown = path.display();
@@ -43,8 +53,8 @@ pub(crate) fn compare(
         most = most.max(distance);
     }
     terminal::print(format_args!(
-        "verified in tract at batch sizes 1 and 3: differences up to {most:.1e} of the largest result, of {tolerance:e} \
-         allowed"
+        "verified in tract at batch sizes 1 and 3: differences up to {most:.1e} of the largest result; {allowed:e} and \
+         four times the model's own rounding are allowed"
     ))?;
     Ok(())
 }
