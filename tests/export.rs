@@ -113,108 +113,49 @@ fn small() -> PerceiverConfig {
     }
 }
 
+/// What an option is called, and how it changes the small model.
+type Case = (&'static str, fn(&mut PerceiverConfig));
+
+const CASES: [Case; 14] = [
+    ("the small model", |_| ()),
+    ("stem", |c| {
+        (c.stem_units, c.patch_size) = (vec![6, 10], 1);
+    }),
+    ("stem, and patches of an odd size", |c| {
+        (c.stem_units, c.patch_size, c.image_size) = (vec![5], 3, 18);
+    }),
+    ("Fourier positions", |c| {
+        (c.positions, c.fourier_bands) = (Positions::Fourier, 3);
+    }),
+    ("cross-attention heads", |c| c.num_cross_heads = 4),
+    ("one cross-attention", |c| c.num_cross_attends = 1),
+    ("its own weights of the first cross-attention", |c| {
+        c.sharing = Sharing::AllButFirstCross;
+    }),
+    ("no sharing", |c| {
+        (c.sharing, c.num_cross_attends) = (Sharing::None, 2);
+    }),
+    ("wide heads", |c| (c.head_dim, c.num_heads) = (0, 3)),
+    ("a normalized mean", |c| {
+        (c.norm_pooled, c.layer_norm_epsilon) = (true, 1e-3);
+    }),
+    ("no transformer", |c| c.num_transformer_blocks = 0),
+    ("single layers", |c| {
+        (c.ffn_units, c.classifier_units) = (vec![16], vec![4]);
+    }),
+    ("one head, one channel", |c| {
+        (c.num_heads, c.channels) = (1, 1)
+    }),
+    ("many latents and few tokens", |c| {
+        (c.image_size, c.latent_dim, c.num_cross_heads) = (8, 40, 2);
+    }),
+];
+
 #[test]
 fn every_option_of_a_perceiver_gives_the_same_logits() {
-    let cases = [
-        ("the small model", small()),
-        (
-            "stem",
-            PerceiverConfig {
-                stem_units: vec![6, 10],
-                patch_size: 1,
-                ..small()
-            },
-        ),
-        (
-            "stem and patches of an odd size",
-            PerceiverConfig {
-                image_size: 18,
-                stem_units: vec![5],
-                patch_size: 3,
-                ..small()
-            },
-        ),
-        (
-            "Fourier positions",
-            PerceiverConfig {
-                positions: Positions::Fourier,
-                fourier_bands: 3,
-                ..small()
-            },
-        ),
-        (
-            "cross-attention heads",
-            PerceiverConfig {
-                num_cross_heads: 4,
-                ..small()
-            },
-        ),
-        (
-            "one iteration with a cross-attention",
-            PerceiverConfig {
-                num_cross_attends: 1,
-                ..small()
-            },
-        ),
-        (
-            "the first cross-attention has its own weights",
-            PerceiverConfig {
-                sharing: Sharing::AllButFirstCross,
-                ..small()
-            },
-        ),
-        (
-            "no sharing",
-            PerceiverConfig {
-                sharing: Sharing::None,
-                num_cross_attends: 2,
-                ..small()
-            },
-        ),
-        (
-            "wide heads",
-            PerceiverConfig {
-                head_dim: 0,
-                num_heads: 3,
-                ..small()
-            },
-        ),
-        (
-            "normalized mean",
-            PerceiverConfig {
-                norm_pooled: true,
-                layer_norm_epsilon: 1e-3,
-                ..small()
-            },
-        ),
-        (
-            "a single layer in head and networks, no transformer",
-            PerceiverConfig {
-                num_transformer_blocks: 0,
-                ffn_units: vec![16],
-                classifier_units: vec![4],
-                ..small()
-            },
-        ),
-        (
-            "one head, one channel",
-            PerceiverConfig {
-                num_heads: 1,
-                channels: 1,
-                ..small()
-            },
-        ),
-        (
-            "many latents, which make the direct form cheaper",
-            PerceiverConfig {
-                image_size: 8,
-                latent_dim: 40,
-                num_cross_heads: 2,
-                ..small()
-            },
-        ),
-    ];
-    for (what, config) in cases {
+    for (what, change) in CASES {
+        let mut config = small();
+        change(&mut config);
         assert_logits_equal(&config.into(), what);
     }
 }

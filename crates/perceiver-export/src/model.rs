@@ -14,6 +14,7 @@ use crate::onnx::graph::{Graph, Value};
 use crate::onnx::proto::{
     DataType, Dimension, GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto,
 };
+use crate::onnx::tensor::length;
 use crate::onnx::write::{self, MAX_MESSAGE_BYTES};
 use crate::options::ExportOptions;
 use crate::perceiver::perceiver;
@@ -21,10 +22,7 @@ use crate::perceiver_io::perceiver_io;
 use crate::preprocessing::{map, preprocess};
 use crate::weights::Weights;
 
-/// The version of the standard operators: the first with `LayerNormalization`.
-pub(crate) const OPSET: i64 = 17;
-
-/// The version of the format that belongs to it.
+/// The version of the format that belongs to [`OnnxModel::OPSET`].
 const IR_VERSION: i64 = 8;
 
 /// A model as ONNX.
@@ -32,6 +30,9 @@ const IR_VERSION: i64 = 8;
 pub struct OnnxModel(ModelProto);
 
 impl OnnxModel {
+    /// The version of the standard operators that files need: the first with `LayerNormalization`.
+    pub const OPSET: i64 = 17;
+
     /// Exports a model.
     ///
     /// # Errors
@@ -50,7 +51,7 @@ impl OnnxModel {
             graph: Some(graph(model, parameters, options)?),
             opset_import: vec![OperatorSetIdProto {
                 domain: Some(String::new()),
-                version: Some(OPSET),
+                version: Some(Self::OPSET),
             }],
             metadata_props: metadata.entries(model)?,
         }))
@@ -86,11 +87,6 @@ impl OnnxModel {
             .iter()
             .for_each(|graph| count(graph, &mut counts));
         counts
-    }
-
-    /// Returns the version of the standard operators that the file needs.
-    pub fn opset(&self) -> i64 {
-        OPSET
     }
 }
 
@@ -140,7 +136,7 @@ fn graph(
     } else {
         "logits"
     };
-    let dims = vec![batch(), Dimension::Value(model.num_classes() as i64)];
+    let dims = vec![batch(), Dimension::Value(length(model.num_classes()))];
     let output = ValueInfoProto::tensor(name, DataType::Float, dims);
     Ok(graph.finish(&result, vec![input], output))
 }
@@ -158,7 +154,7 @@ fn input(
 ) -> Result<(ValueInfoProto, Value)> {
     let (size, channels) = (model.image_size(), model.channels());
     let Some(preprocessing) = &options.preprocessing else {
-        let sides = [channels, size, size].map(|length| Dimension::Value(length as i64));
+        let sides = [channels, size, size].map(|side| Dimension::Value(length(side)));
         let dims = std::iter::once(batch()).chain(sides).collect();
         let input = ValueInfoProto::tensor("input", DataType::Float, dims);
         return Ok((input, Value::input("input")));
@@ -188,7 +184,7 @@ fn result(graph: &mut Graph, options: &ExportOptions, classes: usize, logits: &V
             logits.clone()
         };
     }
-    let both = graph.reshape(logits, &[2, -1, classes as i64]); // [2, batch, classes]
+    let both = graph.reshape(logits, &[2, -1, length(classes)]); // [2, batch, classes]
     if options.softmax {
         let both = graph.softmax(&both);
         let attributes = vec![attribute::ints("axes", &[0]), attribute::int("keepdims", 0)];

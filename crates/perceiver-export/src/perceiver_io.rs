@@ -10,6 +10,7 @@ use perceiver_model::{Parameters, PerceiverIoConfig};
 use crate::error::Result;
 use crate::layers::dense::dense;
 use crate::onnx::graph::{Graph, Value};
+use crate::onnx::tensor::length;
 use crate::perceiver_io::layer::Layer;
 use crate::weights::Weights;
 
@@ -64,6 +65,6 @@ fn decode(
         ..Layer::new(config, weights, &name("decoding_cross_attention"))?
     };
     let read = layer.cross(graph, &query, latents)?; // [batch, 1, width]
-    let read = graph.reshape(&read, &[0, config.d_latents as i64]);
+    let read = graph.reshape(&read, &[0, length(config.d_latents)]);
     dense(graph, weights, &name("final_layer"), &read)
 }

@@ -43,6 +43,7 @@ mod tests {
 
     use super::*;
     use crate::onnx::proto::{DataType, Dimension, ModelProto, OperatorSetIdProto, ValueInfoProto};
+    use crate::onnx::tensor::length as length_of;
     use crate::options::OnnxPrecision;
     use crate::run_in_tract;
 
@@ -93,12 +94,12 @@ mod tests {
         let three = Dimension::Value(3);
         let sides = vec![length("batch"), length("height"), length("width"), three];
         let input = ValueInfoProto::tensor("images", DataType::Uint8, sides);
-        let size = || Dimension::Value(SIZE as i64);
+        let size = || Dimension::Value(length_of(SIZE));
         let sides = vec![length("batch"), Dimension::Value(3), size(), size()];
         let output = ValueInfoProto::tensor("pixels", DataType::Float, sides);
         let opset = OperatorSetIdProto {
             domain: None,
-            version: Some(crate::model::OPSET),
+            version: Some(crate::OnnxModel::OPSET),
         };
         let model = ModelProto {
             ir_version: Some(8),

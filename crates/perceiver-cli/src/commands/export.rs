@@ -155,7 +155,7 @@ fn describe(model: &OnnxModel, paths: &[PathBuf], options: &ExportOptions) -> Re
     terminal::print(format_args!(
         "{}: opset {}, {} nodes, {}, {:.1} MB",
         names.join(", "),
-        model.opset(),
+        OnnxModel::OPSET,
         grouped(nodes),
         options.precision,
         bytes as f64 / 1e6

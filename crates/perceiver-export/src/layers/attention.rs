@@ -11,6 +11,7 @@ use perceiver_ops::{AbsorbedWeights, Projections};
 use crate::error::Result;
 use crate::layers::dense::{dense, scaled_dense};
 use crate::onnx::graph::{Graph, Value};
+use crate::onnx::tensor::length;
 use crate::weights::Weights;
 
 /// An attention layer: the names of its projections, and how it is computed.
@@ -75,7 +76,7 @@ impl Attention<'_> {
             }
             let [_, value_bias] = self.weights.dense(&self.value)?;
             let joined = graph.transpose(&read, &[0, 2, 1, 3]); // [batch, n, heads, width]
-            Ok::<_, crate::ExportError>(graph.reshape(&joined, &[0, 0, value_bias.dim(0)? as i64]))
+            Ok::<_, crate::ExportError>(graph.reshape(&joined, &[0, 0, length(value_bias.dim(0)?)]))
         })?;
         match &self.output {
             Some(output) => dense(graph, self.weights, output, &read),
@@ -86,7 +87,7 @@ impl Attention<'_> {
     /// Splits the last dimension into heads and changes the order of the dimensions.
     fn split_heads(&self, graph: &mut Graph, x: &Value, order: &[i64]) -> Value {
         graph.scoped(&self.name, |graph| {
-            let heads = graph.reshape(x, &[0, 0, self.heads as i64, -1]);
+            let heads = graph.reshape(x, &[0, 0, length(self.heads), -1]);
             graph.transpose(&heads, order)
         })
     }
@@ -98,14 +99,14 @@ impl Attention<'_> {
         let query_bias = graph.weight(&of("query_key.bias"), || products.query_bias())?;
         let output = graph.weight(&of("value_output.weight"), || products.output())?;
         let output_bias = graph.weight(&of("value_output.bias"), || products.output_bias())?;
-        let token_width = products.token_width as i64;
+        let token_width = length(products.token_width);
         Ok(graph.scoped(&self.name, |graph| {
             let queries = graph.op("MatMul", [x, &query]);
             let queries = graph.op("Add", [&queries, &query_bias]); // [batch, n, heads * width]
             // Every head is a row of its own: [batch, n * heads, width].
             let queries = graph.reshape(&queries, &[0, -1, token_width]);
             let read = softmax_product(graph, &queries, source);
-            let read = graph.reshape(&read, &[0, -1, self.heads as i64 * token_width]);
+            let read = graph.reshape(&read, &[0, -1, length(self.heads) * token_width]);
             let read = graph.op("MatMul", [&read, &output]);
             graph.op("Add", [&read, &output_bias])
         }))

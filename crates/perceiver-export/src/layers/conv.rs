@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::onnx::attribute;
 use crate::onnx::graph::{Graph, Value};
+use crate::onnx::tensor::length;
 
 /// Kernel side, stride, and zeros at every edge.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +18,7 @@ pub(crate) struct Window {
 impl Window {
     /// Returns the options of `Conv` and `MaxPool`.
     pub(crate) fn attributes(self) -> Vec<crate::onnx::proto::AttributeProto> {
-        let [side, stride, padding] =
-            [self.side, self.stride, self.padding].map(|length| length as i64);
+        let [side, stride, padding] = [self.side, self.stride, self.padding].map(length);
         vec![
             attribute::ints("kernel_shape", &[side; 2]),
             attribute::ints("strides", &[stride; 2]),

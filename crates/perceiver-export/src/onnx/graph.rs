@@ -10,7 +10,7 @@ use crate::onnx::attribute;
 use crate::onnx::proto::{
     AttributeProto, DataType, GraphProto, NodeProto, TensorProto, ValueInfoProto,
 };
-use crate::onnx::tensor;
+use crate::onnx::tensor::{self, length};
 use crate::options::OnnxPrecision;
 
 /// A value of a graph: an input, a constant, or the result of a node.
@@ -139,7 +139,7 @@ impl Graph {
             .flat_map(|value| value.to_le_bytes())
             .collect();
         let name = format!("ints{values:?}");
-        self.constant(name, DataType::Int64, vec![values.len() as i64], bytes)
+        self.constant(name, DataType::Int64, vec![length(values.len())], bytes)
     }
 
     /// Returns an integer without dimensions.
@@ -184,7 +184,7 @@ impl Graph {
             .iter()
             .flat_map(|value| value.to_le_bytes())
             .collect();
-        let dims = vec![values.len() as i64, 1, 1];
+        let dims = vec![length(values.len()), 1, 1];
         self.constant(name.to_string(), DataType::Float, dims, bytes)
     }
 

@@ -17,6 +17,11 @@ impl OnnxPrecision {
     }
 }
 
+/// Converts a length to the format's integers.
+pub(crate) fn length(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX) // no array is longer
+}
+
 /// Creates a constant with the values of a floating-point tensor.
 ///
 /// # Errors
@@ -26,7 +31,7 @@ pub(crate) fn of_weight(
     tensor: &Tensor,
     precision: OnnxPrecision,
 ) -> Result<TensorProto> {
-    let dims = tensor.dims().iter().map(|&length| length as i64).collect();
+    let dims = tensor.dims().iter().map(|&dim| length(dim)).collect();
     let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     let bytes = match precision {
         OnnxPrecision::F32 => values

@@ -127,7 +127,7 @@ mod tests {
             tensor::new(
                 name,
                 DataType::Uint8,
-                vec![length as i64],
+                vec![tensor::length(length)],
                 vec![fill; length],
             )
         };

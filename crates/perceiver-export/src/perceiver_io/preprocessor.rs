@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::layers::conv::{Window, conv, tokens_of_map};
 use crate::onnx::attribute;
 use crate::onnx::graph::{Graph, Value};
+use crate::onnx::tensor::length;
 use crate::weights::Weights;
 
 /// The prefix of the names of weights.
@@ -50,7 +51,7 @@ pub(crate) fn tokens(
         // The same for every image of the batch.
         let batch = vec![attribute::int("start", 0), attribute::int("end", 1)];
         let batch = graph.node("Shape", [images], batch);
-        let shape = graph.ints(&[tokens as i64, width as i64]);
+        let shape = graph.ints(&[length(tokens), length(width)]);
         let shape = graph.node("Concat", [&batch, &shape], vec![attribute::int("axis", 0)]);
         let positions = graph.op("Expand", [&positions, &shape]);
         let axis = vec![attribute::int("axis", 2)];

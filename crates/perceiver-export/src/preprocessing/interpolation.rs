@@ -11,6 +11,7 @@
 use crate::onnx::attribute;
 use crate::onnx::graph::{Graph, Value};
 use crate::onnx::proto::DataType;
+use crate::onnx::tensor::length;
 use crate::preprocessing::kernel::Kernel;
 
 /// A resize of one axis.
@@ -62,7 +63,7 @@ pub(crate) fn nearest(graph: &mut Graph, inputs: &Value, outputs: usize) -> Valu
     let half = graph.double(0.5);
     let first = graph.op("Mul", [&step, &half]);
     let first = graph.reshape(&first, &[1]);
-    let rest = graph.ints(&[outputs as i64 - 1]);
+    let rest = graph.ints(&[length(outputs) - 1]);
     let rest = graph.op("Expand", [&step, &rest]);
     let steps = graph.node("Concat", [&first, &rest], vec![attribute::int("axis", 0)]);
     let axis = graph.int(0);
