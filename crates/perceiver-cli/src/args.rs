@@ -5,6 +5,8 @@ pub(crate) mod class_check;
 pub(crate) mod errors;
 pub(crate) mod init_from;
 pub(crate) mod inputs;
+#[cfg(any(feature = "export", feature = "hub"))]
+pub(crate) mod license;
 pub(crate) mod named_directory;
 pub(crate) mod output_format;
 pub(crate) mod overrides;

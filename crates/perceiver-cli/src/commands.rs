@@ -4,6 +4,8 @@ pub(crate) mod attention;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod evaluate;
+#[cfg(feature = "export")]
+pub(crate) mod export;
 pub(crate) mod import_keras;
 pub(crate) mod man;
 pub(crate) mod predict;

@@ -22,6 +22,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::args::errors::show as show_arguments_error;
 use crate::args::errors::{USAGE_ERROR, UsageError};
+#[cfg(feature = "export")]
+use crate::commands::export;
 #[cfg(feature = "hub")]
 use crate::commands::push;
 use crate::commands::{
@@ -105,8 +107,14 @@ enum Command {
     Shard(shard::Arguments),
     #[cfg(feature = "hub")]
     Push(push::Arguments),
+    /// Upload a checkpoint to the Hugging Face Hub (needs the Cargo feature `hub`).
     #[cfg(not(feature = "hub"))]
     Push(build_features::NotBuiltIn),
+    #[cfg(feature = "export")]
+    Export(export::Arguments),
+    /// Write a model as an ONNX file for other programs (needs the Cargo feature `export`).
+    #[cfg(not(feature = "export"))]
+    Export(build_features::NotBuiltIn),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -148,7 +156,11 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         #[cfg(feature = "hub")]
         Command::Push(arguments) => push::run(&arguments),
         #[cfg(not(feature = "hub"))]
-        Command::Push(arguments) => arguments.refuse("push"),
+        Command::Push(arguments) => arguments.refuse("push", "hub"),
+        #[cfg(feature = "export")]
+        Command::Export(arguments) => export::run(&arguments),
+        #[cfg(not(feature = "export"))]
+        Command::Export(arguments) => arguments.refuse("export", "export"),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };
@@ -232,10 +244,13 @@ mod tests {
         let program = command();
         let all = program.get_subcommands().chain([&program]);
         let shown = all.filter(|command| !command.is_hide_set());
-        // Without the feature `hub`, `push` only prints how to enable it.
-        let complete =
-            shown.filter(|command| cfg!(feature = "hub") || command.get_name() != "push");
-        complete.cloned().collect()
+        // Without its feature, a command only prints how to enable it.
+        let is_built_in = |command: &&clap::Command| match command.get_name() {
+            "push" => cfg!(feature = "hub"),
+            "export" => cfg!(feature = "export"),
+            _ => true,
+        };
+        shown.filter(is_built_in).cloned().collect()
     }
 
     #[test]

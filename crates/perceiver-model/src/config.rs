@@ -212,6 +212,19 @@ impl PerceiverConfig {
         }
     }
 
+    /// Returns the prefix of the names of a cross-attention's weights, by the index that
+    /// [`PerceiverConfig::cross_attention_set`] returns: `cross_attention`, `cross_attention_2` and
+    /// so on.
+    pub fn cross_attention_name(set: usize) -> String {
+        sharing::name("cross_attention", set)
+    }
+
+    /// Returns the prefix of the names of a latent transformer's weights, by the index that
+    /// [`PerceiverConfig::transformer_set`] returns.
+    pub fn transformer_name(set: usize) -> String {
+        sharing::name("transformer", set)
+    }
+
     /// Returns the width of a cross-attention head.
     pub fn cross_head_width(&self) -> usize {
         self.projection_dim / self.num_cross_heads

@@ -24,6 +24,11 @@ impl PatchEncoder {
         })
     }
 
+    /// Returns the position embeddings, `[tokens, width]`.
+    pub(crate) fn positions(&self) -> Result<Tensor> {
+        self.positions.rows()
+    }
+
     /// Encodes patches: `[batch, tokens, patch_len] -> [batch, tokens, width]`.
     pub(crate) fn forward(&self, patches: &Tensor) -> Result<Tensor> {
         add_bias(&self.projection.forward(patches)?, &self.positions.rows()?)

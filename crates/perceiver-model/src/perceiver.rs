@@ -191,6 +191,14 @@ impl Perceiver {
         Ok(self.encoder.forward(&patches)?)
     }
 
+    /// Returns the position embeddings that are added to projected patches: `[tokens, width]`.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn positions(&self) -> Result<Tensor> {
+        Ok(self.encoder.positions()?)
+    }
+
     /// Computes the logits of a data array `[batch, tokens, width]`, such as that of
     /// [`Perceiver::encode`]. The order of the tokens does not matter, since they include their
     /// positions.

@@ -216,6 +216,25 @@ impl PerceiverIo {
         self.preprocessor.grid([height, width])
     }
 
+    /// Returns the positions of the tokens of images of this height and width, as they follow the
+    /// features of each token: `[tokens, width]`.
+    ///
+    /// # Errors
+    /// When the model does not take such images.
+    pub fn positions(&self, height: usize, width: usize) -> Result<Tensor> {
+        self.preprocessor
+            .positions_of([height, width], &self.latents)
+    }
+
+    /// Returns the convolution of the stem with its batch norm multiplied in: the kernel
+    /// `[64, 3, 7, 7]` and the bias `[64]`. `None` if the model has no stem.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn stem_convolution(&self) -> Result<Option<[Tensor; 2]>> {
+        Ok(self.preprocessor.stem_convolution()?)
+    }
+
     /// Computes the logits `[batch, labels]` of normalized `images` `[batch, 3, H, W]`.
     ///
     /// In training, `mode` carries the key of this step, for the dropout of attention weights.

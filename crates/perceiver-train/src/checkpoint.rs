@@ -185,6 +185,11 @@ impl Checkpoint {
         Ok(self)
     }
 
+    /// Returns the weights by name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
     /// Returns the device of the model.
     pub fn device(&self) -> &Device {
         &self.device

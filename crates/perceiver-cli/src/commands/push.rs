@@ -15,6 +15,7 @@ use tracing::info;
 
 use crate::args::checkpoint::CheckpointFlags;
 use crate::args::errors::usage_error;
+use crate::args::license::license;
 use crate::args::named_directory;
 use crate::commands::verify;
 use crate::runtime::hub;
@@ -90,15 +91,6 @@ impl Arguments {
         let named = self.checkpoint.as_deref().or(self.directory.as_deref());
         named.unwrap_or_else(|| Path::new("."))
     }
-}
-
-/// Parses a license identifier of the Hub: lowercase words with hyphens.
-fn license(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-    if !text.is_empty() && text.chars().all(allowed) {
-        return Ok(text.to_owned());
-    }
-    Err("expected an identifier such as mit, apache-2.0 or cc-by-4.0".to_owned())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {

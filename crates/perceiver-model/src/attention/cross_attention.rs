@@ -17,6 +17,7 @@ use perceiver_ops::{
 use crate::attention::form::{AttentionCost, AttentionForm};
 use crate::attention::logits::{absorbed_logits, logits};
 use crate::config::PerceiverConfig;
+use crate::config::sharing::WeightSet;
 use crate::layers::feed_forward::FeedForward;
 use crate::layers::{Dense, LayerNorm};
 
@@ -172,6 +173,17 @@ impl CrossAttention {
     /// queries than logits to scale.
     fn queries(&self, latents: &Tensor) -> Result<Tensor> {
         multiply_scalar(&self.query.forward(latents)?, &self.scale)
+    }
+}
+
+impl PerceiverConfig {
+    /// Returns the form of each cross-attention that takes fewer multiply-adds, by its set of
+    /// weights.
+    pub fn cross_attention_forms(&self) -> Vec<AttentionForm> {
+        WeightSet::of_cross_attention(self)
+            .iter()
+            .map(|set| CrossAttention::cost(self, set.iterations).cheaper_form())
+            .collect()
     }
 }
 

@@ -122,3 +122,10 @@ impl SelfAttention {
         logits / (self.head_width as f64).sqrt()
     }
 }
+
+impl PerceiverConfig {
+    /// Returns the form of the self-attentions that takes fewer multiply-adds.
+    pub fn self_attention_form(&self) -> AttentionForm {
+        SelfAttention::cost(self).cheaper_form()
+    }
+}

@@ -34,12 +34,17 @@ impl WeightSet {
         sets
     }
 
-    /// Returns the name prefix of the weights: `layer`, with its number from the second set on.
+    /// Returns the name prefix of the weights.
     pub(crate) fn name(&self, layer: &str) -> String {
-        match self.index {
-            0 => layer.to_string(),
-            index => format!("{layer}_{}", index + 1),
-        }
+        name(layer, self.index)
+    }
+}
+
+/// Returns the name prefix of a set of weights: `layer`, with its number from the second set on.
+pub(crate) fn name(layer: &str, index: usize) -> String {
+    match index {
+        0 => layer.to_string(),
+        index => format!("{layer}_{}", index + 1),
     }
 }
 

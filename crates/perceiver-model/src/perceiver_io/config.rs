@@ -7,6 +7,7 @@ use candle_nn::Init;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::attention::form::AttentionForm;
 use crate::config::{
     MOST_CLASSES, MOST_DEPTH, MOST_PIXELS, MOST_REPEATS, MOST_WIDTH, disagreement, require_room,
 };
@@ -119,6 +120,9 @@ pub fn is_perceiver_io_config(config: &Value) -> bool {
 }
 
 impl PerceiverIoConfig {
+    /// Epsilon of all layer norms; transformers does not read `layer_norm_eps` for this model.
+    pub const LAYER_NORM_EPSILON: f64 = 1e-5;
+
     /// Reads a `config.json`.
     ///
     /// # Errors
@@ -316,6 +320,25 @@ impl PerceiverIoConfig {
             require_room("image_size", &table)?;
         }
         Ok(())
+    }
+
+    /// Returns whether the MLPs have the tanh approximation of GELU.
+    ///
+    /// # Errors
+    /// When the activation is neither GELU nor its approximation.
+    pub fn has_tanh_gelu(&self) -> Result<bool> {
+        Ok(self.activation()? == Activation::GeluTanh)
+    }
+
+    /// Returns the form of the encoder's cross-attention that takes fewer multiply-adds once the
+    /// products of its weights are known.
+    pub fn encoder_form(&self) -> AttentionForm {
+        self.encoder_layer(self.input).form_of_products()
+    }
+
+    /// Returns the same of the decoder's.
+    pub fn decoder_form(&self) -> AttentionForm {
+        self.decoder_layer().form_of_products()
     }
 
     /// Returns the activation of the MLPs.

@@ -91,15 +91,28 @@ impl ConvStem {
             .reshape((batch, rows, columns, STEM_CHANNELS))?)
     }
 
+    /// Returns the convolution with the batch norm multiplied in: kernel `[64, 3, 7, 7]` and bias.
+    pub(crate) fn convolution(&self) -> candle_core::Result<[Tensor; 2]> {
+        let [scale, bias] = self.scale_and_bias()?;
+        let kernel = self.kernel.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?;
+        Ok([kernel, bias])
+    }
+
     /// Returns the convolution with the batch norm multiplied in, as a linear layer on windows:
     /// weight `[64, 7 * 7 * 3]` and bias `[64]`.
     fn folded(&self) -> Result<[Tensor; 2]> {
-        let deviation = (&self.running_var + EPSILON)?.sqrt()?;
-        let scale = self.weight.div(&deviation)?; // [64]
+        let [scale, bias] = self.scale_and_bias()?;
         let kernel = self.kernel.permute((0, 2, 3, 1))?;
         let kernel = kernel.reshape((STEM_CHANNELS, KERNEL * KERNEL * 3))?;
-        let bias = (&self.bias - (&self.running_mean * &scale)?)?;
         Ok([kernel.broadcast_mul(&scale.unsqueeze(1)?)?, bias])
+    }
+
+    /// Returns the batch norm as a factor and a summand of each channel, `[64]` each.
+    fn scale_and_bias(&self) -> candle_core::Result<[Tensor; 2]> {
+        let deviation = (&self.running_var + EPSILON)?.sqrt()?;
+        let scale = self.weight.div(&deviation)?;
+        let bias = (&self.bias - (&self.running_mean * &scale)?)?;
+        Ok([scale, bias])
     }
 }
 

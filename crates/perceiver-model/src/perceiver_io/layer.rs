@@ -16,9 +16,6 @@ use crate::attention::logits::logits;
 use crate::layers::{Dense, LayerNorm};
 use crate::perceiver_io::config::PerceiverIoConfig;
 
-/// Epsilon of all layer norms; transformers does not read `layer_norm_eps` for this model.
-const EPSILON: f64 = 1e-5;
-
 /// The activation of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activation {
@@ -43,6 +40,15 @@ pub(crate) struct LayerSizes {
 }
 
 impl LayerSizes {
+    /// Returns the form with fewer multiply-adds once the products of weights are known.
+    pub(crate) fn form_of_products(&self) -> AttentionForm {
+        if self.has_wide_heads() {
+            AttentionForm::Absorbed
+        } else {
+            AttentionForm::Direct
+        }
+    }
+
     /// Returns whether all heads together are as wide as the tokens for each head, or wider. Then
     /// queries that meet the tokens themselves are no wider than those that meet keys, and a
     /// cross-attention takes fewer multiply-adds in absorbed form, once its products of weights are
@@ -123,7 +129,9 @@ impl Layer {
             ..
         } = sizes;
         let source = tokens.unwrap_or(width);
-        let norm = |width: usize, vb: VarBuilder| LayerNorm::new(width, EPSILON, &vb);
+        let norm = |width: usize, vb: VarBuilder| {
+            LayerNorm::new(width, PerceiverIoConfig::LAYER_NORM_EPSILON, &vb)
+        };
         let dense = |inputs, outputs, vb: VarBuilder| dense(config, [inputs, outputs], &vb);
         Ok(Self {
             norm_queries: norm(width, own.pp("layernorm1"))?,

@@ -118,6 +118,26 @@ impl Preprocessor {
         Ok(concat_shared(&features, &positions)?)
     }
 
+    /// Returns kernel and bias of the stem's convolution with the batch norm multiplied in.
+    pub(crate) fn stem_convolution(&self) -> candle_core::Result<Option<[Tensor; 2]>> {
+        match self {
+            Self::Conv(stem) => stem.convolution().map(Some),
+            Self::Learned { .. } | Self::Fourier => Ok(None),
+        }
+    }
+
+    /// Returns the positions of the tokens of images of a height and width, `[tokens, width]`, of
+    /// the type and on the device of `like`.
+    pub(crate) fn positions_of(&self, size: [usize; 2], like: &Tensor) -> Result<Tensor> {
+        let Some(grid) = self.grid(size) else {
+            return Err(ModelError::ImageDims {
+                expected: "[batch, 3, H, W] with pixels",
+                found: vec![1, 3, size[0], size[1]],
+            });
+        };
+        self.positions(grid, like)
+    }
+
     /// Returns the positions of a grid of tokens, `[tokens, width]`.
     fn positions(&self, [rows, columns]: [usize; 2], like: &Tensor) -> Result<Tensor> {
         let resolution = match self {

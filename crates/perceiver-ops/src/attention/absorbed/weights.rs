@@ -132,6 +132,33 @@ impl AbsorbedWeights {
         }
     }
 
+    /// Returns the output projection as [`AbsorbedWeights::new`] takes it,
+    /// `[heads * token_width + heads + 1, outputs]`.
+    ///
+    /// # Errors
+    /// When candle refuses an operation.
+    pub fn output(&self) -> Result<Tensor> {
+        let rows = match &self.form {
+            Form::Flat(values) => {
+                let [_, output] = apart(values, [self.query, self.output])?;
+                return Ok(output);
+            }
+            Form::Rows(rows) => rows,
+        };
+        let (inner, outputs) = (self.query.1, self.output.1);
+        let heads = self.output.0 - inner - 1;
+        let [_, output] = rows.matrices()?;
+        let output = output.reshape((heads, (), outputs))?; // with the padding of every head
+        let of_tokens = output.narrow(1, 0, inner / heads)?;
+        let of_sums = output.narrow(1, inner / heads, 1)?;
+        let bias = match &rows.bias {
+            Some(bias) => bias.reshape((1, outputs))?,
+            None => Tensor::zeros((1, outputs), output.dtype(), output.device())?,
+        };
+        let [of_tokens, of_sums] = [of_tokens, of_sums].map(|rows| rows.reshape(((), outputs)));
+        Tensor::cat(&[of_tokens?, of_sums?, bias], 0)
+    }
+
     /// Returns all values, if they are in one tensor.
     pub(crate) fn flat(&self) -> Option<&Tensor> {
         match &self.form {
@@ -312,6 +339,7 @@ mod tests {
                 let found = absorbed_attention_composed(&x, &tokens, &rows, how).unwrap();
                 let logits = |weights: &AbsorbedWeights| weights.query().unwrap();
                 assert_close(&logits(&rows), &logits(&flat));
+                assert_close(&rows.output().unwrap(), &flat.output().unwrap());
                 assert_close(&found, &expected);
                 let weigh = |y: &Tensor| (y * variable(30, y.dims()).as_tensor()).unwrap();
                 let [found, expected] = [found, expected].map(|y| weigh(&y).backward().unwrap());
