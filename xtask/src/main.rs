@@ -138,15 +138,15 @@ struct GoldensArguments {
 
 #[derive(Args)]
 #[command(
-    after_help = "Training and inference on a CPU are measured in turns: all programs are alive, and one at a time is awake,
-for a slice per cycle, in random order. All programs must fit in memory together; --only-peers and --precision
-measure fewer. All else runs one after another, round after round.
+    after_help = "Training and inference on a CPU are measured in turns: all programs are alive, and one at a time
+is awake, for a slice per cycle, in random order. They must fit in memory together; --only-peers
+and --precision measure fewer. All else runs one after another, round after round.
 
-Figures are medians over all slices or rounds, with minimum and maximum. Compare within one run only.
+Figures are medians over slices or rounds, with minimum and maximum. Compare within one run only.
 
 Examples:
   cargo xtask bench --only train --batch-size 16
-  cargo xtask bench --only train,infer --peers .venv/bin/python --only-peers pytorch-compiled --precision bf16
+  cargo xtask bench --precision bf16 --peers .venv/bin/python --only-peers pytorch-compiled
   cargo xtask bench --only ranks --batch-size 16 --steps 16
   cargo xtask bench --json bench.json --peers .venv/bin/python
   cargo xtask bench --device cuda --only train,infer,kernels --peers .venv/bin/python"

@@ -143,9 +143,10 @@ impl Bench {
         let mut table = ContestTable::new(name, self.title(&workload)?);
         let multiply_adds = workload.multiply_adds()? as f64;
         for (contestant, stint) in all.iter().zip(stints) {
-            match contestant.name == products.name {
-                true => table.add_products(&contestant.name, stint),
-                false => table.add_images(&contestant.name, stint, multiply_adds),
+            if contestant.name == products.name {
+                table.add_products(&contestant.name, stint);
+            } else {
+                table.add_images(&contestant.name, stint, multiply_adds);
             }
         }
         report.add_table(table);

@@ -129,9 +129,10 @@ impl Peer {
                 finding: error.to_string(),
             }
         })?;
-        let steps = match workload.forever {
-            true => "forever".to_owned(),
-            false => workload.steps.to_string(),
+        let steps = if workload.forever {
+            "forever".to_owned()
+        } else {
+            workload.steps.to_string()
         };
         let mut arguments = vec![scripts.join(script).into_os_string()];
         arguments
