@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use perceiver_model::{ModelConfig, Parameters, PerceiverConfig};
-use perceiver_ops::{Mode, RngKey, Tape};
+use perceiver_ops::{Bf16Kernel, Mode, RngKey, Tape};
 use perceiver_tests::program::{Sandbox, tiny};
 use perceiver_tests::run::{Run, finished};
 use perceiver_train::{
@@ -90,6 +90,23 @@ fn bf16_evaluation_is_close_to_f32() {
         narrow.to_bits() != wide.to_bits() && (narrow / wide - 1.0).abs() < 0.02,
         "{narrow} for {wide}"
     );
+}
+
+/// On a CPU without instructions for `bf16`, the log says that it is no faster.
+#[test]
+fn the_log_of_a_bf16_run_on_a_cpu_names_the_kernel() {
+    let sandbox = Sandbox::new(PROGRAM);
+    sandbox.write("tiny.toml", tiny());
+    let train = "train --preset quickstart --config tiny.toml --device cpu";
+    let output = sandbox.succeed(&format!("{train} --precision bf16 --output bf16"));
+    let expected = match Bf16Kernel::fastest() {
+        Some(kernel) => format!("bf16: {kernel} multiplies matrices, with f32 sums"),
+        None => "bf16: this CPU has no instructions for it; matrix products are f32, and no faster"
+            .to_string(),
+    };
+    assert!(output.err.contains(&expected), "{}", output.err);
+    let output = sandbox.succeed(&format!("{train} --precision f32 --output f32"));
+    assert!(!output.err.contains("bf16:"), "{}", output.err);
 }
 
 #[test]

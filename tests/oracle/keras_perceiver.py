@@ -13,6 +13,11 @@ def attention_dropout(c):
     return c.get("attention_dropout", ATTENTION_DROPOUT)
 
 
+def inner_input(*shape):
+    """The input of a part of the model, in the type in which the part before it computes."""
+    return layers.Input(shape, dtype=keras.config.dtype_policy().compute_dtype)
+
+
 def norm(name):
     return layers.LayerNormalization(epsilon=1e-6, name=name)
 
@@ -63,8 +68,8 @@ class Latents(layers.Layer):
 
 def cross_attention(c):
     """The latents read the data. Both residual connections add the array after its normalization."""
-    latents = layers.Input((c["latent_dim"], c["projection_dim"]))
-    data = layers.Input(((c["image_size"] // c["patch_size"]) ** 2, c["projection_dim"]))
+    latents = inner_input(c["latent_dim"], c["projection_dim"])
+    data = inner_input((c["image_size"] // c["patch_size"]) ** 2, c["projection_dim"])
     asking, asked = norm("cross_ln_latent")(latents), norm("cross_ln_data")(data)
     query, key, value = (
         layers.Dense(c["projection_dim"], name=f"cross_{name}")(array)
@@ -80,7 +85,7 @@ def cross_attention(c):
 
 def latent_transformer(c):
     """Self-attention of the latents in pre-normalized residual blocks."""
-    start = latents = layers.Input((c["latent_dim"], c["projection_dim"]))
+    start = latents = inner_input(c["latent_dim"], c["projection_dim"])
     for block in range(c["num_transformer_blocks"]):
         name = f"block{block}"
         attention = layers.MultiHeadAttention(

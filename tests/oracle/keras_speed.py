@@ -1,9 +1,12 @@
 """How fast the Keras model trains and predicts: the peer of `cargo xtask bench`.
 
-usage: KERAS_BACKEND=tensorflow python keras_speed.py train|infer CONFIG_JSON BATCH STEPS
+usage: KERAS_BACKEND=tensorflow python keras_speed.py train|infer CONFIG_JSON BATCH STEPS|forever [PRECISION]
        KERAS_BACKEND=tensorflow python keras_speed.py start CONFIG_JSON WEIGHTS PICTURE
 
-The last line it prints is a JSON object: amount (pictures a repetition), seconds of every repetition, peak_rss_bytes.
+PRECISION is f32 or bf16: the policy mixed_bfloat16, with weights and the optimizer's state in f32.
+
+`forever` prints a line `step BATCH` after every repetition. Otherwise the last line it prints is a JSON object: amount
+(pictures a repetition), seconds of every repetition, peak_rss_bytes.
 `start` reads weights and a picture and prints its class, once; without the file WEIGHTS, it writes one.
 """
 import json
@@ -19,7 +22,9 @@ from keras_perceiver import activations
 
 def build(config):
     stages = activations(config)
-    return keras.Model(stages.input, stages.output["logits"])
+    # Softmax and loss in f32, whatever the policy.
+    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(stages.output["logits"])
+    return keras.Model(stages.input, logits)
 
 
 def work(model, task, images, labels):
@@ -31,14 +36,20 @@ def work(model, task, images, labels):
     return lambda: model.train_on_batch(images, labels)
 
 
-def measure(task, config, batch, steps):
+def measure(task, config, batch, steps, precision="f32"):
+    if precision == "bf16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
     rng = np.random.default_rng(0)
     side, classes = config["image_size"], config["classifier_units"][-1]
     images = rng.standard_normal((batch, side, side, 3)).astype("float32")
     repeat = work(build(config), task, images, rng.integers(0, classes, (batch, 1)))
+    if steps == "forever":
+        while True:
+            repeat()
+            print("step", batch, flush=True)
     repeat(), repeat()
     seconds = []
-    for _ in range(steps):
+    for _ in range(int(steps)):
         start = time.perf_counter()
         repeat()
         seconds.append(time.perf_counter() - start)
@@ -62,4 +73,4 @@ if __name__ == "__main__":
     if task == "start":
         start(config, sys.argv[3], sys.argv[4])
     else:
-        measure(task, config, int(sys.argv[3]), int(sys.argv[4]))
+        measure(task, config, int(sys.argv[3]), *sys.argv[4:])

@@ -1,11 +1,11 @@
 """How fast the model trains and predicts in PyTorch, compiled: the peer of `cargo xtask bench`.
 
-usage: python torch_speed.py train|infer CONFIG_JSON BATCH STEPS [DEVICE [PRECISION]]
+usage: python torch_speed.py train|infer CONFIG_JSON BATCH STEPS|forever [DEVICE [PRECISION]]
 
 DEVICE is cpu, cuda or cuda:N; PRECISION f32, tf32 or bf16: autocast, with weights and the optimizer's state in f32. A GPU goes through ten
 repetitions before it is waited for, as it does in training.
 
-The last line it prints is a JSON object: amount (pictures a repetition), seconds of every repetition, peak_rss_bytes, and on a GPU
+`forever` prints a line `step BATCH` after every repetition. Otherwise the last line it prints is a JSON object: amount (pictures a repetition), seconds of every repetition, peak_rss_bytes, and on a GPU
 peak_device_bytes.
 """
 import contextlib
@@ -137,9 +137,13 @@ def measure(task, config, batch, steps, device="cpu", precision="f32"):
         if is_gpu:
             torch.cuda.synchronize(device)
 
+    if steps == "forever":
+        while True:
+            repeat()
+            print("step", batch * together, flush=True)
     repeat(), repeat()
     seconds = []
-    for _ in range(steps):
+    for _ in range(int(steps)):
         start = time.perf_counter()
         repeat()
         seconds.append((time.perf_counter() - start) / together)
@@ -151,4 +155,4 @@ def measure(task, config, batch, steps, device="cpu", precision="f32"):
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])
+    measure(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

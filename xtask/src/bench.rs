@@ -1,15 +1,24 @@
 //! `cargo xtask bench`: training, inference and startup speed on this machine, optionally beside
 //! other frameworks.
 //!
-//! A machine's speed changes from minute to minute, so nothing is timed once. Every contestant of a
-//! benchmark is a separate process that warms up, times a few repetitions and exits. The
-//! contestants take turns, round after round, and a figure is the median over all rounds. The
-//! ratios within one run are what counts.
+//! A machine's speed changes from second to second, so nothing is timed once. Every contestant of a
+//! benchmark is a separate process.
+//!
+//! Training and inference on a CPU are measured in turns: all contestants are alive, and one at a
+//! time is awake ([`alternation`]). In all other benchmarks, and on systems without the signals for
+//! that, a contestant warms up, times a few repetitions and exits, round after round. A figure is
+//! the median over all slices or rounds. The ratios within one run are what counts.
 
+pub mod alternation;
 pub mod cold_start;
+mod contest;
+pub mod contest_table;
 pub mod contestant;
 pub mod criterion;
 mod gpu;
+#[cfg_attr(not(unix), allow(dead_code))]
+pub mod interrupt;
+pub mod machine;
 pub mod peers;
 pub(crate) mod program;
 mod ranks;
@@ -22,11 +31,12 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use perceiver_train::{DeviceChoice, Precision, Preset};
 
-use crate::error::{Result, XtaskError};
+use crate::error::Result;
 use crate::progress::Progress;
-use crate::python;
+use alternation::Alternation;
 use contestant::Contestant;
-use peers::Peer;
+use machine::{CpuTime, Machine};
+use peers::{Peer, Peers};
 use report::Report;
 use worker::Sample;
 use workload::{Task, Workload};
@@ -50,7 +60,8 @@ pub enum Subject {
     Ranks,
 }
 
-/// Returns the default batch sizes of a device: none (the preset's own), or those common on a GPU.
+/// Returns the default batch sizes of a device: none (those of the task, or the preset's own), or
+/// those common on a GPU.
 pub fn usual_batch_sizes(device: DeviceChoice) -> Vec<usize> {
     match device {
         DeviceChoice::Cpu => Vec::new(),
@@ -58,11 +69,11 @@ pub fn usual_batch_sizes(device: DeviceChoice) -> Vec<usize> {
     }
 }
 
-/// Returns the default precision of a device.
-pub const fn usual_precision(device: DeviceChoice) -> Precision {
+/// Returns the default precisions of a device.
+pub fn usual_precisions(device: DeviceChoice) -> Vec<Precision> {
     match device {
-        DeviceChoice::Cpu => Precision::F32,
-        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => Precision::Bf16,
+        DeviceChoice::Cpu => vec![Precision::F32, Precision::Bf16],
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) | DeviceChoice::Metal => vec![Precision::Bf16],
     }
 }
 
@@ -73,18 +84,21 @@ pub struct Bench {
     pub only: Vec<Subject>,
     /// The preset of the model.
     pub preset: Preset,
-    /// The batch sizes, measured one after another in training and inference; the preset's own if
-    /// empty.
+    /// The batch sizes, measured one after another in training and inference. If empty, these are
+    /// 16 and 64 in training and 64 in inference, and the preset's own elsewhere.
     pub batch_sizes: Vec<usize>,
     /// Whether training uses activation checkpointing.
     pub recompute: bool,
     /// The device to compute on.
     pub device: DeviceChoice,
-    /// The compute precision.
-    pub precision: Precision,
-    /// A Python interpreter with the peers, if they are to be measured.
-    pub peers: Option<String>,
-    /// The number of rounds; every contestant runs once per round.
+    /// The compute precisions of training and inference, which are compared; all else uses the
+    /// first. At least one.
+    pub precisions: Vec<Precision>,
+    /// The peers, if they are to be measured.
+    pub peers: Option<Peers>,
+    /// How training and inference on a CPU are measured in turns.
+    pub alternation: Alternation,
+    /// The number of rounds of all else; every contestant runs once per round.
     pub rounds: usize,
     /// The number of timed repetitions per process.
     pub steps: usize,
@@ -93,26 +107,39 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Runs the requested benchmarks.
+    /// Runs the requested benchmarks up to the first that fails, and returns what was measured
+    /// until then.
     ///
     /// # Errors
     /// When a contestant cannot be started, or fails.
-    pub fn run(&self, progress: &dyn Progress) -> Result<Report> {
-        if let Some(python) = &self.peers {
-            let [modules, packages] = Peer::needs(self.device);
-            python::check(python, modules).map_err(|finding| XtaskError::NoPeers {
-                python: python.clone(),
-                finding,
-                packages,
-            })?;
-        }
+    pub fn run(&self, progress: &dyn Progress) -> (Report, Result<()>) {
+        let (mut machine, start) = (Machine::here(), CpuTime::now());
         let mut report = Report::default();
+        let outcome = self.run_installed(&mut report, progress);
+        let end = CpuTime::now().zip(start);
+        machine.steal_share = end.and_then(|(end, start)| end.steal_share_since(start));
+        report.set_machine(machine);
+        (report, outcome)
+    }
+
+    /// Runs the requested benchmarks with those peers that are installed.
+    fn run_installed(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+        let peers = self.peers.as_ref();
+        let peers = peers.map(|peers| peers.installed(self.device, progress));
+        let bench = Self {
+            peers: peers.transpose()?,
+            ..self.clone()
+        };
+        bench.run_all(report, progress)
+    }
+
+    fn run_all(&self, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         if self.includes(Subject::Train) {
-            self.in_turns("train", Task::Train, &mut report, progress)?;
+            self.contests("train", Task::Train, report, progress)?;
         }
         match self.device {
             DeviceChoice::Cuda(_) if self.includes(Subject::Kernels) => {
-                self.kernels(&mut report, progress)?;
+                self.kernels(report, progress)?;
             }
             _ if self.only.contains(&Subject::Kernels) => {
                 progress.message("kernels: skipped, as they are profiled on --device cuda only");
@@ -120,25 +147,26 @@ impl Bench {
             _ => {}
         }
         if self.includes(Subject::Infer) {
-            self.in_turns("infer", Task::Infer, &mut report, progress)?;
-            self.single_image(&mut report, progress)?;
-            self.image_sizes(&mut report, progress)?;
+            self.contests("infer", Task::Infer, report, progress)?;
+            self.single_image(report, progress)?;
+            self.image_sizes(report, progress)?;
         }
         if self.includes(Subject::Loader) {
             let loader = [self.ours(Task::Loader)];
-            self.compare("loader", &loader, &mut report, progress)?;
+            let samples = self.rounds("loader", &loader, progress, || Ok(()))?;
+            report.add_contest("loader", &loader, &samples);
             report.add_loader_ratios();
         }
         if self.includes(Subject::Start) {
-            cold_start::run(self, &mut report, progress)?;
+            cold_start::run(self, report, progress)?;
         }
         if self.only.contains(&Subject::Ranks) {
-            ranks::run(self, &mut report, progress)?;
+            ranks::run(self, report, progress)?;
         }
         if self.includes(Subject::Ops) {
-            criterion::run(&mut report, progress)?;
+            criterion::run(report, progress)?;
         }
-        Ok(report)
+        Ok(())
     }
 
     fn includes(&self, subject: Subject) -> bool {
@@ -154,66 +182,25 @@ impl Bench {
             image_size: None,
             recompute: self.recompute,
             device: self.device,
-            precision: self.precision,
+            precision: self.precision(),
             steps: self.steps,
+            forever: false,
         }
+    }
+
+    /// Returns the precision of all that is not compared in several.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precisions.first().copied().unwrap_or_default()
     }
 
     fn ours(&self, task: Task) -> Contestant {
         Contestant::ours(&self.workload(task))
     }
 
-    fn peers_of(&self, workload: &Workload) -> Result<Vec<Contestant>> {
-        let Some(python) = &self.peers else {
-            return Ok(Vec::new());
-        };
-        Peer::on(self.device)
-            .iter()
-            .map(|&peer| Contestant::peer(peer, python, &self.scripts, workload))
-            .collect()
-    }
-
-    /// Measures our process, matrix products alone, and the peers at every batch size, as `<name>`,
-    /// or `<name>_<batch size>` for several.
-    fn in_turns(
-        &self,
-        name: &str,
-        task: Task,
-        report: &mut Report,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        if self.batch_sizes.len() < 2 {
-            return self.contest(name, &self.workload(task), report, progress);
-        }
-        for &batch_size in &self.batch_sizes {
-            let mut workload = self.workload(task);
-            workload.batch_size = Some(batch_size);
-            self.contest(&format!("{name}_{batch_size}"), &workload, report, progress)?;
-        }
-        Ok(())
-    }
-
-    fn contest(
-        &self,
-        name: &str,
-        workload: &Workload,
-        report: &mut Report,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        let mut contestants = vec![Contestant::ours(workload)];
-        contestants.extend(self.peers_of(workload)?);
-        let products = self.ours(Task::Products);
-        let mut rates = Vec::new();
-        let samples = self.rounds(name, &contestants, progress, || {
-            let sample: Sample = products.run()?;
-            rates.extend(sample.per_second());
-            Ok(())
-        })?;
-        report.add_contest(name, &contestants, &samples);
-        let ours: Vec<f64> = samples[0].iter().flat_map(Sample::per_second).collect();
-        let needed = workload.multiply_adds()? as f64;
-        report.add_rates(name, &ours, needed, &rates);
-        Ok(())
+    /// Returns the interpreter that has a peer, if it is to be measured.
+    fn python_of(&self, peer: Peer) -> Option<&str> {
+        let peers = self.peers.as_ref()?;
+        peers.only.contains(&peer).then_some(peers.python.as_str())
     }
 
     /// Measures the share of a training step's GPU time by kernel.
@@ -232,9 +219,7 @@ impl Bench {
         let mut workload = self.workload(Task::Infer);
         workload.batch_size = Some(1);
         workload.steps *= 4;
-        let mut contestants = vec![Contestant::ours(&workload)];
-        contestants.extend(self.peers_of(&workload)?);
-        self.compare("infer_one", &contestants, report, progress)
+        self.contest("infer_one", &workload, report, progress)
     }
 
     /// Measures forward passes at image sizes of 32 to 256 pixels. Their time should grow with the
@@ -251,18 +236,6 @@ impl Bench {
         for (side, samples) in sides.iter().zip(&samples) {
             report.add_samples(&format!("infer_{side}px"), samples);
         }
-        Ok(())
-    }
-
-    fn compare(
-        &self,
-        name: &str,
-        contestants: &[Contestant],
-        report: &mut Report,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        let samples = self.rounds(name, contestants, progress, || Ok(()))?;
-        report.add_contest(name, contestants, &samples);
         Ok(())
     }
 
@@ -284,5 +257,34 @@ impl Bench {
             }
         }
         Ok(samples)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Returns a benchmark of preset `keras` with the defaults of a device.
+    pub(crate) fn bench(device: DeviceChoice) -> Bench {
+        Bench {
+            only: Vec::new(),
+            preset: Preset::Keras,
+            batch_sizes: usual_batch_sizes(device),
+            recompute: false,
+            device,
+            precisions: usual_precisions(device),
+            peers: None,
+            alternation: Alternation {
+                slice: Duration::from_secs(1),
+                cycles: 1,
+                warm_up: 1,
+                seed: 0,
+            },
+            rounds: 1,
+            steps: 1,
+            scripts: PathBuf::new(),
+        }
     }
 }

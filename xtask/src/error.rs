@@ -121,6 +121,10 @@ pub enum XtaskError {
         finding: String,
     },
 
+    /// Ctrl-C, SIGTERM or SIGHUP while processes of a benchmark were alive.
+    #[error("interrupted; the processes of the benchmark were ended")]
+    Interrupted,
+
     /// The Python interpreter cannot run the peers.
     #[error(
         "{python} cannot run the peers: {finding}; create an environment for them with: \

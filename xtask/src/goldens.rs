@@ -64,7 +64,7 @@ impl Goldens {
     }
 
     fn check_python(&self) -> Result<()> {
-        python::check(&self.python, "jax, keras, numpy, safetensors").map_err(|finding| {
+        python::check(&self.python, "jax, keras, numpy, safetensors", &[]).map_err(|finding| {
             XtaskError::NoOracle {
                 python: self.python.clone(),
                 finding,

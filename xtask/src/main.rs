@@ -7,17 +7,22 @@ use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perceiver_cli::terminal::{self, OutputError};
 use perceiver_data::{LoadOptions, Split};
 use perceiver_train::{DeviceChoice, Precision, Preset};
+use xtask::bench::alternation::Alternation;
+use xtask::bench::interrupt::INTERRUPTED;
+use xtask::bench::peers::{Peer, Peers};
 use xtask::bench::workload::Workload;
 use xtask::bench::{self, Bench, Subject};
 use xtask::build_cost;
 use xtask::cargo::cargo;
 use xtask::download::HttpOptions;
+use xtask::error::XtaskError;
 use xtask::fetch::{Fetch, Origin, Outcome};
 use xtask::goldens::Goldens;
 use xtask::measure::{self, Measure};
@@ -133,10 +138,15 @@ struct GoldensArguments {
 
 #[derive(Args)]
 #[command(
-    after_help = "Figures are medians over all rounds, with minimum and maximum. Compare within one run only.
+    after_help = "Training and inference on a CPU are measured in turns: all programs are alive, and one at a time
+is awake, for a slice per cycle, in random order. They must fit in memory together; --only-peers
+and --precision measure fewer. All else runs one after another, round after round.
+
+Figures are medians over slices or rounds, with minimum and maximum. Compare within one run only.
 
 Examples:
   cargo xtask bench --only train --batch-size 16
+  cargo xtask bench --precision bf16 --peers .venv/bin/python --only-peers pytorch-compiled
   cargo xtask bench --only ranks --batch-size 16 --steps 16
   cargo xtask bench --json bench.json --peers .venv/bin/python
   cargo xtask bench --device cuda --only train,infer,kernels --peers .venv/bin/python"
@@ -148,7 +158,8 @@ struct BenchArguments {
     /// Preset of the model.
     #[arg(long, default_value_t = Preset::Keras)]
     preset: Preset,
-    /// Batch sizes, measured one after another [default: the preset's; on a GPU 64, 256 and 1024].
+    /// Batch sizes, measured one after another [default: 16 and 64 in training, 64 in inference; on a
+    /// GPU 64, 256 and 1024].
     #[arg(long, value_delimiter = ',')]
     batch_size: Vec<NonZeroUsize>,
     /// Train with activation checkpointing, as `perceiver train --recompute` does.
@@ -157,22 +168,55 @@ struct BenchArguments {
     /// Device to compute on: auto, cpu, cuda, cuda:N or metal.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
-    /// Compute precision: f32, tf32 or bf16 [default: f32; on a GPU bf16].
-    #[arg(long)]
-    precision: Option<Precision>,
-    /// Number of rounds; each process runs once per round.
+    /// Compute precisions, compared in training and inference: f32, tf32, bf16 [default: f32 and bf16;
+    /// on a GPU bf16].
+    #[arg(long, value_delimiter = ',')]
+    precision: Vec<Precision>,
+    /// Seconds that a program is awake per cycle, in turns on a CPU.
+    #[arg(long, value_name = "SECONDS", default_value = "12", value_parser = slice_of)]
+    slice: Duration,
+    /// Number of cycles, in turns on a CPU; each program is awake once per cycle.
+    #[arg(long, default_value = "8")]
+    cycles: NonZeroUsize,
+    /// Seed of the order of the programs in each cycle.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Number of rounds, where processes run one after another; each runs once per round.
     #[arg(long, default_value = "3")]
     rounds: NonZeroUsize,
-    /// Number of timed repetitions per process, after two warm-up repetitions.
+    /// Number of timed repetitions per such process, after two warm-up repetitions.
     #[arg(long, default_value = "3")]
     steps: NonZeroUsize,
     /// Also write the figures to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also measure Keras and PyTorch, in turns, with this Python interpreter.
+    /// Also measure PyTorch and Keras, if installed, with this Python interpreter.
     #[arg(long, value_name = "PYTHON")]
     peers: Option<String>,
+    /// Measure only these peers, which must be installed.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        requires = "peers",
+        value_name = "PEER"
+    )]
+    only_peers: Vec<Peer>,
 }
+
+/// Parses the length of a slice.
+fn slice_of(text: &str) -> Result<Duration, String> {
+    let seconds = text
+        .parse()
+        .ok()
+        .filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "expected 0.1 to 3600 seconds".to_owned())
+}
+
+/// The number of steps before the first slice: the first of them compile.
+const WARM_UP_STEPS: usize = 3;
 
 #[derive(Args)]
 #[command(after_help = "Repeat the command to resume an interrupted measurement.
@@ -188,7 +232,7 @@ struct MeasureArguments {
     /// Device to compute on: cpu, cuda, cuda:N or metal.
     #[arg(long, default_value = "cuda")]
     device: DeviceChoice,
-    /// Compute precision: f32, tf32 or bf16 [default: bf16, on the CPU f32].
+    /// Compute precision: f32, tf32 or bf16 [default: bf16; on the CPU f32, and bf16 in the benchmarks].
     #[arg(long)]
     precision: Option<Precision>,
     /// Presets to train.
@@ -305,20 +349,32 @@ fn run_bench(arguments: BenchArguments) -> Result<()> {
         },
         recompute: arguments.recompute,
         device: arguments.device,
-        precision: arguments
-            .precision
-            .unwrap_or_else(|| bench::usual_precision(arguments.device)),
-        peers: arguments.peers,
+        precisions: match &arguments.precision[..] {
+            [] => bench::usual_precisions(arguments.device),
+            given => given.to_vec(),
+        },
+        peers: arguments.peers.map(|python| Peers {
+            python,
+            only: arguments.only_peers,
+        }),
+        alternation: Alternation {
+            slice: arguments.slice,
+            cycles: arguments.cycles.get(),
+            warm_up: WARM_UP_STEPS,
+            seed: arguments.seed,
+        },
         rounds: arguments.rounds.get(),
         steps: arguments.steps.get(),
         scripts: workspace().join("tests/oracle"),
     };
-    let report = bench.run(&Terminal::default())?;
-    terminal::print(report.table())?;
-    if let Some(path) = arguments.json {
-        report.write_json(&path)?;
+    let (report, outcome) = bench.run(&Terminal::default());
+    if !report.is_empty() {
+        terminal::print(report.table())?;
+        if let Some(path) = arguments.json {
+            report.write_json(&path)?;
+        }
     }
-    Ok(())
+    Ok(outcome?)
 }
 
 fn measure(arguments: MeasureArguments) -> Result<()> {
@@ -332,10 +388,20 @@ fn measure(arguments: MeasureArguments) -> Result<()> {
         batch_sizes: bench::usual_batch_sizes(device),
         recompute: false,
         device,
-        precision: arguments
-            .precision
-            .unwrap_or_else(|| bench::usual_precision(device)),
-        peers: arguments.peers,
+        precisions: match arguments.precision {
+            None => bench::usual_precisions(device),
+            Some(precision) => vec![precision],
+        },
+        peers: arguments.peers.map(|python| Peers {
+            python,
+            only: Vec::new(),
+        }),
+        alternation: Alternation {
+            slice: Duration::from_secs(12),
+            cycles: 8,
+            warm_up: WARM_UP_STEPS,
+            seed: 0,
+        },
         rounds: 3,
         steps: 3,
         scripts: workspace().join("tests/oracle"),
@@ -375,6 +441,9 @@ fn with_feature(feature: &str) -> Result<()> {
 fn bench_worker(workload: &Workload) -> Result<()> {
     // As the program does; with other settings, the benchmark would measure another program.
     perceiver_cli::process_env::apply();
+    if workload.forever {
+        workload.run_forever(&mut |amount| Ok(terminal::print(format_args!("step {amount}"))?))?;
+    }
     Ok(terminal::print(workload.output()?)?)
 }
 
@@ -426,7 +495,10 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     terminal::error(perceiver_cli::in_one_line(error));
-    ExitCode::FAILURE
+    match error.downcast_ref() {
+        Some(XtaskError::Interrupted) => ExitCode::from(INTERRUPTED),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 fn run(chore: Chore) -> Result<()> {

@@ -60,9 +60,10 @@ impl Measure {
             run("cargo", &mut parity(self.bench.device))?;
         }
         if self.includes(Part::Speed) {
-            let report = self.bench.run(progress)?;
+            let (report, outcome) = self.bench.run(progress);
             terminal::print(report.table())?;
             report.write_json(&output.join("bench.json"))?;
+            outcome?;
         }
         if self.includes(Part::Learning) {
             self.learn(progress)?;
@@ -118,7 +119,7 @@ impl Measure {
                     .arg(&self.data_dir)
                     .arg(format!("--preset={preset}"))
                     .arg(format!("--seed={seed}"))
-                    .arg(format!("--precision={}", self.bench.precision))
+                    .arg(format!("--precision={}", self.bench.precision()))
                     .args(&self.flags)
                     .arg("--output")
                     .arg(&root);
@@ -207,24 +208,15 @@ pub const PRESETS: [Preset; 4] = [
 
 #[cfg(test)]
 mod tests {
-    use perceiver_train::Precision;
-
     use super::*;
+    use crate::bench::tests::bench;
 
     fn measure(output: &Path) -> Measure {
         Measure {
             only: Vec::new(),
             bench: Bench {
                 only: SUBJECTS.to_vec(),
-                preset: Preset::Keras,
-                batch_sizes: vec![64],
-                recompute: false,
-                device: DeviceChoice::Cuda(0),
-                precision: Precision::Bf16,
-                peers: None,
-                rounds: 1,
-                steps: 1,
-                scripts: PathBuf::new(),
+                ..bench(DeviceChoice::Cuda(0))
             },
             presets: vec![Preset::Cifar100, Preset::Keras],
             seeds: 2,

@@ -2,10 +2,19 @@
 
 use std::process::Command;
 
-/// Checks that `python` can import `modules`; the error says why not.
-pub(crate) fn check(python: &str, modules: &str) -> Result<(), String> {
+/// Checks that `python` can import `modules` with some environment variables; the error says why
+/// not.
+pub(crate) fn check(
+    python: &str,
+    modules: &str,
+    environment: &[(&str, &str)],
+) -> Result<(), String> {
     let import = format!("import {modules}");
-    match Command::new(python).args(["-c", &import]).output() {
+    let mut command = Command::new(python);
+    command
+        .args(["-c", &import])
+        .envs(environment.iter().copied());
+    match command.output() {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,10 @@
 //! Benchmarks every fused operation against its composition of candle's operations, forward and
 //! backward together, in the shapes of the `keras` preset: `<operation>/kernel` and
 //! `<operation>/composed`.
+//!
+//! Benchmarks matrix products on one thread, `matmul_<rows>x<inner>x<columns>/<form>`: `f32` by the
+//! `gemm` crate, `bf16` by our kernel, and `bf16_packed` with the right operand packed before. A CPU
+//! without instructions for bf16 has only the first.
 
 // `criterion_group!` makes a function without documentation.
 #![allow(missing_docs)]
@@ -8,12 +12,12 @@
 use std::hint::black_box;
 
 use candle_core::{Device, Result, Tensor, Var};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use perceiver_ops::{
-    AbsorbedWeights, AdamStep, Attention, Mode, RngKey, absorbed_attention,
-    absorbed_attention_composed, adam_step, adam_step_composed, add_dropout, add_dropout_composed,
-    attention, attention_composed, gelu, gelu_composed, layer_norm, layer_norm_composed, linear,
-    linear_composed, softmax, softmax_composed,
+    AbsorbedWeights, AdamStep, Attention, Bf16Kernel, Mode, PackedMatrix, RngKey,
+    absorbed_attention, absorbed_attention_composed, adam_step, adam_step_composed, add_dropout,
+    add_dropout_composed, attention, attention_composed, gelu, gelu_composed, layer_norm,
+    layer_norm_composed, linear, linear_composed, softmax, softmax_composed,
 };
 
 const BATCH: usize = 2;
@@ -140,9 +144,76 @@ fn adam(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Products of the `keras` preset, and a large one.
+fn products(criterion: &mut Criterion) {
+    for [rows, inner, columns] in [
+        [LATENTS, WIDTH, WIDTH],
+        [LATENTS, WIDTH, HEADS * WIDTH],
+        [TOKENS, WIDTH, WIDTH],
+        [2048, 2048, 2048],
+    ] {
+        let left = vec![0.5f32; rows * inner];
+        let right = vec![0.25f32; inner * columns];
+        let matrix = Tensor::from_slice(&right, (inner, columns), &Device::Cpu).expect("a matrix");
+        let mut output = vec![0f32; rows * columns];
+        let mut group = criterion.benchmark_group(format!("matmul_{rows}x{inner}x{columns}"));
+        group.throughput(Throughput::Elements(2 * (rows * inner * columns) as u64));
+        group.bench_function("f32", |bencher| {
+            bencher.iter(|| multiply_f32([rows, inner, columns], &left, &right, &mut output));
+        });
+        if let Some(kernel) = Bf16Kernel::fastest() {
+            let pack = || PackedMatrix::from_tensor(&matrix).expect("a matrix on the CPU");
+            let mut multiply = |packed: &PackedMatrix| {
+                packed
+                    .multiply(kernel, &left, &mut output)
+                    .expect("sizes that fit");
+            };
+            group.bench_function("bf16", |bencher| bencher.iter(|| multiply(&pack())));
+            let packed = pack();
+            group.bench_function("bf16_packed", |bencher| bencher.iter(|| multiply(&packed)));
+        }
+        group.finish();
+    }
+}
+
+/// Multiplies row-major matrices on this thread.
+#[allow(unsafe_code)]
+fn multiply_f32(
+    [rows, inner, columns]: [usize; 3],
+    left: &[f32],
+    right: &[f32],
+    output: &mut [f32],
+) {
+    let stride = usize::cast_signed;
+    // SAFETY: all three matrices are row-major and fill their slices.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            output.as_mut_ptr(),
+            1,
+            stride(columns),
+            false,
+            left.as_ptr(),
+            1,
+            stride(inner),
+            right.as_ptr(),
+            1,
+            stride(columns),
+            0f32,
+            1f32,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = element_wise, attentions, adam
+    targets = element_wise, attentions, adam, products
 }
 criterion_main!(benches);

@@ -19,7 +19,7 @@ use crate::error::{Result, XtaskError};
 use crate::pictures;
 use crate::progress::Progress;
 
-/// Adds `start.seconds` and, with peers, `start.keras-tensorflow.seconds` and the ratio of the two.
+/// Adds `start.seconds` and, with Keras on TensorFlow, `start.keras-tensorflow.seconds` and the ratio of the two.
 pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -> Result<()> {
     let recipe = bench.workload(Task::Infer).recipe()?;
     let directory =
@@ -49,7 +49,8 @@ pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -
             .envs(Peer::KerasTensorflow.environment());
         Ok(command)
     };
-    if let Some(python) = &bench.peers {
+    let python = bench.python_of(Peer::KerasTensorflow);
+    if let Some(python) = python {
         progress.message("start: Keras writes its weights");
         seconds("keras-tensorflow", keras(python)?)?;
     }
@@ -59,7 +60,7 @@ pub(super) fn run(bench: &Bench, report: &mut Report, progress: &dyn Progress) -
         progress.message(&format!("start, round {round} of {}", bench.rounds));
         let our = seconds(OURS, ours())?;
         our_seconds.push(our);
-        if let Some(python) = &bench.peers {
+        if let Some(python) = python {
             let theirs = seconds("keras-tensorflow", keras(python)?)?;
             keras_seconds.push(theirs);
             ratios.push(theirs / our);

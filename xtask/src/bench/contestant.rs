@@ -1,4 +1,5 @@
-//! A process that measures itself and prints a [`Sample`](super::worker::Sample) as its last line.
+//! A process of a benchmark. It repeats its work without end and prints a line after each step, or
+//! measures itself and prints a [`Sample`](super::worker::Sample) as its last line.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,23 +14,28 @@ use crate::error::{Result, XtaskError};
 /// A contestant of a benchmark, and its command.
 #[derive(Clone, Debug)]
 pub struct Contestant {
-    /// The name in the report; `perceiver` is ours.
+    /// The name in the report: that of the program and of its precision.
     pub name: String,
     program: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, &'static str)>,
 }
 
-/// The name of our own process in reports.
+/// The name of our own program in reports.
 pub const OURS: &str = "perceiver";
 
 impl Contestant {
     /// Creates our own contestant: this program with the hidden subcommand `bench-worker`.
     pub fn ours(workload: &Workload) -> Self {
+        Self::named(format!("{OURS}-{}", workload.precision), workload)
+    }
+
+    /// Creates a contestant with our own work and another name.
+    pub(super) fn named(name: String, workload: &Workload) -> Self {
         let program = std::env::current_exe().map_or_else(|_| "xtask".into(), OsString::from);
         let arguments = std::iter::once("bench-worker".to_owned()).chain(workload.arguments());
         Self {
-            name: OURS.to_owned(),
+            name,
             program,
             arguments: arguments.map(OsString::from).collect(),
             environment: Vec::new(),
@@ -42,11 +48,29 @@ impl Contestant {
     /// When the workload's recipe is invalid.
     pub fn peer(peer: Peer, python: &str, scripts: &Path, workload: &Workload) -> Result<Self> {
         Ok(Self {
-            name: peer.name().to_owned(),
+            name: format!("{}-{}", peer.name(), workload.precision),
             program: python.into(),
             arguments: peer.arguments(scripts, workload)?,
             environment: peer.environment(),
         })
+    }
+
+    /// Returns the command that starts the process.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .envs(self.environment.iter().copied());
+        command
+    }
+
+    /// Returns an error about this contestant.
+    pub(super) fn failed(&self, finding: String) -> XtaskError {
+        XtaskError::Contestant {
+            name: self.name.clone(),
+            command: self.program.to_string_lossy().into_owned(),
+            finding,
+        }
     }
 
     /// Runs the process to its end and parses its measurements.
@@ -54,14 +78,9 @@ impl Contestant {
     /// # Errors
     /// When it cannot be started, fails, or prints something else.
     pub fn run<S: DeserializeOwned>(&self) -> Result<S> {
-        let failed = |finding: String| XtaskError::Contestant {
-            name: self.name.clone(),
-            command: self.program.to_string_lossy().into_owned(),
-            finding,
-        };
-        let output = Command::new(&self.program)
-            .args(&self.arguments)
-            .envs(self.environment.iter().copied())
+        let failed = |finding: String| self.failed(finding);
+        let output = self
+            .command()
             .output()
             .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {
@@ -81,17 +100,25 @@ impl Contestant {
 }
 
 #[cfg(test)]
+impl Contestant {
+    /// Creates a contestant that runs a shell script.
+    pub(super) fn shell(name: &str, script: &str) -> Self {
+        Self {
+            name: name.into(),
+            program: "sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            environment: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::bench::worker::Sample;
 
     fn shell(script: &str) -> Contestant {
-        Contestant {
-            name: "shell".into(),
-            program: "sh".into(),
-            arguments: vec!["-c".into(), script.into()],
-            environment: Vec::new(),
-        }
+        Contestant::shell("shell", script)
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use perceiver_ops::Bf16Kernel;
 use serde::Deserialize;
 
 use super::report::Report;
@@ -22,11 +23,25 @@ struct Samples {
 #[derive(Deserialize)]
 struct Id {
     full_id: String,
+    throughput: Option<Throughput>,
 }
 
-/// Runs the benchmarks and adds `ops.<operation>.<form>.seconds` for each.
+/// The work of an iteration.
+#[derive(Deserialize)]
+struct Throughput {
+    /// The number of floating-point operations.
+    #[serde(rename = "Elements")]
+    operations: Option<f64>,
+}
+
+/// Runs the benchmarks and adds `ops.<operation>.<form>.seconds` for each, and for matrix products
+/// `ops.<operation>.<form>.gflops`.
 pub(super) fn run(report: &mut Report, progress: &dyn Progress) -> Result<()> {
     progress.message("ops: cargo bench --package perceiver-ops");
+    if Bf16Kernel::fastest().is_none() {
+        progress
+            .message("ops: products in bf16 are left out: this CPU has no instructions for them");
+    }
     let directory =
         tempfile::tempdir().map_err(XtaskError::io("create", "a temporary directory"))?;
     let status = cargo()
@@ -66,10 +81,15 @@ fn read(home: &Path, report: &mut Report) -> Result<()> {
             .zip(&samples.iters)
             .map(|(nanoseconds, iterations)| 1e-9 * nanoseconds / iterations)
             .collect();
-        report.add(
-            format!("ops.{}.seconds", id.full_id.replace('/', ".")),
-            &seconds,
-        );
+        let name = format!("ops.{}", id.full_id.replace('/', "."));
+        report.add(format!("{name}.seconds"), &seconds);
+        if let Some(operations) = id.throughput.and_then(|work| work.operations) {
+            let rate = |seconds: &f64| 1e-9 * operations / seconds;
+            report.add(
+                format!("{name}.gflops"),
+                &seconds.iter().map(rate).collect::<Vec<_>>(),
+            );
+        }
     }
     Ok(())
 }
@@ -99,6 +119,7 @@ fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::report::Figure;
 
     #[test]
     fn samples_of_every_benchmark_are_read() {
@@ -107,7 +128,7 @@ mod tests {
         std::fs::create_dir_all(&new).unwrap();
         std::fs::write(
             new.join("benchmark.json"),
-            r#"{"full_id":"gelu/kernel","title":""}"#,
+            r#"{"full_id":"gelu/kernel","throughput":{"Elements":6000000000},"title":""}"#,
         )
         .unwrap();
         let samples = r#"{"sampling_mode":"Linear","iters":[1.0,2.0,4.0],"times":[3e9,4e9,4e9]}"#;
@@ -119,5 +140,7 @@ mod tests {
             (figure.minimum, figure.median, figure.maximum),
             (1.0, 2.0, 3.0)
         );
+        let gflops = report.get("ops.gelu.kernel.gflops");
+        assert_eq!(gflops, Figure::of(&[2.0, 3.0, 6.0]).as_ref());
     }
 }

@@ -1,4 +1,4 @@
-//! Figures by name: median, minimum and maximum, as a table and as JSON.
+//! Figures by name: median, minimum and maximum, as tables and as JSON.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,9 @@ use std::path::Path;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::contestant::{Contestant, OURS};
+use super::contest_table::ContestTable;
+use super::contestant::Contestant;
+use super::machine::Machine;
 use super::worker::Sample;
 use crate::error::{Result, XtaskError};
 
@@ -41,19 +43,38 @@ impl Figure {
     }
 }
 
-/// The figures of a run of benchmarks.
+/// The figures of a run of benchmarks, and the machine that they are of.
 #[derive(Clone, Debug, Default, Serialize)]
-#[serde(transparent)]
 pub struct Report {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<Machine>,
+    #[serde(flatten)]
     figures: BTreeMap<String, Figure>,
+    #[serde(skip)]
+    contests: Vec<ContestTable>,
 }
 
 impl Report {
+    /// Sets the machine.
+    pub fn set_machine(&mut self, machine: Machine) {
+        self.machine = Some(machine);
+    }
+
+    /// Adds the table of a contest, which then shows the contest's figures.
+    pub fn add_table(&mut self, table: ContestTable) {
+        self.contests.push(table);
+    }
+
     /// Adds a figure, if there are values.
     pub fn add(&mut self, name: impl Into<String>, values: &[f64]) {
         if let Some(figure) = Figure::of(values) {
             self.figures.insert(name.into(), figure);
         }
+    }
+
+    /// Whether there is no figure.
+    pub fn is_empty(&self) -> bool {
+        self.figures.is_empty()
     }
 
     /// Returns a figure by name.
@@ -80,12 +101,13 @@ impl Report {
         self.add(format!("{name}.peak_device_bytes"), &on_device);
     }
 
-    /// Adds ours under `<name>`, peers under `<name>.<peer>`, and our speed relative to theirs as
-    /// `<name>.times_<peer>`. The ratio is taken once per round, so that a slow minute of the
+    /// Adds the first contestant, which is ours, under `<name>`, the others under
+    /// `<name>.<contestant>`, and the first's speed relative to theirs as
+    /// `<name>.times_<contestant>`. The ratio is taken once per round, so that a slow minute of the
     /// machine affects both.
     pub fn add_contest(&mut self, name: &str, contestants: &[Contestant], samples: &[Vec<Sample>]) {
-        for (contestant, samples_of_it) in contestants.iter().zip(samples) {
-            if contestant.name == OURS {
+        for (index, (contestant, samples_of_it)) in contestants.iter().zip(samples).enumerate() {
+            if index == 0 {
                 self.add_samples(name, samples_of_it);
                 continue;
             }
@@ -137,25 +159,30 @@ impl Report {
         self.add(format!("{name}.share_of_products"), &shares);
     }
 
-    /// Formats the figures as a table.
+    /// Formats the machine, the contests, and a table of all other figures.
     pub fn table(&self) -> String {
-        let mut table = Table::new();
-        table
-            .load_preset(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(["benchmark", "median", "minimum", "maximum"]);
-        for (name, figure) in &self.figures {
-            let numbers =
-                [figure.median, figure.minimum, figure.maximum].map(|n| readable(name, n));
-            table.add_row(std::iter::once(name.clone()).chain(numbers));
+        let machine = self.machine.iter().map(ToString::to_string);
+        let contests = self.contests.iter().map(ContestTable::table);
+        let mut parts: Vec<String> = machine.chain(contests).collect();
+        let mut shown = self
+            .figures
+            .iter()
+            .filter(|(name, _)| !self.is_in_contest(name))
+            .peekable();
+        if shown.peek().is_some() {
+            parts.push(figure_table(shown));
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table.to_string()
+        parts.join("\n\n")
     }
 
-    /// Writes the figures as a JSON object: by name, each with `median`, `minimum` and `maximum`.
+    /// Whether the table of a contest shows a figure.
+    fn is_in_contest(&self, figure: &str) -> bool {
+        let (contest, rest) = figure.split_once('.').unwrap_or((figure, ""));
+        self.contests.iter().any(|table| table.name == contest) && !rest.starts_with("share_of_")
+    }
+
+    /// Writes the figures as a JSON object: by name, each with `median`, `minimum` and `maximum`;
+    /// and the object `machine`.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -166,6 +193,23 @@ impl Report {
         };
         write().map_err(XtaskError::io("write", path))
     }
+}
+
+/// Formats figures as a table.
+fn figure_table<'a>(figures: impl Iterator<Item = (&'a String, &'a Figure)>) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(["benchmark", "median", "minimum", "maximum"]);
+    for (name, figure) in figures {
+        let numbers = [figure.median, figure.minimum, figure.maximum].map(|n| readable(name, n));
+        table.add_row(std::iter::once(name.clone()).chain(numbers));
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
 }
 
 fn median_speed(sample: &Sample) -> Option<f64> {
@@ -215,6 +259,55 @@ mod tests {
             Figure::of(&[3.0]).as_ref()
         );
         assert_eq!(report.get("loader.times_train_64.peer"), None);
+    }
+
+    #[test]
+    fn the_machine_and_contests_stand_above_all_other_figures() {
+        let mut report = Report::default();
+        let machine = Machine {
+            cpu: Some("AMD EPYC".into()),
+            threads: 2,
+            extensions: Some(vec!["avx2"]),
+            bf16_kernel: None,
+            steal_share: Some(0.0213),
+        };
+        report.set_machine(machine.clone());
+        report.add_table(ContestTable::new("train", "training steps".into()));
+        report.add("train.images_per_second", &[11.5]);
+        report.add("train.share_of_products", &[0.702]);
+        report.add("loader.times_train", &[6000.0]);
+        let table = report.table();
+        let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        CPU                AMD EPYC, 2 threads
+        matrix extensions  avx2 yes, avx512f no, avx512_bf16 no, amx_bf16 no
+        products in bf16   computed in f32, as the CPU has no instructions for them
+        steal time         2.1 % of the CPU time of this run
+
+        train: training steps
+         contestant  images/s  min to max  first/this  min to max  GFLOP/s  steps  awake  memory
+
+         benchmark                  median   minimum   maximum
+         loader.times_train       6000.000  6000.000  6000.000
+         train.share_of_products    70.2 %    70.2 %    70.2 %
+        ");
+        let unknown = Machine {
+            cpu: None,
+            extensions: None,
+            bf16_kernel: Some("AVX512-BF16".into()),
+            steal_share: None,
+            ..machine
+        };
+        insta::assert_snapshot!(unknown.to_string(), @r"
+        CPU                unknown CPU, 2 threads
+        matrix extensions  unknown
+        products in bf16   AVX512-BF16
+        steal time         not reported by this system
+        ");
+        assert_eq!(
+            serde_json::to_value(&report).unwrap()["machine"]["steal_share"],
+            0.0213
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The timed work of our own processes.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -67,6 +68,9 @@ pub struct Workload {
     /// Number of timed repetitions.
     #[arg(long)]
     pub steps: usize,
+    /// Repeat without end, and print `step N` after every repetition of N images.
+    #[arg(long)]
+    pub forever: bool,
 }
 
 /// The number of repetitions enqueued on a GPU before synchronizing, as in training.
@@ -87,6 +91,7 @@ impl Workload {
         arguments.extend(self.batch_size.map(|n| format!("--batch-size={n}")));
         arguments.extend(self.image_size.map(|n| format!("--image-size={n}")));
         arguments.extend(self.recompute.then(|| "--recompute".to_owned()));
+        arguments.extend(self.forever.then(|| "--forever".to_owned()));
         arguments
     }
 
@@ -141,6 +146,25 @@ impl Workload {
         Ok(output.unwrap_or_default())
     }
 
+    /// Repeats the work until `step` fails, which gets the work of every repetition, in images or
+    /// multiply-adds.
+    ///
+    /// # Errors
+    /// As [`Workload::run`], or that of `step`.
+    pub fn run_forever(&self, step: &mut dyn FnMut(f64) -> Result<()>) -> Result<Infallible> {
+        let device = self.device.open()?;
+        let (amount, mut repeat) = if self.task == Task::Products && device.is_cpu() {
+            fastest_products()
+        } else {
+            (self.amount()?, self.repeat(&device)?)
+        };
+        loop {
+            repeat()?;
+            device.synchronize()?;
+            step(amount)?;
+        }
+    }
+
     /// Runs and times the work.
     ///
     /// # Errors
@@ -152,16 +176,20 @@ impl Workload {
         }
         let mut repeat = self.repeat(&device)?;
         let seconds = self.timed(&device, &mut repeat)?;
-        let amount = match self.task {
-            Task::Products => (gpu::SIDE as f64).powi(3),
-            Task::Loader => (self.batch()? * LOADER_BATCHES) as f64,
-            Task::Train | Task::Infer | Task::Kernels => self.batch()? as f64,
-        };
         Ok(Sample {
-            amount,
+            amount: self.amount()?,
             seconds,
             peak_rss_bytes: peak_memory_bytes(),
             peak_device_bytes: peak_device_bytes(&device)?,
+        })
+    }
+
+    /// Returns the work of a repetition of [`Workload::repeat`], in images or multiply-adds.
+    fn amount(&self) -> Result<f64> {
+        Ok(match self.task {
+            Task::Products => (gpu::SIDE as f64).powi(3),
+            Task::Loader => (self.batch()? * LOADER_BATCHES) as f64,
+            Task::Train | Task::Infer | Task::Kernels => self.batch()? as f64,
         })
     }
 
@@ -263,28 +291,50 @@ impl Workload {
         }))
     }
 
-    /// Measures the faster of two ways to multiply: one large product on all cores, or one small
-    /// product per core.
+    /// Measures the faster of the ways to multiply.
     fn products(&self) -> Sample {
-        let threads = rayon::current_num_threads();
-        let large = product_seconds(self.steps, 2_048, 1, gemm::Parallelism::Rayon(0));
-        let small = product_seconds(self.steps, 256, 256 * threads, gemm::Parallelism::None);
-        let (large_amount, small_amount) =
-            (2_048f64.powi(3), 256f64.powi(3) * (256 * threads) as f64);
-        let best = |seconds: &[f64]| seconds.iter().copied().fold(f64::INFINITY, f64::min);
-        let large_is_better = large_amount / best(&large) > small_amount / best(&small);
-        let (amount, seconds) = if large_is_better {
-            (large_amount, large)
-        } else {
-            (small_amount, small)
-        };
-        Sample {
-            amount,
-            seconds,
-            peak_rss_bytes: peak_memory_bytes(),
-            peak_device_bytes: None,
-        }
+        let ways = ways_to_multiply()
+            .into_iter()
+            .map(|(amount, mut repeat)| Sample {
+                amount,
+                seconds: timed(self.steps, &mut repeat).unwrap_or_default(),
+                peak_rss_bytes: peak_memory_bytes(),
+                peak_device_bytes: None,
+            });
+        let best = |sample: &Sample| sample.per_second().fold(0.0, f64::max);
+        ways.max_by(|a, b| best(a).total_cmp(&best(b)))
+            .unwrap_or_else(|| unreachable!("there are two ways"))
     }
+}
+
+/// Returns the fastest way to multiply on the CPU, with its multiply-adds per repetition.
+fn fastest_products() -> (f64, Repeat) {
+    let rate = |(amount, repeat): &mut (f64, Repeat)| {
+        let seconds = timed(1, repeat).unwrap_or_default();
+        seconds.first().map_or(0.0, |seconds| *amount / seconds)
+    };
+    let [mut large, mut small] = ways_to_multiply();
+    if rate(&mut large) > rate(&mut small) {
+        large
+    } else {
+        small
+    }
+}
+
+/// Returns two ways to multiply, with their multiply-adds per repetition: one large product on all
+/// cores, or small products, one per core.
+fn ways_to_multiply() -> [(f64, Repeat); 2] {
+    let count = 256 * rayon::current_num_threads();
+    [
+        (
+            2_048f64.powi(3),
+            products(2_048, 1, gemm::Parallelism::Rayon(0)),
+        ),
+        (
+            256f64.powi(3) * count as f64,
+            products(256, count, gemm::Parallelism::None),
+        ),
+    ]
 }
 
 /// Returns the duration of `steps` repetitions in seconds, after two warm-up repetitions.
@@ -309,19 +359,14 @@ fn random_images(config: &impl Architecture, batch: usize, device: &Device) -> R
     Ok(Tensor::from_vec(values, (batch, 3, side, side), device)?)
 }
 
-/// Returns the duration in seconds of `count` products of square matrices, on all threads at once.
+/// Returns a repetition of `count` products of square matrices, on all threads at once.
 #[allow(unsafe_code)]
-fn product_seconds(
-    steps: usize,
-    side: usize,
-    count: usize,
-    parallelism: gemm::Parallelism,
-) -> Vec<f64> {
+fn products(side: usize, count: usize, parallelism: gemm::Parallelism) -> Repeat {
     let matrix = vec![0.5f32; side * side];
     let mut outputs = vec![0f32; side * side * count.min(2 * rayon::current_num_threads())];
     let per_output = count.div_ceil(outputs.len() / (side * side));
     let stride = side.cast_signed();
-    let mut repeat = || {
+    Box::new(move || {
         outputs.par_chunks_mut(side * side).for_each(|output| {
             for _ in 0..per_output {
                 // SAFETY: all three matrices are `side` by `side`, row-major, in slices of that
@@ -352,6 +397,5 @@ fn product_seconds(
             }
         });
         Ok(())
-    };
-    timed(steps, &mut repeat).unwrap_or_default()
+    })
 }

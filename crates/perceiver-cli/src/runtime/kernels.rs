@@ -36,11 +36,26 @@ pub(crate) fn log_bf16(device: &Device, precision: Precision) {
     if !device.is_cpu() || precision != Precision::Bf16 {
         return;
     }
-    if let Some(kernel) = Bf16Kernel::fastest() {
-        tracing::info!("bf16: {kernel} multiplies matrices, with f32 sums");
-    } else {
-        tracing::info!(
-            "bf16: this CPU has no instructions for it; matrix products are f32, and no faster"
-        );
+    tracing::info!("{}", bf16_message(Bf16Kernel::fastest()));
+}
+
+fn bf16_message(kernel: Option<Bf16Kernel>) -> String {
+    match kernel {
+        Some(kernel) => format!("bf16: {kernel} multiplies matrices, with f32 sums"),
+        None => "bf16: this CPU has no instructions for it; matrix products are f32, and no faster"
+            .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_names_the_kernel_or_says_that_there_is_none() {
+        let with = bf16_message(Some(Bf16Kernel::PORTABLE));
+        assert_eq!(with, "bf16: portable multiplies matrices, with f32 sums");
+        let without = bf16_message(None);
+        assert!(without.contains("no instructions for it") && without.contains("no faster"));
     }
 }
