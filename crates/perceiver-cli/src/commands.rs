@@ -3,6 +3,7 @@
 pub(crate) mod attention;
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod evaluate;
 pub(crate) mod import_keras;
 pub(crate) mod man;

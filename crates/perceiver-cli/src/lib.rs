@@ -25,8 +25,8 @@ use crate::args::errors::{USAGE_ERROR, UsageError};
 #[cfg(feature = "hub")]
 use crate::commands::push;
 use crate::commands::{
-    attention, compare, completions, evaluate, import_keras, man, predict, report, runs, shard,
-    summary, train, verify,
+    attention, compare, completions, embeddings, evaluate, import_keras, man, predict, report,
+    runs, shard, summary, train, verify,
 };
 pub use crate::runtime::process_env;
 use crate::runtime::{build_features, mpi_job};
@@ -95,6 +95,8 @@ enum Command {
     Train(train::Arguments),
     Evaluate(evaluate::Arguments),
     Predict(predict::Arguments),
+    Embed(embeddings::embed::Arguments),
+    Similar(embeddings::similar::Arguments),
     Report(report::Arguments),
     Compare(compare::Arguments),
     Attention(attention::Arguments),
@@ -137,6 +139,8 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Train(arguments) => train::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Embed(arguments) => embeddings::embed::run(&arguments),
+        Command::Similar(arguments) => embeddings::similar::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Attention(arguments) => attention::run(&arguments),

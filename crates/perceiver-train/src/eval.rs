@@ -3,6 +3,7 @@
 pub(crate) mod batch_metrics;
 pub(crate) mod classification_report;
 pub(crate) mod confusion_matrix;
+pub(crate) mod embeddings;
 pub(crate) mod finite_logits;
 pub(crate) mod metrics;
 pub(crate) mod predictions;
