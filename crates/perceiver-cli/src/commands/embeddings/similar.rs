@@ -29,7 +29,7 @@ Exit codes: 0 on success, 1 if an image was unreadable or missing or another err
 Examples:
   perceiver embed --checkpoint runs/photos --output photos.safetensors photos
   perceiver similar cat.jpg --index photos.safetensors
-  perceiver similar cat.jpg --index photos.npy --metric euclidean --top-k 3 --json"
+  perceiver similar cat.jpg --index photos.npy --metric euclidean --json"
 )]
 pub(crate) struct Arguments {
     /// Images to find similar ones of: files, folders, patterns, or - for a list on standard input,
