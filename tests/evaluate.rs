@@ -124,7 +124,17 @@ fn tables_have_the_numbers_of_the_saved_predictions_and_the_names_of_the_classes
 fn predictions_as_json_have_the_same_content() {
     let sandbox = trained();
     sandbox.succeed("evaluate run --predictions p.csv");
-    sandbox.succeed("evaluate run --predictions p.json --json");
+    let printed = sandbox
+        .succeed("evaluate run --predictions p.json --json")
+        .out;
+    let results = fs::read_to_string(sandbox.path("run/results.json")).unwrap();
+    assert_eq!(printed, results);
+    let more = sandbox.succeed("evaluate run --per-class c.csv --json").out;
+    let [mut more, results]: [Value; 2] =
+        [more, results].map(|text| serde_json::from_str(&text).unwrap());
+    let error = more.as_object_mut().unwrap().remove("calibration_error");
+    assert!((0.0..=1.0).contains(&error.unwrap().as_f64().unwrap()));
+    assert_eq!(more, results);
     let csv = rows(&sandbox.path("p.csv"));
     let json: Value = serde_json::from_slice(&fs::read(sandbox.path("p.json")).unwrap()).unwrap();
     let json = json.as_array().unwrap();

@@ -95,7 +95,7 @@ pub(crate) struct Arguments {
 struct Printed<'a> {
     #[serde(flatten)]
     results: &'a TestResults,
-    /// The expected calibration error, as in reports.
+    /// The expected calibration error, as in reports; only with `--per-class`.
     #[serde(skip_serializing_if = "Option::is_none")]
     calibration_error: Option<f64>,
 }
@@ -125,7 +125,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.write_tables(&checkpoint.config.classes, &test, &evaluation, &top)?;
     let results = TestResults::new(&test, &evaluation);
     if arguments.json {
-        let calibration = Calibration::of(&evaluation.predictions);
+        // Without tables, the output is that of results.json.
+        let of_tables = arguments.per_class.as_ref();
+        let calibration = of_tables.and_then(|_| Calibration::of(&evaluation.predictions));
         let printed = Printed {
             results: &results,
             calibration_error: calibration.map(|calibration| calibration.error),
