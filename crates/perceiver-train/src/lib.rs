@@ -136,6 +136,7 @@ pub use optim::adam::{Adam, AdamRule};
 pub use optim::config::{DecayForm, OptimizerName, OptimizerRecipe};
 pub use optim::gradients::Gradients;
 pub use optim::lamb::{Lamb, LambRule};
+pub use optim::muon::{Muon, MuonRecipe, MuonRule, MuonScaleName};
 pub use optim::sgd::{Sgd, SgdRule};
 pub use optim::update_rule::{PerParameter, UpdateRule};
 pub use optim::weight_decay::DecayScope;
