@@ -43,6 +43,8 @@ fn help_explains_every_command() {
         "train",
         "evaluate",
         "predict",
+        "embed",
+        "similar",
         "report",
         "compare",
         "attention",

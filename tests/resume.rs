@@ -44,6 +44,25 @@ fn a_seed_gives_the_same_bits_on_one_and_two_threads() {
     assert!(one.weights() != other_seed.weights());
 }
 
+#[test]
+fn muon_and_alternating_flips_give_the_same_bits_on_one_and_two_threads() {
+    let with = |threads: &str, more: &[&str]| {
+        let run = new_run("optimizer = { name = 'muon', weight_decay = 0.01 }\n");
+        let mut program = run.start();
+        program.env("RAYON_NUM_THREADS", threads);
+        program.args(["--set", "data.augmentation.horizontal_flip=true"]);
+        finished({
+            program.args(more);
+            program
+        });
+        run
+    };
+    let alternating = ["--set", "data.augmentation.alternating_flip=true"];
+    let one = with("1", &alternating);
+    one.assert_same_end(&with("2", &alternating));
+    assert!(one.weights() != with("2", &[]).weights(), "flips at random");
+}
+
 /// Sends SIGKILL to a program once `done` holds and `moment` has passed. It must still be running.
 fn kill_when(mut program: Command, done: impl Fn() -> bool, moment: Duration) {
     let mut child = program.spawn().unwrap();
@@ -400,9 +419,11 @@ fn runs_can_be_interrupted_at_any_step() {
 /// Covers all components that have a state or draw random numbers, together.
 #[test]
 fn schedules_ema_and_mixing_continue_across_a_resume() {
-    for optimizer in ["adamw", "lamb", "sgd"] {
+    for optimizer in ["adamw", "lamb", "muon", "sgd"] {
         let changes = format!(
             "[data.augmentation]
+            horizontal_flip = true
+            alternating_flip = true
             shift = 0.2
             rand_augment = {{ layers = 2 }}
             erasing = {{ probability = 0.3 }}

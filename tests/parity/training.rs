@@ -97,6 +97,7 @@ fn a_restored_optimizer_takes_the_same_step() {
         OptimizerName::Adam,
         OptimizerName::AdamW,
         OptimizerName::Lamb,
+        OptimizerName::Muon,
         OptimizerName::Sgd,
     ];
     for name in names {

@@ -3,6 +3,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod class_check;
 pub(crate) mod errors;
+pub(crate) mod image_batches;
 pub(crate) mod init_from;
 pub(crate) mod inputs;
 #[cfg(any(feature = "export", feature = "hub"))]

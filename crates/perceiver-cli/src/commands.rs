@@ -3,6 +3,7 @@
 pub(crate) mod attention;
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod evaluate;
 #[cfg(feature = "export")]
 pub(crate) mod export;

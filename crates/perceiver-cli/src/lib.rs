@@ -27,8 +27,8 @@ use crate::commands::export;
 #[cfg(feature = "hub")]
 use crate::commands::push;
 use crate::commands::{
-    attention, compare, completions, evaluate, import_keras, man, predict, report, runs, shard,
-    summary, train, verify,
+    attention, compare, completions, embeddings, evaluate, import_keras, man, predict, report,
+    runs, shard, summary, train, verify,
 };
 pub use crate::runtime::process_env;
 use crate::runtime::{build_features, mpi_job};
@@ -97,6 +97,8 @@ enum Command {
     Train(train::Arguments),
     Evaluate(evaluate::Arguments),
     Predict(predict::Arguments),
+    Embed(embeddings::embed::Arguments),
+    Similar(embeddings::similar::Arguments),
     Report(report::Arguments),
     Compare(compare::Arguments),
     Attention(attention::Arguments),
@@ -145,6 +147,8 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Train(arguments) => train::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Embed(arguments) => embeddings::embed::run(&arguments),
+        Command::Similar(arguments) => embeddings::similar::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Attention(arguments) => attention::run(&arguments),

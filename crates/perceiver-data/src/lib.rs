@@ -69,6 +69,10 @@ pub use formats::image_folder::skipped::PassedOver;
 pub use formats::image_folder::{FolderFiles, ImageFolder};
 pub use formats::load_options::LoadOptions;
 #[cfg(feature = "parquet")]
+pub use formats::parquet::named_vectors::{
+    NamedVectorWriter, NamedVectors, VectorName, read_named_vectors,
+};
+#[cfg(feature = "parquet")]
 pub use formats::parquet::writer::write_parquet;
 #[cfg(feature = "parquet")]
 pub use formats::parquet::{ParquetOptions, read_parquet};

@@ -5,8 +5,8 @@ use std::fmt;
 use candle_core::{DType, Tensor};
 use perceiver_ops::Mode;
 
-use crate::error::Result;
-use crate::hooks::{Probe, Stage};
+use crate::error::{ModelError, Result};
+use crate::hooks::{Features, Probe, Stage};
 
 /// An image classifier. Training, evaluation and reports need no more of a model; what a model
 /// does not have, such as attention, is left out of reports.
@@ -32,6 +32,25 @@ pub trait Classifier: fmt::Debug + Send + Sync {
         let logits = self.forward(images, mode)?;
         probe(Stage::Logits, &logits);
         Ok(logits)
+    }
+
+    /// Computes the features of preprocessed images `[batch, channels, H, W]`, in `f32` and in
+    /// inference mode; by default, from [`Classifier::forward_probed`].
+    ///
+    /// # Errors
+    /// As for [`Classifier::forward`], and [`ModelError::NoFeatures`] if the model has no such stage.
+    fn features(&self, images: &Tensor, features: Features) -> Result<Tensor> {
+        let mut found = None;
+        let mut keep = |stage, tensor: &Tensor| {
+            if let (Features::Pooled, Stage::Pooled) | (Features::Latents, Stage::Transformer(_)) =
+                (features, stage)
+            {
+                found = Some(tensor.clone());
+            }
+        };
+        self.forward_probed(images, Mode::Inference, &mut keep)?;
+        let found = found.ok_or(ModelError::NoFeatures { features })?;
+        Ok(found.to_dtype(DType::F32)?)
     }
 
     /// Returns the type of the parameters.
@@ -67,6 +86,10 @@ impl Classifier for Box<dyn Classifier> {
 
     fn forward_probed(&self, images: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
         (**self).forward_probed(images, mode, probe)
+    }
+
+    fn features(&self, images: &Tensor, features: Features) -> Result<Tensor> {
+        (**self).features(images, features)
     }
 
     fn dtype(&self) -> DType {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::hooks::Features;
+
 /// Errors of a configuration or a set of weights.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,15 @@ pub enum ModelError {
     UnknownModel {
         /// The kind of model.
         found: String,
+    },
+
+    /// A model of a program's own does not show the stage of these features.
+    #[error(
+        "the model has no {features:?} features: expected it to pass them to the probe of forward_probed"
+    )]
+    NoFeatures {
+        /// The requested features.
+        features: Features,
     },
 
     /// A weight of the architecture is missing.

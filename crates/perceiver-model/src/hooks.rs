@@ -1,9 +1,22 @@
 //! Hooks on the stages of a forward pass.
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 /// A callback that receives the tensor of every [`Stage`].
 pub type Probe<'a> = dyn FnMut(Stage, &Tensor) + 'a;
+
+/// The features of an image: what a model computes before its head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Features {
+    /// The input of the head, `[batch, width]`. In the Perceiver, it is [`Stage::Pooled`]; in
+    /// Perceiver IO, what the decoder's query reads, the input of the final layer.
+    #[default]
+    Pooled,
+    /// The latents after the last self-attention, `[batch, latents, width]`.
+    Latents,
+}
 
 /// A point in the forward pass whose tensor can be observed; iterations count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,4 +43,11 @@ pub enum Stage {
     Pooled,
     /// The logits, `[batch, classes]`.
     Logits,
+}
+
+/// Passes a tensor to the probe, if there is one.
+pub(crate) fn show(probe: &mut Option<&mut Probe>, stage: Stage, tensor: &Tensor) {
+    if let Some(probe) = probe {
+        probe(stage, tensor);
+    }
 }

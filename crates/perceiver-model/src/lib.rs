@@ -54,7 +54,7 @@ pub use classifier::Classifier;
 pub use config::foreign::{MODEL_TYPE, foreign_config};
 pub use config::{PerceiverConfig, Positions, Sharing};
 pub use error::{ModelError, Result};
-pub use hooks::{Probe, Stage};
+pub use hooks::{Features, Probe, Stage};
 pub use layers::patches::patches;
 pub use perceiver::Perceiver;
 pub use perceiver_io::PerceiverIo;

@@ -18,7 +18,7 @@ use crate::config::PerceiverConfig;
 use crate::config::sharing::WeightSet;
 use crate::encoder::PatchEncoder;
 use crate::error::{ModelError, Result};
-use crate::hooks::{Probe, Stage};
+use crate::hooks::{Features, Probe, Stage, show};
 use crate::layers::LayerNorm;
 use crate::layers::feed_forward::FeedForward;
 use crate::layers::patches::{patches, patches_of_map};
@@ -209,14 +209,40 @@ impl Perceiver {
         self.pass(data, mode, Some(probe))
     }
 
+    /// Computes the features of preprocessed `images` `[batch, channels, H, W]`, in `f32`.
+    ///
+    /// # Errors
+    /// As for [`Perceiver::forward`].
+    pub fn features(&self, images: &Tensor, features: Features) -> Result<Tensor> {
+        let data = self.encode(images)?;
+        let latents = self.latents_of(&data, Mode::Inference, &mut None)?;
+        let found = match features {
+            Features::Latents => latents,
+            Features::Pooled => self.pooled(&latents)?,
+        };
+        Ok(to_dtype(&found, DType::F32)?)
+    }
+
     /// Runs everything after the encoder. Attention maps are computed only for a probe.
     fn pass(&self, data: &Tensor, mode: Mode, mut probe: Option<&mut Probe>) -> Result<Tensor> {
+        let latents = self.latents_of(data, mode, &mut probe)?;
+        let pooled = self.pooled(&latents)?;
+        show(&mut probe, Stage::Pooled, &pooled);
+        let head_mode = mode.child(self.config.num_iterations as u64);
+        let logits = self.head.forward(&pooled, head_mode)?; // [batch, classes]
+        let logits = to_dtype(&logits, DType::F32)?;
+        show(&mut probe, Stage::Logits, &logits);
+        Ok(logits)
+    }
+
+    /// Runs all iterations on a data array: `[batch, latents, width]`.
+    fn latents_of(
+        &self,
+        data: &Tensor,
+        mode: Mode,
+        probe: &mut Option<&mut Probe>,
+    ) -> Result<Tensor> {
         let probed = probe.is_some();
-        let mut show = |stage, tensor: &Tensor| {
-            if let Some(probe) = probe.as_mut() {
-                probe(stage, tensor);
-            }
-        };
         let (config, folded) = (&self.config, self.folded()?);
         let sources = folded
             .cross_attentions
@@ -231,31 +257,36 @@ impl Perceiver {
                 let (layer, source) = (&folded.cross_attentions[set], &sources[set]);
                 if probed {
                     let logits = layer.logits(&latents, source)?;
-                    show(Stage::CrossAttentionLogits(iteration), &logits);
+                    show(probe, Stage::CrossAttentionLogits(iteration), &logits);
                     let map = softmax(&logits)?.mean(1)?;
-                    show(Stage::CrossAttentionMap(iteration), &map);
+                    show(probe, Stage::CrossAttentionMap(iteration), &map);
                 }
                 latents = layer.forward(&latents, source, mode.child(0))?;
-                show(Stage::CrossAttention(iteration), &latents);
+                show(probe, Stage::CrossAttention(iteration), &latents);
             }
             let transformer = &folded.transformers[config.transformer_set(iteration)];
             let mut hook = |block, logits: &Tensor| {
-                show(Stage::SelfAttentionLogits { iteration, block }, logits);
+                show(
+                    probe,
+                    Stage::SelfAttentionLogits { iteration, block },
+                    logits,
+                );
             };
             let hook: Option<&mut LogitsHook> = if probed { Some(&mut hook) } else { None };
             latents = transformer.forward(&latents, mode.child(1), hook)?; // [batch, latents, width]
-            show(Stage::Transformer(iteration), &latents);
+            show(probe, Stage::Transformer(iteration), &latents);
         }
-        let mut pooled = mean_pool(&latents)?; // [batch, width]
-        if let Some(norm) = &self.norm_pooled {
-            pooled = norm.forward(&pooled)?;
-        }
-        show(Stage::Pooled, &pooled);
-        let head_mode = mode.child(self.config.num_iterations as u64);
-        let logits = self.head.forward(&pooled, head_mode)?; // [batch, classes]
-        let logits = to_dtype(&logits, DType::F32)?;
-        show(Stage::Logits, &logits);
-        Ok(logits)
+        Ok(latents)
+    }
+
+    /// Computes the input of the head: the mean over the latents, normalized if configured,
+    /// `[batch, width]`.
+    fn pooled(&self, latents: &Tensor) -> Result<Tensor> {
+        let pooled = mean_pool(latents)?;
+        Ok(match &self.norm_pooled {
+            Some(norm) => norm.forward(&pooled)?,
+            None => pooled,
+        })
     }
 
     /// Returns the attention maps of `images`: one `[batch, latents, tokens]` per cross-attention,
@@ -285,6 +316,10 @@ impl Classifier for Perceiver {
 
     fn forward_probed(&self, images: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
         self.forward_probed(images, mode, probe)
+    }
+
+    fn features(&self, images: &Tensor, features: Features) -> Result<Tensor> {
+        self.features(images, features)
     }
 
     fn dtype(&self) -> DType {

@@ -32,7 +32,7 @@ use perceiver_ops::{Mode, reshape, to_dtype};
 
 use crate::attention::form::AttentionForm;
 use crate::error::{ModelError, Result};
-use crate::hooks::{Probe, Stage};
+use crate::hooks::{Features, Probe, Stage, show};
 use crate::weights::directory::read_weights;
 use crate::weights::parameters::Parameters;
 use config::PerceiverIoConfig;
@@ -257,27 +257,50 @@ impl PerceiverIo {
         self.pass(images, mode, Some(probe))
     }
 
+    /// Computes the features of normalized `images` `[batch, 3, H, W]`, in `f32`.
+    ///
+    /// # Errors
+    /// As for [`PerceiverIo::forward`].
+    pub fn features(&self, images: &Tensor, features: Features) -> Result<Tensor> {
+        let latents = self.latents_of(images, Mode::Inference, &mut None)?;
+        let found = match features {
+            Features::Latents => latents,
+            Features::Pooled => self.decoder.read(&latents, Mode::Inference)?,
+        };
+        Ok(to_dtype(&found, DType::F32)?)
+    }
+
     /// Runs the model. Attention logits are computed only for a probe.
     fn pass(&self, images: &Tensor, mode: Mode, mut probe: Option<&mut Probe>) -> Result<Tensor> {
-        let tokens = self.encode(images)?;
-        show(&mut probe, Stage::Encoded, &tokens);
-        let queries = self.queries()?;
-        if probe.is_some() {
-            let logits = self.cross_attention.logits(&queries, Some(&tokens))?;
-            show(&mut probe, Stage::CrossAttentionLogits(0), &logits);
-            let map = attention_map(&logits)?;
-            show(&mut probe, Stage::CrossAttentionMap(0), &map);
-        }
-        let cross_attention = &self.cross_attention;
-        let latents = cross_attention.forward(&queries, Some(&tokens), mode.child(0))?;
-        drop(tokens);
-        show(&mut probe, Stage::CrossAttention(0), &latents);
-        let latents = self.blocks(latents, mode, &mut probe)?;
+        let latents = self.latents_of(images, mode, &mut probe)?;
         let mode = mode.child(1 + self.config.num_blocks as u64);
         let logits = self.decoder.forward(&latents, mode)?;
         let logits = to_dtype(&logits, DType::F32)?; // [batch, labels]
         show(&mut probe, Stage::Logits, &logits);
         Ok(logits)
+    }
+
+    /// Runs everything before the decoder: `[batch, latents, width]`.
+    fn latents_of(
+        &self,
+        images: &Tensor,
+        mode: Mode,
+        probe: &mut Option<&mut Probe>,
+    ) -> Result<Tensor> {
+        let tokens = self.encode(images)?;
+        show(probe, Stage::Encoded, &tokens);
+        let queries = self.queries()?;
+        if probe.is_some() {
+            let logits = self.cross_attention.logits(&queries, Some(&tokens))?;
+            show(probe, Stage::CrossAttentionLogits(0), &logits);
+            let map = attention_map(&logits)?;
+            show(probe, Stage::CrossAttentionMap(0), &map);
+        }
+        let cross_attention = &self.cross_attention;
+        let latents = cross_attention.forward(&queries, Some(&tokens), mode.child(0))?;
+        drop(tokens);
+        show(probe, Stage::CrossAttention(0), &latents);
+        self.blocks(latents, mode, probe)
     }
 
     /// Applies the self-attention layers of all blocks: `[batch, latents, width]`.
@@ -342,13 +365,6 @@ impl PerceiverIo {
     fn queries(&self) -> Result<Tensor> {
         let (latents, width) = self.latents.dims2()?;
         Ok(reshape(&self.latents, (1, latents, width))?)
-    }
-}
-
-/// Passes a tensor to the probe, if there is one.
-fn show(probe: &mut Option<&mut Probe>, stage: Stage, tensor: &Tensor) {
-    if let Some(probe) = probe {
-        probe(stage, tensor);
     }
 }
 

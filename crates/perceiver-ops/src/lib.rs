@@ -77,8 +77,10 @@ pub use optim::ema::{ema_update, ema_update_composed, ema_update_square};
 pub use optim::grad_norm::sum_of_squares;
 pub use optim::lamb::{LambStep, lamb_step, lamb_step_composed};
 pub use optim::multi_tensor::{
-    adam_steps, copy_all, ema_updates, lamb_steps, one_by_one, sum_of_all_squares, widen_all,
+    adam_steps, copy_all, ema_updates, lamb_steps, muon_steps, one_by_one, sum_of_all_squares,
+    widen_all,
 };
+pub use optim::muon::{MuonScale, MuonStep, muon_step, orthogonalized};
 pub use optim::sgd::{SgdStep, sgd_step, sgd_step_composed};
 pub use optim::weight_decay::decay;
 pub use rng::RngKey;

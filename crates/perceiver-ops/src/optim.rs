@@ -7,6 +7,7 @@ mod gpu;
 pub(crate) mod grad_norm;
 pub(crate) mod lamb;
 pub(crate) mod multi_tensor;
+pub(crate) mod muon;
 pub(crate) mod sgd;
 pub(crate) mod weight_decay;
 

@@ -16,8 +16,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use perceiver_data::Image;
 use perceiver_model::read_weights as read_any_weights;
-use perceiver_model::{Classifier, ModelConfig, ModelError, Parameters};
-use perceiver_ops::softmax;
+use perceiver_model::{Classifier, Features, ModelConfig, ModelError, Parameters};
+use perceiver_ops::{first_not_finite, softmax};
 use rayon::prelude::*;
 
 use crate::checkpoint::config::CheckpointConfig;
@@ -208,6 +208,29 @@ impl Checkpoint {
             .collect();
         let input = self.config.preprocessing.tensor(&shrunk)?;
         Ok(input.to_device(&self.device)?)
+    }
+
+    /// Computes the features of images, `f32` `[images, width]` or `[images, latents, width]`, on the
+    /// CPU: embeddings, with which similar images are found. The images are preprocessed as for
+    /// [`Checkpoint::classify`].
+    ///
+    /// # Errors
+    /// [`TrainError::FeatureNotFinite`] when the features of an image are not finite, when there are
+    /// no images, and when candle refuses an operation.
+    pub fn features(&self, images: &[Image], features: Features) -> Result<Tensor> {
+        let mut all = Vec::new();
+        for batch in images.chunks(batch_size(&*self.model)) {
+            let found = self.model.features(&self.input(batch)?, features)?;
+            all.push(found.to_device(&Device::Cpu)?);
+        }
+        let all = Tensor::cat(&all, 0)?;
+        match first_not_finite(&all)? {
+            None => Ok(all),
+            Some((at, value)) => Err(TrainError::FeatureNotFinite {
+                image: at / (all.elem_count() / images.len()),
+                value,
+            }),
+        }
     }
 
     /// Returns the probability of every class for every image, `[images][classes]`.

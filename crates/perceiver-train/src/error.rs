@@ -246,6 +246,31 @@ pub enum TrainError {
         value: f32,
     },
 
+    /// A model with finite weights has NaN or infinite features for an image.
+    #[error(
+        "image {image}: expected finite features, found {value}: the model's weights are too large for its compute precision"
+    )]
+    FeatureNotFinite {
+        /// The index of the image, from 0, among those given.
+        image: usize,
+        /// The first such value.
+        value: f32,
+    },
+
+    /// Embeddings were made by another checkpoint.
+    #[error(
+        "{} has embeddings of checkpoint {expected}, but {found} was given: use the former, or embed the images again with the latter",
+        path.display()
+    )]
+    OtherCheckpoint {
+        /// The file of embeddings.
+        path: PathBuf,
+        /// The checkpoint of the embeddings: its name and the hash of its weights.
+        expected: String,
+        /// The checkpoint in use.
+        found: String,
+    },
+
     /// The loss or the gradients became NaN or infinite.
     #[error("the {what} is {value} at step {step} (epoch {epoch}): expected a finite number")]
     NotFinite {

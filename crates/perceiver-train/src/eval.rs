@@ -1,7 +1,9 @@
 //! Evaluation of a model on a data set.
 
 pub(crate) mod batch_metrics;
-mod class_metrics;
+pub(crate) mod classification_report;
+pub(crate) mod confusion_matrix;
+pub(crate) mod embeddings;
 pub(crate) mod finite_logits;
 pub(crate) mod metrics;
 pub(crate) mod predictions;
@@ -9,14 +11,15 @@ pub(crate) mod test_time_augmentation;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use perceiver_data::{Loader, LoaderConfig, Preprocessing, Samples, TestSplit};
 use perceiver_model::Classifier;
+use perceiver_ops::softmax;
 use serde::{Deserialize, Serialize};
 
 use crate::distributed::{Communicator, Placement};
 use crate::error::{Result, TrainError};
-use crate::eval::class_metrics::ClassMetrics;
+use crate::eval::classification_report::ClassificationReport;
 use crate::eval::finite_logits::require_finite_scores;
 use crate::eval::metrics::{MetricSums, wilson_interval};
 use crate::eval::predictions::Prediction;
@@ -108,12 +111,13 @@ impl TestResults {
     /// `predictions` are those of the test images.
     #[must_use]
     pub fn with_class_metrics(self, predictions: &[Prediction]) -> Self {
-        let metrics = ClassMetrics::new(predictions);
+        let report = ClassificationReport::new(predictions);
+        let report = report.as_ref();
+        let balanced_acc = report.map(|report| report.balanced_accuracy);
+        let macro_f1 = report.map(|report| report.macro_average.f1);
         Self {
-            balanced_acc: self
-                .balanced_acc
-                .or(metrics.map(|metrics| metrics.balanced_acc)),
-            macro_f1: self.macro_f1.or(metrics.map(|metrics| metrics.macro_f1)),
+            balanced_acc: self.balanced_acc.or(balanced_acc),
+            macro_f1: self.macro_f1.or(macro_f1),
             ..self
         }
     }
@@ -189,6 +193,32 @@ pub fn evaluate(
     placement: &Placement,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation> {
+    let mut ignore = |_, _: &[f32]| {};
+    evaluate_each(
+        model,
+        views,
+        samples,
+        preprocessing,
+        placement,
+        progress,
+        &mut ignore,
+    )
+}
+
+/// [`evaluate`], which also passes the index of every image of this rank, and the probabilities of
+/// all classes, to `each`: for what is not in a [`Prediction`], such as the most probable classes.
+///
+/// # Errors
+/// Those of [`evaluate`].
+pub fn evaluate_each(
+    model: &dyn Classifier,
+    views: TestTimeAugmentation,
+    samples: &Samples,
+    preprocessing: &Preprocessing,
+    placement: &Placement,
+    progress: &mut dyn FnMut(u64, u64),
+    each: &mut dyn FnMut(usize, &[f32]),
+) -> Result<Evaluation> {
     let images = samples.len();
     let mut evaluation = Evaluation::default();
     for_each_batch(
@@ -199,7 +229,11 @@ pub fn evaluate(
         placement,
         &mut |batch| {
             require_finite_scores(&batch.scores, batch.first)?;
-            let predictions = Prediction::of_batch(batch.first, &batch.scores, &batch.labels)?;
+            let probabilities = softmax(&batch.scores.to_dtype(DType::F32)?)?.to_vec2::<f32>()?;
+            for (image, probabilities) in (batch.first..).zip(&probabilities) {
+                each(image, probabilities);
+            }
+            let predictions = Prediction::of_batch(batch.first, &probabilities, &batch.labels)?;
             evaluation.predictions.extend(predictions);
             evaluation.sums.update(&batch.scores, &batch.labels)?;
             progress(evaluation.sums.samples(), batch.total);

@@ -6,6 +6,7 @@ pub(crate) mod ema;
 pub(crate) mod gradients;
 pub(crate) mod lamb;
 pub(crate) mod layer_decay;
+pub(crate) mod muon;
 pub(crate) mod sgd;
 pub(crate) mod state;
 pub(crate) mod update_rule;
@@ -21,6 +22,7 @@ use crate::optim::adam::Adam;
 use crate::optim::config::{OptimizerName, OptimizerRecipe};
 use crate::optim::gradients::Gradients;
 use crate::optim::lamb::Lamb;
+use crate::optim::muon::Muon;
 use crate::optim::sgd::Sgd;
 
 /// The state of an optimizer, for saving.
@@ -71,6 +73,7 @@ impl OptimizerRecipe {
                 Box::new(Adam::from_recipe(learning_rate, *self))
             }
             OptimizerName::Lamb => Box::new(Lamb::from_recipe(learning_rate, *self)),
+            OptimizerName::Muon => Box::new(Muon::from_recipe(learning_rate, *self)),
             OptimizerName::Sgd => Box::new(Sgd::from_recipe(learning_rate, *self)),
         }
     }

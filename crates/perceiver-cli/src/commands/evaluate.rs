@@ -1,19 +1,26 @@
 //! `perceiver evaluate`: evaluates a checkpoint on the test split.
 
+mod class_tables;
+mod predictions_file;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use perceiver_data::{LoadOptions, Preprocessing, Samples, Source, TestSplit};
 use perceiver_model::Classifier;
-use perceiver_report::{counted, says_top5};
+use perceiver_report::{Calibration, counted, says_top5};
 use perceiver_train::{
-    Checkpoint, DeviceChoice, Evaluation, Placement, Precision, SingleProcess, TestResults,
-    TestTimeAugmentation, all_samples, test_samples,
+    Checkpoint, ClassificationReport, ConfusionMatrix, DeviceChoice, Evaluation, Placement,
+    Precision, SingleProcess, TestResults, TestTimeAugmentation, all_samples, test_samples,
+    write_file,
 };
+use serde::Serialize;
 
 use crate::args::checkpoint::CheckpointArgument;
-use crate::args::errors::at_least_one;
+use crate::args::errors::{at_least_one, usage_error};
+use crate::commands::evaluate::class_tables::{confusion_csv, per_class_csv};
+use crate::commands::evaluate::predictions_file::{Format, Predictions, TopClasses};
 use crate::ui::data_progress;
 use crate::ui::escape;
 use crate::ui::progress::image_bar;
@@ -21,9 +28,15 @@ use crate::ui::terminal;
 
 /// Evaluate a checkpoint on a test split.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "The files of --confusion, --per-class and --predictions have the names of the classes. Precision, recall and F1 are scikit-learn's, with zero_division=0: the precision of a class that is never predicted is 0, and so is the recall of a class without images. The averages are over the classes that have images or predictions.
+
+Examples:
   perceiver evaluate runs/shapes-quickstart-1
-  perceiver evaluate runs/photos --dataset folder:other-photos --json")]
+  perceiver evaluate runs/photos --dataset folder:other-photos --json
+  perceiver evaluate runs/photos --confusion confusion.csv \\
+      --per-class classes.csv --predictions predictions.json"
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     checkpoint: CheckpointArgument,
@@ -58,9 +71,37 @@ pub(crate) struct Arguments {
     /// Print the results as JSON.
     #[arg(long)]
     json: bool,
+
+    /// Write the confusion matrix to a CSV file: a row per true class, a column per predicted class.
+    #[arg(long, value_name = "FILE", help_heading = "Tables")]
+    confusion: Option<PathBuf>,
+
+    /// Write precision, recall, F1 and support of every class to a CSV file, with their averages in
+    /// the last two rows.
+    #[arg(long, value_name = "FILE", help_heading = "Tables")]
+    per_class: Option<PathBuf>,
+
+    /// Write the prediction for every image to a .csv or .json file.
+    #[arg(long, value_name = "FILE", help_heading = "Tables")]
+    predictions: Option<PathBuf>,
+
+    /// Number of most probable classes per image in --predictions.
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = at_least_one, help_heading = "Tables")]
+    top_k: usize,
+}
+
+/// The results of `--json`.
+#[derive(Debug, Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    results: &'a TestResults,
+    /// The expected calibration error, as in reports; only with `--per-class`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration_error: Option<f64>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    arguments.require_writable()?;
     let checkpoint = arguments.checkpoint.required()?.open(arguments.device)?;
     let checkpoint = checkpoint.in_precision(arguments.precision)?;
     crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
@@ -74,13 +115,95 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         limit: arguments.limit_test.or(as_in_training),
         may_be_whole: true,
     };
-    let results = measured(&checkpoint, views, &data)?;
+    let mut top = TopClasses::new(arguments.top_k);
+    let keeps_top = arguments.predictions.is_some();
+    let (test, evaluation) = evaluated(&checkpoint, views, &data, &mut |probabilities| {
+        if keeps_top {
+            top.push(probabilities);
+        }
+    })?;
+    arguments.write_tables(&checkpoint.config.classes, &test, &evaluation, &top)?;
+    let results = TestResults::new(&test, &evaluation);
     if arguments.json {
-        terminal::print_json(&results, true)?;
+        // Without tables, the output is that of results.json.
+        let of_tables = arguments.per_class.as_ref();
+        let calibration = of_tables.and_then(|_| Calibration::of(&evaluation.predictions));
+        let printed = Printed {
+            results: &results,
+            calibration_error: calibration.map(|calibration| calibration.error),
+        };
+        terminal::print_json(&printed, true)?;
     } else {
         print(&results, checkpoint.config.classes.len())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    /// Checks before the evaluation that its tables can be written after it.
+    fn require_writable(&self) -> Result<()> {
+        let tables = [
+            ("--confusion", &self.confusion),
+            ("--per-class", &self.per_class),
+            ("--predictions", &self.predictions),
+        ];
+        for (flag, path) in tables {
+            let Some(path) = path else { continue };
+            let shown = path.display();
+            let format = Format::of(path);
+            if format.is_none() || flag != "--predictions" && format != Some(Format::Csv) {
+                let also = if flag == "--predictions" {
+                    " or .json"
+                } else {
+                    ""
+                };
+                return Err(usage_error(anyhow!(
+                    "{flag} {shown}: expected a name that ends in .csv{also}"
+                )));
+            }
+            let parent = path.parent().filter(|parent| *parent != Path::new(""));
+            if path.is_dir() || parent.is_some_and(|parent| !parent.is_dir()) {
+                return Err(usage_error(anyhow!(
+                    "{flag} {shown}: expected a file in an existing directory"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the requested tables.
+    fn write_tables(
+        &self,
+        classes: &[String],
+        test: &Samples,
+        evaluation: &Evaluation,
+        top: &TopClasses,
+    ) -> Result<()> {
+        let predictions = evaluation.predictions.as_slice();
+        if let Some(path) = &self.confusion {
+            let matrix = ConfusionMatrix::new(predictions);
+            write_file(path, &confusion_csv(&matrix, classes)?)?;
+        }
+        if let Some(path) = &self.per_class {
+            let report = ClassificationReport::new(predictions).context("no predictions")?;
+            write_file(path, &per_class_csv(&report, classes)?)?;
+        }
+        if let Some((path, format)) = self.predictions.as_ref().zip(self.predictions_format()) {
+            let names = test.image_names()?;
+            let all = Predictions {
+                predictions,
+                top,
+                classes,
+                names: names.as_deref(),
+            };
+            write_file(path, &all.encoded(format)?)?;
+        }
+        Ok(())
+    }
+
+    fn predictions_format(&self) -> Option<Format> {
+        self.predictions.as_deref().and_then(Format::of)
+    }
 }
 
 /// The images to evaluate a checkpoint on.
@@ -101,16 +224,32 @@ pub(crate) fn measured(
     views: TestTimeAugmentation,
     data: &TestData,
 ) -> Result<TestResults> {
+    let (test, evaluation) = evaluated(checkpoint, views, data, &mut |_| {})?;
+    Ok(TestResults::new(&test, &evaluation))
+}
+
+/// Evaluates a checkpoint on a test split with a progress bar, and passes the probabilities of every
+/// image to `each`, in order.
+fn evaluated(
+    checkpoint: &Checkpoint,
+    views: TestTimeAugmentation,
+    data: &TestData,
+    each: &mut dyn FnMut(&[f32]),
+) -> Result<(Samples, Evaluation)> {
     let test = test_split(data, checkpoint)?;
     let preprocessing = &checkpoint.config.preprocessing;
-    let evaluation = with_bar(
-        &*checkpoint.model,
-        views,
-        &test,
-        preprocessing,
-        &checkpoint.device().clone().into(),
-    )?;
-    Ok(TestResults::new(&test, &evaluation))
+    let evaluation = with_progress(test.len(), |progress| {
+        perceiver_train::evaluate_each(
+            &*checkpoint.model,
+            views,
+            &test,
+            preprocessing,
+            &checkpoint.device().clone().into(),
+            progress,
+            &mut |_, probabilities| each(probabilities),
+        )
+    })?;
+    Ok((test, evaluation))
 }
 
 fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Samples> {
@@ -145,7 +284,21 @@ fn test_split(data: &TestData, checkpoint: &Checkpoint) -> Result<Samples> {
     }
 }
 
-/// Evaluates a model with a progress bar.
+/// Evaluates a model with a progress bar: `evaluate` gets the callback that moves it.
+fn with_progress(
+    images: usize,
+    evaluate: impl FnOnce(&mut dyn FnMut(u64, u64)) -> perceiver_train::Result<Evaluation>,
+) -> Result<Evaluation> {
+    let bar = image_bar(images as u64, "testing");
+    let evaluation = evaluate(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Ok(evaluation)
+}
+
+/// Evaluates a model on test images with a progress bar.
 pub(crate) fn with_bar(
     model: &dyn Classifier,
     views: TestTimeAugmentation,
@@ -153,15 +306,9 @@ pub(crate) fn with_bar(
     preprocessing: &Preprocessing,
     placement: &Placement,
 ) -> Result<Evaluation> {
-    let bar = image_bar(test.len() as u64, "testing");
-    let mut show = |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    };
-    let evaluation =
-        perceiver_train::evaluate(model, views, test, preprocessing, placement, &mut show)?;
-    bar.finish_and_clear();
-    Ok(evaluation)
+    with_progress(test.len(), |progress| {
+        perceiver_train::evaluate(model, views, test, preprocessing, placement, progress)
+    })
 }
 
 /// Describes the number and origin of the evaluated images.

@@ -1,22 +1,17 @@
 //! `perceiver predict`: classifies images.
 
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Error, Result};
-use perceiver_data::{Image, open_all};
-use perceiver_train::{Checkpoint, DeviceChoice, Precision, TestTimeAugmentation, TrainError};
+use anyhow::Result;
+use perceiver_data::Image;
+use perceiver_train::{Checkpoint, DeviceChoice, Precision, TestTimeAugmentation};
 
 use crate::args::checkpoint::CheckpointFlags;
 use crate::args::errors::at_least_one;
+use crate::args::image_batches::{Reading, for_each_batch, with_name};
 use crate::args::inputs::ImageInputs;
 use crate::args::output_format::{Format, Prediction, Printer};
-use crate::ui::progress::image_bar;
-use crate::ui::terminal;
-
-/// The number of images per batch.
-const BATCH_SIZE: usize = 64;
 
 /// Classify images.
 #[derive(Debug, clap::Args)]
@@ -84,40 +79,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
     let as_in_training = checkpoint.config.data.flip_average;
     let views = TestTimeAugmentation::new(arguments.flip_average.unwrap_or(as_in_training));
-    let list = ImageInputs::read(&arguments.images, arguments.null)?;
-    let mut all_read = list.errors.is_empty();
-    list.errors.iter().for_each(report);
-
-    // A bar would be interleaved with predictions on the same terminal.
-    let is_in_the_way = format != Format::Table && io::stdout().is_terminal();
-    let count = list.paths.len();
-    let bar = (count > BATCH_SIZE && !is_in_the_way).then(|| image_bar(count as u64, "predicting"));
+    let inputs = ImageInputs::read(&arguments.images, arguments.null)?;
     let mut printer = Printer::new(format)?;
-    for paths in list.paths.chunks(BATCH_SIZE) {
-        let mut read = Vec::with_capacity(paths.len());
-        // Decoded as training decodes the images of folders.
-        for (path, result) in paths
-            .iter()
-            .zip(open_all(paths, checkpoint.config.shorter_side()))
-        {
-            match result {
-                Ok(image) => read.push((path.as_path(), image)),
-                Err(error) => {
-                    all_read = false;
-                    report(&error.into());
-                }
-            }
-        }
-        for prediction in predict(&checkpoint, views, read, arguments.top_k)? {
+    let reading = Reading {
+        shorter_side: checkpoint.config.shorter_side(),
+        doing: "predicting",
+        prints: format != Format::Table,
+    };
+    let all_read = for_each_batch(&inputs, reading, &mut |images| {
+        for prediction in predict(&checkpoint, views, images, arguments.top_k)? {
             printer.print(&prediction)?;
         }
-        if let Some(bar) = &bar {
-            bar.inc(paths.len() as u64);
-        }
-    }
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+        Ok(())
+    })?;
     printer.finish()?;
     Ok(if all_read {
         ExitCode::SUCCESS
@@ -126,29 +100,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Reports an image that cannot be read and continues.
-fn report(error: &Error) {
-    terminal::error(crate::in_one_line(error));
-}
-
 fn predict<'a>(
     checkpoint: &'a Checkpoint,
     views: TestTimeAugmentation,
     images: Vec<(&'a Path, Image)>,
     top_k: usize,
 ) -> Result<Vec<Prediction<'a>>> {
-    if images.is_empty() {
-        return Ok(Vec::new());
-    }
     let (paths, images): (Vec<&Path>, Vec<Image>) = images.into_iter().unzip();
     let probabilities = checkpoint.classify_by(views, &images);
-    let probabilities = probabilities.map_err(|error| match error {
-        TrainError::ScoreNotFinite { image, .. } => {
-            let name = paths.get(image).map(|path| path.display().to_string());
-            Error::new(error).context(name.unwrap_or_default())
-        }
-        other => other.into(),
-    })?;
+    let probabilities = probabilities.map_err(|error| with_name(error, &paths))?;
     let classes = &checkpoint.config.classes;
     let named = paths.into_iter().zip(probabilities);
     Ok(named

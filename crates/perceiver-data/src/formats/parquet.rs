@@ -23,6 +23,8 @@ pub(crate) mod footer;
 #[cfg(all(test, feature = "parquet"))]
 pub(crate) mod hostile_tests;
 #[cfg(feature = "parquet")]
+pub(crate) mod named_vectors;
+#[cfg(feature = "parquet")]
 pub(crate) mod page_header;
 #[cfg(feature = "parquet")]
 pub(crate) mod pages;

@@ -13,7 +13,7 @@ use crate::loader::config::LoaderConfig;
 use crate::loader::sampler::{EpochOrder, Sample};
 use crate::loader::shard_stream::Drawn;
 use crate::source::map_dataset::MappedSamples;
-use crate::transforms::augment::Augmentation;
+use crate::transforms::augment::{Augmentation, Draw};
 use crate::transforms::mixup_cutmix::Mix;
 use crate::transforms::preprocess::{Prepared, Preprocessing};
 use crate::transforms::random_erasing::erase;
@@ -203,11 +203,12 @@ impl Batches {
         let images = self.pool.install(|| {
             prepared.tensor(items.par_iter(), |scratch, item, out| {
                 let key = self.key(epoch, item.sample);
-                self.write_image(prepared, item.image, key, scratch, out)?;
+                let flip = self.alternating_flip(epoch, item.sample);
+                self.write_image(prepared, item.image, key, flip, scratch, out)?;
                 if let Some(Other { mix, image, .. }) = &item.other {
                     let mut other = vec![0.0; out.len()];
                     let key = key.fold_in_name("other");
-                    self.write_image(prepared, image, key, scratch, &mut other)?;
+                    self.write_image(prepared, image, key, None, scratch, &mut other)?;
                     mix.apply(out, &other, side);
                 }
                 Ok(())
@@ -223,12 +224,23 @@ impl Batches {
         })
     }
 
-    /// Writes one augmented image to `out`, `[3, side, side]`.
+    /// Returns whether an image is flipped in an epoch, if the flip alternates. An image that an epoch
+    /// has several times is flipped every other time.
+    fn alternating_flip(&self, epoch: usize, sample: Sample) -> Option<bool> {
+        let key = RngKey::new(self.config.seed)
+            .fold_in_name("alternating_flip")
+            .fold_in(sample.index as u64);
+        self.augmentation()
+            .alternating_flip_in(epoch + sample.repeat, key)
+    }
+
+    /// Writes one augmented image to `out`, `[3, side, side]`; `flip` replaces the random flip.
     fn write_image(
         &self,
         prepared: &Prepared,
         image: &Image,
         key: RngKey,
+        flip: Option<bool>,
         scratch: &mut Scratch,
         out: &mut [f32],
     ) -> Result<()> {
@@ -236,7 +248,9 @@ impl Batches {
         let image = prepared.cropped_and_resized(image)?;
         let changes = key.fold_in_name("rand_augment");
         let image = augmentation.rand_augment.apply(&image, changes);
-        prepared.write(&image, &augmentation.draw(key), scratch, out);
+        let drawn = augmentation.draw(key);
+        let flip = flip.unwrap_or(drawn.flip);
+        prepared.write(&image, &Draw { flip, ..drawn }, scratch, out);
         let side = prepared.image_size();
         let erased = augmentation.erasing.draw(key.fold_in_name("erasing"), side);
         if let Some(rectangle) = erased {

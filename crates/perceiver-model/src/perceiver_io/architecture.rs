@@ -8,7 +8,7 @@ use crate::architecture::Architecture;
 use crate::architecture::model_config::ModelConfig;
 use crate::classifier::Classifier;
 use crate::error::Result;
-use crate::hooks::Probe;
+use crate::hooks::{Features, Probe};
 use crate::perceiver_io::PerceiverIo;
 use crate::perceiver_io::config::PerceiverIoConfig;
 use crate::perceiver_io::kind::InputKind;
@@ -94,6 +94,10 @@ impl Classifier for PerceiverIo {
 
     fn forward_probed(&self, images: &Tensor, mode: Mode, probe: &mut Probe) -> Result<Tensor> {
         self.forward_probed(images, mode, probe)
+    }
+
+    fn features(&self, images: &Tensor, features: Features) -> Result<Tensor> {
+        self.features(images, features)
     }
 
     fn dtype(&self) -> DType {

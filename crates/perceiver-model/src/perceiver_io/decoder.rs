@@ -49,9 +49,15 @@ impl Decoder {
 
     /// Computes the logits `[batch, labels]` of `latents` `[batch, n, width]`.
     pub(crate) fn forward(&self, latents: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.head.forward(&self.read(latents, mode)?)
+    }
+
+    /// Computes the input of the final layer, `[batch, width]`: what the query reads of `latents`
+    /// `[batch, n, width]`.
+    pub(crate) fn read(&self, latents: &Tensor, mode: Mode) -> Result<Tensor> {
         let (batch, _, width) = latents.dims3()?;
         let query = reshape(&self.query, (1, 1, width))?;
         let read = self.attention.forward(&query, Some(latents), mode)?; // [batch, 1, width]
-        self.head.forward(&reshape(&read, (batch, width))?)
+        reshape(&read, (batch, width))
     }
 }

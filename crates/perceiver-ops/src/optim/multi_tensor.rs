@@ -2,11 +2,13 @@
 //! parameter after another elsewhere.
 
 use candle_core::{DType, Result, Tensor, bail};
+use rayon::prelude::*;
 
 use crate::half_precision::converted;
 use crate::optim::ParameterStep;
 #[cfg(feature = "cuda")]
 use crate::optim::gpu;
+use crate::optim::muon::{MuonStep, muon_step};
 use crate::{AdamStep, LambStep, adam_step, decay, ema_update, lamb_step, sum_of_squares};
 
 /// Runs weight decay and [`adam_step`] for all parameters. Gradients are multiplied by `factor`, an
@@ -51,6 +53,28 @@ pub fn lamb_steps(
         };
         lamb_step(each.parameter, first, second, gradient, step)
     })
+}
+
+/// Runs decoupled weight decay and [`muon_step`] for all parameters; on the CPU, several at once.
+///
+/// # Errors
+/// As for [`muon_step`].
+pub fn muon_steps(
+    parameters: &[ParameterStep<1>],
+    step: MuonStep,
+    factor: Option<&Tensor>,
+) -> Result<()> {
+    let one = |each: &ParameterStep<1>| {
+        one_by_one(std::slice::from_ref(each), factor, |each, gradient| {
+            let [momentum] = each.moments;
+            muon_step(each.parameter, momentum, gradient, step)
+        })
+    };
+    let mut all = parameters.iter();
+    if all.all(|each| each.parameter.device().is_cpu()) {
+        return parameters.par_iter().try_for_each(one);
+    }
+    parameters.iter().try_for_each(one)
 }
 
 /// Calls `step` for every parameter after its decay, with its gradient times `factor`.

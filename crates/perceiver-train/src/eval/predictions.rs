@@ -11,9 +11,8 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use perceiver_files::MAX_TABLE_BYTES;
-use perceiver_ops::softmax;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -86,13 +85,16 @@ impl Prediction {
         }
     }
 
-    /// Returns the predictions of a batch whose first image has index `first`: `scores`
-    /// `[batch, classes]`, `labels` `[batch]` (u32).
+    /// Returns the predictions of a batch whose first image has index `first`: `probabilities`
+    /// `[batch][classes]`, `labels` `[batch]` (u32).
     ///
     /// # Errors
-    /// When the shapes do not match.
-    pub(crate) fn of_batch(first: usize, scores: &Tensor, labels: &Tensor) -> Result<Vec<Self>> {
-        let probabilities = softmax(&scores.to_dtype(DType::F32)?)?.to_vec2::<f32>()?;
+    /// When the labels are no u32.
+    pub(crate) fn of_batch(
+        first: usize,
+        probabilities: &[Vec<f32>],
+        labels: &Tensor,
+    ) -> Result<Vec<Self>> {
         let labels = labels.to_vec1::<u32>()?;
         let rows = (first..).zip(probabilities.iter().zip(labels));
         Ok(rows

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::optim::muon::{MOMENTUM, MuonRecipe, is_hidden_matrix};
 use crate::optim::weight_decay::DecayScope;
 
 /// The name of an optimizer.
@@ -16,6 +17,8 @@ pub enum OptimizerName {
     /// LAMB, the Perceiver paper's optimizer: Adam's update, scaled to the norm of the parameter
     /// that it changes.
     Lamb,
+    /// Muon for hidden matrices, `AdamW` for all other parameters.
+    Muon,
     /// Gradient descent, optionally with momentum.
     Sgd,
 }
@@ -38,11 +41,11 @@ pub enum DecayForm {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerRecipe {
-    /// The optimizer: adam, adamw, lamb or sgd.
+    /// The optimizer: adam, adamw, lamb, muon or sgd.
     pub name: OptimizerName,
-    /// The decay of the first moment (Adam, LAMB).
+    /// The decay of the first moment (Adam, LAMB, `AdamW` beside Muon).
     pub beta_1: f64,
-    /// The decay of the second moment (Adam, LAMB).
+    /// The decay of the second moment (Adam, LAMB, `AdamW` beside Muon).
     pub beta_2: f64,
     /// The constant added to the denominator for numerical stability.
     pub epsilon: f64,
@@ -56,6 +59,8 @@ pub struct OptimizerRecipe {
     pub decayed: DecayScope,
     /// The form of weight decay: decoupled or coupled.
     pub decay_form: DecayForm,
+    /// The hyperparameters of Muon.
+    pub muon: MuonRecipe,
 }
 
 impl Default for OptimizerRecipe {
@@ -70,6 +75,7 @@ impl Default for OptimizerRecipe {
             weight_decay: 0.0,
             decayed: DecayScope::Weights,
             decay_form: DecayForm::Decoupled,
+            muon: MuonRecipe::default(),
         }
     }
 }
@@ -115,8 +121,18 @@ impl OptimizerRecipe {
         let wrong = fine.into_iter().find(|(fine, ..)| !fine);
         let wrong = wrong.map(|(_, finding, value)| format!("{finding}, found {value}"));
         let form = "decay_form: expected decoupled unless the optimizer is lamb, found coupled";
-        let finding = wrong.or_else(|| coupled.then(|| form.to_string()))?;
+        let finding = wrong.or_else(|| coupled.then(|| form.to_string()));
+        let finding = finding.or_else(|| self.muon.finding())?;
         Some(format!("training.optimizer.{finding}"))
+    }
+
+    /// Returns whether the optimizer has a moment of this kind for the parameter `name` of shape
+    /// `dims`, if it has it for any.
+    pub(crate) fn keeps_moment(&self, kind: &str, name: &str, dims: &[usize]) -> bool {
+        match self.name {
+            OptimizerName::Muon => is_hidden_matrix(name, dims) == (kind == MOMENTUM),
+            _ => true,
+        }
     }
 
     /// Returns the weight decay of the parameter `name` in this form; 0 if it has the other form,

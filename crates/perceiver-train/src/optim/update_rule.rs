@@ -77,12 +77,22 @@ impl<R: UpdateRule<N>, const N: usize> PerParameter<R, N> {
     }
 }
 
-impl<R: UpdateRule<N>, const N: usize> Optimizer for PerParameter<R, N> {
-    fn step(&mut self, parameters: &Parameters, gradients: &Gradients) -> Result<()> {
+impl<R: UpdateRule<N>, const N: usize> PerParameter<R, N> {
+    /// Performs one step of the parameters that `includes` names, by name and shape.
+    ///
+    /// # Errors
+    /// As for [`Optimizer::step`].
+    pub(crate) fn step_of(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        includes: impl Fn(&str, &[usize]) -> bool,
+    ) -> Result<()> {
         self.steps += 1;
         // Parameters with one learning rate take their step together.
         let mut by_rate: BTreeMap<u32, Vec<_>> = BTreeMap::new();
-        for (name, parameter) in parameters.iter() {
+        let all = parameters.iter();
+        for (name, parameter) in all.filter(|(name, variable)| includes(name, variable.dims())) {
             let gradient = gradients.of_parameter(name)?.contiguous()?;
             let moments = self.moments.of(name, &gradient)?;
             let step = (parameter.as_tensor(), moments, gradient, self.decays(name));
@@ -104,6 +114,12 @@ impl<R: UpdateRule<N>, const N: usize> Optimizer for PerParameter<R, N> {
             rule.apply(&steps.collect::<Vec<_>>(), gradients.factor())?;
         }
         Ok(())
+    }
+}
+
+impl<R: UpdateRule<N>, const N: usize> Optimizer for PerParameter<R, N> {
+    fn step(&mut self, parameters: &Parameters, gradients: &Gradients) -> Result<()> {
+        self.step_of(parameters, gradients, |_, _| true)
     }
 
     fn set_learning_rate_factors(&mut self, factors: HashMap<String, f32>) -> Result<()> {

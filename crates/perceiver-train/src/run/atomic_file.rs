@@ -64,15 +64,38 @@ pub(crate) fn read_text(path: &Path, limit: u64, expected: &str) -> Result<Strin
 /// When the directory cannot be written or the disk is full; the old file stays.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     tracing::debug!("writing {}: {} bytes", path.display(), bytes.len());
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// [`write`] with the content that `fill` writes, for files larger than memory.
+///
+/// # Errors
+/// As for [`write`], and when `fill` fails.
+pub(crate) fn write_with(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<()> {
     let attempt = || {
         let directory = directory_of(path);
         let mut file = with_mode_by_umask(Builder::new().prefix(PREFIX)).tempfile_in(directory)?;
-        file.write_all(bytes)?;
+        fill(file.as_file_mut())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
         sync(directory)
     };
     attempt().map_err(|source| TrainError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// Creates a file without a name on the file system of `path`, which is gone when it is closed.
+///
+/// # Errors
+/// When the directory of `path` cannot be written.
+pub(crate) fn scratch(path: &Path) -> Result<File> {
+    tempfile::tempfile_in(directory_of(path)).map_err(|source| TrainError::Io {
         action: "write",
         path: path.to_path_buf(),
         source,

@@ -70,6 +70,7 @@ fn least_bytes(recipe: &Recipe, images: usize) -> Result<u64> {
     let parameters = Summary::new(&recipe.model)?.parameters() as u64;
     let moments = match training.optimizer.name {
         OptimizerName::Sgd => 0,
+        OptimizerName::Muon => 1, // two for parameters that are no hidden matrices
         OptimizerName::Adam | OptimizerName::AdamW | OptimizerName::Lamb => 2,
     };
     let ema = u64::from(training.ema_decay.is_some());

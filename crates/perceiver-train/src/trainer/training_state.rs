@@ -14,6 +14,7 @@ use crate::diagnostics::watchdog::warning::Warning;
 use crate::error::{Result, TrainError};
 use crate::eval::metrics::MetricSums;
 use crate::lr_schedule::reduce_on_plateau::Plateau;
+use crate::optim::config::OptimizerRecipe;
 use crate::recipe::Recipe;
 use crate::recipe::resume_check;
 use crate::run::checksummed_file::{self, Checksum, Content};
@@ -226,7 +227,8 @@ pub(crate) fn read(
         .map_err(|error| damaged(error.to_string()))?;
     let is_own = progress.parts.contains_key("optimizer");
     let trained = freezing::trained(&parameters, recipe, progress.history.len());
-    require_complete([&parameters, &trained], &tensors, is_own).map_err(damaged)?;
+    let optimizer = (!is_own).then_some(&recipe.training.optimizer);
+    require_complete([&parameters, &trained], &tensors, optimizer).map_err(damaged)?;
     if progress.stage_start > progress.steps {
         let finding = format!(
             "stage_start {} after step {}",
@@ -270,19 +272,18 @@ fn by_kind(named: HashMap<String, Tensor>) -> std::result::Result<StateTensors, 
 }
 
 /// Checks that every kind of tensor that is present has one for each weight, of its shape: best
-/// weights and EMA, once there are any, and every kind of moment for those that are `trained`. An optimizer of a program's own may
-/// have any tensors.
+/// weights and EMA, once there are any, and every kind of moment for those that are `trained` and that
+/// the `optimizer` has it for. One of a program's own, none here, may have any tensors.
 fn require_complete(
     [parameters, trained]: [&Parameters; 2],
     tensors: &StateTensors,
-    has_custom_optimizer: bool,
+    optimizer: Option<&OptimizerRecipe>,
 ) -> std::result::Result<(), String> {
     let moments = tensors
         .optimizer
         .keys()
         .filter_map(|name| name.split_once('.'));
     let moments: BTreeSet<&str> = moments.map(|(kind, _)| kind).collect();
-    let moments = moments.iter().map(|kind| format!("{kind}."));
     let shapes = |parameters: &Parameters| -> Vec<(String, Vec<usize>)> {
         let of = |(name, variable): (&str, &Var)| (name.to_string(), variable.dims().to_vec());
         parameters.iter().map(of).collect()
@@ -291,13 +292,17 @@ fn require_complete(
     let constants = constants.map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
     let weights: Vec<_> = shapes(parameters).into_iter().chain(constants).collect();
     let mut groups = Vec::new();
-    if !has_custom_optimizer {
-        groups.push((
-            &tensors.optimizer,
-            "optimizer.",
-            moments.collect(),
-            shapes(trained),
-        ));
+    if let Some(optimizer) = optimizer {
+        let trained = shapes(trained);
+        let of_kind = |kind: &&str| {
+            let kept = trained
+                .iter()
+                .filter(|(name, shape)| optimizer.keeps_moment(kind, name, shape));
+            let named = kept.map(|(name, shape)| (format!("{kind}.{name}"), shape.clone()));
+            named.collect::<Vec<_>>()
+        };
+        let expected = moments.iter().flat_map(of_kind).collect();
+        groups.push((&tensors.optimizer, "optimizer.", expected));
     }
     let averaged = shapes(parameters);
     for (kind, prefix, shapes) in [
@@ -305,28 +310,24 @@ fn require_complete(
         (&tensors.ema, "averages.", averaged),
     ] {
         if !kind.is_empty() {
-            groups.push((kind, prefix, vec![String::new()], shapes));
+            groups.push((kind, prefix, shapes));
         }
     }
-    for (kind, prefix, moments, shapes) in groups {
-        let mut expected = 0;
-        for moment in moments {
-            for (name, shape) in &shapes {
-                let name = format!("{moment}{name}");
-                let found = kind.get(&name).map(Tensor::dims);
-                if found != Some(shape) {
-                    let found = found.map_or("none".to_string(), |shape| format!("{shape:?}"));
-                    return Err(format!(
-                        "{prefix}{name} of shape {found} instead of {shape:?}"
-                    ));
-                }
-                expected += 1;
+    for (kind, prefix, shapes) in groups {
+        for (name, shape) in &shapes {
+            let found = kind.get(name).map(Tensor::dims);
+            if found != Some(shape) {
+                let found = found.map_or("none".to_string(), |shape| format!("{shape:?}"));
+                return Err(format!(
+                    "{prefix}{name} of shape {found} instead of {shape:?}"
+                ));
             }
         }
-        if kind.len() != expected {
+        if kind.len() != shapes.len() {
             return Err(format!(
-                "{} tensors {prefix}* instead of {expected}",
-                kind.len()
+                "{} tensors {prefix}* instead of {}",
+                kind.len(),
+                shapes.len()
             ));
         }
     }

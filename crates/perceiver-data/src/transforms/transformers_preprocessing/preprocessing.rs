@@ -240,6 +240,7 @@ mod tests {
     fn augmentation_acts_on_the_cropped_and_resized_image() {
         let everything = Augmentation {
             horizontal_flip: true,
+            alternating_flip: false,
             zoom: 0.3,
             shift: 0.2,
             rand_augment: RandAugment {
