@@ -7,4 +7,5 @@ pub mod hub;
 pub mod hub_program;
 pub mod program;
 pub mod run;
+pub mod serving;
 pub mod tensors;

@@ -24,6 +24,8 @@ pub use crate::args::errors::show as show_arguments_error;
 use crate::args::errors::{USAGE_ERROR, UsageError};
 #[cfg(feature = "hub")]
 use crate::commands::push;
+#[cfg(feature = "serve")]
+use crate::commands::serve;
 use crate::commands::{
     attention, compare, completions, evaluate, import_keras, man, predict, report, runs, shard,
     summary, train, verify,
@@ -31,7 +33,7 @@ use crate::commands::{
 pub use crate::runtime::process_env;
 use crate::runtime::{build_features, mpi_job};
 use crate::ui::color::Colour;
-use crate::ui::logging;
+use crate::ui::logging::{self, LogFormat};
 use crate::ui::terminal::OutputError;
 pub use crate::ui::{escape, terminal};
 
@@ -102,13 +104,30 @@ enum Command {
     Runs(runs::Arguments),
     ImportKeras(import_keras::Arguments),
     Verify(verify::Arguments),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Arguments>),
+    /// Answer predictions over HTTP (needs the Cargo feature `serve`).
+    #[cfg(not(feature = "serve"))]
+    Serve(build_features::NotBuiltIn),
     Shard(shard::Arguments),
     #[cfg(feature = "hub")]
     Push(push::Arguments),
+    /// Upload a checkpoint to the Hugging Face Hub (needs the Cargo feature `hub`).
     #[cfg(not(feature = "hub"))]
     Push(build_features::NotBuiltIn),
     Completions(completions::Arguments),
     Man(man::Arguments),
+}
+
+impl Command {
+    /// Returns the format of the log.
+    fn log_format(&self) -> LogFormat {
+        match self {
+            #[cfg(feature = "serve")]
+            Self::Serve(arguments) => arguments.log_format(),
+            _ => LogFormat::Text,
+        }
+    }
 }
 
 /// Returns the clap command with all subcommands.
@@ -131,7 +150,8 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Err(error) => return show_arguments_error(error, colour.of_log()), // also help and version
     };
     let quiet = arguments.quiet || mpi_job::is_nonzero_rank();
-    logging::start(quiet, arguments.verbose, arguments.colour);
+    let format = arguments.command.log_format();
+    logging::start(quiet, arguments.verbose, arguments.colour, format);
     process_env::warn_of_threads();
     let outcome = match arguments.command {
         Command::Train(arguments) => train::run(&arguments),
@@ -148,7 +168,11 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         #[cfg(feature = "hub")]
         Command::Push(arguments) => push::run(&arguments),
         #[cfg(not(feature = "hub"))]
-        Command::Push(arguments) => arguments.refuse("push"),
+        Command::Push(arguments) => arguments.refuse("push", "hub"),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&arguments),
+        #[cfg(not(feature = "serve"))]
+        Command::Serve(arguments) => arguments.refuse("serve", "serve"),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };
@@ -232,9 +256,12 @@ mod tests {
         let program = command();
         let all = program.get_subcommands().chain([&program]);
         let shown = all.filter(|command| !command.is_hide_set());
-        // Without the feature `hub`, `push` only prints how to enable it.
-        let complete =
-            shown.filter(|command| cfg!(feature = "hub") || command.get_name() != "push");
+        // Without their features, these only print how to enable them.
+        let complete = shown.filter(|command| match command.get_name() {
+            "push" => cfg!(feature = "hub"),
+            "serve" => cfg!(feature = "serve"),
+            _ => true,
+        });
         complete.cloned().collect()
     }
 

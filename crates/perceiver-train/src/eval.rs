@@ -5,7 +5,9 @@ mod class_metrics;
 pub(crate) mod finite_logits;
 pub(crate) mod metrics;
 pub(crate) mod predictions;
+pub(crate) mod predictor;
 pub(crate) mod test_time_augmentation;
+pub(crate) mod top_classes;
 
 use std::path::Path;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
-use perceiver_data::{Image, open_all};
-use perceiver_train::{Checkpoint, DeviceChoice, Precision, TestTimeAugmentation, TrainError};
+use perceiver_data::Image;
+use perceiver_train::{DeviceChoice, Precision, Predictor, TrainError};
 
 use crate::args::checkpoint::CheckpointFlags;
 use crate::args::errors::at_least_one;
@@ -82,8 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = arguments.checkpoint.open(arguments.device)?;
     let checkpoint = checkpoint.in_precision(arguments.precision)?;
     crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
-    let as_in_training = checkpoint.config.data.flip_average;
-    let views = TestTimeAugmentation::new(arguments.flip_average.unwrap_or(as_in_training));
+    let predictor = Predictor::new(checkpoint, arguments.flip_average);
     let list = ImageInputs::read(&arguments.images, arguments.null)?;
     let mut all_read = list.errors.is_empty();
     list.errors.iter().for_each(report);
@@ -95,11 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut printer = Printer::new(format)?;
     for paths in list.paths.chunks(BATCH_SIZE) {
         let mut read = Vec::with_capacity(paths.len());
-        // Decoded as training decodes the images of folders.
-        for (path, result) in paths
-            .iter()
-            .zip(open_all(paths, checkpoint.config.shorter_side()))
-        {
+        for (path, result) in paths.iter().zip(predictor.open_all(paths)) {
             match result {
                 Ok(image) => read.push((path.as_path(), image)),
                 Err(error) => {
@@ -108,7 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 }
             }
         }
-        for prediction in predict(&checkpoint, views, read, arguments.top_k)? {
+        for prediction in predict(&predictor, read, arguments.top_k)? {
             printer.print(&prediction)?;
         }
         if let Some(bar) = &bar {
@@ -132,8 +127,7 @@ fn report(error: &Error) {
 }
 
 fn predict<'a>(
-    checkpoint: &'a Checkpoint,
-    views: TestTimeAugmentation,
+    predictor: &'a Predictor,
     images: Vec<(&'a Path, Image)>,
     top_k: usize,
 ) -> Result<Vec<Prediction<'a>>> {
@@ -141,7 +135,7 @@ fn predict<'a>(
         return Ok(Vec::new());
     }
     let (paths, images): (Vec<&Path>, Vec<Image>) = images.into_iter().unzip();
-    let probabilities = checkpoint.classify_by(views, &images);
+    let probabilities = predictor.probabilities(&images);
     let probabilities = probabilities.map_err(|error| match error {
         TrainError::ScoreNotFinite { image, .. } => {
             let name = paths.get(image).map(|path| path.display().to_string());
@@ -149,9 +143,10 @@ fn predict<'a>(
         }
         other => other.into(),
     })?;
-    let classes = &checkpoint.config.classes;
     let named = paths.into_iter().zip(probabilities);
     Ok(named
-        .map(|(path, probabilities)| Prediction::new(path, classes, &probabilities, top_k))
+        .map(|(path, probabilities)| {
+            Prediction::new(path, predictor.top_classes(&probabilities, top_k))
+        })
         .collect())
 }

@@ -39,8 +39,8 @@ fn missing_feature(error: &Error) -> Option<&'static str> {
     })
 }
 
-/// Upload a checkpoint to the Hugging Face Hub (needs the Cargo feature `hub`).
-#[cfg(not(feature = "hub"))]
+/// The arguments of a command that this build lacks, whatever they are.
+#[cfg(not(all(feature = "hub", feature = "serve")))]
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct NotBuiltIn {
@@ -48,14 +48,18 @@ pub(crate) struct NotBuiltIn {
     _arguments: Vec<std::ffi::OsString>,
 }
 
-#[cfg(not(feature = "hub"))]
+#[cfg(not(all(feature = "hub", feature = "serve")))]
 impl NotBuiltIn {
     /// Returns the error of a command that this build lacks.
     #[expect(clippy::unused_self)]
-    pub(crate) fn refuse(&self, command: &str) -> anyhow::Result<std::process::ExitCode> {
+    pub(crate) fn refuse(
+        &self,
+        command: &str,
+        feature: &str,
+    ) -> anyhow::Result<std::process::ExitCode> {
         anyhow::bail!(
-            "perceiver {command} needs the Cargo feature `hub`, which this program was built without; {}",
-            how_to_get("hub")
+            "perceiver {command} needs the Cargo feature `{feature}`, which this program was built without; {}",
+            how_to_get(feature)
         )
     }
 }
