@@ -23,6 +23,8 @@ pub struct Request {
     pub method: String,
     /// The path, without the query.
     pub path: String,
+    /// The path and the query.
+    pub target: String,
     /// The body.
     pub body: Vec<u8>,
     headers: Vec<(String, String)>,
@@ -37,7 +39,8 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
-    fn read(stream: &TcpStream) -> Option<Self> {
+    /// Reads a request with its body; none at the end of the connection.
+    pub fn read(stream: &TcpStream) -> Option<Self> {
         let mut reader = BufReader::new(stream);
         let mut lines = Vec::new();
         loop {
@@ -60,6 +63,7 @@ impl Request {
         let mut request = Self {
             method,
             path: target.split('?').next()?.to_owned(),
+            target: target.to_owned(),
             body: Vec::new(),
             headers: headers.collect(),
         };

@@ -12,3 +12,5 @@ pub(crate) mod named_directory;
 pub(crate) mod output_format;
 pub(crate) mod overrides;
 pub(crate) mod recipe;
+#[cfg(feature = "serve")]
+pub(crate) mod size;

@@ -14,6 +14,8 @@ pub(crate) mod predict;
 pub(crate) mod push;
 pub(crate) mod report;
 pub(crate) mod runs;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 pub(crate) mod shard;
 pub(crate) mod summary;
 pub(crate) mod train;

@@ -26,6 +26,8 @@ use crate::args::errors::{USAGE_ERROR, UsageError};
 use crate::commands::export;
 #[cfg(feature = "hub")]
 use crate::commands::push;
+#[cfg(feature = "serve")]
+use crate::commands::serve;
 use crate::commands::{
     attention, compare, completions, embeddings, evaluate, import_keras, man, predict, report,
     runs, shard, summary, train, verify,
@@ -33,7 +35,7 @@ use crate::commands::{
 pub use crate::runtime::process_env;
 use crate::runtime::{build_features, mpi_job};
 use crate::ui::color::Colour;
-use crate::ui::logging;
+use crate::ui::logging::{self, LogFormat};
 use crate::ui::terminal::OutputError;
 pub use crate::ui::{escape, terminal};
 
@@ -106,6 +108,11 @@ enum Command {
     Runs(runs::Arguments),
     ImportKeras(import_keras::Arguments),
     Verify(verify::Arguments),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Arguments>),
+    /// Answer predictions over HTTP (needs the Cargo feature `serve`).
+    #[cfg(not(feature = "serve"))]
+    Serve(build_features::NotBuiltIn),
     Shard(shard::Arguments),
     #[cfg(feature = "hub")]
     Push(push::Arguments),
@@ -119,6 +126,17 @@ enum Command {
     Export(build_features::NotBuiltIn),
     Completions(completions::Arguments),
     Man(man::Arguments),
+}
+
+impl Command {
+    /// Returns the format of the log.
+    fn log_format(&self) -> LogFormat {
+        match self {
+            #[cfg(feature = "serve")]
+            Self::Serve(arguments) => arguments.log_format(),
+            _ => LogFormat::Text,
+        }
+    }
 }
 
 /// Returns the clap command with all subcommands.
@@ -141,7 +159,8 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Err(error) => return show_arguments_error(error, colour.of_log()), // also help and version
     };
     let quiet = arguments.quiet || mpi_job::is_nonzero_rank();
-    logging::start(quiet, arguments.verbose, arguments.colour);
+    let format = arguments.command.log_format();
+    logging::start(quiet, arguments.verbose, arguments.colour, format);
     process_env::warn_of_threads();
     let outcome = match arguments.command {
         Command::Train(arguments) => train::run(&arguments),
@@ -165,6 +184,10 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Command::Export(arguments) => export::run(&arguments),
         #[cfg(not(feature = "export"))]
         Command::Export(arguments) => arguments.refuse("export", "export"),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&arguments),
+        #[cfg(not(feature = "serve"))]
+        Command::Serve(arguments) => arguments.refuse("serve", "serve"),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     };
@@ -252,6 +275,7 @@ mod tests {
         let is_built_in = |command: &&clap::Command| match command.get_name() {
             "push" => cfg!(feature = "hub"),
             "export" => cfg!(feature = "export"),
+            "serve" => cfg!(feature = "serve"),
             _ => true,
         };
         shown.filter(is_built_in).cloned().collect()

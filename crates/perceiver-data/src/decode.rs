@@ -101,6 +101,26 @@ impl Image {
         decode_within(&BUDGET, bytes, origin.as_ref(), Some(shorter_side))
     }
 
+    /// Reads height and width in pixels from the header of an image file in memory, with EXIF
+    /// orientation applied, and decodes no pixel; `origin` names it in errors.
+    ///
+    /// ```
+    /// use perceiver_data::Image;
+    ///
+    /// let png = Image::new(2, 3, vec![0; 18])?.to_png().unwrap();
+    /// assert_eq!(Image::size_of(&png, "two by three.png")?, (2, 3));
+    /// # Ok::<(), perceiver_data::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DataError::NotAnImage`] when the bytes are in another format, or damaged or truncated as far
+    /// as that shows without decoding.
+    pub fn size_of(bytes: &[u8], origin: impl AsRef<Path>) -> Result<(usize, usize)> {
+        let source = opened(BUDGET.limit(), bytes, origin.as_ref())?;
+        let (height, width) = source.oriented_size();
+        Ok((height as usize, width as usize))
+    }
+
     /// Converts an image of the `image` crate to 8-bit RGB; transparency is composited over white, as
     /// in [`Image::decode`].
     ///
@@ -175,13 +195,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// Decodes, orients and downscales an image while its memory is reserved in `budget`.
-fn decode_within(
-    budget: &DecodeBudget,
-    bytes: &[u8],
-    origin: &Path,
-    shorter_side: Option<usize>,
-) -> Result<Image> {
+/// Reads the header of an image file, for whose decoding at most `limit` bytes may be allocated.
+fn opened<'a>(limit: u64, bytes: &'a [u8], origin: &Path) -> Result<ImageSource<'a>> {
     let not_an_image = |finding: String| DataError::NotAnImage {
         path: origin.to_owned(),
         finding,
@@ -198,17 +213,32 @@ fn decode_within(
     {
         return Err(not_an_image(finding));
     }
-    let damaged = || "a file that its decoder fails on".to_owned();
-    let open = || ImageSource::open(bytes, format, budget.limit());
+    let open = || ImageSource::open(bytes, format, limit);
     let source = contained(open, damaged).map_err(not_an_image)?;
-    let (width, height, orientation) = (source.width, source.height, source.orientation);
+    let (width, height) = (source.width, source.height);
     if width == 0 || height == 0 {
         return Err(not_an_image(format!(
             "an image of {width} x {height} pixels"
         )));
     }
+    Ok(source)
+}
 
-    let transposed = source.is_transposed();
+/// What is found in a file whose decoder panics.
+fn damaged() -> String {
+    "a file that its decoder fails on".to_owned()
+}
+
+/// Decodes, orients and downscales an image while its memory is reserved in `budget`.
+fn decode_within(
+    budget: &DecodeBudget,
+    bytes: &[u8],
+    origin: &Path,
+    shorter_side: Option<usize>,
+) -> Result<Image> {
+    let source = opened(budget.limit(), bytes, origin)?;
+    let (width, height, orientation) = (source.width, source.height, source.orientation);
+    let size = source.oriented_size();
     let orienting_first = memory(&source, shorter_side, true);
     // If orienting the full-size image exceeds the budget, the downscaled image is oriented
     // instead.
@@ -224,7 +254,11 @@ fn decode_within(
             limit: budget.limit(),
         });
     }
-    let mut image = contained(|| source.read(), damaged).map_err(not_an_image)?;
+    let image = contained(|| source.read(), damaged);
+    let mut image = image.map_err(|finding| DataError::NotAnImage {
+        path: origin.to_owned(),
+        finding,
+    })?;
     if !orients_last {
         image = oriented(image, orientation);
     }
@@ -234,12 +268,7 @@ fn decode_within(
     if orients_last {
         image = oriented(image, orientation);
     }
-    let (height, width) = if transposed {
-        (width, height)
-    } else {
-        (height, width)
-    };
-    Ok(from_rgb(&image)?.shrunk_from((height as usize, width as usize)))
+    Ok(from_rgb(&image)?.shrunk_from((size.0 as usize, size.1 as usize)))
 }
 
 /// Returns the peak memory in bytes from encoded bytes to an [`Image`].

@@ -62,12 +62,20 @@ impl Attention {
     /// When the model rejects the image, an attention value is NaN or infinite, or the model has no
     /// attention over a square grid of tokens: [`ReportError::NoAttention`].
     pub fn of(checkpoint: &Checkpoint, image: &Image) -> Result<Self> {
-        let input = checkpoint.input(std::slice::from_ref(image))?;
+        Self::of_input(checkpoint, &checkpoint.input(std::slice::from_ref(image))?)
+    }
+
+    /// [`Attention::of`] of an image that is preprocessed, `[1, 3, side, side]`, on the model's
+    /// device.
+    ///
+    /// # Errors
+    /// As for [`Attention::of`].
+    pub fn of_input(checkpoint: &Checkpoint, input: &Tensor) -> Result<Self> {
         let (mut iterations, mut result): (Vec<Iteration>, _) = (Vec::new(), Ok(()));
         let mut logits = Vec::new();
         checkpoint
             .model
-            .forward_probed(&input, Mode::Inference, &mut |stage, tensor| {
+            .forward_probed(input, Mode::Inference, &mut |stage, tensor| {
                 let seen = match stage {
                     Stage::CrossAttentionLogits(_) => tensor
                         .mean(1)

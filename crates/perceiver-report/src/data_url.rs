@@ -12,11 +12,11 @@ use crate::error::Result;
 /// The maximum side length in pixels; larger images are downscaled.
 const LONGEST_SIDE: u32 = 128;
 
-/// Encodes an image as a `data:` URL, downscaled if it is large.
+/// Encodes an image as the `data:` URL of a PNG, downscaled to at most 128 pixels a side.
 ///
 /// # Errors
 /// When the image cannot be encoded.
-pub(crate) fn data_address(image: &Image) -> Result<String> {
+pub fn data_address(image: &Image) -> Result<String> {
     let (height, width) = (image.height() as u32, image.width() as u32);
     let longest = height.max(width);
     if longest <= LONGEST_SIDE {

@@ -24,7 +24,7 @@ mod run; // reads a run directory
 mod testing; // test helpers
 mod text; // number formatting
 
-pub use attention::overlay::{overlay, stretched};
+pub use attention::overlay::{map_address, overlay, stretched};
 pub use attention::sheet::{Sheet, SheetFormat, SheetRow, Tile};
 pub use attention::{Attention, Latents, Map, Show};
 pub use card::redaction::Public;
@@ -33,6 +33,7 @@ pub use card::{Card, CardError};
 pub use compare::mcnemar::McNemar;
 pub use compare::names::names;
 pub use compare::{Comparison, FieldValues, PairTest, RunFigures};
+pub use data_url::data_address;
 pub use error::{ReportError, Result};
 pub use page::calibration::{Bin, Calibration};
 pub use page::charts::{Axis, Chart, Curve};

@@ -201,13 +201,24 @@ impl Checkpoint {
     /// # Errors
     /// When candle refuses an operation.
     pub fn input(&self, images: &[Image]) -> Result<Tensor> {
+        Ok(self.input_on_cpu(images)?.to_device(&self.device)?)
+    }
+
+    /// [`Checkpoint::input`] in the memory of the CPU.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::input`].
+    pub fn input_on_cpu(&self, images: &[Image]) -> Result<Tensor> {
         let side = self.config.shorter_side();
+        let is_larger = |image: &Image| image.height().min(image.width()) > side;
+        if !images.iter().any(is_larger) {
+            return Ok(self.config.preprocessing.tensor(images)?);
+        }
         let shrunk: Vec<Image> = images
             .par_iter()
             .map(|image| image.clone().shrunk_to(side))
             .collect();
-        let input = self.config.preprocessing.tensor(&shrunk)?;
-        Ok(input.to_device(&self.device)?)
+        Ok(self.config.preprocessing.tensor(&shrunk)?)
     }
 
     /// Computes the features of images, `f32` `[images, width]` or `[images, latents, width]`, on the
@@ -251,14 +262,48 @@ impl Checkpoint {
         views: TestTimeAugmentation,
         images: &[Image],
     ) -> Result<Vec<Vec<f32>>> {
-        let batch_size = batch_size(&*self.model);
         let mut all = Vec::with_capacity(images.len());
-        for batch in images.chunks(batch_size) {
-            let scores = views.scores(&*self.model, &self.input(batch)?)?;
-            let probabilities = softmax(&scores)?.to_device(&Device::Cpu)?;
-            require_finite_scores(&scores.to_device(&Device::Cpu)?, all.len())?;
-            all.extend(probabilities.to_vec2()?);
+        for batch in images.chunks(self.batch_size()) {
+            all.extend(self.classify_batch(views, &self.input(batch)?, all.len())?);
         }
         Ok(all)
+    }
+
+    /// [`Checkpoint::classify_by`] of preprocessed images, `[images, 3, side, side]` on any device.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::classify`].
+    pub fn classify_input(
+        &self,
+        views: TestTimeAugmentation,
+        input: &Tensor,
+    ) -> Result<Vec<Vec<f32>>> {
+        let images = input.dim(0)?;
+        let mut all = Vec::with_capacity(images);
+        while all.len() < images {
+            let first = all.len();
+            let batch = input.narrow(0, first, self.batch_size().min(images - first))?;
+            all.extend(self.classify_batch(views, &batch.to_device(&self.device)?, first)?);
+        }
+        Ok(all)
+    }
+
+    /// Returns the largest number of images that are classified at once: a power of two that depends
+    /// on the model alone.
+    pub fn batch_size(&self) -> usize {
+        batch_size(&*self.model)
+    }
+
+    /// Classifies a batch on the model's device; `first` is the index of its first image in errors.
+    fn classify_batch(
+        &self,
+        views: TestTimeAugmentation,
+        input: &Tensor,
+        first: usize,
+    ) -> Result<Vec<Vec<f32>>> {
+        let scores = views.scores(&*self.model, input)?;
+        let probabilities = softmax(&scores)?.to_device(&Device::Cpu)?;
+        require_finite_scores(&scores.to_device(&Device::Cpu)?, first)?;
+        Ok(probabilities.to_vec2()?)
     }
 }

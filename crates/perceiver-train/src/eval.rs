@@ -7,7 +7,9 @@ pub(crate) mod embeddings;
 pub(crate) mod finite_logits;
 pub(crate) mod metrics;
 pub(crate) mod predictions;
+pub(crate) mod predictor;
 pub(crate) mod test_time_augmentation;
+pub(crate) mod top_classes;
 
 use std::path::Path;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Error, Result};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
+use perceiver_train::ClassProbability;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
@@ -51,35 +52,20 @@ pub(crate) struct Prediction<'a> {
     /// Present only if something was replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     image_percent_encoded: Option<String>,
-    classes: Vec<Candidate<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct Candidate<'a> {
-    class: &'a str,
-    probability: f32,
+    classes: Vec<ClassProbability<'a>>,
 }
 
 impl<'a> Prediction<'a> {
-    /// Creates a prediction with the `k` most probable of `classes`.
+    /// Creates a prediction of these classes, the most probable first.
     pub(crate) fn new(
         path: &'a Path,
-        classes: &'a [String],
-        probabilities: &[f32],
-        k: usize,
+        classes: impl IntoIterator<Item = ClassProbability<'a>>,
     ) -> Self {
-        let mut candidates: Vec<Candidate> = classes
-            .iter()
-            .zip(probabilities)
-            .map(|(class, &probability)| Candidate { class, probability })
-            .collect();
-        candidates.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        candidates.truncate(k);
         Self {
             path,
             image: path.to_string_lossy().into_owned(),
             image_percent_encoded: percent_encoded(path.as_os_str()),
-            classes: candidates,
+            classes: classes.into_iter().collect(),
         }
     }
 }
@@ -208,7 +194,7 @@ impl Prediction<'_> {
     }
 }
 
-fn percent(candidate: &Candidate) -> String {
+fn percent(candidate: &ClassProbability) -> String {
     format!("{:.2}%", 100.0 * candidate.probability)
 }
 
@@ -216,36 +202,34 @@ fn percent(candidate: &Candidate) -> String {
 mod tests {
     use super::*;
 
+    fn cat() -> [ClassProbability<'static>; 1] {
+        [ClassProbability {
+            class: "cat",
+            probability: 0.75,
+        }]
+    }
+
     #[test]
-    fn the_top_k_classes_come_first() {
-        let classes = ["ant", "bee", "cat"].map(String::from);
-        let of = |k| Prediction::new(Path::new("x.png"), &classes, &[0.25, 0.0, 0.75], k);
-        let names = |prediction: &Prediction| {
-            let candidates = prediction.classes.iter();
-            candidates
-                .map(|candidate| candidate.class.to_string())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(names(&of(2)), ["cat", "ant"]);
-        assert_eq!(names(&of(9)), ["cat", "ant", "bee"]);
+    fn a_prediction_is_one_json_object() {
+        let prediction = Prediction::new(Path::new("x.png"), cat());
         assert_eq!(
-            serde_json::to_string(&of(1)).unwrap(),
+            serde_json::to_string(&prediction).unwrap(),
             r#"{"image":"x.png","classes":[{"class":"cat","probability":0.75}]}"#
         );
     }
+
     #[cfg(unix)]
     #[test]
     fn non_utf8_names_are_percent_encoded() {
         use std::os::unix::ffi::OsStrExt;
         let path = Path::new(OsStr::from_bytes(b"a b/\xff%.png"));
-        let classes = ["cat".to_string()];
-        let prediction = Prediction::new(path, &classes, &[1.0], 1);
+        let prediction = Prediction::new(path, cat());
         let json = serde_json::to_value(&prediction).unwrap();
         assert_eq!(json["image"], "a b/\u{fffd}%.png");
         assert_eq!(json["image_percent_encoded"], "a%20b/%FF%25.png");
         let mut writer = csv::Writer::from_writer(Vec::new());
         prediction.lines(&mut writer, false).unwrap();
         let line = String::from_utf8(writer.into_inner().unwrap()).unwrap();
-        assert_eq!(line, "a b/\u{fffd}%.png,1,cat,1.0,a%20b/%FF%25.png\n");
+        assert_eq!(line, "a b/\u{fffd}%.png,1,cat,0.75,a%20b/%FF%25.png\n");
     }
 }

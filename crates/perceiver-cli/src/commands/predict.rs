@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use perceiver_data::Image;
-use perceiver_train::{Checkpoint, DeviceChoice, Precision, TestTimeAugmentation};
+use perceiver_train::{DeviceChoice, Precision, Predictor};
 
 use crate::args::checkpoint::CheckpointFlags;
 use crate::args::errors::at_least_one;
@@ -77,17 +77,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let checkpoint = arguments.checkpoint.open(arguments.device)?;
     let checkpoint = checkpoint.in_precision(arguments.precision)?;
     crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
-    let as_in_training = checkpoint.config.data.flip_average;
-    let views = TestTimeAugmentation::new(arguments.flip_average.unwrap_or(as_in_training));
+    let predictor = Predictor::new(checkpoint, arguments.flip_average);
     let inputs = ImageInputs::read(&arguments.images, arguments.null)?;
     let mut printer = Printer::new(format)?;
     let reading = Reading {
-        shorter_side: checkpoint.config.shorter_side(),
+        shorter_side: predictor.checkpoint().config.shorter_side(),
         doing: "predicting",
         prints: format != Format::Table,
     };
     let all_read = for_each_batch(&inputs, reading, &mut |images| {
-        for prediction in predict(&checkpoint, views, images, arguments.top_k)? {
+        for prediction in predict(&predictor, images, arguments.top_k)? {
             printer.print(&prediction)?;
         }
         Ok(())
@@ -101,17 +100,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn predict<'a>(
-    checkpoint: &'a Checkpoint,
-    views: TestTimeAugmentation,
+    predictor: &'a Predictor,
     images: Vec<(&'a Path, Image)>,
     top_k: usize,
 ) -> Result<Vec<Prediction<'a>>> {
     let (paths, images): (Vec<&Path>, Vec<Image>) = images.into_iter().unzip();
-    let probabilities = checkpoint.classify_by(views, &images);
+    let probabilities = predictor.probabilities(&images);
     let probabilities = probabilities.map_err(|error| with_name(error, &paths))?;
-    let classes = &checkpoint.config.classes;
     let named = paths.into_iter().zip(probabilities);
     Ok(named
-        .map(|(path, probabilities)| Prediction::new(path, classes, &probabilities, top_k))
+        .map(|(path, probabilities)| {
+            Prediction::new(path, predictor.top_classes(&probabilities, top_k))
+        })
         .collect())
 }

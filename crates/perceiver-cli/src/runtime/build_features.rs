@@ -40,7 +40,7 @@ fn missing_feature(error: &Error) -> Option<&'static str> {
 }
 
 /// The arguments of a command that this build lacks.
-#[cfg(not(all(feature = "hub", feature = "export")))]
+#[cfg(not(all(feature = "hub", feature = "export", feature = "serve")))]
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct NotBuiltIn {
@@ -48,7 +48,7 @@ pub(crate) struct NotBuiltIn {
     _arguments: Vec<std::ffi::OsString>,
 }
 
-#[cfg(not(all(feature = "hub", feature = "export")))]
+#[cfg(not(all(feature = "hub", feature = "export", feature = "serve")))]
 impl NotBuiltIn {
     /// Returns the error of a command that needs `feature`, which this build lacks.
     #[expect(clippy::unused_self)]

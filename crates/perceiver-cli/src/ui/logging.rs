@@ -43,7 +43,20 @@ impl Write for WithoutTokens {
 }
 
 /// The crates whose steps `--verbose` logs.
-const OURS: [&str; 6] = ["cli", "data", "hub", "model", "report", "train"];
+const OURS: [&str; 7] = ["cli", "data", "hub", "model", "report", "serve", "train"];
+
+/// The format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people per message.
+    Text,
+    /// A JSON object per message, with its time.
+    #[cfg_attr(
+        not(feature = "serve"),
+        expect(dead_code, reason = "only a server logs JSON")
+    )]
+    Json,
+}
 
 /// Returns the log filter in `RUST_LOG` syntax.
 fn filter(quiet: bool, verbose: u8) -> String {
@@ -65,9 +78,16 @@ fn filter(quiet: bool, verbose: u8) -> String {
 /// effect.
 ///
 /// Fields of a record, such as file names or server messages, are escaped to one harmless line.
-pub(crate) fn start(quiet: bool, verbose: u8, colour: Colour) {
+pub(crate) fn start(quiet: bool, verbose: u8, colour: Colour, log_format: LogFormat) {
     let by_flags = |_| EnvFilter::new(filter(quiet, verbose));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(by_flags);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(WithoutTokens::new);
+    if log_format == LogFormat::Json {
+        let _ = log.json().flatten_event(true).try_init();
+        return;
+    }
     let fields = format::debug_fn(|writer, field, value| {
         let value = format!("{value:?}");
         let value = escape::line(&value);
@@ -76,9 +96,7 @@ pub(crate) fn start(quiet: bool, verbose: u8, colour: Colour) {
             name => write!(writer, "{name}={value}"),
         }
     });
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(WithoutTokens::new)
+    let _ = log
         .with_ansi(colour.of_log())
         .with_target(false)
         .without_time()

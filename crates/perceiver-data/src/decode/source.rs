@@ -132,6 +132,15 @@ impl<'a> ImageSource<'a> {
         )
     }
 
+    /// Returns height and width in pixels, after orientation.
+    pub(crate) fn oriented_size(&self) -> (u32, u32) {
+        if self.is_transposed() {
+            (self.width, self.height)
+        } else {
+            (self.height, self.width)
+        }
+    }
+
     /// Decodes the pixels to 8-bit RGB, before orientation.
     ///
     /// # Errors

@@ -59,8 +59,12 @@ pub fn stretched(image: &Image, size: usize) -> Result<Image> {
     Ok(Image::new(size, size, pixels)?)
 }
 
-/// Encodes an attention map as the `data:` URL of a translucent PNG with one pixel per token.
-pub(crate) fn map_address(map: &Map) -> Result<String> {
+/// Encodes an attention map as the `data:` URL of a translucent PNG with one pixel per token, to lay
+/// over the image.
+///
+/// # Errors
+/// When the map cannot be encoded.
+pub fn map_address(map: &Map) -> Result<String> {
     let side = map.side as u32;
     let pixels: Vec<u8> = map
         .stretched()
