@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use perceiver_export::{ExportOptions, GraphPreprocessing, OnnxMetadata, OnnxModel, OnnxPrecision};
 use perceiver_report::grouped;
-use perceiver_train::{Checkpoint, DeviceChoice, shell_quoted};
+use perceiver_train::{Checkpoint, DeviceChoice};
 
 use crate::args::checkpoint::CheckpointFlags;
 use crate::args::errors::usage_error;
@@ -171,9 +171,9 @@ fn verify(arguments: &Arguments, checkpoint: &Checkpoint, options: &ExportOption
 /// Says how to compare the results, in a build without another engine.
 #[cfg(not(feature = "export-verify"))]
 fn verify(arguments: &Arguments, _: &Checkpoint, _: &ExportOptions) -> Result<()> {
-    let output = shell_quoted(&arguments.output);
+    let output = perceiver_train::shell_quoted(&arguments.output);
     let samples = match &arguments.samples {
-        Some(samples) => shell_quoted(samples),
+        Some(samples) => perceiver_train::shell_quoted(samples),
         None => "SAMPLES (see --samples)".to_string(),
     };
     tracing::info!(

@@ -30,6 +30,9 @@ impl Resize<'_> {
     pub(crate) fn matrix(&self, graph: &mut Graph) -> Value {
         let step = graph.op("Div", [self.inputs, self.outputs]);
         let centres = centres(graph, self.outputs, &step);
+        if self.kernel == Kernel::Box {
+            return self.means(graph, &step, &centres);
+        }
         let half = graph.double(0.5);
         let centres = graph.op("Sub", [&centres, &half]); // pixels are at whole numbers
         let whole = graph.op("Floor", [&centres]);
@@ -49,10 +52,30 @@ impl Resize<'_> {
             distance = graph.op("Div", [&distance, &radius]);
         }
         let weights = self.kernel.weights(graph, &distance);
-        let axis = graph.ints(&[1]);
-        let sums = graph.op("ReduceSum", [&weights, &axis]); // [outputs, 1]
-        graph.op("Div", [&weights, &sums])
+        normalized(graph, &weights)
     }
+
+    /// Adds the matrix of a kernel with steps, whose distances need all digits: a pixel at a step is in
+    /// or out. The operations are in Pillow's order.
+    fn means(&self, graph: &mut Graph, step: &Value, centres: &Value) -> Value {
+        let centres = graph.reshape(centres, &[-1, 1]);
+        let inputs = range(graph, self.inputs);
+        let (half, one) = (graph.double(0.5), graph.double(1.0));
+        let distance = graph.op("Sub", [&inputs, &centres]); // [outputs, inputs]
+        let distance = graph.op("Add", [&distance, &half]);
+        let radius = graph.op("Max", [step, &one]);
+        let narrowing = graph.op("Div", [&one, &radius]);
+        let distance = graph.op("Mul", [&distance, &narrowing]);
+        let weights = self.kernel.weights(graph, &distance);
+        normalized(graph, &weights)
+    }
+}
+
+/// Adds the division of every row by its sum.
+fn normalized(graph: &mut Graph, weights: &Value) -> Value {
+    let axis = graph.ints(&[1]);
+    let sums = graph.op("ReduceSum", [weights, &axis]); // [outputs, 1]
+    graph.op("Div", [weights, &sums])
 }
 
 /// Adds the input at the centre of every output, i64 `[outputs]`, for a resize that averages nothing.

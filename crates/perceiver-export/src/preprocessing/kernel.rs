@@ -36,7 +36,7 @@ impl Kernel {
         }
     }
 
-    /// Adds the weights at the distances `x`, f32 of any shape.
+    /// Adds the weights at the distances `x`, of any shape: f32, and of 64 bits for [`Kernel::Box`].
     pub(crate) fn weights(self, graph: &mut Graph, x: &Value) -> Value {
         match self {
             Self::Triangle => triangle(graph, x),
@@ -80,7 +80,7 @@ fn polynomial(graph: &mut Graph, x: &Value, coefficients: &[f64]) -> Value {
 }
 
 fn boxcar(graph: &mut Graph, x: &Value) -> Value {
-    let (low, high) = (graph.single(-0.5), graph.single(0.5));
+    let (low, high) = (graph.double(-0.5), graph.double(0.5));
     let is_above = graph.op("Greater", [x, &low]);
     let is_below = graph.op("LessOrEqual", [x, &high]);
     let inside = graph.op("And", [&is_above, &is_below]);
