@@ -64,7 +64,7 @@ def main(out):
             arrays[f"{name}/w{step}"] = weight.astype("float32")
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    metadata = {name: json.dumps({**COMMON, **{k: v for k, v in case.items() if k != "shape"}}) for name, case in CASES.items()}
+    metadata = {name: json.dumps({**COMMON, **case}) for name, case in CASES.items()}
     save_file(arrays, out / "muon.safetensors", metadata)
 
 

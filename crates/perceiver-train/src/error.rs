@@ -248,7 +248,8 @@ pub enum TrainError {
 
     /// A model with finite weights has NaN or infinite features for an image.
     #[error(
-        "image {image}: expected finite features, found {value}: the model's weights are too large for its compute precision"
+        "image {image}: expected finite features, found {value}: the model's weights are too large for its \
+         compute precision"
     )]
     FeatureNotFinite {
         /// The index of the image, from 0, among those given.
@@ -259,7 +260,8 @@ pub enum TrainError {
 
     /// Embeddings were made by another checkpoint.
     #[error(
-        "{} has embeddings of checkpoint {expected}, but {found} was given: use the former, or embed the images again with the latter",
+        "{} has embeddings of checkpoint {expected}, but {found} was given: use the former, or embed the images \
+         again with the latter",
         path.display()
     )]
     OtherCheckpoint {

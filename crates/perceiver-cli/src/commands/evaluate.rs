@@ -191,7 +191,7 @@ impl Arguments {
         if let Some((path, format)) = self.predictions.as_ref().zip(self.predictions_format()) {
             let names = test.image_names()?;
             let all = Predictions {
-                predictions,
+                all: predictions,
                 top,
                 classes,
                 names: names.as_deref(),

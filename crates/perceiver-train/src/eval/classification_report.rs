@@ -102,14 +102,11 @@ fn share(part: u64, whole: u64) -> f64 {
 
 impl ClassAverages {
     /// Averages the metrics of classes, each with the weight that `weight` gives.
-    fn new<'a>(
-        classes: impl Iterator<Item = &'a ClassMetrics> + Clone,
-        weight: impl Fn(&ClassMetrics) -> u64,
-    ) -> Self {
-        let total: u64 = classes.clone().map(&weight).sum();
+    fn new(classes: &[ClassMetrics], weight: impl Fn(&ClassMetrics) -> u64) -> Self {
+        let total: u64 = classes.iter().map(&weight).sum();
         let mean = |value: fn(&ClassMetrics) -> f64| {
             let weighted = classes
-                .clone()
+                .iter()
                 .map(|class| weight(class) as f64 * value(class));
             weighted.sum::<f64>() / total as f64
         };
@@ -117,7 +114,7 @@ impl ClassAverages {
             precision: mean(|class| class.precision),
             recall: mean(|class| class.recall),
             f1: mean(|class| class.f1),
-            support: classes.clone().map(|class| class.support).sum(),
+            support: classes.iter().map(|class| class.support).sum(),
         }
     }
 }
@@ -132,14 +129,16 @@ impl ClassificationReport {
         let of_class = |class| (class, ClassMetrics::new(&matrix, class));
         let classes: BTreeMap<u32, ClassMetrics> =
             matrix.classes().into_iter().map(of_class).collect();
-        let with_images = classes.values().filter(|class| class.support > 0);
+        let all: Vec<ClassMetrics> = classes.values().copied().collect();
+        let mut with_images = all.clone();
+        with_images.retain(|class| class.support > 0);
         let mut label_ranks: Vec<u32> = predictions.iter().map(|one| one.label_rank).collect();
         label_ranks.sort_unstable();
         Some(Self {
-            macro_average: ClassAverages::new(classes.values(), |_| 1),
-            weighted_average: ClassAverages::new(classes.values(), |class| class.support),
+            macro_average: ClassAverages::new(&all, |_| 1),
+            weighted_average: ClassAverages::new(&all, |class| class.support),
             accuracy: share(matrix.correct(), matrix.total()),
-            balanced_accuracy: ClassAverages::new(with_images, |_| 1).recall,
+            balanced_accuracy: ClassAverages::new(&with_images, |_| 1).recall,
             label_ranks,
             classes,
         })

@@ -55,7 +55,7 @@ impl TopClasses {
 
 /// All predictions of an evaluation.
 pub(super) struct Predictions<'a> {
-    pub(super) predictions: &'a [Prediction],
+    pub(super) all: &'a [Prediction],
     pub(super) top: &'a TopClasses,
     pub(super) classes: &'a [String],
     /// The image names, if the data set has any.
@@ -139,7 +139,7 @@ impl<'a> Predictions<'a> {
     fn rows(&self) -> impl Iterator<Item = Row<'a>> {
         let (classes, names) = (self.classes, self.names);
         let name = move |class: u32| classes.get(class as usize).map_or("", String::as_str);
-        let rows = self.predictions.iter().zip(&self.top.of_images);
+        let rows = self.all.iter().zip(&self.top.of_images);
         rows.map(move |(prediction, top)| Row {
             image: prediction.image,
             path: names.and_then(|names| names.get(prediction.image).map(String::as_str)),
@@ -184,7 +184,7 @@ mod tests {
         };
         let all = [prediction(0, 0, 1, 0.5), prediction(1, 2, 2, 1.0)];
         let all = Predictions {
-            predictions: &all,
+            all: &all,
             top: &top,
             classes: &classes,
             names: Some(&names),

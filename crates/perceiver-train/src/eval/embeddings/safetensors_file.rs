@@ -56,7 +56,8 @@ pub(crate) fn write(
     ));
     if header.len() > MAX_HEADER_BYTES {
         return Err(failed(io::Error::other(format!(
-            "the names of {} images are more than the {MAX_HEADER_BYTES} bytes of a safetensors header; use .npy or .parquet",
+            "the names of {} images are more than the {MAX_HEADER_BYTES} bytes of a safetensors header; use .npy or \
+             .parquet",
             files.len()
         ))));
     }
