@@ -357,7 +357,8 @@ fn the_token_protects_everything_but_health_and_the_page() {
 fn other_origins_need_permission() {
     let sandbox = trained();
     let preflight = b"OPTIONS /predict HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a.test\r\n\
-        Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\nConnection: close\r\n\r\n";
+        Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n\
+        Connection: close\r\n\r\n";
     let closed = Serving::start(&sandbox, "--checkpoint runs/tiny");
     let reply = closed.send(preflight);
     assert_eq!(

@@ -21,7 +21,7 @@ use perceiver_tests::program::Sandbox;
 use perceiver_tests::serving::{FORM, Reply, Serving, form, post};
 
 /// The limits of the server under attack.
-const FLAGS: &str = "--checkpoint runs/tiny -q --header-timeout 1s --body-timeout 1s --timeout 20s --write-timeout 1s \
+const FLAGS: &str = "--checkpoint runs/tiny -q --header-timeout 3s --body-timeout 3s --timeout 20s --write-timeout 1s \
     --max-body 1MiB --max-buffered 4MiB --max-pixels 1000000 --max-images 8 --connections 64 --queue 16";
 
 /// What may follow a request.
@@ -380,11 +380,17 @@ fn content_types(kinds: &mut Kinds) {
         with("Content-Type: text/html\r\nContent-Type: image/png"),
         Outcome::Refused,
     );
-    kinds.add("a Content-Type that is not UTF-8", {
-        let mut request = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: \xff\xfe\r\nContent-Length: 1\r\n\r\n".to_vec();
-        request.push(b'x');
-        request
-    }, Outcome::Refused);
+    kinds.add(
+        "a Content-Type that is not UTF-8",
+        {
+            let mut request =
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n".to_vec();
+            request.extend_from_slice(b"Content-Type: \xff\xfe\r\n\r\n");
+            request.push(b'x');
+            request
+        },
+        Outcome::Refused,
+    );
 }
 
 fn forms(kinds: &mut Kinds) {
@@ -716,12 +722,8 @@ fn lengths(kinds: &mut Kinds) {
         chunked(&long),
         Outcome::Status(413),
     );
-    let tiny = format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(100_000));
-    kinds.add(
-        "100,000 chunks of a byte",
-        chunked(&tiny),
-        Outcome::Status(422),
-    );
+    let tiny = format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(20_000));
+    kinds.add("20,000 chunks of a byte", chunked(&tiny), Outcome::Refused);
     kinds.add(
         "an unknown transfer encoding",
         with("Transfer-Encoding: gzip\r\n", "hello"),

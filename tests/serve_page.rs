@@ -20,9 +20,8 @@ use serde_json::Value;
 
 /// Drops an image, waits for the answer, moves the slider, and records what the page then shows.
 const SCRIPT: &str = r##"
-const at = (id) => document.getElementById(id);
-const until = async (is) => { while (!is()) await new Promise((resolve) => setTimeout(resolve, 20)); };
 (async () => {
+  const until = async (is) => { while (!is()) await new Promise((resolve) => setTimeout(resolve, 20)); };
   const png = await (await fetch("test.png")).blob();
   const transfer = new DataTransfer();
   transfer.items.add(new File([png], "cat.png", { type: "image/png" }));
@@ -40,7 +39,8 @@ const until = async (is) => { while (!is()) await new Promise((resolve) => setTi
     item.querySelector(".class").textContent, Number(item.querySelector("[data-probability]").dataset.probability),
   ]);
   const over = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  document.documentElement.dataset.seen = encodeURIComponent(JSON.stringify({ bars, shown, over, name: at("name").textContent }));
+  const seen = { bars, shown, over, name: at("name").textContent };
+  document.documentElement.dataset.seen = encodeURIComponent(JSON.stringify(seen));
 })();
 "##;
 
@@ -97,8 +97,8 @@ fn pass_on(mut stream: &TcpStream, server: SocketAddr, png: &[u8]) {
 fn forwarded(request: &Request, server: SocketAddr) -> Reply {
     let mut stream = TcpStream::connect(server).unwrap();
     let head = format!(
-        "{} {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\nConnection: \
-         close\r\n\r\n",
+        "{} {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
         request.method,
         request.target,
         request.body.len()

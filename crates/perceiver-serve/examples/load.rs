@@ -183,8 +183,8 @@ fn run(arguments: &Run) -> Result<(), Box<dyn Error>> {
         1e3 * latency.copied().unwrap_or_default().as_secs_f64()
     };
     println!(
-        "{} clients: {} of {} requests answered in {seconds:.1} s, {:.0} requests/s; p50 {:.1} ms, p99 {:.1} ms; {} equal to \
-         the last bit, {} wrong",
+        "{} clients: {} of {} requests answered in {seconds:.1} s, {:.0} requests/s; p50 {:.1} ms, p99 {:.1} ms; \
+         {} equal to the last bit, {} wrong",
         arguments.clients,
         all.latencies.len(),
         arguments.requests,

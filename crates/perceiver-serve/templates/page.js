@@ -110,8 +110,28 @@ function look() {
   at("iteration").setAttribute("aria-valuetext", which);
 }
 
+// Shows an image, or the invitation to choose one.
+function stage(has) {
+  show(at("empty"), !has);
+  show(at("frame"), has);
+  at("stage").classList.toggle("waiting", !has);
+}
+
+function clear() {
+  if (address) URL.revokeObjectURL(address);
+  address = null;
+  stage(false);
+}
+
 function attention(found) {
   maps = found ? found.maps : [];
+  // Browsers do not show all formats that the server reads.
+  if (found && at("frame").hidden && found.image) {
+    at("frame").className = "frame stretch";
+    at("picture").style.transform = "";
+    at("picture").src = found.image;
+    stage(true);
+  }
   show(at("look"), maps.length > 0);
   at("iteration").max = maps.length;
   at("iteration").value = Math.min(1, maps.length);
@@ -126,9 +146,7 @@ function picture(blob) {
   at("picture").src = address;
   at("picture").alt = blob.name ? `The image ${blob.name}` : "The image";
   at("picture").style.transform = share < 1 ? `scale(${1 / share})` : "";
-  show(at("empty"), false);
-  show(at("frame"), true);
-  at("stage").classList.remove("waiting");
+  stage(true);
 }
 
 async function predict(blob) {
@@ -140,6 +158,7 @@ async function predict(blob) {
   attention(null);
   bars([]);
   if (blob.size > model.limits.max_body) {
+    clear();
     fail(new Error(`The image has ${unit(blob.size)}B, the server takes up to ${unit(model.limits.max_body)}B. Choose a smaller one.`));
     return;
   }
@@ -155,7 +174,10 @@ async function predict(blob) {
     const ms = Math.round(performance.now() - began);
     at("status").textContent = `${blob.name || "The image"}, ${found.width} x ${found.height} pixels, in ${ms} ms`;
   } catch (error) {
-    if (number === current) fail(error);
+    if (number === current) {
+      clear();
+      fail(error);
+    }
     return;
   }
   try {
@@ -171,8 +193,7 @@ function closeCamera() {
   stream = null;
   for (const [id, is] of [["video", false], ["shoot", false], ["cancel", false], ["choose", true]]) show(at(id), is);
   show(at("camera"), Boolean(navigator.mediaDevices));
-  show(at("frame"), Boolean(address));
-  show(at("empty"), !address);
+  stage(Boolean(address));
 }
 
 async function openCamera() {
@@ -201,7 +222,7 @@ function shoot() {
 const imageOf = (items) => [...(items || [])].find((file) => file.type.startsWith("image/")) || (items && items[0]);
 
 at("choose").addEventListener("click", () => at("file").click());
-at("stage").addEventListener("click", () => { if (!address && !stream) at("file").click(); });
+at("stage").addEventListener("click", () => { if (at("stage").classList.contains("waiting") && !stream) at("file").click(); });
 at("file").addEventListener("change", (event) => {
   if (event.target.files[0]) predict(event.target.files[0]);
   event.target.value = "";
@@ -231,6 +252,6 @@ window.addEventListener("drop", (event) => {
   const image = imageOf(event.dataTransfer && event.dataTransfer.files);
   if (image) predict(image);
 });
-at("stage").classList.add("waiting");
+at("picture").addEventListener("error", () => stage(false));
 closeCamera();
 start();

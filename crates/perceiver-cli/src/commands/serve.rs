@@ -291,8 +291,8 @@ fn say_where(server: &Server) -> Result<()> {
     let limits = &server.config().limits;
     let bound = size::shown(server.memory_bound());
     tracing::info!(
-        "serving {} on http://{address}; batches of up to {} images, a queue of {}, at most {bound} of memory for requests \
-         beside the model",
+        "serving {} on http://{address}; batches of up to {} images, a queue of {}, at most {bound} of memory \
+         for requests beside the model",
         server.config().name,
         limits.max_batch,
         limits.queue,

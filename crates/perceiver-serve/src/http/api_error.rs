@@ -108,7 +108,7 @@ impl ApiError {
             Self::ContentType { .. } => (
                 S::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_content_type",
-                "send a form with files (curl -F image=@cat.jpg), or the bytes of an image with Content-Type: image/jpeg",
+                "send a form with files (curl -F image=@cat.jpg), or an image as it is with Content-Type: image/jpeg",
             ),
             Self::ContentEncoding { .. } => (
                 S::UNSUPPORTED_MEDIA_TYPE,

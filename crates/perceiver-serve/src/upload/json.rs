@@ -128,7 +128,7 @@ mod tests {
         for (body, finding) in [
             ("", "EOF"),
             ("{}", "neither"),
-            ("[]", "neither"),
+            ("[]", "invalid length"),
             (r#"{"image": "Y2F0", "images": []}"#, "both"),
             (r#"{"images": []}"#, "found none"),
             (r#"{"images": ["", "", ""]}"#, "found 3"),
@@ -153,7 +153,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_come_back_from_base64(contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..4)) {
+        fn any_bytes_come_back_from_base64(
+            contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..4),
+        ) {
             let texts: Vec<String> = contents.iter().map(|content| STANDARD.encode(content)).collect();
             let body = serde_json::json!({"images": texts}).to_string();
             let found: Vec<_> = images(body.as_bytes(), 4).unwrap().iter().map(|image| image.bytes.to_vec()).collect();
