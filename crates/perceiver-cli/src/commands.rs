@@ -1,14 +1,10 @@
-//! The subcommands, one file each.
+//! The subcommands, one file each; related ones in a folder.
 
 pub(crate) mod attention;
 pub(crate) mod compare;
-pub(crate) mod completions;
+pub(crate) mod conversion;
 pub(crate) mod embeddings;
 pub(crate) mod evaluate;
-#[cfg(feature = "export")]
-pub(crate) mod export;
-pub(crate) mod import_keras;
-pub(crate) mod man;
 pub(crate) mod predict;
 #[cfg(feature = "hub")]
 pub(crate) mod push;
@@ -17,6 +13,7 @@ pub(crate) mod runs;
 #[cfg(feature = "serve")]
 pub(crate) mod serve;
 pub(crate) mod shard;
+pub(crate) mod shell;
 pub(crate) mod summary;
 pub(crate) mod train;
 pub(crate) mod verify;

@@ -23,14 +23,15 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use crate::args::errors::show as show_arguments_error;
 use crate::args::errors::{USAGE_ERROR, UsageError};
 #[cfg(feature = "export")]
-use crate::commands::export;
+use crate::commands::conversion::export;
+use crate::commands::conversion::import_keras;
 #[cfg(feature = "hub")]
 use crate::commands::push;
 #[cfg(feature = "serve")]
 use crate::commands::serve;
+use crate::commands::shell::{completions, man};
 use crate::commands::{
-    attention, compare, completions, embeddings, evaluate, import_keras, man, predict, report,
-    runs, shard, summary, train, verify,
+    attention, compare, embeddings, evaluate, predict, report, runs, shard, summary, train, verify,
 };
 pub use crate::runtime::process_env;
 use crate::runtime::{build_features, mpi_job};

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use perceiver_export::{ExportOptions, OnnxPrecision, run_in_tract};
 
-use crate::commands::export::samples::Sample;
+use crate::commands::conversion::export::samples::Sample;
 use crate::ui::terminal;
 
 /// The batch sizes that are compared: one image, and several.
