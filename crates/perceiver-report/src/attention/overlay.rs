@@ -59,7 +59,9 @@ pub fn stretched(image: &Image, size: usize) -> Result<Image> {
     Ok(Image::new(size, size, pixels)?)
 }
 
-/// Encodes an attention map as the `data:` URL of a translucent PNG with one pixel per token.
+/// Encodes an attention map as the `data:` URL of a PNG with one pixel per token, whose opacity
+/// rises from 0 at the minimum to 1 at the maximum: where attention is low, the image below keeps
+/// its colors.
 pub(crate) fn map_address(map: &Map) -> Result<String> {
     let side = map.side as u32;
     let pixels: Vec<u8> = map
@@ -67,7 +69,7 @@ pub(crate) fn map_address(map: &Map) -> Result<String> {
         .into_iter()
         .flat_map(|value| {
             let [red, green, blue] = colour(value);
-            [red, green, blue, (255.0 * cover(value)).round() as u8]
+            [red, green, blue, (255.0 * value.sqrt()).round() as u8]
         })
         .collect();
     png_address(&pixels, (side, side), ExtendedColorType::Rgba8)
