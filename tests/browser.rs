@@ -6,16 +6,32 @@ use std::fs;
 use perceiver_tests::browser::{Browser, console};
 use perceiver_tests::program::Sandbox;
 
-/// Appends a script to the page that operates its charts and tables, and records the overflow and
-/// the number of sorted tables.
+/// Appends a script to the page that operates its charts, tables and controls, and records the
+/// overflow, the number of sorted tables, and the texts that it got to see.
 fn measured(page: &str) -> String {
     let script = "<script>
-        const columns = [...document.querySelectorAll('.column')];
-        columns[0].dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}));
-        for (const head of document.querySelectorAll('.sortable thead th')) { head.click(); head.click(); }
+        const texts = [];
+        const key = (element, name) => element.dispatchEvent(new KeyboardEvent('keydown', {key: name, bubbles: true}));
+        const plot = document.querySelector('.plot');
+        key(plot, 'ArrowRight');
+        texts.push(plot.parentElement.querySelector('output').textContent);
+        const form = document.querySelector('form.controls');
+        for (const unit of form.elements.unit || []) {
+            form.elements.log.checked = true;
+            form.elements.weight.value = 0.5;
+            unit.checked = true;
+            form.dispatchEvent(new Event('input'));
+            key(plot, 'ArrowRight');
+            texts.push(plot.parentElement.querySelector('output').textContent);
+        }
+        texts.push(plot.querySelectorAll('polyline').length + ' lines');
+        const cell = document.querySelector('.matrix [data-cell], .map .plane');
+        if (cell) { key(cell, 'Enter'); texts.push(document.querySelector('dialog').open); document.querySelector('dialog').close(); }
+        for (const button of document.querySelectorAll('.sortable thead button')) { button.click(); button.click(); }
         const sorted = document.querySelectorAll('th[aria-sort=\"descending\"]').length;
         const over = document.documentElement.scrollWidth - document.documentElement.clientWidth;
         document.documentElement.dataset.measured = `over ${over} sorted ${sorted}`;
+        document.documentElement.dataset.texts = texts.join('; ');
     </script>";
     page.replace("</body>", &format!("{script}</body>"))
 }
@@ -57,12 +73,21 @@ fn a_report_opens_without_errors_requests_or_overflow() {
             let opened = browser.open(&page, width);
             assert_eq!(console(&opened.log), Vec::<&str>::new(), "{file}");
             assert_eq!(opened.asked, Vec::<String>::new(), "{file}");
-            let tables = opened.dom.matches("class=\"sortable\"").count();
+            let tables = opened.dom.matches("<table class=\"sortable").count();
             let expected = format!("data-measured=\"over 0 sorted {tables}\"");
             assert!(
                 opened.dom.contains(&expected),
                 "{file} at {width}: expected {expected}"
             );
+            let texts = opened.dom.split("data-texts=\"").nth(1).unwrap();
+            let texts = texts.split('"').next().unwrap();
+            let mut seen = vec!["epoch 1", "step ", "minute ", " lines"];
+            if file == "run/report.html" {
+                seen.push("; true"); // the dialog of a cell was open
+            }
+            for text in seen {
+                assert!(texts.contains(text), "{file}: {text:?} in {texts:?}");
+            }
         }
         let shot = browser.screenshot(&sandbox.path(file), 1280);
         assert_eq!(shot.width(), 1280);

@@ -178,7 +178,8 @@ fn runs_report_their_choices_and_write_the_documented_files() {
             "environment.json",
             "recipe.toml",
             "state.previous.safetensors",
-            "state.safetensors"
+            "state.safetensors",
+            "steps.csv"
         ]
     );
     let config = json(&sandbox, "runs/shapes-quickstart-1/config.json");

@@ -167,7 +167,7 @@ fn a_second_sweep_in_the_same_directory_is_rejected() {
     sandbox.succeed(sweep);
     assert_eq!(
         names_in(&sandbox.path("compared")),
-        ["one-seed0", "sweep.json", "sweep.md"]
+        ["one-seed0", "sweep.html", "sweep.json", "sweep.md"]
     );
 }
 

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use perceiver_data::{Image, LoadOptions, Source, Split};
-use perceiver_report::{Confusion, McNemar};
+use perceiver_report::{McNemar, Run, Shows, report};
 use perceiver_tests::program::{ProgramOutput, Sandbox};
-use perceiver_train::{Prediction, Preset, Recipe, read_predictions};
+use perceiver_train::{
+    ConfusionMatrix, Prediction, Preset, Recipe, RunDirectory, read_predictions,
+};
 use serde_json::Value;
 
 fn new_sandbox() -> Sandbox {
@@ -74,21 +76,28 @@ fn runs_end_with_a_self_contained_report() {
         "name=\"viewport\"",
         "Expected calibration error",
         "Most confused",
-        "data-says=\"epoch 1 · training",
+        "\"name\":\"training\",\"timeline\":0,\"points\":[[1.0,",
+        "Macro average",
+        "Cross attention 1 of ",
+        "<summary>Values</summary>",
+        "<code>perceiver-under-test train --preset quickstart --config tiny.toml --seed 0",
+        "<dt>Started</dt>",
         "learning_rate",
         "perceiver train --recipe recipe.toml",
     ] {
         assert!(page.contains(expected), "{expected}");
     }
-    // Of the 20 test images, at most 12 correct and 12 wrong ones are shown, and up to three of
-    // each have maps.
+    // Of the 20 test images, at most 12 correct and 12 wrong ones are shown beside those of single
+    // classes, and up to three of each have maps.
     let predictions = read_predictions(sandbox.path("one/predictions.csv")).unwrap();
     let right = predictions
         .iter()
         .filter(|prediction| prediction.is_right())
         .count();
     let shown = right.min(12) + (predictions.len() - right).min(12);
-    assert_eq!(page.matches("width=\"96\" height=\"96\"").count(), shown);
+    let section = page.split("<section id=\"pictures\">").nth(1).unwrap();
+    let section = section.split("</section>").next().unwrap();
+    assert_eq!(section.matches("width=\"96\" height=\"96\"").count(), shown);
     let num_maps = right.min(3) + (predictions.len() - right).min(3);
     assert_eq!(
         page.matches("--picture:url(data:image/png").count(),
@@ -407,7 +416,7 @@ fn comparisons_show_what_each_run_alone_predicted_correctly() {
     assert_eq!(serde_json::from_str::<Value>(&again).unwrap(), comparison);
     let page = text(&sandbox, "compare.html");
     assert_eq!(loads(&page), Vec::<&str>::new());
-    assert!(page.contains("training.seed") && page.contains("epoch 1 · one "));
+    assert!(page.contains("training.seed") && page.contains("{\"name\":\"one\",\"timeline\":0,"));
     let table = sandbox.succeed("compare one other").out;
     assert!(
         ["McNemar's test", "training.seed", "balanced", "macro F1"]
@@ -536,9 +545,58 @@ fn attention_prints_predictions_and_honors_the_output_name() {
 fn every_image_is_in_the_confusion_matrix_once() {
     let sandbox = trained();
     let predictions = read_predictions(Path::new(&sandbox.path("one/predictions.csv"))).unwrap();
-    let confusion = Confusion::of(&predictions);
+    let confusion = ConfusionMatrix::new(&predictions);
     assert_eq!(
         confusion.cells().map(|cell| cell.2).sum::<u64>(),
         predictions.len() as u64
     );
+}
+
+/// The size of a page is bounded: tables and the list of cells grow with the classes, not with the
+/// images.
+#[test]
+fn reports_of_many_classes_and_images_are_small() {
+    let sandbox = trained();
+    let directory = RunDirectory::open(sandbox.path("one")).unwrap();
+    let mut run = Run::read(&directory).unwrap();
+    run.config.classes = (0..1000)
+        .map(|class| format!("class number {class}"))
+        .collect();
+    let prediction = |image: usize| {
+        let (label, round) = (image as u32 % 1000, image as u32 / 1000);
+        let is_right = round >= 40;
+        Prediction {
+            image,
+            label,
+            predicted: if is_right {
+                label
+            } else {
+                (label + 7 * round + 1) % 1000
+            },
+            probability: 0.5,
+            label_probability: if is_right { 0.5 } else { 0.25 },
+            label_rank: if is_right { 1 } else { 2 },
+        }
+    };
+    run.predictions = Some((0..100_000).map(prediction).collect());
+    let page = report(&run, &Shows::default()).unwrap();
+    assert!(page.len() < 1_600_000, "{} bytes", page.len());
+    assert!(page.contains("1000 classes with images") && page.contains("class=\"map\""));
+}
+
+#[test]
+fn warnings_are_marked_on_the_curves() {
+    let sandbox = trained();
+    let path = sandbox.path("one/metrics.jsonl");
+    let mut epoch: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    epoch["warnings"] = serde_json::json!([{
+        "step": 2, "kind": "stuck_loss", "finding": "found <here>", "cause": "c", "cure": "d",
+    }]);
+    fs::write(&path, epoch.to_string() + "\n").unwrap();
+    sandbox.succeed("report one");
+    let page = text(&sandbox, "one/report.html");
+    assert!(
+        page.contains("<g class=\"mark\"><title>epoch 1, step 2: found &#60;here&#62;</title>")
+    );
+    assert!(page.contains("<h3 id=\"warnings\">Warnings</h3>") && !page.contains("<here>"));
 }

@@ -537,6 +537,7 @@ fn a_run_directory_holds_what_is_documented() {
             "results.json",
             "state.previous.safetensors",
             "state.safetensors",
+            "steps.csv",
             "tensorboard",
             "training"
         ]

@@ -52,9 +52,14 @@ fn the_table_equals_the_results_of_the_runs() {
     let sandbox = new_sandbox(SWEEP);
     let output = sandbox.succeed(TRAIN);
     let mut expected = RUNS.map(String::from).to_vec();
-    expected.extend(["sweep.json".to_string(), "sweep.md".to_string()]);
+    expected.extend(["sweep.html", "sweep.json", "sweep.md"].map(String::from));
     expected.sort();
     assert_eq!(names_in(&sandbox.path("all")), expected);
+    let page = read(&sandbox, "all/sweep.html");
+    assert!(
+        page.contains("id=\"ranking\"") && page.contains("<polygon"),
+        "bands over the seeds"
+    );
     // Each forecast covers all remaining runs. The last run has only its own.
     let forecasts = output
         .err

@@ -105,10 +105,9 @@ impl Plot {
             },
             up: Axis::new(self.metric.label(), 3),
             curves: self.curves()?,
-            guide: None,
             size: SIZE,
             legend: true,
-            hover: false,
+            ..Chart::default()
         };
         chart.svg().map_err(|error| XtaskError::Io {
             action: "draw",
@@ -135,7 +134,7 @@ impl Plot {
                 Ok(Curve {
                     name,
                     points,
-                    notes: Vec::new(),
+                    ..Curve::default()
                 })
             })
             .collect()

@@ -19,6 +19,8 @@ pub struct SummaryLayer {
     pub output_shape: Vec<usize>,
     /// Multiply-adds per image in matrix products, with the cheaper form of attention; 0 if unknown.
     pub multiply_adds: u64,
+    /// The number of times that the layer is applied in a forward pass.
+    pub repeats: usize,
 }
 
 /// A row of the summary: a layer with its parameters.
@@ -28,11 +30,27 @@ pub struct SummaryRow {
     pub layer: String,
     /// Shape of its output without the batch dimension.
     pub output_shape: Vec<usize>,
-    /// Number of trainable values.
+    /// Number of values of its parameters.
     pub parameters: usize,
+    /// Number of those that are trained; the others are frozen.
+    pub trainable: usize,
     /// Multiply-adds per image in matrix products, over all iterations, with the cheaper form of
     /// attention.
     pub multiply_adds: u64,
+    /// The number of times that the layer is applied in a forward pass.
+    pub repeats: usize,
+}
+
+impl SummaryRow {
+    /// Returns the size of the outputs for one image in f32, in bytes, over all times that the layer
+    /// is applied; 0 if the shape is unknown.
+    pub fn output_bytes(&self) -> u64 {
+        let values = match self.output_shape[..] {
+            [] => 0,
+            _ => self.output_shape.iter().product::<usize>() as u64,
+        };
+        4 * values * self.repeats as u64
+    }
 }
 
 /// The layers of an architecture, with parameters and multiply-adds.
@@ -56,6 +74,17 @@ impl Summary {
     /// # Errors
     /// When the configuration is invalid.
     pub fn new(architecture: &impl Architecture) -> Result<Self> {
+        Self::with_frozen(architecture, |_| false)
+    }
+
+    /// [`Summary::new`], where the parameters whose names `is_frozen` accepts are not trained.
+    ///
+    /// # Errors
+    /// When the configuration is invalid.
+    pub fn with_frozen(
+        architecture: &impl Architecture,
+        is_frozen: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         let specifications = specifications(architecture)?.into_iter();
         let parameters: Vec<(String, usize)> = specifications
             .filter(|(name, _)| !architecture.is_buffer(name))
@@ -65,15 +94,19 @@ impl Summary {
         if layers.is_empty() {
             layers = layers_by_name(&parameters);
         }
-        let rows = layers.into_iter().map(|layer| SummaryRow {
-            parameters: parameters
+        let rows = layers.into_iter().map(|layer| {
+            let own = parameters
                 .iter()
-                .filter(|(name, _)| belongs_to(name, &layer.name))
-                .map(|(_, count)| count)
-                .sum(),
-            layer: layer.name,
-            output_shape: layer.output_shape,
-            multiply_adds: layer.multiply_adds,
+                .filter(|(name, _)| belongs_to(name, &layer.name));
+            let trainable = own.clone().filter(|(name, _)| !is_frozen(name));
+            SummaryRow {
+                parameters: own.map(|(_, count)| count).sum(),
+                trainable: trainable.map(|(_, count)| count).sum(),
+                layer: layer.name,
+                output_shape: layer.output_shape,
+                multiply_adds: layer.multiply_adds,
+                repeats: layer.repeats,
+            }
         });
         Ok(Self {
             rows: rows.collect(),
@@ -92,7 +125,17 @@ impl Summary {
         cross.chain([("transformer".to_string(), own)]).collect()
     }
 
-    /// Returns the total number of trainable values.
+    /// Returns the total number of values that are trained.
+    pub fn trainable(&self) -> usize {
+        self.rows.iter().map(|row| row.trainable).sum()
+    }
+
+    /// Returns the size of all outputs for one image in f32, in bytes.
+    pub fn output_bytes(&self) -> u64 {
+        self.rows.iter().map(SummaryRow::output_bytes).sum()
+    }
+
+    /// Returns the total number of values of the parameters.
     pub fn parameters(&self) -> usize {
         self.rows.iter().map(|row| row.parameters).sum()
     }
@@ -134,6 +177,7 @@ fn layers_by_name(parameters: &[(String, usize)]) -> Vec<SummaryLayer> {
                 name: layer.to_string(),
                 output_shape: Vec::new(),
                 multiply_adds: 0,
+                repeats: 1,
             });
         }
     }
@@ -153,6 +197,7 @@ pub(crate) fn layers(config: &PerceiverConfig) -> Vec<SummaryLayer> {
         name,
         output_shape,
         multiply_adds,
+        repeats: 1,
     };
 
     let mut layers = stem_layers(config);
@@ -162,13 +207,19 @@ pub(crate) fn layers(config: &PerceiverConfig) -> Vec<SummaryLayer> {
     for set in WeightSet::of_cross_attention(config) {
         let reads = cost(CrossAttention::cost(config, set.iterations));
         let cross = reads + set.iterations as u64 * ffn;
-        layers.push(layer(set.name("cross_attention"), array.clone(), cross));
+        layers.push(SummaryLayer {
+            repeats: set.iterations,
+            ..layer(set.name("cross_attention"), array.clone(), cross)
+        });
     }
     for set in WeightSet::of_transformer(config) {
         for block in 0..config.num_transformer_blocks {
             let name = format!("{}.{block}", set.name("transformer"));
             let cost = set.iterations as u64 * (attention + ffn);
-            layers.push(layer(name, array.clone(), cost));
+            layers.push(SummaryLayer {
+                repeats: set.iterations,
+                ..layer(name, array.clone(), cost)
+            });
         }
     }
     if config.norm_pooled {
@@ -189,6 +240,7 @@ fn stem_layers(config: &PerceiverConfig) -> Vec<SummaryLayer> {
             name: format!("stem.{index}"),
             output_shape: vec![side, side, units],
             multiply_adds: (side * side * KERNEL * KERNEL * channels * units) as u64,
+            repeats: 1,
         });
         channels = units;
     }
@@ -249,6 +301,20 @@ mod tests {
             ]
         );
         assert_eq!(summary.parameters(), 9_697_637);
+        assert_eq!(summary.trainable(), 9_697_637);
+        // The tokens once; latents once, then twice the cross-attention and four blocks.
+        let values = 1024 * 256 + 256 * 256 * (1 + 2 * 5) + 100;
+        assert_eq!(summary.output_bytes(), 4 * values);
+    }
+
+    #[test]
+    fn frozen_parameters_are_not_trainable() {
+        let config = PerceiverConfig::default();
+        let summary = Summary::with_frozen(&config, |name| name.starts_with("encoder."));
+        let summary = summary.unwrap();
+        assert_eq!(summary.rows[0].trainable, 0);
+        let frozen = summary.rows[0].parameters;
+        assert_eq!(summary.trainable(), summary.parameters() - frozen);
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Attention {
 
 impl Map {
     /// Returns the first token with the highest value, and that value.
-    fn peak(&self) -> (usize, f32) {
+    pub(crate) fn peak(&self) -> (usize, f32) {
         let first = (0, f32::NEG_INFINITY);
         let values = self.values.iter().copied().enumerate();
         values.fold(

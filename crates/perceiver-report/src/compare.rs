@@ -2,6 +2,7 @@
 
 pub(crate) mod mcnemar;
 pub(crate) mod names;
+pub(crate) mod sweep;
 
 use std::path::PathBuf;
 
@@ -14,7 +15,11 @@ use crate::compare::mcnemar::McNemar;
 use crate::compare::names::names;
 use crate::error::{ReportError, Result};
 use crate::page::charts::Chart;
-use crate::page::curves::{self, Drawn};
+use crate::page::curves;
+use crate::page::figure::Figure;
+use crate::page::range_bar::{RangeAxis, RangeBar};
+use crate::page::timeline::Timeline;
+use crate::page::timelines_json;
 use crate::run::Run;
 use crate::text::{exact_percent, grouped, interval, says_top5, time};
 
@@ -84,7 +89,15 @@ struct Page<'a> {
     says_top5: bool,
     differences: &'a [FieldValues],
     pairs: &'a [PairTest],
-    charts: Vec<Drawn>,
+    timelines: String,
+    charts: Vec<Figure>,
+    axis: RangeAxis,
+}
+
+impl Page<'_> {
+    fn bar(&self, run: &RunFigures) -> RangeBar {
+        self.axis.bar(run.results.acc, run.results.acc_interval_95)
+    }
 }
 
 impl Comparison {
@@ -157,7 +170,9 @@ impl Comparison {
             says_top5: self.says_top5,
             differences: &self.differences,
             pairs: &self.pairs,
+            timelines: timelines_json(&runs.iter().map(Timeline::of_run).collect::<Vec<_>>())?,
             charts: curves::of_runs(runs, &names_of(runs))?,
+            axis: RangeAxis::of(self.runs.iter().map(|run| run.results.acc_interval_95)),
         };
         Ok(page.render()?)
     }

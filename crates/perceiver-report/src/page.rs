@@ -1,32 +1,41 @@
 //! `report.html`: a self-contained page.
 
 pub(crate) mod calibration;
+pub(crate) mod calibration_charts;
 pub(crate) mod charts;
-pub(crate) mod confusion;
+pub(crate) mod class_details;
+pub(crate) mod class_table;
 pub(crate) mod confusion_matrix;
 pub(crate) mod curves;
+pub(crate) mod diagnosis_curves;
+pub(crate) mod facts;
+pub(crate) mod figure;
 pub(crate) mod gallery;
 pub(crate) mod per_class;
+pub(crate) mod range_bar;
+pub(crate) mod timeline;
 
 use std::path::PathBuf;
 
 use askama::Template;
 use candle_core::Device;
-use perceiver_data::{Groups, Samples};
+use perceiver_data::Samples;
 use perceiver_model::{ModelConfig, Summary};
-use perceiver_train::{
-    Checkpoint, Prediction, RunDirectory, TestResults, wilson_interval, write_file,
-};
+use perceiver_train::{Checkpoint, ConfusionMatrix, RunDirectory, TestResults, write_file};
 
 use crate::error::{ReportError, Result};
 use crate::page::calibration::Calibration;
-use crate::page::confusion::Confusion;
+use crate::page::class_details::{ClassDetails, class_details};
+use crate::page::class_table::ClassTables;
 use crate::page::confusion_matrix::Matrix;
-use crate::page::curves::Drawn;
+use crate::page::facts::facts;
+use crate::page::figure::Figure;
 use crate::page::gallery::{AttentionExample, Shown, Test};
-use crate::page::per_class::{per_class, per_group};
+use crate::page::timeline::Timeline;
 use crate::run::{REPEAT, Run};
-use crate::text::{counted, exact_percent, grouped, interval, percent, says_top5, share, time};
+use crate::text::{
+    counted, exact_percent, grouped, interval, json_in_page, percent, says_top5, share, time,
+};
 
 pub(crate) const CSS: &str = include_str!("../templates/page.css");
 pub(crate) const JS: &str = include_str!("../templates/page.js");
@@ -53,22 +62,26 @@ struct Page {
     verdict: Option<ResultFigures>,
     notes: Vec<String>,
     learned: String,
-    charts: Vec<Drawn>,
+    timelines: String,
+    charts: Vec<Figure>,
     warnings: Vec<WarningRow>,
-    diagnosis_charts: Vec<Drawn>,
-    groups: Vec<GroupRow>,
-    classes: Vec<ClassRow>,
+    diagnosis_charts: Vec<Figure>,
+    tables: ClassTables,
+    details: Vec<ClassDetails>,
+    top_k_charts: Vec<Figure>,
     says_top5: bool,
     matrix: Matrix,
     pairs: Vec<PairRow>,
     calibrated: String,
-    calibration_charts: Vec<Drawn>,
+    calibration_charts: Vec<Figure>,
     wrong: Vec<Shown>,
     right: Vec<Shown>,
     looks: Vec<AttentionExample>,
     latents: usize,
     facts: Vec<(&'static str, String)>,
-    command: String,
+    /// The command that started the run, if it is known.
+    started_by: Option<String>,
+    command: &'static str,
     recipe: String,
 }
 
@@ -93,28 +106,6 @@ struct WarningRow {
     finding: String,
     cause: String,
     cure: String,
-}
-
-/// A row of the table of coarse classes.
-struct GroupRow {
-    name: String,
-    right: f64,
-    right_percent: String,
-    in_group: f64,
-    in_group_percent: String,
-    pictures: u64,
-}
-
-/// A row of the table of classes.
-struct ClassRow {
-    name: String,
-    right: f64,
-    percent: String,
-    interval: String,
-    top5: f64,
-    top5_percent: String,
-    pictures: u64,
-    taken_for: String,
 }
 
 /// A row of the table of confused pairs.
@@ -162,11 +153,11 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
     let predictions = run.predictions.as_deref().unwrap_or_default();
     let classes = &run.config.classes;
     let groups = shows.test.and_then(Samples::groups);
-    let confusion = Confusion::of(predictions);
+    let confusion = ConfusionMatrix::new(predictions);
     let calibration = Calibration::of(predictions);
     let (mut wrong, mut right, mut looks) = (Vec::new(), Vec::new(), Vec::new());
-    if let Some(test) = shows.test {
-        let test = &Test::new(test)?;
+    let test = shows.test.map(Test::new).transpose()?;
+    if let Some(test) = &test {
         (wrong, right) = gallery::wrong_and_right(predictions, test, classes)?;
         if let Some(checkpoint) = shows.checkpoint {
             looks = gallery::attention_examples(predictions, test, checkpoint)?;
@@ -178,17 +169,23 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
             "The run is not finished: the test split has not been evaluated yet.".to_string(),
         );
     }
+    let tables = ClassTables::new(predictions, classes, groups);
+    let details = &tables.classes;
     let page = Page {
         name: run.name.clone(),
         lead: lead(run)?,
         verdict: run.results.as_ref().map(ResultFigures::new),
         notes,
         learned: learned(run),
-        charts: curves::of_run(&run.epochs, classes.len())?,
+        timelines: timelines_json(&[Timeline::of_run(run)])?,
+        charts: curves::of_run(run)?,
         warnings: warning_rows(run),
-        diagnosis_charts: curves::of_diagnosis(&run.epochs)?,
-        groups: group_rows(predictions, groups),
-        classes: class_rows(predictions, classes),
+        diagnosis_charts: diagnosis_curves::of_diagnosis(&run.epochs)?,
+        details: class_details(details, predictions, &confusion, test.as_ref(), classes)?,
+        tables,
+        top_k_charts: class_table::top_k(predictions, classes.len())?
+            .into_iter()
+            .collect(),
         says_top5: says_top5(classes.len()),
         matrix: Matrix::new(&confusion, classes, groups)?,
         pairs: pair_rows(&confusion, classes),
@@ -196,8 +193,8 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
         calibration_charts: match &calibration {
             Some(calibration) => {
                 vec![
-                    Drawn::reliability(calibration)?,
-                    Drawn::confidence_histogram(predictions)?,
+                    calibration_charts::reliability(calibration)?,
+                    calibration_charts::histogram(predictions)?,
                 ]
             }
             None => Vec::new(),
@@ -207,10 +204,20 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
         looks,
         latents: shown_latents(&run.config.model),
         facts: facts(run),
-        command: REPEAT.to_string(),
+        started_by: run
+            .environment
+            .as_ref()
+            .and_then(|here| here.command.clone()),
+        command: REPEAT,
         recipe: run.recipe.to_toml()?,
     };
     Ok(page.render()?)
+}
+
+/// Serializes timelines for `page.js`.
+pub(crate) fn timelines_json(timelines: &[Timeline]) -> Result<String> {
+    let json = json_in_page(&timelines).map_err(std::io::Error::from);
+    Ok(json.map_err(image::ImageError::IoError)?)
 }
 
 /// Returns the number of latents of a model; 0 for one without.
@@ -257,61 +264,11 @@ fn warning_rows(run: &Run) -> Vec<WarningRow> {
     all.collect()
 }
 
-fn group_rows(predictions: &[Prediction], groups: Option<&Groups>) -> Vec<GroupRow> {
-    let Some(groups) = groups else {
-        return Vec::new();
-    };
-    let mut rows: Vec<GroupRow> = per_group(predictions, groups)
-        .into_iter()
-        .map(|figures| {
-            let [right, in_group] =
-                [figures.right, figures.in_group].map(|count| share(count, figures.images));
-            GroupRow {
-                name: groups.names[figures.group as usize].clone(),
-                right,
-                right_percent: percent(right),
-                in_group,
-                in_group_percent: percent(in_group),
-                pictures: figures.images,
-            }
-        })
-        .collect();
-    rows.sort_by(|a, b| a.right.total_cmp(&b.right));
-    rows
-}
-
-fn class_rows(predictions: &[Prediction], classes: &[String]) -> Vec<ClassRow> {
-    let name = |class: u32| &classes[class as usize];
-    let mut rows: Vec<ClassRow> = per_class(predictions, classes.len())
-        .into_iter()
-        .map(|figures| {
-            let [right, top5] =
-                [figures.right, figures.in_top5].map(|count| share(count, figures.images));
-            ClassRow {
-                name: name(figures.class).clone(),
-                right,
-                percent: percent(right),
-                interval: interval(wilson_interval(right, figures.images), 0),
-                top5,
-                top5_percent: percent(top5),
-                pictures: figures.images,
-                taken_for: figures
-                    .taken_for
-                    .map_or_else(String::new, |(class, count)| {
-                        format!("{} ({count})", name(class))
-                    }),
-            }
-        })
-        .collect();
-    rows.sort_by(|a, b| a.right.total_cmp(&b.right));
-    rows
-}
-
-fn pair_rows(confusion: &Confusion, classes: &[String]) -> Vec<PairRow> {
+fn pair_rows(confusion: &ConfusionMatrix, classes: &[String]) -> Vec<PairRow> {
     let name = |class: u32| classes[class as usize].clone();
-    let pairs = confusion.pairs().into_iter().take(MOST_PAIRS);
+    let pairs = confusion.confused_pairs().into_iter().take(MOST_PAIRS);
     let rows = pairs.map(|pair| {
-        let share = share(pair.count, pair.of);
+        let share = share(pair.count, pair.support);
         PairRow {
             label: name(pair.label),
             predicted: name(pair.predicted),
@@ -338,51 +295,11 @@ fn calibrated(calibration: &Calibration) -> String {
     };
     format!(
         "Mean confidence {}, accuracy {}: {assessment}. Expected calibration error {}, over bins of equal width. \
-         The thin line is perfect calibration.",
+         The thin line is perfect calibration; bars are 95% intervals, and the numbers below count images.",
         percent(*confidence),
         percent(*accuracy),
         exact_percent(*error)
     )
-}
-
-fn facts(run: &Run) -> Vec<(&'static str, String)> {
-    let training = &run.recipe.training;
-    let mut facts = vec![
-        ("Data set", run.recipe.data.dataset.to_string()),
-        ("Seed", training.seed.to_string()),
-        ("Epochs", run.epochs.len().to_string()),
-        ("Training time", time(run.seconds())),
-    ];
-    if let Some(last) = run.epochs.last() {
-        let rate = grouped(last.images_per_second.round() as usize);
-        facts.push(("Speed", format!("{rate} images/s")));
-    }
-    if let Some(budget) = training.budget {
-        facts.push(("Budget", budget.to_string()));
-    }
-    match &run.environment {
-        Some(here) => {
-            facts.push(("Program", format!("perceiver {}", here.version)));
-            facts.push((
-                "System",
-                format!("{} on {}", here.system, here.architecture),
-            ));
-            let of = |name: &String| format!("{} cores of {name}", here.cores);
-            let processor = here.processor.as_ref().map(of);
-            let processor = processor.unwrap_or_else(|| format!("{} cores", here.cores));
-            facts.push(("Processor", processor));
-            facts.push(("Device", here.device.clone()));
-        }
-        None => facts.push(("Machine", "not recorded".to_string())),
-    }
-    let sha256 = &run.config.data.train_sha256;
-    if !sha256.is_empty() {
-        facts.push(("Training data, sha256", sha256.clone()));
-    }
-    if let Some(results) = run.results.as_ref().filter(|r| !r.sha256.is_empty()) {
-        facts.push(("Test data, sha256", results.sha256.clone()));
-    }
-    facts
 }
 
 impl ResultFigures {

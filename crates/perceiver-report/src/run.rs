@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use perceiver_train::{
     CheckpointConfig, Environment, EpochMetrics, MetricsFile, Prediction, Recipe, RunDirectory,
-    TestResults, read_predictions,
+    StepMetrics, StepsCsv, TestResults, read_predictions,
 };
 
 use crate::error::{ReportError, Result};
@@ -25,6 +25,8 @@ pub struct Run {
     pub recipe: Recipe,
     /// The metrics of each epoch so far.
     pub epochs: Vec<EpochMetrics>,
+    /// The curves within the epochs; empty in runs of earlier versions.
+    pub steps: Vec<StepMetrics>,
     /// The test results, if the run has them. What results of earlier versions lack comes from the
     /// predictions.
     pub results: Option<TestResults>,
@@ -51,6 +53,7 @@ impl Run {
             config: CheckpointConfig::read(directory.config())?,
             recipe: Recipe::read(directory.recipe())?,
             epochs: Vec::new(),
+            steps: Vec::new(),
             results: None,
             predictions: None,
             environment: None,
@@ -58,6 +61,9 @@ impl Run {
         };
         if directory.metrics().exists() {
             run.epochs = MetricsFile::read(directory.metrics())?;
+        }
+        if directory.steps().exists() {
+            run.steps = StepsCsv::read(directory.steps())?;
         }
         if directory.environment().exists() {
             run.environment = Some(Environment::read(&directory.environment())?);
@@ -116,6 +122,12 @@ impl Run {
         let by_loss = self.epochs.iter();
         let kept = by_loss.min_by(|a, b| a.val_loss.total_cmp(&b.val_loss));
         kept.map(|epoch| epoch.epoch)
+    }
+
+    /// Returns the number of steps in an epoch; 0 if unknown, as in runs of earlier versions.
+    pub fn steps_per_epoch(&self) -> usize {
+        let last = self.steps.last().filter(|last| last.epoch > 0.0);
+        last.map_or(0, |last| (last.step as f64 / last.epoch).round() as usize)
     }
 
     /// Returns the duration of training and validation over all epochs, in seconds.

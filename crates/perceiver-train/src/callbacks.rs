@@ -3,6 +3,7 @@
 pub(crate) mod metrics_csv;
 pub(crate) mod metrics_jsonl;
 pub(crate) mod notifier;
+pub(crate) mod steps_csv;
 pub(crate) mod tensorboard;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use perceiver_model::Classifier;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostics::model_stats::Diagnosis;
+use crate::diagnostics::step_history::StepMetrics;
 use crate::diagnostics::watchdog::warning::Warning;
 use crate::distributed::Placement;
 #[cfg(doc)]
@@ -99,6 +101,9 @@ pub enum Event<'a> {
         /// Whether this epoch has the lowest validation loss so far.
         best: bool,
     },
+    /// The steps so far, summarized in at most 2,000 points: after [`Event::Started`] and at the end
+    /// of every epoch.
+    StepHistory(&'a [StepMetrics]),
     /// The learning rate was lowered.
     LearningRateReduced {
         /// The old learning rate.

@@ -2,4 +2,5 @@
 
 pub(crate) mod memory;
 pub(crate) mod model_stats;
+pub(crate) mod step_history;
 pub(crate) mod watchdog;

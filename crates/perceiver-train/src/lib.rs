@@ -97,6 +97,7 @@ mod trainer; // the training loop
 
 pub use callbacks::metrics_csv::MetricsCsv;
 pub use callbacks::metrics_jsonl::MetricsFile;
+pub use callbacks::steps_csv::StepsCsv;
 pub use callbacks::tensorboard::EventFile;
 pub use callbacks::{Callback, CallbackResult, Callbacks, Control, EpochMetrics, Event, Validated};
 pub use checkpoint::config::{CheckpointConfig, DataCard};
@@ -111,6 +112,7 @@ pub use diagnostics::memory::{memory_limit_bytes, peak_memory_bytes};
 pub use diagnostics::model_stats::{
     AttentionDiagnosis, Diagnosis, GradientDiagnosis, ModelDiagnosis,
 };
+pub use diagnostics::step_history::StepMetrics;
 pub use diagnostics::watchdog::warning::{Warning, WarningKind};
 pub use distributed::consistency::{Facts, require_agreement};
 #[cfg(feature = "mpi")]

@@ -242,6 +242,7 @@ impl Trainer {
         let loader = self.training_loader()?;
         let history = &self.progress.history;
         notifier.notify(&Event::Started { history })?;
+        notifier.notify(&Event::StepHistory(self.progress.step_history.points()))?;
         if self.progress.steps == 0 {
             self.progress.time.lead_in = self.clock.spent();
         }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, presets};
+use comfy_table::{CellAlignment, TableComponent, presets};
 use perceiver_data::Source;
 use perceiver_model::{Architecture, ModelConfig, Summary};
-use perceiver_report::{counted, grouped};
-use perceiver_train::Preset;
+use perceiver_report::{counted, grouped, with_unit};
+use perceiver_train::{Preset, Recipe};
 use toml::Table;
 
 use crate::args::checkpoint::CheckpointFlags;
@@ -64,25 +64,35 @@ const OF_A_RECIPE: [&str; 6] = ["preset", "recipe", "config", "set", "dataset", 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let of_flag = arguments.checkpoint.iter();
     let mut named = of_flag.chain(&arguments.model);
-    let (name, config) = match named.next() {
+    let (name, config, summary) = match named.next() {
         Some(name) => {
             let checkpoint = CheckpointFlags::of("--checkpoint", name, arguments.offline);
-            (name.clone(), checkpoint.config()?.model)
+            let config = checkpoint.config()?.model;
+            let summary = Summary::new(&config)?;
+            (name.clone(), config, summary)
         }
-        None => to_train(arguments)?,
+        None => {
+            let (name, recipe) = to_train(arguments)?;
+            let summary = Summary::with_frozen(&recipe.model, |name| recipe.freezes(name))?;
+            (name, recipe.model, summary)
+        }
     };
-    let table = table(&Summary::new(&config)?);
     let kind = match &config {
         ModelConfig::Perceiver(_) => "Perceiver",
         ModelConfig::PerceiverIo(_) => "Perceiver IO",
         ModelConfig::Custom(_) => config.name(),
     };
-    terminal::print(format_args!("{kind}, {}\n{table}", escape::line(&name)))?;
+    terminal::print(format_args!(
+        "{kind}, {}\n{}\n{}",
+        escape::line(&name),
+        table(&summary),
+        totals(&summary)
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the model that would be trained, and its name.
-fn to_train(arguments: &Arguments) -> Result<(String, ModelConfig)> {
+/// Returns the recipe of the model that would be trained, and its name.
+fn to_train(arguments: &Arguments) -> Result<(String, Recipe)> {
     let mut data = Table::new();
     if let Some(dataset) = &arguments.dataset {
         data.insert("dataset".to_string(), dataset.to_string().into());
@@ -104,7 +114,7 @@ fn to_train(arguments: &Arguments) -> Result<(String, ModelConfig)> {
             (Some(choice.dataset), choice.preset)
         }
     };
-    let recipe = init_from::recipe(&layers, preset)?;
+    let mut recipe = init_from::recipe(&layers, preset)?;
     let under = (!is_whole).then(|| format!("preset {preset}"));
     let names = under.into_iter().chain(layers.names());
     let name = names.collect::<Vec<_>>().join(", ");
@@ -116,39 +126,86 @@ fn to_train(arguments: &Arguments) -> Result<(String, ModelConfig)> {
     Ok(match (dataset, classes) {
         (Some(dataset), Some(classes)) => {
             let of = counted(classes, "class");
-            (
-                format!("{name}, {of} of {dataset}"),
-                recipe.model.with_num_classes(classes),
-            )
+            recipe.model = recipe.model.with_num_classes(classes);
+            (format!("{name}, {of} of {dataset}"), recipe)
         }
-        _ => (name, recipe.model),
+        _ => (name, recipe),
     })
 }
+
+/// The columns of the table, and whether they hold numbers.
+const COLUMNS: [(&str, bool); 7] = [
+    ("layer", false),
+    ("times", true),
+    ("output shape", false),
+    ("output", true),
+    ("parameters", true),
+    ("trainable", true),
+    ("multiply-adds", true),
+];
 
 fn table(summary: &Summary) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(["layer", "output shape", "parameters", "multiply-adds"]);
+        .set_header(COLUMNS.map(|(name, _)| name));
+    // No rules between the rows.
+    for rule in [
+        TableComponent::HorizontalLines,
+        TableComponent::MiddleIntersections,
+        TableComponent::LeftBorderIntersections,
+        TableComponent::RightBorderIntersections,
+    ] {
+        table.remove_style(rule);
+    }
     for row in &summary.rows {
         let shape: Vec<String> = row.output_shape.iter().map(ToString::to_string).collect();
         table.add_row([
             row.layer.clone(),
+            row.repeats.to_string(),
             format!("(batch, {})", shape.join(", ")),
+            bytes(row.output_bytes()),
             grouped(row.parameters),
+            grouped(row.trainable),
             grouped(row.multiply_adds as usize),
         ]);
     }
     table.add_row([
         "total".to_string(),
         String::new(),
+        String::new(),
+        bytes(summary.output_bytes()),
         grouped(summary.parameters()),
+        grouped(summary.trainable()),
         grouped(summary.multiply_adds() as usize),
     ]);
-    for column in [2, 3] {
-        if let Some(column) = table.column_mut(column) {
+    for (column, (_, is_number)) in table.column_iter_mut().zip(COLUMNS) {
+        if is_number {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     table
+}
+
+/// Describes the totals: parameters and their size, what is frozen, the outputs.
+fn totals(summary: &Summary) -> String {
+    let (all, trainable) = (summary.parameters(), summary.trainable());
+    format!(
+        "{} parameters, {} in f32; {} trainable, {} frozen\n\
+         times: how often a layer is applied to an image; output: the size of these outputs in f32",
+        grouped(all),
+        bytes(4 * all as u64),
+        grouped(trainable),
+        grouped(all - trainable)
+    )
+}
+
+/// Formats a size in bytes.
+fn bytes(bytes: u64) -> String {
+    let text = with_unit(bytes);
+    if text.contains(' ') {
+        format!("{text}B")
+    } else {
+        format!("{text} B")
+    }
 }

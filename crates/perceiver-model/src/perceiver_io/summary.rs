@@ -18,31 +18,32 @@ pub(crate) fn layers(config: &PerceiverIoConfig, image_size: usize) -> Vec<Summa
     let tokens = tokens(kind, image_size);
     let array = vec![latents, width];
     let mut rows = input_rows(kind, image_size);
-    let mut add = |name: &str, output_shape: Vec<usize>, multiply_adds: u64| {
+    let mut add = |name: &str, output_shape: Vec<usize>, multiply_adds: u64, repeats: usize| {
         rows.push(SummaryLayer {
             name: format!("perceiver.{name}"),
             output_shape,
             multiply_adds,
+            repeats,
         });
     };
-    add("embeddings", array.clone(), 0);
+    add("embeddings", array.clone(), 0, 1);
     let cross = layer_cost(&config.encoder_layer(kind), latents, tokens);
-    add("encoder.cross_attention", array.clone(), cross);
+    add("encoder.cross_attention", array.clone(), cross, 1);
     let own = layer_cost(&config.self_layer(), latents, latents);
     let own = own.saturating_mul(config.num_blocks as u64);
     for layer in 0..config.num_self_attends_per_block {
         let name = format!("encoder.self_attends.{layer}");
-        add(&name, array.clone(), own);
+        add(&name, array.clone(), own, config.num_blocks);
     }
     let decoder = "decoder.decoder";
     let query = format!("{decoder}.output_position_encodings");
-    add(&query, vec![1, width], 0);
+    add(&query, vec![1, width], 0, 1);
     let read = layer_cost(&config.decoder_layer(), 1, latents);
     let layer = format!("{decoder}.decoding_cross_attention");
-    add(&layer, vec![1, width], read);
+    add(&layer, vec![1, width], read, 1);
     let labels = config.num_labels();
     let head = format!("{decoder}.final_layer");
-    add(&head, vec![labels], (width * labels) as u64);
+    add(&head, vec![labels], (width * labels) as u64, 1);
     rows
 }
 
@@ -73,6 +74,7 @@ fn input_rows(kind: InputKind, image_size: usize) -> Vec<SummaryLayer> {
         name: format!("perceiver.input_preprocessor{name}"),
         output_shape,
         multiply_adds,
+        repeats: 1,
     };
     match kind {
         InputKind::Learned => {

@@ -59,8 +59,9 @@ pub fn stretched(image: &Image, size: usize) -> Result<Image> {
     Ok(Image::new(size, size, pixels)?)
 }
 
-/// Encodes an attention map as the `data:` URL of a translucent PNG with one pixel per token, to lay
-/// over the image.
+/// Encodes an attention map as the `data:` URL of a PNG with one pixel per token, whose opacity
+/// rises from 0 at the minimum to 1 at the maximum: where attention is low, the image below keeps
+/// its colors.
 ///
 /// # Errors
 /// When the map cannot be encoded.
@@ -71,7 +72,7 @@ pub fn map_address(map: &Map) -> Result<String> {
         .into_iter()
         .flat_map(|value| {
             let [red, green, blue] = colour(value);
-            [red, green, blue, (255.0 * cover(value)).round() as u8]
+            [red, green, blue, (255.0 * value.sqrt()).round() as u8]
         })
         .collect();
     png_address(&pixels, (side, side), ExtendedColorType::Rgba8)

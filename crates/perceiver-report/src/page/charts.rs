@@ -3,13 +3,13 @@
 //! A chart has fixed colors. A page maps them to its theme by name in CSS, as `page.css` does:
 //! `[stroke="#4E79A7"] { stroke: var(--curve-1) }`.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use askama::Template;
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::{ReportError, Result};
 
@@ -22,10 +22,33 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
     /// Additional text per point, shown on hover; may be empty.
     pub notes: Vec<String>,
+    /// The interval of each point, from low to high; may be empty.
+    pub intervals: Vec<(f64, f64)>,
+    /// A short text at the foot of each interval bar; may be empty.
+    pub labels: Vec<String>,
+}
+
+/// The way a chart draws the intervals of its curves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intervals {
+    /// A translucent band around the curve.
+    #[default]
+    Band,
+    /// A vertical line through each point; the points are not connected.
+    Bars,
+}
+
+/// A mark at a position of the horizontal axis, such as a warning.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mark {
+    /// The position.
+    pub at: f64,
+    /// The text, shown on hover.
+    pub text: String,
 }
 
 /// The options of an axis.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Axis {
     /// The label with its unit; empty if the title says it.
     pub label: String,
@@ -40,7 +63,7 @@ pub struct Axis {
 }
 
 /// A line chart: curves that share their axes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chart {
     /// The title above the chart.
     pub title: Option<String>,
@@ -56,7 +79,12 @@ pub struct Chart {
     pub size: (u32, u32),
     /// Whether to draw a legend.
     pub legend: bool,
-    /// Whether points show their values on hover.
+    /// Marks on the horizontal axis.
+    pub marks: Vec<Mark>,
+    /// The way intervals are drawn.
+    pub intervals: Intervals,
+    /// Whether a page shows values on hover and redraws the chart: adds the place and the range of
+    /// the plot to the SVG.
     pub hover: bool,
 }
 
@@ -93,33 +121,32 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Drawing<T> = std::result::Result<T, DrawingAreaErrorKind<std::io::Error>>;
 
-/// The invisible overlay of a chart that shows values on hover.
+/// The top of a chart on a page: the place and the range of the plot, and the marks.
 #[derive(Template)]
 #[template(
     ext = "svg",
     escape = "html",
-    source = r#"<g class="hover">
-{%- for c in columns %}
-<g class="column" data-says="{{ c.says }}"><title>{{ c.says }}</title><rect x="{{ c.left }}" y="{{ top }}" width="{{ c.width }}" height="{{ height }}"/><line x1="{{ c.x }}" x2="{{ c.x }}" y1="{{ top }}" y2="{{ top + height }}"/>
-{%- for (curve, y) in c.marks %}<circle class="curve-{{ curve }}" cx="{{ c.x }}" cy="{{ y }}" r="4.5"/>{% endfor %}</g>
+    source = r#"<g class="overlay" data-plot="{{ left }} {{ top }} {{ right }} {{ bottom }}" data-range="{{ x.start }} {{ x.end }} {{ y.start }} {{ y.end }}">
+{%- for mark in marks %}
+<g class="mark"><title>{{ mark.text }}</title><line x1="{{ mark.x }}" x2="{{ mark.x }}" y1="{{ top }}" y2="{{ bottom }}"/><path d="M{{ mark.x }} {{ top }}l-6 -10h12z"/></g>
 {%- endfor %}
 </g>
 "#
 )]
-struct Hover {
-    columns: Vec<Column>,
+struct Overlay {
+    left: i32,
     top: i32,
-    height: i32,
+    right: i32,
+    bottom: i32,
+    x: Range<f64>,
+    y: Range<f64>,
+    marks: Vec<DrawnMark>,
 }
 
-/// The points at one position on the horizontal axis.
-struct Column {
-    says: String,
+/// A mark with its x coordinate.
+struct DrawnMark {
     x: i32,
-    left: i32,
-    width: i32,
-    /// The number of each curve, counted from 1, and the y coordinate of its point.
-    marks: Vec<(usize, i32)>,
+    text: String,
 }
 
 impl Axis {
@@ -187,12 +214,12 @@ impl Chart {
         let mut svg = String::new();
         let area = SVGBackend::with_string(&mut svg, (width, self.size.1)).into_drawing_area();
         let drawn = self.draw(&area);
-        let drawn = drawn.and_then(|hover| area.present().map(|()| hover));
-        let hover = drawn.map_err(|error| failed(error.to_string()))?;
+        let drawn = drawn.and_then(|overlay| area.present().map(|()| overlay));
+        let overlay = drawn.map_err(|error| failed(error.to_string()))?;
         drop(area);
         if self.hover {
             let end = svg.rfind("</svg>").unwrap_or(svg.len());
-            svg.insert_str(end, &hover.render()?);
+            svg.insert_str(end, &overlay.render()?);
         }
         Ok(svg)
     }
@@ -203,15 +230,25 @@ impl Chart {
             .flat_map(|curve| curve.points.iter().copied())
     }
 
-    fn draw(&self, area: &Area<'_>) -> Drawing<Hover> {
+    /// Returns all values of the vertical axis: points and ends of intervals.
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let points = self.points().map(|point| point.1);
+        let intervals = self.curves.iter().flat_map(|curve| &curve.intervals);
+        points.chain(intervals.flat_map(|&(low, high)| [low, high]))
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Drawing<Overlay> {
         area.fill(&WHITE)?;
         let (plot, legend) = area.split_horizontally(self.size.0);
         let across = self.across.range(self.points().map(|point| point.0), 0.0);
-        let up = self.up.range(self.points().map(|point| point.1), 0.05);
+        let up = self.up.range(self.values(), 0.05);
         let mut builder = ChartBuilder::on(&plot);
         builder
-            .margin(16)
-            .x_label_area_size(44)
+            .margin_top(14)
+            .margin_right(16)
+            .margin_bottom(2)
+            .margin_left(6)
+            .x_label_area_size(if self.across.label.is_empty() { 26 } else { 42 })
             .y_label_area_size(if self.up.label.is_empty() { 48 } else { 64 });
         if let Some(title) = &self.title {
             builder.caption(title, (FONT, 18).into_font().color(&INK));
@@ -235,19 +272,67 @@ impl Chart {
         if let Some(guide) = self.guide {
             chart.draw_series(LineSeries::new(guide, INK.stroke_width(1)))?;
         }
-        for (curve, colour) in self.curves.iter().zip(COLOURS) {
-            let line = curve.points.iter().copied();
-            let line = line.filter(|&(x, y)| is_drawable(x) && is_drawable(y));
-            chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?;
-            if curve.points.len() <= FEW {
-                let marks = line.map(|point| Circle::new(point, 3, colour.filled()));
-                chart.draw_series(marks)?;
-            }
+        for (number, curve) in self.curves.iter().enumerate() {
+            self.draw_curve(&mut chart, curve, number, &up)?;
         }
         if self.legend {
             self.draw_legend(&legend)?;
         }
-        Ok(self.over(&chart))
+        Ok(self.overlay(&chart, across, up))
+    }
+
+    /// Draws a curve with its intervals, and a marker per point if there are few.
+    fn draw_curve(
+        &self,
+        chart: &mut Drawn<'_>,
+        curve: &Curve,
+        number: usize,
+        up: &Range<f64>,
+    ) -> Drawing<()> {
+        let colour = COLOURS[number];
+        let points = curve.points.iter().copied();
+        let points = points.filter(|&(x, y)| is_drawable(x) && is_drawable(y));
+        let ends = curve.points.iter().zip(&curve.intervals);
+        let ends = ends.filter(|(_, ends)| is_drawable(ends.0) && is_drawable(ends.1));
+        match self.intervals {
+            Intervals::Bars => {
+                let bars = ends.map(|(&(x, _), &(low, high))| {
+                    PathElement::new([(x, low), (x, high)], colour.stroke_width(2))
+                });
+                chart.draw_series(bars)?;
+                // In two rows, as they are wider than the distance of bins.
+                let style = (FONT, 12).into_font().color(&INK);
+                let style = style.pos(Pos::new(HPos::Center, VPos::Center));
+                let labels = curve.points.iter().zip(&curve.labels).enumerate();
+                let labels = labels.map(|(at, (&(x, _), text))| {
+                    let row = if at % 2 == 0 { 0.045 } else { 0.1 };
+                    let y = up.start + row * (up.end - up.start);
+                    Text::new(text.clone(), (x, y), style.clone())
+                });
+                chart.draw_series(labels)?;
+            }
+            Intervals::Band => {
+                let (low, high): (Vec<_>, Vec<_>) = ends
+                    .map(|(&(x, _), &(low, high))| ((x, low), (x, high)))
+                    .unzip();
+                let outline: Vec<(f64, f64)> =
+                    low.into_iter().chain(high.into_iter().rev()).collect();
+                if !outline.is_empty() {
+                    chart.draw_series([Polygon::new(outline, colour.mix(0.2).filled())])?;
+                }
+                chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
+            }
+        }
+        if curve.points.len() <= FEW {
+            // Markers differ in form, so that coinciding curves can be told apart.
+            let style = colour.filled();
+            match number % 3 {
+                0 => chart.draw_series(points.map(|point| Circle::new(point, 3, style)))?,
+                1 => chart.draw_series(points.map(|point| TriangleMarker::new(point, 4, style)))?,
+                _ => chart.draw_series(points.map(|point| Cross::new(point, 3, colour)))?,
+            };
+        }
+        Ok(())
     }
 
     /// Draws a line and a name per curve beside the plot.
@@ -262,79 +347,25 @@ impl Chart {
         Ok(())
     }
 
-    /// Builds the hover overlay: a column per position, which reaches halfway to its neighbors.
-    fn over(&self, chart: &Drawn<'_>) -> Hover {
+    fn overlay(&self, chart: &Drawn<'_>, x: Range<f64>, y: Range<f64>) -> Overlay {
         let (across, up) = chart.plotting_area().get_pixel_range();
-        let positions = self.points().map(|point| point.0);
-        let mut positions: Vec<f64> = positions
-            .filter(|&position| is_drawable(position))
-            .collect();
-        let indices_by_position = self.indices_by_position();
-        positions.sort_by(f64::total_cmp);
-        positions.dedup();
-        let pixel = |position: f64| chart.backend_coord(&(position, 0.0)).0;
-        let between = |a: f64, b: f64| i32::midpoint(pixel(a), pixel(b));
-        let columns = positions.iter().enumerate().map(|(at, &position)| {
-            let before = at.checked_sub(1).and_then(|before| positions.get(before));
-            let left = before.map_or(across.start, |&before| between(before, position));
-            let after = positions.get(at + 1);
-            let right = after.map_or(across.end, |&after| between(position, after));
-            Column {
-                says: self.tooltip(position, &indices_by_position),
-                x: pixel(position),
-                left,
-                width: right - left,
-                marks: self
-                    .at(position, &indices_by_position)
-                    .filter(|(_, point, _)| is_drawable(*point))
-                    .map(|(curve, point, _)| (curve + 1, chart.backend_coord(&(position, point)).1))
-                    .collect(),
-            }
+        let marks = self.marks.iter().filter(|mark| is_drawable(mark.at));
+        let marks = marks.map(|mark| DrawnMark {
+            x: chart
+                .backend_coord(&(mark.at, y.start))
+                .0
+                .clamp(across.start, across.end),
+            text: mark.text.clone(),
         });
-        Hover {
-            columns: columns.collect(),
+        Overlay {
+            left: across.start,
             top: up.start,
-            height: up.end - up.start,
+            right: across.end,
+            bottom: up.end,
+            marks: marks.collect(),
+            x,
+            y,
         }
-    }
-
-    /// Maps, for each curve, the bits of a position to the index of its first point there.
-    fn indices_by_position(&self) -> Vec<HashMap<u64, usize>> {
-        let of_curve = |curve: &Curve| {
-            let mut first = HashMap::with_capacity(curve.points.len());
-            for (at, (position, _)) in curve.points.iter().enumerate() {
-                first.entry(position.to_bits()).or_insert(at);
-            }
-            first
-        };
-        self.curves.iter().map(of_curve).collect()
-    }
-
-    /// Returns the points at a position: curve number, value and note.
-    fn at(
-        &self,
-        position: f64,
-        indices_by_position: &[HashMap<u64, usize>],
-    ) -> impl Iterator<Item = (usize, f64, &str)> {
-        let curves = self.curves.iter().zip(indices_by_position).enumerate();
-        curves.filter_map(move |(number, (curve, indices_by_position))| {
-            let at = *indices_by_position.get(&position.to_bits())?;
-            let note = curve.notes.get(at).map_or("", String::as_str);
-            Some((number, curve.points[at].1, note))
-        })
-    }
-
-    fn tooltip(&self, position: f64, indices_by_position: &[HashMap<u64, usize>]) -> String {
-        let digits = self.across.digits;
-        let mut parts = vec![format!("{} {position:.digits$}", self.across.label)];
-        for (curve, value, note) in self.at(position, indices_by_position) {
-            let (name, value) = (&self.curves[curve].name, number(value, self.up.digits));
-            parts.push(match note {
-                "" => format!("{name} {value}"),
-                note => format!("{name} {value} ({note})"),
-            });
-        }
-        parts.join(" · ")
     }
 }
 
@@ -344,7 +375,7 @@ fn is_drawable(value: f64) -> bool {
 
 /// Formats a value with `digits` digits after the point, or with an exponent if it is too small or
 /// too large for that.
-fn number(value: f64, digits: usize) -> String {
+pub(crate) fn number(value: f64, digits: usize) -> String {
     let is_small = value != 0.0 && value.abs() < 0.1_f64.powf(digits as f64);
     if is_small || value.abs() >= 1e9 {
         return format!("{value:.2e}");
@@ -404,27 +435,49 @@ mod tests {
         let curve = Curve {
             name: "a<b".to_string(),
             points: points.to_vec(),
-            notes: vec!["<script>".to_string()],
+            ..Curve::default()
         };
         Chart {
             title: Some("1 < 2".to_string()),
             across: Axis::epochs(),
             up: Axis::new("loss", 3),
             curves: vec![curve],
-            guide: None,
             size: (400, 300),
             legend: true,
             hover: true,
+            ..Chart::default()
         }
     }
 
     #[test]
-    fn tooltips_show_the_values_and_names_are_escaped() {
-        let svg = chart(&[(1.0, 2.5), (2.0, 1.25)]).svg().unwrap();
+    fn names_and_marks_are_escaped() {
+        let mut chart = chart(&[(1.0, 2.5), (2.0, 1.25)]);
+        chart.marks = vec![Mark {
+            at: 2.0,
+            text: "<script>".to_string(),
+        }];
+        let svg = chart.svg().unwrap();
         assert!(!svg.contains("<script>") && !svg.contains("a<b"), "{svg}");
-        assert_eq!(svg.matches("class=\"column\"").count(), 2);
-        assert!(svg.contains("epoch 2 · a&#60;b 1.250"), "{svg}");
+        assert_eq!(svg.matches("class=\"mark\"").count(), 1);
+        assert!(svg.contains("data-range=\"1 2 "), "{svg}");
         assert!(svg.trim_end().ends_with("</svg>"), "{svg}");
+    }
+
+    #[test]
+    fn intervals_are_bands_or_bars() {
+        let mut chart = chart(&[(1.0, 2.5), (2.0, 1.25)]);
+        chart.curves[0].intervals = vec![(2.0, 3.0), (1.0, 1.5)];
+        let lines = |svg: &str| svg.matches("<polyline").count();
+        let band = chart.svg().unwrap();
+        assert_eq!(band.matches("<polygon").count(), 1);
+        chart.intervals = Intervals::Bars;
+        let bars = chart.svg().unwrap();
+        assert_eq!(bars.matches("<polygon").count(), 0);
+        assert_eq!(
+            lines(&bars),
+            lines(&band) + 1,
+            "two bars instead of one curve"
+        );
     }
 
     #[test]
@@ -436,7 +489,10 @@ mod tests {
             (0..500).map(|at| (f64::from(at), 3.0)).collect(),
         ] {
             let svg = chart(&points).svg().unwrap();
-            assert_eq!(svg.matches("class=\"column\"").count(), points.len());
+            assert!(
+                svg.contains("class=\"overlay\"") && !svg.contains("NaN"),
+                "{svg}"
+            );
         }
         let error = chart(&[]).svg().unwrap_err().to_string();
         assert_eq!(
@@ -465,8 +521,7 @@ mod tests {
             assert!(svg.len() < 100_000, "{values:?}");
         }
         let svg = chart(&[(1.0, 1e308), (2.0, 0.5)]).svg().unwrap();
-        assert!(svg.contains("a&#60;b 1.00e308"), "{svg}");
-        assert_eq!(svg.matches("class=\"curve-1\"").count(), 1);
+        assert_eq!(svg.matches("<circle").count(), 1);
     }
 
     #[test]

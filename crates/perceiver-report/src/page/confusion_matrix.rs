@@ -3,11 +3,11 @@
 
 use image::ExtendedColorType;
 use perceiver_data::Groups;
+use perceiver_train::ConfusionMatrix;
 use serde::Serialize;
 
 use crate::data_url::png_address;
 use crate::error::Result;
-use crate::page::confusion::Confusion;
 use crate::text::{grouped, json_in_page, percent, share};
 
 /// The maximum number of classes for a table with numbers.
@@ -46,6 +46,10 @@ pub(crate) struct Cell {
     pub(crate) right: bool,
     /// The share of the row's images, from 0 to 1.
     pub(crate) share: String,
+    /// The same in percent.
+    pub(crate) percent: String,
+    /// The identifier of the cell: `LABEL-PREDICTED`, in numbers of classes.
+    pub(crate) cell: String,
     pub(crate) says: String,
 }
 
@@ -63,7 +67,7 @@ pub(crate) struct Band {
     pub(crate) classes: usize,
 }
 
-/// The data for `report.js`.
+/// The data for `page.js`.
 #[derive(Serialize)]
 struct Counts<'a> {
     classes: &'a [String],
@@ -77,7 +81,7 @@ struct Counts<'a> {
 
 impl Matrix {
     pub(crate) fn new(
-        confusion: &Confusion,
+        confusion: &ConfusionMatrix,
         classes: &[String],
         groups: Option<&Groups>,
     ) -> Result<Self> {
@@ -92,16 +96,18 @@ impl Matrix {
 }
 
 impl Table {
-    fn new(confusion: &Confusion, classes: &[String]) -> Self {
+    fn new(confusion: &ConfusionMatrix, classes: &[String]) -> Self {
         let row = |label: u32| {
             let name = &classes[label as usize];
             let cell = |(predicted, taken_for): (u32, &String)| {
                 let count = confusion.count(label, predicted);
-                let share = share(count, confusion.total(label));
+                let share = share(count, confusion.support(label));
                 Cell {
                     count,
                     right: label == predicted,
                     share: format!("{share:.3}"),
+                    percent: format!("{:.0}%", 100.0 * share),
+                    cell: format!("{label}-{predicted}"),
                     says: format!(
                         "{name} predicted as {taken_for}: {count} ({})",
                         percent(share)
@@ -121,7 +127,11 @@ impl Table {
 }
 
 impl Map {
-    fn new(confusion: &Confusion, classes: &[String], groups: Option<&Groups>) -> Result<Self> {
+    fn new(
+        confusion: &ConfusionMatrix,
+        classes: &[String],
+        groups: Option<&Groups>,
+    ) -> Result<Self> {
         let mut order: Vec<u32> = (0..classes.len() as u32).collect();
         let mut bands = Vec::new();
         if let Some(groups) = groups {
@@ -141,7 +151,7 @@ impl Map {
             classes,
             order: &order,
             totals: (0..classes.len() as u32)
-                .map(|class| confusion.total(class))
+                .map(|class| confusion.support(class))
                 .collect(),
             cells: confusion.cells().collect(),
         };
@@ -156,7 +166,7 @@ impl Map {
 
 /// Renders the image. The opacity of a pixel grows with its share of the row's images, but
 /// sublinearly, so that small counts stay visible.
-fn address(confusion: &Confusion, order: &[u32]) -> Result<String> {
+fn address(confusion: &ConfusionMatrix, order: &[u32]) -> Result<String> {
     let side = order.len();
     let mut pixels = vec![0; 4 * side * side];
     let mut position = vec![0; side];
@@ -165,7 +175,7 @@ fn address(confusion: &Confusion, order: &[u32]) -> Result<String> {
     }
     for (label, predicted, count) in confusion.cells() {
         let [red, green, blue] = if label == predicted { RIGHT } else { WRONG };
-        let strength = 0.1 + 0.9 * share(count, confusion.total(label)).powf(0.6);
+        let strength = 0.3 + 0.7 * share(count, confusion.support(label)).powf(0.6);
         let at = 4 * (position[label as usize] * side + position[predicted as usize]);
         pixels[at..at + 4].copy_from_slice(&[red, green, blue, (255.0 * strength).round() as u8]);
     }
@@ -187,7 +197,7 @@ mod tests {
 
     #[test]
     fn small_matrices_show_counts() {
-        let confusion = Confusion::of(&[(0, 1), (0, 0), (1, 1)].map(prediction));
+        let confusion = ConfusionMatrix::new(&[(0, 1), (0, 0), (1, 1)].map(prediction));
         let Matrix::Table(table) = Matrix::new(&confusion, &classes(2), None).unwrap() else {
             panic!("expected a table")
         };
@@ -200,15 +210,15 @@ mod tests {
     /// A pixel per pair would take 40 GB.
     #[test]
     fn very_large_matrices_are_omitted() {
-        let confusion = Confusion::of(&[(99_999, 1), (0, 99_999)].map(prediction));
+        let confusion = ConfusionMatrix::new(&[(99_999, 1), (0, 99_999)].map(prediction));
         let matrix = Matrix::new(&confusion, &classes(100_000), None).unwrap();
         assert!(matches!(matrix, Matrix::LeftOut(count) if count == "100,000"));
         let most = Matrix::new(&confusion_of_few(), &classes(MOST_IN_MAP), None).unwrap();
         assert!(matches!(most, Matrix::Map(_)));
     }
 
-    fn confusion_of_few() -> Confusion {
-        Confusion::of(&[(0, 1), (999, 0)].map(prediction))
+    fn confusion_of_few() -> ConfusionMatrix {
+        ConfusionMatrix::new(&[(0, 1), (999, 0)].map(prediction))
     }
 
     #[test]
@@ -217,7 +227,7 @@ mod tests {
             names: vec!["odd".to_string(), "even".to_string(), "none".to_string()],
             of_class: (0..30).map(|class| (class + 1) % 2).collect(),
         };
-        let confusion = Confusion::of(&[(0, 1), (0, 0)].map(prediction));
+        let confusion = ConfusionMatrix::new(&[(0, 1), (0, 0)].map(prediction));
         let Matrix::Map(map) = Matrix::new(&confusion, &classes(30), Some(&groups)).unwrap() else {
             panic!("expected a map")
         };

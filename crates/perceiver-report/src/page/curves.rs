@@ -2,175 +2,210 @@
 
 use std::collections::BTreeSet;
 
-use perceiver_train::{AttentionDiagnosis, Diagnosis, EpochMetrics, Prediction};
+use perceiver_train::{EpochMetrics, StepMetrics};
 
 use crate::error::Result;
-use crate::page::calibration::Calibration;
-use crate::page::charts::{Axis, Chart, Curve};
+use crate::page::charts::{Axis, Chart, Curve, Mark};
+use crate::page::figure::Figure;
 use crate::run::Run;
-use crate::text::{counted, says_top5};
+use crate::text::says_top5;
 
 /// The size of a chart in pixels: two fit side by side on a page, and a phone shows one nearly in
 /// full size.
-const SIZE: (u32, u32) = (480, 300);
-
-/// A rendered chart.
-pub(crate) struct Drawn {
-    pub(crate) title: String,
-    /// The names of the curves, in the order of their colors.
-    pub(crate) names: Vec<String>,
-    pub(crate) svg: String,
-}
+pub(crate) const SIZE: (u32, u32) = (480, 280);
 
 /// A metric of an epoch.
-type Figure = fn(&EpochMetrics) -> f64;
+type Metric = fn(&EpochMetrics) -> f64;
 
 /// The description of a chart: its title, which names the metric, the digits of values, and its
 /// curves.
-struct Plan<'a> {
-    title: &'a str,
-    digits: usize,
-    curves: Vec<Curve>,
+pub(crate) struct Plan {
+    pub(crate) title: String,
+    pub(crate) digits: usize,
+    pub(crate) curves: Vec<Curve>,
 }
 
-/// The curve of a metric over the epochs.
-fn curve(name: &str, epochs: &[EpochMetrics], figure: Figure) -> Curve {
-    partial_curve(name, epochs, |epoch| Some(figure(epoch)))
-}
-
-/// The curve of a metric over the epochs that have it.
-fn partial_curve(
-    name: &str,
-    epochs: &[EpochMetrics],
-    figure: impl Fn(&EpochMetrics) -> Option<f64>,
-) -> Curve {
-    let points = epochs
-        .iter()
-        .filter_map(|epoch| Some((epoch.epoch as f64, figure(epoch)?)));
-    Curve {
-        name: name.to_string(),
-        points: points.collect(),
-        notes: Vec::new(),
+impl Plan {
+    pub(crate) fn new(title: &str, digits: usize, curves: Vec<Curve>) -> Self {
+        Self {
+            title: title.to_string(),
+            digits,
+            curves,
+        }
     }
 }
 
-/// Renders the loss, accuracies, learning rate and callbacks' metrics of a run with `classes` classes;
-/// empty before its first epoch.
-pub(crate) fn of_run(epochs: &[EpochMetrics], classes: usize) -> Result<Vec<Drawn>> {
-    let both = |training: Figure, validation: Figure| {
+/// The curve of a metric over the epochs.
+fn curve(name: &str, epochs: &[EpochMetrics], metric: Metric) -> Curve {
+    partial_curve(name, epochs, |epoch| Some(metric(epoch)))
+}
+
+/// The curve of a metric over the epochs that have it.
+pub(crate) fn partial_curve(
+    name: &str,
+    epochs: &[EpochMetrics],
+    metric: impl Fn(&EpochMetrics) -> Option<f64>,
+) -> Curve {
+    let points = epochs
+        .iter()
+        .filter_map(|epoch| Some((epoch.epoch as f64, metric(epoch)?)));
+    Curve {
+        name: name.to_string(),
+        points: points.collect(),
+        ..Curve::default()
+    }
+}
+
+/// The curve of a metric within the epochs.
+fn step_curve(
+    name: &str,
+    steps: &[StepMetrics],
+    metric: impl Fn(&StepMetrics) -> Option<f64>,
+) -> Curve {
+    let points = steps
+        .iter()
+        .filter_map(|step| Some((step.epoch, metric(step)?)));
+    Curve {
+        name: name.to_string(),
+        points: points.collect(),
+        ..Curve::default()
+    }
+}
+
+/// Renders the curves of a run: loss, accuracies, the gap between validation and training, learning
+/// rate, gradient norm, speed, memory, and callbacks' metrics; empty before its first epoch.
+pub(crate) fn of_run(run: &Run) -> Result<Vec<Figure>> {
+    let (epochs, steps) = (&run.epochs[..], &run.steps[..]);
+    if epochs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let both = |training: Metric, validation: Metric| {
         vec![
             curve("training", epochs, training),
             curve("validation", epochs, validation),
         ]
     };
-    let standard = [
-        Plan {
-            title: "Loss (nats)",
-            digits: 3,
-            curves: both(|e| e.loss, |e| e.val_loss),
-        },
-        Plan {
-            title: "Accuracy (%)",
-            digits: 2,
-            curves: both(|e| 100.0 * e.acc, |e| 100.0 * e.val_acc),
-        },
-        Plan {
-            title: "Top-5 accuracy (%)",
-            digits: 2,
-            curves: if says_top5(classes) {
-                both(|e| 100.0 * e.top5_acc, |e| 100.0 * e.val_top5_acc)
-            } else {
-                Vec::new()
-            },
-        },
-        Plan {
-            title: "Learning rate",
-            digits: 4,
-            curves: vec![curve("learning rate", epochs, learning_rate)],
-        },
+    let one = |name: &str, metric: Metric| vec![curve(name, epochs, metric)];
+    let within =
+        |name: &str, metric: fn(&StepMetrics) -> Option<f64>| vec![step_curve(name, steps, metric)];
+    let mut plans = vec![
+        Plan::new("Loss (nats)", 3, both(|e| e.loss, |e| e.val_loss)),
+        Plan::new(
+            "Accuracy (%)",
+            2,
+            both(|e| 100.0 * e.acc, |e| 100.0 * e.val_acc),
+        ),
     ];
+    if says_top5(run.config.classes.len()) {
+        let curves = both(|e| 100.0 * e.top5_acc, |e| 100.0 * e.val_top5_acc);
+        plans.push(Plan::new("Top-5 accuracy (%)", 2, curves));
+    }
+    plans.extend([
+        Plan::new(
+            "Gap: validation minus training loss (nats)",
+            3,
+            one("gap", |e| e.val_loss - e.loss),
+        ),
+        Plan::new(
+            "Training loss within the epochs (nats)",
+            3,
+            within("training", |s| Some(s.loss)),
+        ),
+        Plan::new(
+            "Learning rate",
+            4,
+            match steps {
+                [] => one("learning rate", learning_rate),
+                _ => within("learning rate", |s| Some(s.learning_rate)),
+            },
+        ),
+        Plan::new(
+            "Gradient norm",
+            4,
+            match steps {
+                [] => gradient_norms(epochs),
+                _ => within("before clipping", |s| Some(s.gradient_norm)),
+            },
+        ),
+        Plan::new(
+            "Speed (images/s)",
+            0,
+            one("training", |e| e.images_per_second),
+        ),
+        Plan::new(
+            "Peak memory (MB)",
+            0,
+            within("process", |s| {
+                s.peak_memory_bytes.map(|bytes| bytes as f64 / 1e6)
+            }),
+        ),
+    ]);
     let custom: BTreeSet<&String> = epochs
         .iter()
         .flat_map(|epoch| epoch.custom.keys())
         .collect();
-    let custom = custom.into_iter().map(|name| Plan {
-        title: name,
-        digits: 4,
-        curves: vec![partial_curve(name, epochs, |epoch| {
-            epoch.custom.get(name).copied()
-        })],
+    plans.extend(custom.into_iter().map(|name| {
+        let curve = partial_curve(name, epochs, |epoch| epoch.custom.get(name).copied());
+        Plan::new(name, 4, vec![curve])
+    }));
+    drawn(plans, &marks(run), |_| 0)
+}
+
+/// The gradient norms of `--diagnose`, of runs without step metrics.
+fn gradient_norms(epochs: &[EpochMetrics]) -> Vec<Curve> {
+    let norm = |name, maximum: bool| {
+        partial_curve(name, epochs, |epoch| {
+            let gradients = &epoch.diagnosis.as_ref()?.gradients;
+            Some(if maximum {
+                gradients.norm_max
+            } else {
+                gradients.norm_mean
+            })
+        })
+    };
+    vec![norm("mean", false), norm("maximum", true)]
+}
+
+/// Returns a mark per warning, at its step if the steps per epoch are known.
+pub(crate) fn marks(run: &Run) -> Vec<Mark> {
+    let steps_per_epoch = run.steps_per_epoch();
+    let warnings = run
+        .epochs
+        .iter()
+        .flat_map(|epoch| epoch.warnings.iter().map(move |warning| (epoch, warning)));
+    let marks = warnings.map(|(epoch, warning)| Mark {
+        at: match steps_per_epoch {
+            0 => epoch.epoch as f64,
+            steps => warning.step as f64 / steps as f64,
+        },
+        text: format!(
+            "epoch {}, step {}: {}",
+            epoch.epoch, warning.step, warning.finding
+        ),
     });
-    drawn(standard.into_iter().chain(custom))
+    marks.collect()
 }
 
 /// Renders the validation metrics, training loss and learning rate of several runs.
-pub(crate) fn of_runs(runs: &[Run], names: &[String]) -> Result<Vec<Drawn>> {
-    let all = |figure: Figure| {
+pub(crate) fn of_runs(runs: &[Run], names: &[String]) -> Result<Vec<Figure>> {
+    let all = |metric: Metric| {
         let runs = runs.iter().zip(names);
-        runs.map(|(run, name)| curve(name, &run.epochs, figure))
+        runs.map(|(run, name)| curve(name, &run.epochs, metric))
             .collect()
     };
-    drawn([
-        Plan {
-            title: "Validation accuracy (%)",
-            digits: 2,
-            curves: all(|e| 100.0 * e.val_acc),
-        },
-        Plan {
-            title: "Validation loss (nats)",
-            digits: 3,
-            curves: all(|e| e.val_loss),
-        },
-        Plan {
-            title: "Training loss (nats)",
-            digits: 3,
-            curves: all(|e| e.loss),
-        },
-        Plan {
-            title: "Learning rate",
-            digits: 4,
-            curves: all(learning_rate),
-        },
-    ])
-}
-
-/// Renders the measurements of `--diagnose`; empty without it.
-pub(crate) fn of_diagnosis(epochs: &[EpochMetrics]) -> Result<Vec<Drawn>> {
-    let measured = |name: &str, figure: fn(&Diagnosis) -> f64| {
-        partial_curve(name, epochs, |epoch| epoch.diagnosis.as_ref().map(figure))
-    };
-    drawn([
-        Plan {
-            title: "Gradient norm",
-            digits: 4,
-            curves: vec![
-                measured("mean over the steps", |d| d.gradients.norm_mean),
-                measured("maximum", |d| d.gradients.norm_max),
-            ],
-        },
-        Plan {
-            title: "Entropy of attention (% of its maximum)",
-            digits: 1,
-            curves: vec![
-                measured("cross attention", |d| entropy(&d.model.cross_attentions)),
-                measured("self-attention", |d| {
-                    entropy(d.model.self_attentions.iter().flatten())
-                }),
-            ],
-        },
-        Plan {
-            title: "Spread of the latents",
-            digits: 4,
-            curves: vec![measured("spread", |d| d.model.latent_spread)],
-        },
-    ])
-}
-
-/// Returns the mean attention entropy, in percent of its maximum.
-fn entropy<'a>(attentions: impl IntoIterator<Item = &'a AttentionDiagnosis>) -> f64 {
-    let entropies = attentions.into_iter().map(|attention| attention.entropy);
-    let (sum, count) = entropies.fold((0.0, 0.0), |(sum, count), next| (sum + next, count + 1.0));
-    100.0 * sum / f64::max(count, 1.0)
+    let plans = [
+        Plan::new("Validation accuracy (%)", 2, all(|e| 100.0 * e.val_acc)),
+        Plan::new("Validation loss (nats)", 3, all(|e| e.val_loss)),
+        Plan::new("Training loss (nats)", 3, all(|e| e.loss)),
+        Plan::new(
+            "Gap: validation minus training loss (nats)",
+            3,
+            all(|e| e.val_loss - e.loss),
+        ),
+        Plan::new("Learning rate", 4, all(learning_rate)),
+        Plan::new("Speed (images/s)", 0, all(|e| e.images_per_second)),
+    ];
+    drawn(plans, &[], |curve| curve)
 }
 
 fn learning_rate(epoch: &EpochMetrics) -> f64 {
@@ -179,99 +214,33 @@ fn learning_rate(epoch: &EpochMetrics) -> f64 {
     shortest.parse().unwrap_or(f64::from(epoch.learning_rate))
 }
 
-fn drawn<'a>(plans: impl IntoIterator<Item = Plan<'a>>) -> Result<Vec<Drawn>> {
+/// Renders the charts that have points; curve `i` of each has timeline `timelines(i)`.
+pub(crate) fn drawn(
+    plans: impl IntoIterator<Item = Plan>,
+    marks: &[Mark],
+    timelines: impl Fn(usize) -> usize + Copy,
+) -> Result<Vec<Figure>> {
     let some = |plan: &Plan| plan.curves.iter().any(|curve| !curve.points.is_empty());
     plans
         .into_iter()
         .filter(some)
         .map(|plan| {
+            let is_whole = |&(x, _): &(f64, f64)| x.fract() == 0.0;
+            let points = plan.curves.iter().flat_map(|curve| &curve.points);
+            let digits = if points.clone().all(is_whole) { 0 } else { 2 };
             let chart = Chart {
-                title: None,
-                across: Axis::epochs(),
+                across: Axis {
+                    digits,
+                    ..Axis::epochs()
+                },
                 up: Axis::new("", plan.digits),
                 curves: plan.curves,
-                guide: None,
                 size: SIZE,
-                legend: false,
                 hover: true,
+                marks: marks.to_vec(),
+                ..Chart::default()
             };
-            Drawn::new(plan.title, &chart)
+            Figure::new(&plan.title, &chart, timelines)
         })
         .collect()
-}
-
-impl Drawn {
-    fn new(title: &str, chart: &Chart) -> Result<Self> {
-        Ok(Self {
-            title: title.to_string(),
-            names: chart.curves.iter().map(|c| c.name.clone()).collect(),
-            svg: chart.svg()?,
-        })
-    }
-
-    /// Renders the reliability diagram: accuracy by confidence.
-    pub(crate) fn reliability(calibration: &Calibration) -> Result<Self> {
-        let bins = calibration.bins.iter();
-        let curve = Curve {
-            name: "accuracy (%)".to_string(),
-            points: bins
-                .clone()
-                .map(|bin| (100.0 * bin.confidence, 100.0 * bin.accuracy))
-                .collect(),
-            notes: bins.map(|bin| image_count(bin.images)).collect(),
-        };
-        let whole = |label: &str| Axis {
-            range: Some(0.0..100.0),
-            ..Axis::new(label, 1)
-        };
-        let chart = Chart {
-            title: None,
-            across: whole("confidence (%)"),
-            up: whole("accuracy (%)"),
-            curves: vec![curve],
-            guide: Some([(0.0, 0.0), (100.0, 100.0)]),
-            size: SIZE,
-            legend: false,
-            hover: true,
-        };
-        Self::new("Reliability", &chart)
-    }
-
-    /// Renders the histogram of confidence.
-    pub(crate) fn confidence_histogram(predictions: &[Prediction]) -> Result<Self> {
-        const STEPS: usize = 20;
-        let mut counts = [[0_usize; STEPS]; 2];
-        for prediction in predictions {
-            let at = (f64::from(prediction.probability) * STEPS as f64) as usize;
-            counts[usize::from(!prediction.is_right())][at.min(STEPS - 1)] += 1;
-        }
-        let curves = ["correct", "wrong"].into_iter().zip(counts);
-        let curves = curves.map(|(name, counts)| Curve {
-            name: name.to_string(),
-            points: counts
-                .iter()
-                .enumerate()
-                .map(|(at, &count)| (100.0 * (at as f64 + 0.5) / STEPS as f64, count as f64))
-                .collect(),
-            notes: Vec::new(),
-        });
-        let chart = Chart {
-            title: None,
-            across: Axis {
-                range: Some(0.0..100.0),
-                ..Axis::new("confidence (%)", 1)
-            },
-            up: Axis::new("images", 0),
-            curves: curves.collect(),
-            guide: None,
-            size: SIZE,
-            legend: false,
-            hover: true,
-        };
-        Self::new("Confidence", &chart)
-    }
-}
-
-fn image_count(count: usize) -> String {
-    counted(count, "image")
 }

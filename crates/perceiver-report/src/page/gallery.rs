@@ -20,7 +20,10 @@ const SINGLE_LATENTS: usize = 3;
 
 /// An image with its prediction.
 pub(crate) struct Shown {
-    pub(crate) address: String,
+    /// The image as a `data:` URL; none where there is no room for it.
+    pub(crate) address: Option<String>,
+    /// The cell of the confusion matrix: `LABEL-PREDICTED`, in numbers of classes.
+    pub(crate) cell: String,
     /// The identifier: the name, or the index in the test images.
     pub(crate) name: String,
     pub(crate) label: String,
@@ -40,11 +43,15 @@ pub(crate) struct AttentionExample {
 pub(crate) struct Maps {
     pub(crate) number: usize,
     pub(crate) maps: Vec<NamedMap>,
+    /// Why there are fewer single latents than usual; empty if there are not.
+    pub(crate) missing: String,
 }
 
 /// A map to overlay on the image.
 pub(crate) struct NamedMap {
     pub(crate) name: String,
+    /// The highest attention weight of a patch, in percent.
+    pub(crate) peak: String,
     pub(crate) address: String,
 }
 
@@ -68,17 +75,30 @@ impl<'a> Test<'a> {
 }
 
 impl Shown {
-    fn new(prediction: &Prediction, test: &Test<'_>, classes: &[String]) -> Result<Self> {
-        let name = |class: u32| classes[class as usize].clone();
+    pub(crate) fn new(
+        prediction: &Prediction,
+        test: &Test<'_>,
+        classes: &[String],
+    ) -> Result<Self> {
         Ok(Self {
-            address: data_address(&test.images.image(prediction.image)?)?,
+            address: Some(data_address(&test.images.image(prediction.image)?)?),
+            ..Self::name_only(prediction, test, classes)
+        })
+    }
+
+    /// The prediction without its image.
+    pub(crate) fn name_only(prediction: &Prediction, test: &Test<'_>, classes: &[String]) -> Self {
+        let name = |class: u32| classes[class as usize].clone();
+        Self {
+            address: None,
+            cell: format!("{}-{}", prediction.label, prediction.predicted),
             name: test.name_of(prediction.image),
             label: name(prediction.label),
             predicted: name(prediction.predicted),
             right: prediction.is_right(),
             percent: percent(f64::from(prediction.probability)),
             label_percent: percent(f64::from(prediction.label_probability)),
-        })
+        }
     }
 }
 
@@ -139,9 +159,10 @@ pub(crate) fn attention_examples(
         .map(|prediction| {
             let image = test.images.image(prediction.image)?;
             let attention = Attention::of(checkpoint, &image)?;
-            let mut picture = Shown::new(prediction, test, &checkpoint.config.classes)?;
+            let mut picture = Shown::name_only(prediction, test, &checkpoint.config.classes);
             // Maps overlay the preprocessed image, which is what the model sees.
-            picture.address = data_address(&*checkpoint.config.preprocessing.framed(&image)?)?;
+            let framed = checkpoint.config.preprocessing.framed(&image)?;
+            picture.address = Some(data_address(&*framed)?);
             Ok(AttentionExample {
                 picture,
                 iterations: (1..=attention.iterations())
@@ -157,6 +178,7 @@ fn maps(attention: &Attention, number: usize) -> Result<Maps> {
         let map = attention.map(number, latents, Show::Probabilities)?;
         Ok(NamedMap {
             name,
+            peak: percent(f64::from(map.peak().1)),
             address: map_address(&map)?,
         })
     };
@@ -164,7 +186,17 @@ fn maps(attention: &Attention, number: usize) -> Result<Maps> {
     for latent in attention.sharpest(number, SINGLE_LATENTS)? {
         maps.push(named(format!("latent {latent}"), Latents::One(latent))?);
     }
-    Ok(Maps { number, maps })
+    let shown = maps.len() - 1;
+    let missing = match attention.latents() {
+        latents if shown == SINGLE_LATENTS.min(latents) => String::new(),
+        _ if shown == 1 => "All latents attend most to the same patch as this one.".to_string(),
+        _ => format!("All other latents attend most to the same patch as one of these {shown}."),
+    };
+    Ok(Maps {
+        number,
+        maps,
+        missing,
+    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! Accuracy per class and per coarse group.
 
 use perceiver_data::Groups;
-use perceiver_train::{Prediction, TOP_K};
-
-use crate::page::confusion::Confusion;
+use perceiver_train::{ConfusionMatrix, Prediction, TOP_K};
 
 /// The results of a class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub fn per_class(predictions: &[Prediction], classes: usize) -> Vec<ClassFigures
         figures.right += u64::from(prediction.is_right());
         figures.in_top5 += u64::from(prediction.label_rank as usize <= TOP_K);
     }
-    for pair in Confusion::of(predictions).pairs() {
+    for pair in ConfusionMatrix::new(predictions).confused_pairs() {
         let taken_for = &mut figures[pair.label as usize].taken_for;
         taken_for.get_or_insert((pair.predicted, pair.count));
     }

@@ -11,6 +11,7 @@
 //! RUN/report.html                          a report of all of it
 //! RUN/training/recipe.toml                 all settings of the run
 //! RUN/training/environment.json            the machine that trained it last
+//! RUN/training/steps.csv                   loss, learning rate, gradient norm within the epochs
 //! RUN/training/surveys.json                the surveys of shards
 //! RUN/training/state.safetensors           the state to resume from
 //! RUN/training/state.previous.safetensors  the state of the save before
@@ -296,6 +297,11 @@ impl RunDirectory {
     /// Returns the path of `training/environment.json`.
     pub fn environment(&self) -> PathBuf {
         self.root.join("training/environment.json")
+    }
+
+    /// Returns the path of `training/steps.csv`.
+    pub fn steps(&self) -> PathBuf {
+        self.root.join("training/steps.csv")
     }
 
     /// Returns the path of `training/surveys.json`, for data in shards.

@@ -124,6 +124,7 @@ impl Trainer {
         let history = &self.progress.history;
         let best = decision == EarlyStoppingDecision::Best;
         notifier.notify(&Event::EpochEnded { history, best })?;
+        notifier.notify(&Event::StepHistory(self.progress.step_history.points()))?;
         let mut warnings = warnings.iter();
         warnings.try_for_each(|warning| notifier.notify(&Event::Warning(warning)))?;
         if from > to {

@@ -13,15 +13,22 @@ use crate::trainer::Trainer;
 /// Before the names of all parameters of a Perceiver IO; prefixes in recipes may omit it.
 const ROOT: &str = "perceiver.";
 
+impl Recipe {
+    /// Returns whether `training.freeze` names the parameter, by a prefix: it keeps its values in
+    /// the whole run.
+    pub fn freezes(&self, parameter: &str) -> bool {
+        let prefixes = &self.training.freeze;
+        prefixes.iter().any(|prefix| is_below(parameter, prefix))
+    }
+}
+
 /// Returns the parameters that a recipe trains after `epochs` epochs; the others are frozen.
 pub(crate) fn trained(parameters: &Parameters, recipe: &Recipe, epochs: usize) -> Parameters {
     let training = &recipe.training;
     let head = recipe.model.head();
     let trains_head_only = epochs < training.head_epochs;
-    parameters.with_frozen(|name| {
-        training.freeze.iter().any(|prefix| is_below(name, prefix))
-            || (trains_head_only && !name.starts_with(head))
-    })
+    parameters
+        .with_frozen(|name| recipe.freezes(name) || (trains_head_only && !name.starts_with(head)))
 }
 
 /// Returns the parameters that a recipe trains after `epochs` epochs, and the model of a training step.

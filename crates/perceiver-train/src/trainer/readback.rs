@@ -4,6 +4,8 @@
 use candle_core::Tensor;
 use perceiver_data::Batch;
 
+use crate::diagnostics::memory::peak_memory_bytes;
+use crate::diagnostics::step_history::StepMetrics;
 use crate::distributed::Placement;
 use crate::error::Result;
 use crate::eval::batch_metrics::BatchMetrics;
@@ -28,6 +30,7 @@ pub(super) struct Unread {
     /// The number of steps taken before.
     steps: u64,
     norm: Norm,
+    learning_rate: f32,
 }
 
 /// The global gradient norm of a step.
@@ -56,6 +59,7 @@ impl Unread {
         images: usize,
         steps: u64,
         norm: Norm,
+        learning_rate: f32,
     ) -> Self {
         Self {
             result,
@@ -64,6 +68,7 @@ impl Unread {
             share: batch.indices.len() as f64 / images as f64,
             steps,
             norm,
+            learning_rate,
         }
     }
 }
@@ -115,6 +120,7 @@ impl Trainer {
                 share,
                 steps,
                 norm,
+                learning_rate,
             } = unread;
             let score = result.map(|result| {
                 let (loss, logits) = result.score()?;
@@ -131,8 +137,27 @@ impl Trainer {
             }
             self.progress.epoch.sums.add(&sums);
             self.watchdog.step(loss, norm);
+            self.record_step(steps, loss, norm, learning_rate);
         }
         Ok(())
+    }
+
+    /// Adds a step of the current epoch, taken after `steps` steps, to the history.
+    fn record_step(&mut self, steps: u64, loss: f64, gradient_norm: f64, learning_rate: f32) {
+        let progress = &self.progress;
+        let before = progress.steps - progress.epoch.batches_done as u64;
+        let done = (steps + 1 - before) as f64 / self.steps_per_epoch() as f64;
+        let seconds: f64 = progress.history.iter().map(|epoch| epoch.seconds).sum();
+        let step = StepMetrics {
+            step: steps + 1,
+            epoch: progress.history.len() as f64 + done,
+            seconds: seconds + progress.epoch.seconds,
+            loss,
+            learning_rate: learning_rate.into(),
+            gradient_norm,
+            peak_memory_bytes: peak_memory_bytes(),
+        };
+        self.progress.step_history.push(step);
     }
 }
 

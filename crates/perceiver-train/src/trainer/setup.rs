@@ -11,6 +11,7 @@ use perceiver_ops::Upload;
 
 use crate::checkpoint::Checkpoint;
 use crate::data::TrainingData;
+use crate::diagnostics::step_history::StepHistory;
 use crate::diagnostics::watchdog::{Memory, Watchdog};
 use crate::distributed::Placement;
 use crate::distributed::all_reduce::GradientAllReduce;
@@ -157,6 +158,7 @@ impl Trainer {
             parts: BTreeMap::new(),
             done: false,
             time: TimeSpent::default(),
+            step_history: StepHistory::default(),
             watchdog: Memory::default(),
         };
         require_agreement(&*placement.ranks, &facts(&progress)?)?;

@@ -33,7 +33,9 @@ impl Trainer {
         let steps = self.progress.steps;
         let weights = self.class_weights.as_ref();
         let weights = weights.map(|weights| weights.of_batch(part)).transpose()?;
-        let unread = Unread::new(result, part, weights, images, steps, norm.clone());
+        self.learning_rate = self.scheduled_rate(time);
+        let rate = self.learning_rate;
+        let unread = Unread::new(result, part, weights, images, steps, norm.clone(), rate);
         self.unread.push(unread);
         if self.is_reading_due() {
             self.read_pending()?;
@@ -43,7 +45,6 @@ impl Trainer {
             sums.add(&gradients, *norm, &self.summary)?;
         }
         let gradients = self.clipped(gradients, &norm)?;
-        self.learning_rate = self.scheduled_rate(time);
         self.optimizer.set_learning_rate(self.learning_rate);
         let gradients = if self.parts.has_optimizer() {
             gradients.with_factor_applied()?

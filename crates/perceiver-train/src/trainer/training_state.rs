@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::callbacks::EpochMetrics;
 use crate::diagnostics::model_stats::GradientSums;
+use crate::diagnostics::step_history::StepHistory;
 use crate::diagnostics::watchdog::Memory;
 use crate::diagnostics::watchdog::warning::Warning;
 use crate::error::{Result, TrainError};
@@ -64,6 +65,9 @@ pub(crate) struct Progress {
     pub(crate) done: bool,
     #[serde(default)]
     pub(crate) time: TimeSpent,
+    /// The training curves within the epochs.
+    #[serde(default)]
+    pub(crate) step_history: StepHistory,
     /// The state of the watchdog.
     #[serde(default)]
     pub(crate) watchdog: Memory,

@@ -8,7 +8,7 @@ use perceiver_model::{Architecture, Summary};
 use perceiver_report::{counted, grouped, with_unit};
 use perceiver_train::{
     Callbacks, CheckpointConfig, Communicator, DeviceChoice, Environment, EventFile, MetricsCsv,
-    MetricsFile, Outcome, Placement, Recipe, RunDirectory, Surveys, TestReserve, Trainer,
+    MetricsFile, Outcome, Placement, Recipe, RunDirectory, StepsCsv, Surveys, TestReserve, Trainer,
     TrainingData,
 };
 
@@ -47,6 +47,7 @@ pub(crate) fn fit_and_test(
     let is_first = trainer.placement().ranks.is_first();
     if is_first && !trainer.is_done() {
         let here = Environment::here(trainer.device());
+        let here = here.started_now(&trainer.run().environment());
         if let Err(error) = here.write(&trainer.run().environment()) {
             tracing::warn!("the environment of the run is not recorded: {error}");
         }
@@ -56,6 +57,7 @@ pub(crate) fn fit_and_test(
     if is_first {
         callbacks.push(Box::new(MetricsFile::new(trainer.run().metrics())));
         callbacks.push(Box::new(MetricsCsv::new(trainer.run().metrics_csv())));
+        callbacks.push(Box::new(StepsCsv::new(trainer.run().steps())));
         callbacks.push(Box::new(EventFile::new(trainer.run().event_file())));
         let classes = trainer.recipe().model.num_classes();
         if trainer.is_done() {

@@ -74,7 +74,7 @@ pub(crate) fn run(
     table.write(&root)?;
     terminal::print(table.text())?;
     tracing::info!(
-        "the runs, sweep.md and sweep.json are in {}",
+        "the runs, sweep.md, sweep.json and sweep.html are in {}",
         root.display()
     );
     if diverged.is_empty() {

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
-use perceiver_report::says_top5;
-use perceiver_train::{CheckpointConfig, MetricsFile, RunDirectory, TestResults, write_file};
+use perceiver_report::{SweepVariant, says_top5, sweep_page};
+use perceiver_train::{
+    CheckpointConfig, EpochMetrics, MetricsFile, RunDirectory, TestResults, write_file,
+};
 use serde::Serialize;
 
 /// The results of a finished run.
@@ -27,6 +29,9 @@ pub(crate) struct RunFigures {
     /// The number of classes.
     #[serde(skip)]
     classes: usize,
+    /// The metrics of all epochs.
+    #[serde(skip)]
+    history: Vec<EpochMetrics>,
 }
 
 impl RunFigures {
@@ -45,7 +50,8 @@ impl RunFigures {
             .iter()
             .min_by(|a, b| a.val_loss.total_cmp(&b.val_loss));
         let directory = root.file_name().unwrap_or_default();
-        Ok(by_loss.map(|kept| Self {
+        let kept = by_loss.cloned();
+        Ok(kept.map(|kept| Self {
             seed,
             directory: directory.to_string_lossy().into_owned(),
             epochs: epochs.len(),
@@ -59,6 +65,7 @@ impl RunFigures {
             test_top5_acc: test.top5_acc,
             minutes: epochs.iter().map(|epoch| epoch.seconds).sum::<f64>() / 60.0,
             classes,
+            history: epochs,
         }))
     }
 }
@@ -222,15 +229,41 @@ impl SweepTable {
         format!("{}\n{CAPTION}", self.table(presets::UTF8_HORIZONTAL_ONLY))
     }
 
-    /// Writes `sweep.md` and `sweep.json`.
+    /// Writes `sweep.md`, `sweep.json` and `sweep.html`.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a file cannot be written or a chart cannot be drawn.
     pub(crate) fn write(&self, directory: &Path) -> Result<()> {
         let markdown = format!("{}\n\n{CAPTION}\n", self.table(presets::ASCII_MARKDOWN));
         write_file(&directory.join("sweep.md"), markdown.as_bytes())?;
         let json = serde_json::to_string_pretty(self)? + "\n";
-        Ok(write_file(&directory.join("sweep.json"), json.as_bytes())?)
+        write_file(&directory.join("sweep.json"), json.as_bytes())?;
+        let page = self.page(directory)?;
+        Ok(write_file(&directory.join("sweep.html"), page.as_bytes())?)
+    }
+
+    /// Renders the page.
+    fn page(&self, directory: &Path) -> Result<String> {
+        let shown = |row: [String; COLUMNS]| self.shown(row).collect::<Vec<String>>();
+        let variants = self.variants.iter().map(|variant| SweepVariant {
+            name: variant.name.clone(),
+            best: variant.best,
+            row: shown(variant.row()),
+            val_acc: variant.val_acc.map(|mean| (mean.mean, mean.deviation)),
+            runs: variant.runs.iter().map(|run| run.history.clone()).collect(),
+        });
+        let variants: Vec<SweepVariant> = variants.collect();
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        let header = shown(HEADER.map(str::to_string));
+        let caption = CAPTION.replace('\n', ". ");
+        Ok(sweep_page(&name, &header, &caption, &variants)?)
+    }
+
+    /// Returns the cells of a row that are shown.
+    fn shown(&self, row: [String; COLUMNS]) -> impl Iterator<Item = String> {
+        let has_top5 = self.shows_top5();
+        let cells = row.into_iter().zip(HEADER);
+        cells.filter_map(move |(cell, column)| (has_top5 || column != TOP5).then_some(cell))
     }
 
     /// Whether any run has enough classes for a top-5 accuracy to be informative.
@@ -241,14 +274,13 @@ impl SweepTable {
 
     fn table(&self, preset: &str) -> Table {
         let mut table = Table::new();
-        let shown = |column: usize| self.shows_top5() || HEADER[column] != TOP5;
-        let of = |row: [String; COLUMNS]| {
-            let cells = row.into_iter().enumerate();
-            cells.filter_map(move |(column, cell)| shown(column).then_some(cell))
-        };
         table.load_preset(preset);
-        table.set_header(of(HEADER.map(str::to_string)));
-        table.add_rows(self.variants.iter().map(|variant| of(variant.row())));
+        table.set_header(self.shown(HEADER.map(str::to_string)));
+        table.add_rows(
+            self.variants
+                .iter()
+                .map(|variant| self.shown(variant.row())),
+        );
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -275,6 +307,7 @@ mod tests {
             test_top5_acc: 0.9,
             minutes: 2.0,
             classes: 20,
+            history: Vec::new(),
         }
     }
 
