@@ -51,7 +51,7 @@ pub(crate) struct RecipeFlags {
     learning_rate: Option<f64>,
 
     /// Compute precision: f32, tf32 (NVIDIA tensor cores) or bf16 (16 bits between operations; for
-    /// GPUs, and CPUs with AVX512-BF16; works on other CPUs, but no faster; the log names the kernel).
+    /// GPUs, and CPUs with AVX512-BF16; on other CPUs it is slower; the log names the kernel).
     #[arg(long, value_name = "TYPE")]
     precision: Option<Precision>,
 

@@ -42,7 +42,7 @@ pub(crate) fn log_bf16(device: &Device, precision: Precision) {
 fn bf16_message(kernel: Option<Bf16Kernel>) -> String {
     match kernel {
         Some(kernel) => format!("bf16: {kernel} multiplies matrices, with f32 sums"),
-        None => "bf16: this CPU has no instructions for it; matrix products are f32, and no faster"
+        None => "bf16: this CPU has no instructions for it; products are in f32, which is faster with --precision f32"
             .to_owned(),
     }
 }
@@ -56,6 +56,6 @@ mod tests {
         let with = bf16_message(Some(Bf16Kernel::PORTABLE));
         assert_eq!(with, "bf16: portable multiplies matrices, with f32 sums");
         let without = bf16_message(None);
-        assert!(without.contains("no instructions for it") && without.contains("no faster"));
+        assert!(without.contains("no instructions for it") && without.contains("faster with"));
     }
 }
