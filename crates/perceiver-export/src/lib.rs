@@ -20,7 +20,7 @@
 //!     ..OnnxMetadata::default()
 //! };
 //! let model = OnnxModel::new(&config, &parameters, &ExportOptions::default(), &metadata)?;
-//! assert_eq!(model.operators()["LayerNormalization"], 22);
+//! assert_eq!(model.operators()["LayerNormalization"], 21);
 //!
 //! let folder = std::env::temp_dir().join(format!("perceiver-export-{}", std::process::id()));
 //! std::fs::create_dir_all(&folder).unwrap();

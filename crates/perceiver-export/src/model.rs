@@ -123,13 +123,13 @@ fn graph(
     } else {
         images
     };
-    let images = graph.to_precision(&images);
+    let images = graph.in_precision(&images);
     let logits = match model {
         ModelConfig::Perceiver(config) => perceiver(&mut graph, config, &weights, &images)?,
         ModelConfig::PerceiverIo(config) => perceiver_io(&mut graph, config, &weights, &images)?,
         ModelConfig::Custom(_) => images, // rejected above
     };
-    let logits = graph.to_single(&logits);
+    let logits = graph.in_single(&logits);
     let result = result(&mut graph, options, model.num_classes(), &logits);
     let name = if options.softmax {
         "probabilities"

@@ -201,7 +201,7 @@ impl Graph {
     }
 
     /// Converts a value of 32 bits to the precision of the graph.
-    pub(crate) fn to_precision(&mut self, x: &Value) -> Value {
+    pub(crate) fn in_precision(&mut self, x: &Value) -> Value {
         match self.precision {
             OnnxPrecision::F32 => x.clone(),
             OnnxPrecision::F16 => self.cast(x, DataType::Float16),
@@ -209,7 +209,7 @@ impl Graph {
     }
 
     /// Converts a value in the precision of the graph to 32 bits.
-    pub(crate) fn to_single(&mut self, x: &Value) -> Value {
+    pub(crate) fn in_single(&mut self, x: &Value) -> Value {
         match self.precision {
             OnnxPrecision::F32 => x.clone(),
             OnnxPrecision::F16 => self.cast(x, DataType::Float),

@@ -18,7 +18,7 @@ pub(crate) fn apply(
     map: Map,
 ) -> Value {
     let map = match shorter_side {
-        Some(side) => downscaled(graph, map, side.max(1)),
+        Some(side) => downscaled(graph, &map, side.max(1)),
         None => map,
     };
     let normalization = &steps.normalization;
@@ -33,7 +33,7 @@ pub(crate) fn apply(
 
 /// Adds `Image::shrunk_to`: images whose shorter side is longer than `shorter_side` are downscaled to
 /// it, anti-aliased, and rounded to bytes.
-fn downscaled(graph: &mut Graph, map: Map, shorter_side: usize) -> Map {
+fn downscaled(graph: &mut Graph, map: &Map, shorter_side: usize) -> Map {
     let shorter = map.shorter_side(graph);
     let (side, half) = (graph.double(shorter_side as f64), graph.double(0.5));
     let [new_rows, new_columns] = map.sides.each_ref().map(|length| {
