@@ -1,5 +1,5 @@
 //! Predictions over HTTP: a checkpoint behind `POST /predict`, with dynamic batching, limits on
-//! everything that a request can use up, metrics, an OpenAPI description, and a page to try images.
+//! everything that a request can use up, metrics, an `OpenAPI` description, and a page to try images.
 //!
 //! ```
 //! use std::io::{Read, Write};

@@ -62,7 +62,7 @@ impl Metrics {
     pub(crate) fn new(queue: usize) -> Self {
         let mut registry = Registry::with_prefix("perceiver");
         let capacity = Gauge::<i64>::default();
-        capacity.set(queue as i64);
+        capacity.set(i64::try_from(queue).unwrap_or(i64::MAX));
         let mut metrics = Self {
             registry: Arc::default(),
             requests: Family::default(),

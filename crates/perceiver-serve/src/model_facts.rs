@@ -55,6 +55,7 @@ struct Results {
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the flags")]
 struct ShownLimits {
     max_body: u64,
     max_pixels: u64,
@@ -72,7 +73,8 @@ impl ModelFacts {
         let summary = Summary::new(model)?;
         let data = &checkpoint.config.data;
         let results = config.results.as_ref().map(|results| Results {
-            dataset: public(&data.dataset).unwrap_or_else(|| "images of its author".to_string()),
+            dataset: public(data.dataset.as_ref())
+                .unwrap_or_else(|| "images of its author".to_string()),
             images: results.images,
             accuracy: results.acc,
             accuracy_interval_95: results.acc_interval_95,
@@ -89,7 +91,7 @@ impl ModelFacts {
             fit: ShownFit::of(checkpoint),
             classes: checkpoint.config.classes.clone(),
             training: Training {
-                dataset: public(&data.dataset),
+                dataset: public(data.dataset.as_ref()),
                 images: data.train_images,
             },
             results,
@@ -113,8 +115,8 @@ fn kind(model: &ModelConfig) -> String {
 }
 
 /// Returns the name of a public data set. A path says something about the machine it is on.
-fn public(source: &Option<Source>) -> Option<String> {
-    let source = source.as_ref()?;
+fn public(source: Option<&Source>) -> Option<String> {
+    let source = source?;
     match source {
         Source::Cifar10 | Source::Cifar100 | Source::Shapes | Source::Hub { .. } => {
             Some(source.to_string())

@@ -4,6 +4,7 @@ pub(crate) mod describe;
 pub(crate) mod page;
 pub(crate) mod predict;
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,32 +29,33 @@ pub(crate) fn router(state: &Arc<AppState>) -> Result<Router> {
     let with_token = Router::new()
         .route(
             "/predict",
-            post(predict::predict).fallback(|request| method("POST", request)),
+            post(predict::predict).fallback(|request: Request| method("POST", &request)),
         )
         .route(
             "/model",
-            get(describe::model).fallback(|request| method("GET", request)),
+            get(describe::model).fallback(|request: Request| method("GET", &request)),
         )
         .route(
             "/metrics",
-            get(describe::metrics).fallback(|request| method("GET", request)),
+            get(describe::metrics).fallback(|request: Request| method("GET", &request)),
         )
         .route_layer(from_fn_with_state(Arc::clone(state), require_token));
     let mut open = Router::new();
     for (path, asset) in page::ASSETS {
         open = open.route(
             path,
-            get(move || page::answer(asset)).fallback(|request| method("GET", request)),
+            get(move || ready(page::answer(asset)))
+                .fallback(|request: Request| method("GET", &request)),
         );
     }
     let router = open
         .route(
             "/health",
-            get(describe::health).fallback(|request| method("GET", request)),
+            get(describe::health).fallback(|request: Request| method("GET", &request)),
         )
         .route(
             "/openapi.json",
-            get(describe::openapi).fallback(|request| method("GET", request)),
+            get(describe::openapi).fallback(|request: Request| method("GET", &request)),
         )
         .merge(with_token)
         .fallback(not_found)
@@ -72,9 +74,9 @@ async fn not_found(request: Request) -> ApiError {
     ApiError::NotFound { path }
 }
 
-async fn method(expected: &'static str, request: Request) -> ApiError {
+fn method(expected: &'static str, request: &Request) -> Ready<ApiError> {
     let found = request.method().as_str().chars().take(30).collect();
-    ApiError::Method { expected, found }
+    ready(ApiError::Method { expected, found })
 }
 
 /// Returns what lets pages of other origins use the server.

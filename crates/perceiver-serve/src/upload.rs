@@ -4,7 +4,7 @@ pub(crate) mod body;
 pub(crate) mod json;
 pub(crate) mod multipart;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use mime::Mime;
 
@@ -85,7 +85,7 @@ impl Form {
 fn require_no_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     let encodings = headers.get_all(header::CONTENT_ENCODING).into_iter();
     match encodings
-        .map(|value| value.as_bytes())
+        .map(HeaderValue::as_bytes)
         .find(|value| !value.eq_ignore_ascii_case(b"identity"))
     {
         None => Ok(()),

@@ -287,7 +287,6 @@ fn results(directory: &Path) -> Option<TestResults> {
 
 fn say_where(server: &Server) -> Result<()> {
     let address = server.address();
-    terminal::print(format_args!("http://{address}"))?;
     let limits = &server.config().limits;
     let bound = size::shown(server.memory_bound());
     tracing::info!(
@@ -308,6 +307,7 @@ fn say_where(server: &Server) -> Result<()> {
             "everyone who can reach {address} can use it: --token-file FILE requires a token"
         );
     }
+    terminal::print(format_args!("http://{address}"))?; // last: who reads it may connect now
     Ok(())
 }
 

@@ -64,7 +64,7 @@ pub(crate) async fn complete(
         match &error {
             None => tracing::info!(%method, path, status, ms, "answered"),
             Some(error) if status >= 500 => {
-                tracing::error!(%method, path, status, ms, %error, "failed")
+                tracing::error!(%method, path, status, ms, %error, "failed");
             }
             Some(error) => tracing::info!(%method, path, status, ms, %error, "refused"),
         }

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 
-/// A value as the JSON body of an answer. Unlike axum's, it needs no other features of serde_json
+/// A value as the JSON body of an answer. Unlike axum's, it needs no other features of `serde_json`
 /// than the rest of the workspace, which is compiled once for all.
 pub(crate) struct Json<T>(pub(crate) T);
 

@@ -1,9 +1,11 @@
 //! Attention maps of an image: where the latents look, in each cross-attention.
 
 use candle_core::Tensor;
-use perceiver_report::{Attention, Latents, Map, ReportError, Show, map_address};
+use perceiver_report::{Attention, Latents, Map, Show, map_address};
 use perceiver_train::Predictor;
 use serde::Serialize;
+
+use crate::http::api_error::ApiError;
 
 /// The mean attention of all latents, one map per cross-attention.
 #[derive(Clone, Debug)]
@@ -27,11 +29,18 @@ impl AttentionMaps {
     ///
     /// # Errors
     /// As for [`Attention::of`].
-    pub(crate) fn of(predictor: &Predictor, input: &Tensor) -> Result<Self, ReportError> {
+    pub(crate) fn of(predictor: &Predictor, input: &Tensor) -> Result<Self, ApiError> {
         let checkpoint = predictor.checkpoint();
-        let attention = Attention::of_input(checkpoint, &input.to_device(checkpoint.device())?)?;
+        let failed = |finding: String| ApiError::Model { finding };
+        let input = input.to_device(checkpoint.device());
+        let input = input.map_err(|error| failed(error.to_string()))?;
+        let attention = Attention::of_input(checkpoint, &input);
+        let attention = attention.map_err(|error| ApiError::of_attention(&error))?;
         let iterations = 1..=attention.iterations();
-        let maps = iterations.map(|it| attention.map(it, Latents::Mean, Show::Probabilities));
+        let maps = iterations.map(|iteration| {
+            let map = attention.map(iteration, Latents::Mean, Show::Probabilities);
+            map.map_err(|error| failed(error.to_string()))
+        });
         Ok(Self(maps.collect::<Result<_, _>>()?))
     }
 
@@ -39,13 +48,13 @@ impl AttentionMaps {
     ///
     /// # Errors
     /// When a map cannot be encoded.
-    pub(crate) fn shown(self) -> Result<Vec<ShownMap>, ReportError> {
+    pub(crate) fn shown(self) -> Result<Vec<ShownMap>, ApiError> {
         let maps = self.0.into_iter().zip(1..);
         let shown = maps.map(|(map, iteration)| {
             Ok(ShownMap {
                 iteration,
                 side: map.side,
-                overlay: map_address(&map)?,
+                overlay: map_address(&map).map_err(|error| ApiError::of_attention(&error))?,
                 weights: map.values,
             })
         });

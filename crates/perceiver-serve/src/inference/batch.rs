@@ -82,7 +82,7 @@ mod tests {
             jobs,
             arriving,
             most: 4,
-            wait: Duration::from_secs(60),
+            wait: Duration::from_mins(1),
         };
         let input = || Tensor::zeros((1, 3, 2, 2), DType::F32, &Device::Cpu).unwrap();
         let mut places = queue.take_places(2).unwrap();

@@ -41,7 +41,7 @@ pub(crate) fn start(
             while let Some(batch) = batches.next() {
                 model.answer(batch);
             }
-        })
+        });
     };
     thread::Builder::new()
         .name("model".to_string())
@@ -111,10 +111,7 @@ impl Model {
     }
 
     fn attention(&self, input: &Tensor) -> Result<AttentionMaps, ApiError> {
-        contained(|| {
-            let maps = AttentionMaps::of(&self.predictor, input);
-            maps.map_err(|error| ApiError::of_attention(&error))
-        })
+        contained(|| AttentionMaps::of(&self.predictor, input))
     }
 }
 

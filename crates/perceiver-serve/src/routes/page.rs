@@ -36,7 +36,7 @@ pub(crate) const ASSETS: [(&str, Asset); 3] = [
 ];
 
 /// Answers with a file.
-pub(crate) async fn answer(asset: Asset) -> Response {
+pub(crate) fn answer(asset: Asset) -> Response {
     let media_type = HeaderValue::from_static(asset.media_type);
     ([(header::CONTENT_TYPE, media_type)], asset.text).into_response()
 }

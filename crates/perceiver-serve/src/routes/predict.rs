@@ -157,8 +157,7 @@ fn prediction(
         probability,
     };
     let (height, width) = image.size;
-    let maps = found.attention.map(AttentionMaps::shown).transpose();
-    let maps = maps.map_err(|error| ApiError::of_attention(&error))?;
+    let maps = found.attention.map(AttentionMaps::shown).transpose()?;
     Ok(Prediction {
         image: image.name,
         width,

@@ -48,6 +48,7 @@ pub(crate) fn images(body: &[u8], most: usize) -> Result<Vec<Upload>, ApiError> 
     require_some(images, most)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn malformed(finding: impl ToString) -> ApiError {
     ApiError::BodyFormat {
         expected: r#"{"image": "BASE64"} or {"images": ["BASE64", ...]}"#,

@@ -38,6 +38,7 @@ async fn parse(boundary: &str, body: Bytes, most: usize) -> Result<Vec<Upload>, 
     Ok(images)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn malformed(finding: impl ToString) -> ApiError {
     ApiError::BodyFormat {
         expected: "multipart/form-data",
