@@ -49,7 +49,7 @@ pub(crate) struct Cell {
     /// The same in percent.
     pub(crate) percent: String,
     /// The identifier of the cell: `LABEL-PREDICTED`, in numbers of classes.
-    pub(crate) cell: String,
+    pub(crate) key: String,
     pub(crate) says: String,
 }
 
@@ -107,7 +107,7 @@ impl Table {
                     right: label == predicted,
                     share: format!("{share:.3}"),
                     percent: format!("{:.0}%", 100.0 * share),
-                    cell: format!("{label}-{predicted}"),
+                    key: format!("{label}-{predicted}"),
                     says: format!(
                         "{name} predicted as {taken_for}: {count} ({})",
                         percent(share)

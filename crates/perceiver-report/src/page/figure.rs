@@ -112,14 +112,14 @@ impl Values {
         let mut rows: BTreeMap<u64, (f64, Vec<String>)> = BTreeMap::new();
         for (column, curve) in chart.curves.iter().enumerate() {
             for (at, &(x, y)) in curve.points.iter().enumerate() {
-                let mut text = number(y, chart.up.digits);
-                if let Some(&(low, high)) = curve.intervals.get(at) {
+                let value = number(y, chart.up.digits);
+                let interval = curve.intervals.get(at).map(|&(low, high)| {
                     let [low, high] = [low, high].map(|end| number(end, chart.up.digits));
-                    text += &format!(" ({low} to {high})");
-                }
-                if let Some(note) = curve.notes.get(at) {
-                    text += &format!(", {note}");
-                }
+                    format!(" ({low} to {high})")
+                });
+                let note = curve.notes.get(at).map(|note| format!(", {note}"));
+                let [interval, note] = [interval, note].map(Option::unwrap_or_default);
+                let text = format!("{value}{interval}{note}");
                 let row = rows.entry(ordered(x));
                 row.or_insert_with(|| (x, vec![String::new(); columns])).1[column] = text;
             }

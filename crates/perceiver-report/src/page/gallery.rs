@@ -36,11 +36,11 @@ pub(crate) struct Shown {
 /// The attention maps of an image.
 pub(crate) struct AttentionExample {
     pub(crate) picture: Shown,
-    pub(crate) iterations: Vec<Maps>,
+    pub(crate) iterations: Vec<CrossAttentionMaps>,
 }
 
 /// The maps of one cross-attention, counted from 1.
-pub(crate) struct Maps {
+pub(crate) struct CrossAttentionMaps {
     pub(crate) number: usize,
     pub(crate) maps: Vec<NamedMap>,
     /// Why there are fewer single latents than usual; empty if there are not.
@@ -160,9 +160,9 @@ pub(crate) fn attention_examples(
             let image = test.images.image(prediction.image)?;
             let attention = Attention::of(checkpoint, &image)?;
             let mut picture = Shown::name_only(prediction, test, &checkpoint.config.classes);
-            // Maps overlay the preprocessed image, which is what the model sees.
+            // CrossAttentionMaps overlay the preprocessed image, which is what the model sees.
             let framed = checkpoint.config.preprocessing.framed(&image)?;
-            picture.address = Some(data_address(&*framed)?);
+            picture.address = Some(data_address(&framed)?);
             Ok(AttentionExample {
                 picture,
                 iterations: (1..=attention.iterations())
@@ -173,7 +173,7 @@ pub(crate) fn attention_examples(
         .collect()
 }
 
-fn maps(attention: &Attention, number: usize) -> Result<Maps> {
+fn maps(attention: &Attention, number: usize) -> Result<CrossAttentionMaps> {
     let named = |name: String, latents: Latents| -> Result<NamedMap> {
         let map = attention.map(number, latents, Show::Probabilities)?;
         Ok(NamedMap {
@@ -192,7 +192,7 @@ fn maps(attention: &Attention, number: usize) -> Result<Maps> {
         _ if shown == 1 => "All latents attend most to the same patch as this one.".to_string(),
         _ => format!("All other latents attend most to the same patch as one of these {shown}."),
     };
-    Ok(Maps {
+    Ok(CrossAttentionMaps {
         number,
         maps,
         missing,
