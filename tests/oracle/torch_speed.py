@@ -5,8 +5,8 @@ usage: python torch_speed.py train|infer CONFIG_JSON BATCH STEPS|forever [DEVICE
 DEVICE is cpu, cuda or cuda:N; PRECISION f32, tf32 or bf16: autocast, with weights and the optimizer's state in f32. A GPU goes through ten
 repetitions before it is waited for, as it does in training.
 
-`forever` prints a line `step BATCH` after every repetition. Otherwise the last line it prints is a JSON object: amount (pictures a repetition), seconds of every repetition, peak_rss_bytes, and on a GPU
-peak_device_bytes.
+`forever` prints a line `step BATCH` after every repetition. Otherwise the last line it prints is a JSON object: amount
+(pictures a repetition), seconds of every repetition, peak_rss_bytes, and on a GPU peak_device_bytes.
 """
 import contextlib
 import json
