@@ -190,9 +190,10 @@ fn a_list_on_standard_input_gives_the_embeddings_of_the_folder() {
     let expected = embed(&sandbox, "folder.npy");
     let mut command = sandbox.command("embed --checkpoint run --output list.npy --null -");
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    let list: String = (0..7)
+    let list: Vec<String> = (0..7)
         .map(|index| format!("pictures/{index}.png\0"))
         .collect();
+    let list = list.concat();
     child
         .stdin
         .take()

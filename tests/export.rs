@@ -142,7 +142,7 @@ const CASES: [Case; 14] = [
         (c.ffn_units, c.classifier_units) = (vec![16], vec![4]);
     }),
     ("one head, one channel", |c| {
-        (c.num_heads, c.channels) = (1, 1)
+        (c.num_heads, c.channels) = (1, 1);
     }),
     ("many latents and few tokens", |c| {
         (c.image_size, c.latent_dim, c.num_cross_heads) = (8, 40, 2);

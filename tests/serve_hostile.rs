@@ -107,7 +107,7 @@ fn good_png() -> Vec<u8> {
 }
 
 /// Returns a chunk of a PNG file.
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let mut checked = kind.to_vec();
     checked.extend_from_slice(data);
     let mut crc = flate2::Crc::new();
@@ -124,10 +124,10 @@ fn png(width: u32, height: u32, extra: &[u8], pixels: &[u8]) -> Vec<u8> {
     header.extend_from_slice(&height.to_be_bytes());
     header.extend_from_slice(&[8, 2, 0, 0, 0]);
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    file.extend(chunk(b"IHDR", &header));
+    file.extend(chunk(*b"IHDR", &header));
     file.extend_from_slice(extra);
-    file.extend(chunk(b"IDAT", pixels));
-    file.extend(chunk(b"IEND", &[]));
+    file.extend(chunk(*b"IDAT", pixels));
+    file.extend(chunk(*b"IEND", &[]));
     file
 }
 
@@ -257,7 +257,7 @@ fn bombs(kinds: &mut Kinds) {
     ] {
         let mut data = head.to_vec();
         data.extend(zeros(200 << 20));
-        let file = png(8, 8, &chunk(kind, &data), &few);
+        let file = png(8, 8, &chunk(*kind, &data), &few);
         kinds.add(
             format!("a PNG with a {name} of 200 MB, compressed"),
             raw(&file),
@@ -397,6 +397,7 @@ fn forms(kinds: &mut Kinds) {
     let good = good_png();
     let whole = form(&[("a.png", &good)]);
     let text = |text: &str| text.as_bytes().to_vec();
+    let long = "x".repeat(100_000);
     for (name, content_type, body) in [
         ("without a boundary", "multipart/form-data", whole.clone()),
         (
@@ -431,10 +432,7 @@ fn forms(kinds: &mut Kinds) {
         (
             "with a header without end",
             FORM,
-            text(&format!(
-                "--B\r\nContent-Disposition: {}",
-                "x".repeat(100_000)
-            )),
+            text(&format!("--B\r\nContent-Disposition: {long}")),
         ),
         (
             "with a header of 500 kB",
@@ -464,11 +462,7 @@ fn forms(kinds: &mut Kinds) {
             FORM,
             form(&[("../../../../etc/passwd", b"x")]),
         ),
-        (
-            "with a name of 100 kB",
-            FORM,
-            form(&[(&"x".repeat(100_000), b"x")]),
-        ),
+        ("with a name of 100 kB", FORM, form(&[(&long, b"x")])),
         (
             "with markup as name",
             FORM,
@@ -496,6 +490,12 @@ fn forms(kinds: &mut Kinds) {
             Outcome::Refused,
         );
     }
+    forms_of_many_bytes(kinds);
+}
+
+fn forms_of_many_bytes(kinds: &mut Kinds) {
+    let good = good_png();
+    let whole = form(&[("a.png", &good)]);
     let mut named =
         b"--B\r\nContent-Disposition: form-data; name=\"\xff\xfe\"; filename=\"\xc3\x28\"\r\n\r\n"
             .to_vec();
@@ -905,6 +905,7 @@ fn heads(kinds: &mut Kinds) {
         with(": y\r\n"),
         Outcome::RefusedOrClosed,
     );
+    let endless = vec![b'G'; 100_000];
     for (name, request) in [
         ("no HTTP", &b"hello\r\n\r\n"[..]),
         ("HTTP/0.9", b"GET /\r\n\r\n"),
@@ -920,7 +921,7 @@ fn heads(kinds: &mut Kinds) {
         ("ones", &[0xff; 1000]),
         ("empty lines", &[b'\n'; 1000]),
         ("a request line of spaces", b"          \r\n\r\n"),
-        ("a request line without an end", &[b'G'; 100_000]),
+        ("a request line without an end", &endless),
     ] {
         kinds.add(
             format!("{name} instead of a request"),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::program::Sandbox;
 
 /// The longest wait for an answer: a test that waits longer has found a server that hangs.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_mins(2);
 
 /// A running server, which is killed when it is dropped.
 pub struct Serving {

@@ -161,7 +161,7 @@ fn run(arguments: &Run) -> Result<(), Box<dyn Error>> {
         let clients: Vec<_> = (0..arguments.clients)
             .map(|_| scope.spawn(client))
             .collect();
-        let ended = clients.into_iter().map(|client| client.join());
+        let ended = clients.into_iter().map(std::thread::ScopedJoinHandle::join);
         ended
             .map(|ended| ended.unwrap_or_else(|_| Err(io::Error::other("a client panicked"))))
             .collect()

@@ -36,7 +36,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
 pub(crate) fn shown(bytes: u64) -> String {
     match bytes {
         ..1024 => format!("{bytes} B"),
-        ..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        1024..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
         _ => format!("{} MiB", bytes.div_ceil(1 << 20)),
     }
 }

@@ -64,18 +64,15 @@ const OF_A_RECIPE: [&str; 6] = ["preset", "recipe", "config", "set", "dataset", 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let of_flag = arguments.checkpoint.iter();
     let mut named = of_flag.chain(&arguments.model);
-    let (name, config, summary) = match named.next() {
-        Some(name) => {
-            let checkpoint = CheckpointFlags::of("--checkpoint", name, arguments.offline);
-            let config = checkpoint.config()?.model;
-            let summary = Summary::new(&config)?;
-            (name.clone(), config, summary)
-        }
-        None => {
-            let (name, recipe) = to_train(arguments)?;
-            let summary = Summary::with_frozen(&recipe.model, |name| recipe.freezes(name))?;
-            (name, recipe.model, summary)
-        }
+    let (name, config, summary) = if let Some(name) = named.next() {
+        let checkpoint = CheckpointFlags::of("--checkpoint", name, arguments.offline);
+        let config = checkpoint.config()?.model;
+        let summary = Summary::new(&config)?;
+        (name.clone(), config, summary)
+    } else {
+        let (name, recipe) = to_train(arguments)?;
+        let summary = Summary::with_frozen(&recipe.model, |name| recipe.freezes(name))?;
+        (name, recipe.model, summary)
     };
     let kind = match &config {
         ModelConfig::Perceiver(_) => "Perceiver",

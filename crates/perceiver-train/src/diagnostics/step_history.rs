@@ -136,7 +136,9 @@ mod tests {
     fn few_steps_are_kept_as_they_are() {
         let mut history = StepHistory::default();
         let steps: Vec<StepMetrics> = (1..=50).map(step).collect();
-        steps.iter().for_each(|step| history.push(*step));
+        for step in &steps {
+            history.push(*step);
+        }
         assert_eq!(history.points(), steps);
     }
 }

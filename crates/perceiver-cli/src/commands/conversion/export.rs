@@ -36,6 +36,7 @@ Examples:
       --with-preprocessing --softmax
   perceiver export --checkpoint runs/photos --output small.onnx --precision f16"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     checkpoint: CheckpointFlags,
