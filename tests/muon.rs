@@ -135,8 +135,8 @@ fn invalid_hyperparameters_are_named() {
             "training.optimizer.muon.momentum: expected at least 0 and below 1",
         ),
         (
-            "muon.iterations = 0",
-            "training.optimizer.muon.iterations: expected from 1 to 100",
+            "muon.newton_schulz_steps = 0",
+            "training.optimizer.muon.newton_schulz_steps: expected from 1 to 100",
         ),
         (
             "muon.learning_rate_factor = 0.0",

@@ -96,7 +96,7 @@ fn the_keras_example_gets_warnings_at_the_start_and_for_a_stuck_loss() {
     assert!(!run.text("metrics.csv").contains("saturated"));
     let page = run.text("report.html");
     assert!(
-        page.contains("<h3>Warnings</h3>"),
+        page.contains("<h3 id=\"warnings\">Warnings</h3>"),
         "no warnings in the report"
     );
     let events = fs::read(events(&run)).unwrap();
@@ -179,8 +179,8 @@ training.epochs = 2";
     assert!(weights(&plain) == weights(&diagnosed), "the weights differ");
     assert!(!plain.text("metrics.jsonl").contains("diagnosis"));
     let charts = [
-        "Gradient norm",
-        "Entropy of attention",
+        "Gradient norm by layer",
+        "Entropy of cross attention",
         "Spread of the latents",
     ];
     for chart in charts {

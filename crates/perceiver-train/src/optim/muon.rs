@@ -54,8 +54,8 @@ pub struct MuonRecipe {
     pub momentum: f64,
     /// Whether to use Nesterov momentum.
     pub nesterov: bool,
-    /// The number of Newton-Schulz iterations per step.
-    pub iterations: usize,
+    /// The number of Newton-Schulz steps per step of the optimizer.
+    pub newton_schulz_steps: usize,
     /// The scale of updates: shape or moonlight.
     pub scale: MuonScaleName,
 }
@@ -77,14 +77,14 @@ impl Default for MuonRecipe {
             learning_rate_factor: 20.0,
             momentum: 0.95,
             nesterov: true,
-            iterations: 5,
+            newton_schulz_steps: 5,
             scale: MuonScaleName::Shape,
         }
     }
 }
 
 impl MuonRecipe {
-    /// The maximum of `iterations`.
+    /// The maximum of `newton_schulz_steps`.
     const MOST_ITERATIONS: usize = 100;
 
     /// Returns the first invalid value, field first.
@@ -99,10 +99,10 @@ impl MuonRecipe {
             return Some(format!("muon.{expected}, found {momentum}"));
         }
         let most = Self::MOST_ITERATIONS;
-        let is_fine = (1..=most).contains(&self.iterations);
+        let is_fine = (1..=most).contains(&self.newton_schulz_steps);
         (!is_fine).then(|| {
-            let found = self.iterations;
-            format!("muon.iterations: expected from 1 to {most}, found {found}")
+            let found = self.newton_schulz_steps;
+            format!("muon.newton_schulz_steps: expected from 1 to {most}, found {found}")
         })
     }
 }
@@ -120,7 +120,7 @@ impl UpdateRule<1> for MuonRule {
             learning_rate: f64::from(learning_rate),
             momentum: muon.momentum,
             nesterov: muon.nesterov,
-            iterations: muon.iterations,
+            iterations: muon.newton_schulz_steps,
             scale: match muon.scale {
                 MuonScaleName::Shape => MuonScale::Shape,
                 MuonScaleName::Moonlight => MuonScale::Moonlight,
