@@ -33,7 +33,7 @@ const TOP_FILES: [&str; 7] = [
 const FOLDERS: [(&str, &[&str]); 4] = [
     ("src", &["rs", "cu"]),
     ("examples", &["rs"]),
-    ("templates", &["html", "md", "css", "js", "json"]),
+    ("templates", &["html", "svg", "md", "css", "js", "json"]),
     ("presets", &["toml"]),
 ];
 

@@ -51,10 +51,6 @@ pub(crate) enum LogFormat {
     /// A line for people per message.
     Text,
     /// A JSON object per message, with its time.
-    #[cfg_attr(
-        not(feature = "serve"),
-        expect(dead_code, reason = "only a server logs JSON")
-    )]
     Json,
 }
 
