@@ -81,7 +81,7 @@ pub fn attention(
             attention_in(products, queries, keys, values, how)
         });
     }
-    attention_in(Products::in_f32(), queries, keys, values, how)
+    attention_in(Products::F32, queries, keys, values, how)
 }
 
 /// Computes [`attention`] with the given products on the CPU.
@@ -92,10 +92,9 @@ fn attention_in(
     values: &Tensor,
     how: Attention,
 ) -> Result<Tensor> {
-    let geometry = Geometry::new(queries.dims(), keys.dims(), values.dims(), how)?;
     let geometry = Geometry {
-        products: products.of_rows(geometry.queries),
-        ..geometry
+        products,
+        ..Geometry::new(queries.dims(), keys.dims(), values.dims(), how)?
     };
     if ![queries, keys, values].into_iter().all(cpu::has_kernels) {
         let mask = Mask::new(how.dropout, how.mode, geometry)?;

@@ -1,22 +1,20 @@
-//! Matrix multiplication by kernels of our own, with `f32` sums: of bf16 inputs on CPUs that have
-//! instructions for it, and of `f32` on CPUs with AVX2 but without AVX-512. For `f32` on other CPUs,
-//! the `gemm` crate is as fast.
+//! Matrix multiplication of bf16 inputs with f32 sums, on CPUs that have instructions for it.
 //!
-//! Both operands are packed, whatever their type and order in memory, and for bf16 rounded on the
-//! way. A product then consists of tiles: some rows of the left operand times a panel of
-//! [`Format::columns`](format::Format::columns) columns of the right one, over a block of the inner
+//! Both operands are rounded to bf16 while they are packed, whatever their type and order in
+//! memory. A product then consists of tiles: some rows of the left operand times
+//! [`TILE_COLUMNS`](tile::TILE_COLUMNS) columns of the right one, over a block of the inner
 //! dimension that fits the first-level cache. Blocks and tiles depend only on the shapes, and a
 //! value is always summed by one thread, in order, so results do not depend on threads.
 //!
-//! The instructions for bf16 treat subnormal numbers as zero.
+//! The unit of packed values is the pair: two values next to each other along the inner dimension
+//! in one `u32`, since all instructions for bf16 multiply pairs.
+//!
+//! The instructions treat subnormal numbers as zero.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
-mod format;
 pub(crate) mod kernel;
 pub(crate) mod operand;
 mod pack;

@@ -45,7 +45,7 @@ pub fn absorbed_attention(
     if cuda::has_kernels(x) {
         return by_products(x, tokens, weights, how, None);
     }
-    absorbed_attention_in(Products::in_f32(), x, tokens, weights, how)
+    absorbed_attention_in(Products::F32, x, tokens, weights, how)
 }
 
 /// Computes [`absorbed_attention`] with the given products, for tensors in `f32`, on the CPU.
@@ -56,10 +56,9 @@ fn absorbed_attention_in(
     weights: &AbsorbedWeights,
     how: Attention,
 ) -> Result<Tensor> {
-    let geometry = geometry(x, tokens, weights, how)?;
     let geometry = Geometry {
-        products: products.of_rows(geometry.queries),
-        ..geometry
+        products,
+        ..geometry(x, tokens, weights, how)?
     };
     let Some(values) = weights.flat() else {
         return absorbed_attention_composed(x, tokens, weights, how);

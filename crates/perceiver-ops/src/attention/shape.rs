@@ -68,7 +68,7 @@ impl Geometry {
             value_width: all_values / kv_heads,
             scale: how.scale as f32,
             append_sums: false,
-            products: Products::in_f32(),
+            products: Products::F32,
         })
     }
 

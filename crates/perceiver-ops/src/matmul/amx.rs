@@ -12,8 +12,7 @@ use std::arch::asm;
 #[cfg(target_os = "linux")]
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
-use super::format::{BF16_COLUMNS, Format, PAIRS};
-use super::tile::{Destination, MOST_ROWS, Sums, Tile};
+use super::tile::{Destination, MOST_ROWS, PAIRS, Sums, TILE_COLUMNS, Tile};
 
 /// Most rows of a tile.
 pub(super) const ROWS: usize = MOST_ROWS;
@@ -120,12 +119,11 @@ impl Tiles {
     #[allow(unsafe_code)]
     #[allow(clippy::unused_self)] // It proves that the registers are configured.
     pub(super) fn run(&self, tile: Tile, sums: &mut Sums, destination: &mut Destination) {
-        let steps = tile.units.div_ceil(SIDE);
+        let steps = tile.pairs.div_ceil(SIDE);
         let is_tall = tile.count > SIDE;
-        let rows = if is_tall { 2 * SIDE } else { SIDE };
-        tile.check(Format::Bf16Pairs, rows, steps * SIDE);
+        tile.check(if is_tall { 2 * SIDE } else { SIDE }, steps * SIDE);
         if steps == 0 {
-            sums.0 = [[0.0; BF16_COLUMNS]; MOST_ROWS];
+            sums.0 = [[0.0; TILE_COLUMNS]; MOST_ROWS];
         } else if is_tall {
             // SAFETY: tile registers are configured; the tile was checked for 32 rows and whole
             // steps.
@@ -134,7 +132,7 @@ impl Tiles {
             // SAFETY: likewise for 16 rows.
             unsafe { add_up_16_rows(&tile, steps, sums) };
         }
-        destination.write(&sums.0, tile.count, tile.width);
+        destination.write(sums, tile.count, tile.width);
     }
 }
 
@@ -151,7 +149,7 @@ impl Drop for Tiles {
 /// Bytes from one packed row to the next.
 const ROW: usize = 4 * PAIRS;
 /// Bytes of a row of columns, and of sums.
-const COLUMNS: usize = 4 * BF16_COLUMNS;
+const COLUMNS: usize = 4 * TILE_COLUMNS;
 
 /// Computes the sums of 32 rows and 32 columns over `steps` times 16 pairs.
 ///

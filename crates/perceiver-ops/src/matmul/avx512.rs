@@ -9,8 +9,7 @@ use std::arch::x86_64::{
     _mm512_setzero_ps,
 };
 
-use super::format::{BF16_COLUMNS, Format, PAIRS};
-use super::tile::{Destination, Tile};
+use super::tile::{Destination, PAIRS, TILE_COLUMNS, Tile};
 
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 12;
@@ -25,7 +24,7 @@ const LANES: usize = 16;
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn run(tile: Tile, destination: &mut Destination) {
-    tile.check(Format::Bf16Pairs, tile.count, tile.units);
+    tile.check(tile.count, tile.pairs);
     destination.check(tile.count, tile.width);
     macro_rules! of_height {
         ($($rows:literal)*) => {
@@ -46,7 +45,7 @@ pub(super) unsafe fn run(tile: Tile, destination: &mut Destination) {
 /// Computes a tile of `ROWS` rows and at most `VECTORS` times 16 columns.
 ///
 /// # Safety
-/// The CPU has AVX512-BF16, and `tile.check(Format::Bf16Pairs, ROWS, tile.units)` and
+/// The CPU has AVX512-BF16, and `tile.check(ROWS, tile.pairs)` and
 /// `destination.check(ROWS, tile.width)` pass.
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bf16")]
@@ -96,16 +95,16 @@ fn mask(count: usize) -> __mmask16 {
 /// Computes the sums of `ROWS` rows and `VECTORS` times 16 columns, all in registers.
 ///
 /// # Safety
-/// The CPU has AVX512-BF16, and `tile.check(Format::Bf16Pairs, ROWS, tile.units)` passes.
+/// The CPU has AVX512-BF16, and `tile.check(ROWS, tile.pairs)` passes.
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
 unsafe fn add_up<const ROWS: usize, const VECTORS: usize>(tile: Tile) -> [[__m512; VECTORS]; ROWS] {
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     let (mut rows, mut columns) = (tile.rows.as_ptr(), tile.columns.as_ptr());
-    for _ in 0..tile.units {
-        // SAFETY: the panel has `tile.units` rows of `BF16_COLUMNS` pairs, and there are `ROWS`
-        // packed rows, `PAIRS` apart, of at least `tile.units` pairs. One past the last is still
+    for _ in 0..tile.pairs {
+        // SAFETY: the panel has `tile.pairs` rows of `TILE_COLUMNS` pairs, and there are `ROWS`
+        // packed rows, `PAIRS` apart, of at least `tile.pairs` pairs. One past the last is still
         // in the slice or at its end.
         unsafe {
             let first = bf16s(_mm512_loadu_si512(columns.cast()));
@@ -118,7 +117,7 @@ unsafe fn add_up<const ROWS: usize, const VECTORS: usize>(tile: Tile) -> [[__m51
                     sums[VECTORS - 1] = _mm512_dpbf16_ps(sums[VECTORS - 1], left, second);
                 }
             }
-            columns = columns.add(BF16_COLUMNS);
+            columns = columns.add(TILE_COLUMNS);
             rows = rows.add(1);
         }
     }

@@ -1,9 +1,7 @@
-//! Which instructions multiply packed matrices on this machine.
+//! Which instructions multiply bf16 matrices on this machine.
 
 use std::fmt;
 use std::sync::OnceLock;
-
-use super::format::Format;
 
 /// The environment variable that turns on the kernel for AMX, which has not run on a CPU that has it.
 #[cfg(target_arch = "x86_64")]
@@ -11,77 +9,21 @@ const AMX: &str = "PERCEIVER_AMX";
 
 /// The instructions for products of bf16 matrices. A value exists only where they can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bf16Kernel(pub(super) TileKernel);
+pub struct Bf16Kernel(pub(super) Instructions);
 
-/// The code that computes a tile: for one instruction set and one [`Format`].
+/// Instruction sets, the fastest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TileKernel {
-    /// bf16, by AMX.
+pub(super) enum Instructions {
     #[cfg(target_arch = "x86_64")]
     Amx,
-    /// bf16, by AVX512-BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// bf16, in plain Rust.
     Portable,
-    /// `f32`, by AVX2 and FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-}
-
-impl TileKernel {
-    /// Returns the kernel for `f32`, where it is faster than the `gemm` crate: on CPUs with AVX2 and
-    /// FMA, but without AVX-512, for which `gemm` has a kernel of its own.
-    pub(crate) fn of_f32() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if !is_x86_feature_detected!("avx512f") {
-            return Self::avx2();
-        }
-        None
-    }
-
-    /// Returns the kernel for AVX2 and FMA, where it can run.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn avx2() -> Option<Self> {
-        let can_run = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        can_run.then_some(Self::Avx2)
-    }
-
-    /// Returns all kernels of this machine.
-    #[cfg(test)]
-    pub(super) fn all() -> Vec<Self> {
-        let mut kernels: Vec<Self> = Bf16Kernel::all().iter().map(|kernel| kernel.0).collect();
-        #[cfg(target_arch = "x86_64")]
-        kernels.extend(Self::avx2());
-        kernels
-    }
-
-    /// Returns how the operands are packed.
-    pub(super) const fn format(self) -> Format {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Format::F32,
-            _ => Format::Bf16Pairs,
-        }
-    }
-
-    /// Returns the number of rows of a tile.
-    pub(super) const fn rows(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => super::amx::ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => super::avx512::ROWS,
-            Self::Portable => super::portable::ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => super::avx2::ROWS,
-        }
-    }
 }
 
 impl Bf16Kernel {
     /// Plain Rust, for comparison: it runs everywhere, and is slower than products in `f32`.
-    pub const PORTABLE: Self = Self(TileKernel::Portable);
+    pub const PORTABLE: Self = Self(Instructions::Portable);
 
     /// Returns the fastest kernel of this machine, or `None` if it has no instructions for bf16.
     ///
@@ -107,14 +49,25 @@ impl Bf16Kernel {
         #[cfg(target_arch = "x86_64")]
         {
             if std::env::var_os(AMX).is_some() && super::amx::is_available() {
-                kernels.push(Self(TileKernel::Amx));
+                kernels.push(Self(Instructions::Amx));
             }
             if has_avx512_bf16() {
-                kernels.push(Self(TileKernel::Avx512));
+                kernels.push(Self(Instructions::Avx512));
             }
         }
         kernels.push(Self::PORTABLE);
         kernels
+    }
+
+    /// Returns the number of rows of a tile.
+    pub(super) const fn rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Amx => super::amx::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => super::avx512::ROWS,
+            Instructions::Portable => super::portable::ROWS,
+        }
     }
 }
 
@@ -133,10 +86,10 @@ impl fmt::Display for Bf16Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self.0 {
             #[cfg(target_arch = "x86_64")]
-            TileKernel::Amx => "AMX",
+            Instructions::Amx => "AMX",
             #[cfg(target_arch = "x86_64")]
-            TileKernel::Avx512 => "AVX512-BF16",
-            _ => "portable",
+            Instructions::Avx512 => "AVX512-BF16",
+            Instructions::Portable => "portable",
         })
     }
 }

@@ -50,19 +50,6 @@ impl<'a> Operand<'a> {
         })
     }
 
-    /// Returns the columns from `first` on, a column of the matrix.
-    pub(super) fn columns_from(&self, first: usize) -> Self {
-        let start = first * self.column_stride;
-        Self {
-            values: match self.values {
-                Values::F32(values) => Values::F32(&values[start..]),
-                Values::Bf16(values) => Values::Bf16(&values[start..]),
-            },
-            columns: self.columns - first,
-            ..*self
-        }
-    }
-
     /// Returns whether every entry lies inside the slice.
     pub(super) fn is_inside(&self) -> bool {
         let len = match self.values {

@@ -1,30 +1,23 @@
-//! Packing: writes an operand as units, in the order in which the kernels read them; as bf16, it is
-//! rounded on the way.
+//! Packing: rounds an operand to bf16 pairs in the order in which the kernels read them.
 //!
 //! Rows of the left operand and columns of the right one are both lines along the inner dimension,
-//! the depth. They are read in squares of 16 lines by 16 units, in whichever direction their values
+//! the depth. They are read in squares of 16 lines by 16 pairs, in whichever direction their values
 //! are adjacent in memory, and transposed in registers if the destination needs the other.
 
 use std::ops::Range;
 
 use half::bf16;
 
-use super::format::Format;
 use super::operand::{Operand, Values};
 use super::rounding::{Element, pair};
+use super::tile::{PAIRS, TILE_COLUMNS};
 use crate::cpu::simd::vectorised;
 use crate::cpu::transpose::{SQUARE, swap_all};
 
-type Square = [[u32; SQUARE]; SQUARE];
+/// Depth of a square.
+const DEPTH: usize = 2 * SQUARE;
 
-/// Returns the unit that holds `VALUES` values: one as `f32`, or two as bf16.
-#[inline(always)]
-fn unit<T: Element, const VALUES: usize>(values: [T; VALUES]) -> u32 {
-    match VALUES {
-        1 => values[0].f32_bits(),
-        _ => pair(values[0], values[1]),
-    }
-}
+type Square = [[u32; SQUARE]; SQUARE];
 
 /// Lines of values along the inner dimension.
 #[derive(Clone, Copy)]
@@ -36,122 +29,78 @@ struct Lines<'a, T> {
 }
 
 impl<T: Element> Lines<'_, T> {
-    /// Returns the units of 16 lines from `first` on, over at most 16 units of `depth`:
-    /// `[line][unit]`, or `[unit][line]` if `by_unit`. Lines and values that do not exist are 0.
+    /// Returns the pairs of 16 lines from `first` on, over at most 32 values of `depth`:
+    /// `[line][pair]`, or `[pair][line]` if `by_pair`. Lines and values that do not exist are 0.
     #[inline(always)]
-    fn square<const VALUES: usize>(
-        &self,
-        first: usize,
-        depth: Range<usize>,
-        by_unit: bool,
-    ) -> Square {
-        let most = VALUES * SQUARE;
+    fn square(&self, first: usize, depth: Range<usize>, by_pair: bool) -> Square {
         let mut square = [[0u32; SQUARE]; SQUARE];
         let lines = self.count.saturating_sub(first).min(SQUARE);
-        let is_whole = lines == SQUARE && depth.len() >= most;
+        let is_whole = lines == SQUARE && depth.len() >= DEPTH;
         let start = first * self.line_stride + depth.start * self.depth_stride;
-        let is_by_unit = is_whole && self.depth_stride > 1 && self.line_stride == 1;
+        let is_by_pair = is_whole && self.depth_stride > 1 && self.line_stride == 1;
         if is_whole && self.depth_stride == 1 {
-            for (line, units) in square.iter_mut().enumerate() {
-                let values = &self.values[start + line * self.line_stride..][..most];
-                for (to, values) in units.iter_mut().zip(values.as_chunks::<VALUES>().0) {
-                    *to = unit(*values);
+            for (line, pairs) in square.iter_mut().enumerate() {
+                let values = &self.values[start + line * self.line_stride..][..DEPTH];
+                for (to, [low, high]) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+                    *to = pair(*low, *high);
                 }
             }
-        } else if is_by_unit {
-            for (index, units) in square.iter_mut().enumerate() {
-                let at = start + VALUES * index * self.depth_stride;
-                let values: [&[T]; VALUES] = std::array::from_fn(|value| {
-                    &self.values[at + value * self.depth_stride..][..SQUARE]
-                });
-                for (line, to) in units.iter_mut().enumerate() {
-                    *to = unit::<T, VALUES>(values.map(|values| values[line]));
+        } else if is_by_pair {
+            for (index, pairs) in square.iter_mut().enumerate() {
+                let low = start + 2 * index * self.depth_stride;
+                let high = &self.values[low + self.depth_stride..][..SQUARE];
+                let low = &self.values[low..][..SQUARE];
+                for (to, (low, high)) in pairs.iter_mut().zip(low.iter().zip(high)) {
+                    *to = pair(*low, *high);
                 }
             }
         } else {
-            for (line, units) in square.iter_mut().enumerate().take(lines) {
-                for at in 0..depth.len().min(most) {
+            for (line, pairs) in square.iter_mut().enumerate().take(lines) {
+                for at in 0..depth.len().min(DEPTH) {
                     let value =
                         self.values[start + line * self.line_stride + at * self.depth_stride];
-                    units[at / VALUES] |= match VALUES {
-                        1 => value.f32_bits(),
-                        _ => (value.upper_bits() >> 16) << (16 * (at % VALUES)),
-                    };
+                    pairs[at / 2] |= (value.upper_bits() >> 16) << (16 * (at % 2));
                 }
             }
         }
-        if is_by_unit != by_unit {
+        if is_by_pair != by_pair {
             swap_all(&mut square);
         }
         square
     }
 
-    /// Packs the lines of `range`, `[lines rounded up to 16, line]`.
+    /// Packs the lines of `range`, `[lines rounded up to 16, PAIRS]`.
     #[inline(always)]
-    fn pack_rows<const VALUES: usize>(
-        &self,
-        range: Range<usize>,
-        depth: Range<usize>,
-        line_len: usize,
-        packed: &mut [u32],
-    ) {
+    fn pack_rows(&self, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
         let lines = Lines {
             count: range.end,
             ..*self
         };
-        for (block, packed) in packed.chunks_exact_mut(SQUARE * line_len).enumerate() {
-            for (number, at) in depth.clone().step_by(VALUES * SQUARE).enumerate() {
-                let first = range.start + block * SQUARE;
-                let square = lines.square::<VALUES>(first, at..depth.end, false);
-                for (line, units) in square.iter().enumerate() {
-                    packed[line * line_len + number * SQUARE..][..SQUARE].copy_from_slice(units);
+        for (block, packed) in packed.chunks_exact_mut(SQUARE * PAIRS).enumerate() {
+            for (number, at) in depth.clone().step_by(DEPTH).enumerate() {
+                let square = lines.square(range.start + block * SQUARE, at..depth.end, false);
+                for (line, pairs) in square.iter().enumerate() {
+                    packed[line * PAIRS + number * SQUARE..][..SQUARE].copy_from_slice(pairs);
                 }
             }
         }
     }
 
-    /// Packs all lines, `[panels, units rounded up to 16, width]`.
+    /// Packs all lines, `[panels, pairs rounded up to 16, TILE_COLUMNS]`.
     #[inline(always)]
-    fn pack_columns<const VALUES: usize>(
-        &self,
-        depth: Range<usize>,
-        width: usize,
-        packed: &mut [u32],
-    ) {
-        let step = VALUES * SQUARE;
-        let size = depth.len().div_ceil(VALUES).next_multiple_of(SQUARE) * width;
+    fn pack_columns(&self, depth: Range<usize>, packed: &mut [u32]) {
+        let size = depth.len().next_multiple_of(DEPTH) / 2 * TILE_COLUMNS;
         for (panel, packed) in packed.chunks_exact_mut(size.max(1)).enumerate() {
-            let squares = packed.chunks_exact_mut(SQUARE * width);
-            for (packed, at) in squares.zip(depth.clone().step_by(step)) {
-                for column in (0..width).step_by(SQUARE) {
-                    let square = self.square::<VALUES>(panel * width + column, at..depth.end, true);
-                    for (units, packed) in square.iter().zip(packed.chunks_exact_mut(width)) {
-                        packed[column..][..SQUARE].copy_from_slice(units);
+            let squares = packed.chunks_exact_mut(SQUARE * TILE_COLUMNS);
+            for (packed, at) in squares.zip(depth.clone().step_by(DEPTH)) {
+                for column in (0..TILE_COLUMNS).step_by(SQUARE) {
+                    let square = self.square(panel * TILE_COLUMNS + column, at..depth.end, true);
+                    for (pairs, packed) in square.iter().zip(packed.chunks_exact_mut(TILE_COLUMNS))
+                    {
+                        packed[column..][..SQUARE].copy_from_slice(pairs);
                     }
                 }
             }
-        }
-    }
-
-    #[inline(always)]
-    fn pack_rows_as(
-        &self,
-        format: Format,
-        range: Range<usize>,
-        depth: Range<usize>,
-        packed: &mut [u32],
-    ) {
-        match format {
-            Format::Bf16Pairs => self.pack_rows::<2>(range, depth, format.line(), packed),
-            Format::F32 => self.pack_rows::<1>(range, depth, format.line(), packed),
-        }
-    }
-
-    #[inline(always)]
-    fn pack_columns_as(&self, format: Format, depth: Range<usize>, packed: &mut [u32]) {
-        match format {
-            Format::Bf16Pairs => self.pack_columns::<2>(depth, format.columns(), packed),
-            Format::F32 => self.pack_columns::<1>(depth, format.columns(), packed),
         }
     }
 }
@@ -175,71 +124,52 @@ fn columns_of<'a, T>(values: &'a [T], operand: &Operand) -> Lines<'a, T> {
 }
 
 vectorised! {
-    fn pack_rows_of_f32(lines: Lines<f32>, format: Format, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
-        lines.pack_rows_as(format, range, depth, packed);
+    fn pack_rows_f32(lines: Lines<f32>, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
+        lines.pack_rows(range, depth, packed);
     }
 
-    fn pack_rows_of_bf16(lines: Lines<bf16>, format: Format, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
-        lines.pack_rows_as(format, range, depth, packed);
+    fn pack_rows_bf16(lines: Lines<bf16>, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
+        lines.pack_rows(range, depth, packed);
     }
 
-    fn pack_columns_of_f32(lines: Lines<f32>, format: Format, depth: Range<usize>, packed: &mut [u32]) {
-        lines.pack_columns_as(format, depth, packed);
+    fn pack_columns_f32(lines: Lines<f32>, depth: Range<usize>, packed: &mut [u32]) {
+        lines.pack_columns(depth, packed);
     }
 
-    fn pack_columns_of_bf16(lines: Lines<bf16>, format: Format, depth: Range<usize>, packed: &mut [u32]) {
-        lines.pack_columns_as(format, depth, packed);
+    fn pack_columns_bf16(lines: Lines<bf16>, depth: Range<usize>, packed: &mut [u32]) {
+        lines.pack_columns(depth, packed);
     }
 }
 
 /// Packs some rows of a left operand, over `depth` of its columns, for
-/// [`Tile::rows`](super::tile::Tile): [`rows_len`] units.
+/// [`Tile::rows`](super::tile::Tile): [`rows_len`] pairs.
 pub(super) fn pack_rows(
     operand: &Operand,
-    format: Format,
     rows: Range<usize>,
     depth: Range<usize>,
     packed: &mut [u32],
 ) {
     match operand.values {
-        Values::F32(values) => {
-            pack_rows_of_f32(rows_of(values, operand), format, rows, depth, packed);
-        }
-        Values::Bf16(values) => {
-            pack_rows_of_bf16(rows_of(values, operand), format, rows, depth, packed);
-        }
+        Values::F32(values) => pack_rows_f32(rows_of(values, operand), rows, depth, packed),
+        Values::Bf16(values) => pack_rows_bf16(rows_of(values, operand), rows, depth, packed),
     }
 }
 
-/// Returns the number of units that `rows` packed rows take.
-pub(super) fn rows_len(format: Format, rows: usize) -> usize {
-    rows.next_multiple_of(SQUARE) * format.line()
+/// Returns the number of pairs that `rows` packed rows take.
+pub(super) fn rows_len(rows: usize) -> usize {
+    rows.next_multiple_of(SQUARE) * PAIRS
 }
 
 /// Packs all columns of a right operand, over `depth` of its rows, for
-/// [`Tile::columns`](super::tile::Tile): [`columns_len`] units.
-pub(super) fn pack_columns(
-    operand: &Operand,
-    format: Format,
-    depth: Range<usize>,
-    packed: &mut [u32],
-) {
+/// [`Tile::columns`](super::tile::Tile): [`columns_len`] pairs.
+pub(super) fn pack_columns(operand: &Operand, depth: Range<usize>, packed: &mut [u32]) {
     match operand.values {
-        Values::F32(values) => {
-            pack_columns_of_f32(columns_of(values, operand), format, depth, packed);
-        }
-        Values::Bf16(values) => {
-            pack_columns_of_bf16(columns_of(values, operand), format, depth, packed);
-        }
+        Values::F32(values) => pack_columns_f32(columns_of(values, operand), depth, packed),
+        Values::Bf16(values) => pack_columns_bf16(columns_of(values, operand), depth, packed),
     }
 }
 
-/// Returns the number of units that packed columns take.
-pub(super) fn columns_len(format: Format, columns: usize, depth: usize) -> usize {
-    columns.next_multiple_of(format.columns()) * panel_depth(format, depth)
-}
-
-/// Returns the number of units of a column in a panel.
-pub(super) fn panel_depth(format: Format, depth: usize) -> usize {
-    format.units(depth).next_multiple_of(SQUARE)
+/// Returns the number of pairs that packed columns take.
+pub(super) fn columns_len(columns: usize, depth: usize) -> usize {
+    columns.next_multiple_of(TILE_COLUMNS) * (depth.next_multiple_of(DEPTH) / 2)
 }

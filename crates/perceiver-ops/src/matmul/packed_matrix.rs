@@ -1,22 +1,20 @@
-//! A right operand, packed once for any number of products.
+//! A right operand in bf16, packed once for any number of products.
 
 use std::ops::Range;
 
 use candle_core::{Result, Storage, Tensor, bail};
-use rayon::prelude::*;
 
-use super::format::{DEPTH, Format};
 use super::kernel::Bf16Kernel;
 use super::operand::Operand;
-use super::pack::{columns_len, pack_columns, panel_depth};
+use super::pack::{columns_len, pack_columns};
 use super::product::{Epilogue, multiply_packed};
+use super::tile::PAIRS;
 use crate::cpu::gemm::{Matrix, Sum, Target};
 
-/// A matrix `[rows, columns]`, packed as the right operand of products, and rounded to bf16 for those
-/// of a [`Bf16Kernel`].
+/// A matrix `[rows, columns]`, rounded to bf16 and packed as the right operand of products.
 ///
 /// The inner dimension is split into blocks of nearly equal size. Each is packed by panels of
-/// columns, `[panels, units, columns of a panel]`.
+/// columns, `[panels, pairs, columns of a panel]`.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -35,7 +33,6 @@ pub struct PackedMatrix {
     values: Vec<u32>,
     rows: usize,
     columns: usize,
-    format: Format,
 }
 
 impl PackedMatrix {
@@ -43,30 +40,35 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// When the matrix reaches beyond its slice: an error of the calling kernel.
-    pub(crate) fn new<'a>(format: Format, matrix: impl Into<Operand<'a>>) -> Self {
+    pub(crate) fn new<'a>(matrix: impl Into<Operand<'a>>) -> Self {
+        let mut packed = Self::default();
+        packed.pack(matrix);
+        packed
+    }
+
+    /// Packs another matrix in place of this one, in the same memory if it is large enough.
+    ///
+    /// # Panics
+    /// As for [`PackedMatrix::new`].
+    pub(crate) fn pack<'a>(&mut self, matrix: impl Into<Operand<'a>>) {
         let matrix = matrix.into();
         assert!(
             matrix.is_inside(),
             "a matrix to pack reaches beyond its slice"
         );
-        let blocks = depth_blocks(matrix.rows);
-        let len = |depth: Range<usize>| columns_len(format, matrix.columns, depth.len());
-        let mut values = vec![0; blocks.clone().map(len).sum()];
-        let mut rest = &mut values[..];
+        (self.rows, self.columns) = (matrix.rows, matrix.columns);
+        let blocks = depth_blocks(self.rows);
+        let len = |depth: Range<usize>| columns_len(matrix.columns, depth.len());
+        self.values.resize(blocks.clone().map(len).sum(), 0);
+        let mut rest = &mut self.values[..];
         for depth in blocks {
             let (block, after) = rest.split_at_mut(len(depth.clone()));
-            pack_block(&matrix, format, depth, block);
+            pack_columns(&matrix, depth, block);
             rest = after;
-        }
-        Self {
-            values,
-            rows: matrix.rows,
-            columns: matrix.columns,
-            format,
         }
     }
 
-    /// Packs a matrix on the CPU, of type f32 or bf16, as bf16; a transposed one is packed as fast.
+    /// Packs a matrix on the CPU, of type f32 or bf16; a transposed one is packed as fast.
     ///
     /// # Errors
     /// When it is no matrix, has another type or is on another device.
@@ -75,8 +77,7 @@ impl PackedMatrix {
         let Storage::Cpu(storage) = &*storage else {
             bail!("matrix to pack: expected a tensor on the CPU");
         };
-        let matrix = Operand::of_tensor(storage, layout)?;
-        Ok(Self::new(Format::Bf16Pairs, matrix))
+        Ok(Self::new(Operand::of_tensor(storage, layout)?))
     }
 
     /// Multiplies `lhs` `[n, rows]` by this matrix into `output` `[n, columns]`, both row by row,
@@ -105,7 +106,7 @@ impl PackedMatrix {
             sum: Sum::Replace,
             bias: None,
         };
-        multiply_packed(kernel.0, target, lhs, self, epilogue);
+        multiply_packed(kernel, target, lhs, self, epilogue);
         Ok(())
     }
 
@@ -119,42 +120,20 @@ impl PackedMatrix {
         self.columns
     }
 
-    /// Returns the number format.
-    pub(super) fn format(&self) -> Format {
-        self.format
-    }
-
     /// Returns every block of the inner dimension with its packed values.
     pub(super) fn blocks(&self) -> impl Iterator<Item = (Range<usize>, &[u32])> {
         let mut rest = &self.values[..];
         depth_blocks(self.rows).map(move |depth| {
-            let (block, after) = rest.split_at(columns_len(self.format, self.columns, depth.len()));
+            let (block, after) = rest.split_at(columns_len(self.columns, depth.len()));
             rest = after;
             (depth, block)
         })
     }
 }
 
-/// Packs all columns over a block of the inner dimension, some panels a task if there are many.
-fn pack_block(matrix: &Operand, format: Format, depth: Range<usize>, block: &mut [u32]) {
-    const PANELS: usize = 8;
-    let panel_len = panel_depth(format, depth.len()) * format.columns();
-    let width = PANELS * format.columns();
-    if panel_len == 0 || matrix.columns <= 2 * width {
-        return pack_columns(matrix, format, depth, block);
-    }
-    block
-        .par_chunks_mut(PANELS * panel_len)
-        .enumerate()
-        .for_each(|(task, panels)| {
-            let matrix = matrix.columns_from(task * width);
-            pack_columns(&matrix, format, depth.clone(), panels);
-        });
-}
-
 /// Splits an inner dimension into blocks of an even size, as few as possible; one if it is 0.
 fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    let count = depth.div_ceil(DEPTH).max(1);
+    let count = depth.div_ceil(2 * PAIRS).max(1);
     let size = depth.div_ceil(count).next_multiple_of(2);
     (0..count).map(move |block| (block * size).min(depth)..((block + 1) * size).min(depth))
 }

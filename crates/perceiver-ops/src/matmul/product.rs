@@ -2,20 +2,20 @@
 
 use std::cell::RefCell;
 
-use super::format::BF16_COLUMNS;
-use super::kernel::TileKernel;
+use super::kernel::Bf16Kernel;
+#[cfg(target_arch = "x86_64")]
+use super::kernel::Instructions;
 use super::operand::Operand;
-use super::pack::{pack_rows, panel_depth, rows_len};
+use super::pack::{pack_rows, rows_len};
 use super::packed_matrix::PackedMatrix;
 use super::portable;
-use super::tile::{Destination, MOST_ROWS, Sums, Tile};
+use super::tile::{Destination, MOST_ROWS, Sums, TILE_COLUMNS, Tile};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512};
+use super::{amx, avx512};
 use crate::cpu::gemm::{Sum, Target};
 
-/// Number of rows packed at a time: 110 KB of bf16 or 221 KB of `f32`, which stay in the
-/// second-level cache while all columns are multiplied. A multiple of the rows of a tile in every
-/// kernel.
+/// Number of rows packed at a time: 55 KB, which stay in the second-level cache while all columns
+/// are multiplied. A multiple of the rows of a tile in every kernel.
 const BLOCK_ROWS: usize = 192;
 
 thread_local! {
@@ -39,15 +39,13 @@ pub(crate) struct Epilogue<'a> {
 /// When the shapes do not fit or a matrix reaches beyond its slice: an error of the calling
 /// operation, not of its input.
 pub(crate) fn multiply_packed<'a>(
-    kernel: TileKernel,
+    kernel: Bf16Kernel,
     target: Target,
     lhs: impl Into<Operand<'a>>,
     rhs: &PackedMatrix,
     epilogue: Epilogue,
 ) {
     let lhs = lhs.into();
-    let format = kernel.format();
-    assert_eq!(format, rhs.format(), "number format of a packed matrix");
     assert_eq!(lhs.columns, rhs.rows(), "inner dimensions of a product");
     assert!(lhs.is_inside(), "a matrix reaches beyond its slice");
     let columns = rhs.columns();
@@ -65,17 +63,17 @@ pub(crate) fn multiply_packed<'a>(
     PACKED_ROWS.with_borrow_mut(|packed| {
         for start in (0..lhs.rows).step_by(BLOCK_ROWS) {
             let rows = start..(start + BLOCK_ROWS).min(lhs.rows);
-            packed.resize(packed.len().max(rows_len(format, rows.len())), 0);
-            let packed = &mut packed[..rows_len(format, rows.len())];
+            packed.resize(packed.len().max(rows_len(rows.len())), 0);
+            let packed = &mut packed[..rows_len(rows.len())];
             for (depth, block) in rhs.blocks() {
-                pack_rows(&lhs, format, rows.clone(), depth.clone(), packed);
+                pack_rows(&lhs, rows.clone(), depth.clone(), packed);
                 let is_first = depth.start == 0;
                 let block = Block {
                     rows: packed,
                     count: rows.len(),
                     columns: block,
                     width: columns,
-                    depth: depth.len(),
+                    pairs: depth.len().div_ceil(2),
                 };
                 let epilogue = Epilogue {
                     sum: if is_first { epilogue.sum } else { Sum::Add },
@@ -95,26 +93,25 @@ struct Block<'a> {
     count: usize,
     columns: &'a [u32],
     width: usize,
-    depth: usize,
+    pairs: usize,
 }
 
 impl Block<'_> {
     fn multiply(&self, run: &Run, values: &mut [f32], row_stride: usize, epilogue: Epilogue) {
-        let mut sums = Sums([[0.0; BF16_COLUMNS]; MOST_ROWS]);
-        let format = run.kernel.format();
-        let panel_len = panel_depth(format, self.depth) * format.columns();
+        let mut sums = Sums([[0.0; TILE_COLUMNS]; MOST_ROWS]);
+        let panel_len = self.pairs.next_multiple_of(16) * TILE_COLUMNS;
         let height = run.kernel.rows();
-        for (panel, column) in (0..self.width).step_by(format.columns()).enumerate() {
-            let width = format.columns().min(self.width - column);
+        for (panel, column) in (0..self.width).step_by(TILE_COLUMNS).enumerate() {
+            let width = TILE_COLUMNS.min(self.width - column);
             let columns = &self.columns[panel * panel_len..][..panel_len];
             let bias = epilogue.bias.map(|bias| &bias[column..][..width]);
             for row in (0..self.count).step_by(height) {
                 let tile = Tile {
-                    rows: &self.rows[row * format.line()..],
+                    rows: &self.rows[row * super::tile::PAIRS..],
                     count: height.min(self.count - row),
                     columns,
                     width,
-                    units: format.units(self.depth),
+                    pairs: self.pairs,
                 };
                 let mut destination = Destination {
                     values: &mut values[row * row_stride + column..],
@@ -131,19 +128,19 @@ impl Block<'_> {
 
 /// A kernel with what it needs on this thread during a product.
 struct Run {
-    kernel: TileKernel,
+    kernel: Bf16Kernel,
     #[cfg(target_arch = "x86_64")]
     tiles: Option<amx::Tiles>,
 }
 
 impl Run {
     #[allow(unsafe_code)]
-    fn new(kernel: TileKernel) -> Self {
+    fn new(kernel: Bf16Kernel) -> Self {
         Self {
             kernel,
             // SAFETY: the kernel exists only if AMX is available.
             #[cfg(target_arch = "x86_64")]
-            tiles: (kernel == TileKernel::Amx).then(|| unsafe { amx::Tiles::configure() }),
+            tiles: (kernel.0 == Instructions::Amx).then(|| unsafe { amx::Tiles::configure() }),
         }
     }
 
@@ -153,16 +150,11 @@ impl Run {
         if let Some(tiles) = &self.tiles {
             return tiles.run(tile, sums, destination);
         }
-        match self.kernel {
+        match self.kernel.0 {
             #[cfg(target_arch = "x86_64")]
-            TileKernel::Avx512 => {
+            Instructions::Avx512 => {
                 // SAFETY: the kernel exists only if the CPU has AVX512-BF16.
                 unsafe { avx512::run(tile, destination) }
-            }
-            #[cfg(target_arch = "x86_64")]
-            TileKernel::Avx2 => {
-                // SAFETY: the kernel exists only if the CPU has AVX2 and FMA.
-                unsafe { avx2::run(tile, destination) }
             }
             _ => portable::run(tile, sums, destination),
         }

@@ -1,10 +1,9 @@
-//! The operands of products in either precision, by our kernels or the `gemm` crate.
+//! The right operand of products in either precision: `f32` by the `gemm` crate, or bf16.
 
 use candle_core::DType;
 use gemm::Parallelism;
 
-use super::format::Format;
-use super::kernel::{Bf16Kernel, TileKernel};
+use super::kernel::Bf16Kernel;
 use super::packed_matrix::PackedMatrix;
 use super::product::{Epilogue, multiply_packed};
 use crate::cpu::gemm::{Matrix, Sum, Target, multiply_into};
@@ -14,10 +13,9 @@ use crate::cpu::transpose::{transpose, transposed};
 /// How an operation on the CPU multiplies `f32` matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Products {
-    /// In `f32`, by the `gemm` crate.
-    Gemm,
-    /// By a kernel of ours; if it is one for bf16, operands are rounded. Sums are `f32`.
-    Packed(TileKernel),
+    F32,
+    /// Operands are rounded to bf16, sums are `f32`.
+    Bf16(Bf16Kernel),
 }
 
 impl Products {
@@ -25,41 +23,21 @@ impl Products {
     /// instructions for it.
     pub(crate) fn of(dtype: DType) -> Self {
         match Bf16Kernel::fastest() {
-            Some(kernel) if dtype == DType::BF16 => Self::Packed(kernel.0),
-            _ => Self::in_f32(),
+            Some(kernel) if dtype == DType::BF16 => Self::Bf16(kernel),
+            _ => Self::F32,
         }
     }
 
-    /// Returns the fastest products in `f32` of this machine.
-    pub(crate) fn in_f32() -> Self {
-        TileKernel::of_f32().map_or(Self::Gemm, Self::Packed)
-    }
-
-    /// Returns the products for a left operand of `rows` rows in all: `gemm` if they are so few that
-    /// packing the right one would take longer than it gains. bf16 is always packed.
-    pub(crate) fn of_rows(self, rows: usize) -> Self {
-        const FEW_ROWS: usize = 16;
-        match self {
-            Self::Packed(kernel) if kernel.format() == Format::F32 && rows < FEW_ROWS => Self::Gemm,
-            _ => self,
-        }
-    }
-
-    /// Returns whether operands may be in either order in memory at no cost.
-    pub(crate) fn are_packed(self) -> bool {
-        self != Self::Gemm
-    }
-
-    /// Returns the transpose of a row-major matrix as a left operand: a view if operands are packed,
-    /// else a copy in `buffer`.
+    /// Returns the transpose of a row-major matrix as a left operand: bf16 is packed from either
+    /// order, `f32` is transposed into `buffer`.
     pub(crate) fn transposed_left<'a>(
         self,
         matrix: Matrix<'a>,
         buffer: &'a mut [f32],
     ) -> Matrix<'a> {
         match self {
-            Self::Packed(_) => matrix.transposed(),
-            Self::Gemm => {
+            Self::Bf16(_) => matrix.transposed(),
+            Self::F32 => {
                 transpose(matrix, buffer);
                 Matrix::new(buffer, matrix.columns, matrix.rows)
             }
@@ -67,7 +45,7 @@ impl Products {
     }
 }
 
-/// The transpose of a row-major matrix as a left operand that is kept: a copy for `gemm`.
+/// The transpose of a row-major matrix as a left operand that is kept: a copy for `f32`.
 pub(crate) enum Left<'a> {
     View(Matrix<'a>),
     /// A copy, row by row, with its rows and columns.
@@ -78,8 +56,8 @@ impl<'a> Left<'a> {
     /// Creates the operand from the row-major matrix.
     pub(crate) fn transposed(products: Products, matrix: Matrix<'a>) -> Self {
         match products {
-            Products::Packed(_) => Self::View(matrix.transposed()),
-            Products::Gemm => Self::Copy(transposed(matrix), matrix.columns, matrix.rows),
+            Products::Bf16(_) => Self::View(matrix.transposed()),
+            Products::F32 => Self::Copy(transposed(matrix), matrix.columns, matrix.rows),
         }
     }
 
@@ -96,17 +74,15 @@ pub(crate) enum Right<'a> {
     Matrix(Matrix<'a>),
     /// A copy, row by row, with its rows and columns.
     Copy(Vec<f32>, usize, usize),
-    Packed(TileKernel, PackedMatrix),
+    Packed(Bf16Kernel, PackedMatrix),
 }
 
 impl<'a> Right<'a> {
-    /// Creates the operand from a matrix; `gemm` reads it where it is.
+    /// Creates the operand from a matrix; `f32` is read where it is.
     pub(crate) fn new(products: Products, matrix: Matrix<'a>) -> Self {
         match products {
-            Products::Gemm => Self::Matrix(matrix),
-            Products::Packed(kernel) => {
-                Self::Packed(kernel, PackedMatrix::new(kernel.format(), matrix))
-            }
+            Products::F32 => Self::Matrix(matrix),
+            Products::Bf16(kernel) => Self::Packed(kernel, PackedMatrix::new(matrix)),
         }
     }
 
@@ -114,8 +90,8 @@ impl<'a> Right<'a> {
     /// copy is worth it: `gemm` need not pack it in each.
     pub(crate) fn transposed(products: Products, matrix: Matrix<'a>) -> Self {
         match products {
-            Products::Gemm => Self::Copy(transposed(matrix), matrix.columns, matrix.rows),
-            Products::Packed(_) => Self::new(products, matrix.transposed()),
+            Products::F32 => Self::Copy(transposed(matrix), matrix.columns, matrix.rows),
+            Products::Bf16(_) => Self::new(products, matrix.transposed()),
         }
     }
 

@@ -2,13 +2,10 @@
 
 use half::bf16;
 
-/// A number that can be packed as bf16 or as `f32`.
+/// A number that can be rounded to bf16.
 pub(super) trait Element: Copy {
     /// Returns the bits of the rounded number in the upper half; the lower half is undefined.
     fn upper_bits(self) -> u32;
-
-    /// Returns the bits of the number as `f32`.
-    fn f32_bits(self) -> u32;
 }
 
 impl Element for f32 {
@@ -23,22 +20,12 @@ impl Element for f32 {
             rounded
         }
     }
-
-    #[inline(always)]
-    fn f32_bits(self) -> u32 {
-        self.to_bits()
-    }
 }
 
 impl Element for bf16 {
     #[inline(always)]
     fn upper_bits(self) -> u32 {
         u32::from(self.to_bits()) << 16
-    }
-
-    #[inline(always)]
-    fn f32_bits(self) -> u32 {
-        self.upper_bits()
     }
 }
 

@@ -1,38 +1,43 @@
 //! A tile of a product, and what every kernel does with its sums.
 
-use super::format::{BF16_COLUMNS, Format};
+/// Number of columns of a tile, and of a panel of packed columns.
+pub(super) const TILE_COLUMNS: usize = 32;
 
 /// Largest number of rows of a tile.
 pub(super) const MOST_ROWS: usize = 32;
 
-/// The sums of a tile of bf16 numbers; the last rows and columns may be unused.
+/// Number of pairs from one packed row to the next, and the most that a block has: a panel of
+/// columns (18 KB) and the rows of a tile (7 KB) fit the first-level cache together. The model's
+/// width of 256 and a bias are one block.
+pub(super) const PAIRS: usize = 144;
+
+/// The sums of a tile; the last rows and columns may be unused.
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[f32; BF16_COLUMNS]; MOST_ROWS]);
+pub(super) struct Sums(pub(super) [[f32; TILE_COLUMNS]; MOST_ROWS]);
 
 /// The inputs of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
-    /// Packed rows, [`Format::line`] apart.
+    /// Packed rows, [`PAIRS`] apart.
     pub(super) rows: &'a [u32],
     /// Number of rows, at most [`MOST_ROWS`].
     pub(super) count: usize,
-    /// A panel of packed columns, `[units rounded up to 16, Format::columns]`.
+    /// A panel of packed columns, `[pairs rounded up to 16, TILE_COLUMNS]`.
     pub(super) columns: &'a [u32],
     /// Number of columns that are used.
     pub(super) width: usize,
-    /// Number of units of a row and a column.
-    pub(super) units: usize,
+    pub(super) pairs: usize,
 }
 
 impl Tile<'_> {
-    /// Asserts that kernels stay inside the slices: `rows` rows and `units` units.
-    pub(super) fn check(&self, format: Format, rows: usize, units: usize) {
+    /// Asserts that kernels stay inside the slices: `rows` rows and `pairs` pairs.
+    pub(super) fn check(&self, rows: usize, pairs: usize) {
         assert!(
             rows <= MOST_ROWS
                 && self.count <= rows
-                && units <= format.line()
-                && self.rows.len() >= rows * format.line()
-                && self.columns.len() >= units * format.columns(),
+                && pairs <= PAIRS
+                && self.rows.len() >= rows * PAIRS
+                && self.columns.len() >= pairs * TILE_COLUMNS,
             "a tile reaches beyond its packed operands"
         );
     }
@@ -56,23 +61,18 @@ impl Destination<'_> {
         let fits = rows == 0 || (rows - 1) * self.row_stride + width <= self.values.len();
         let bias_fits = self.bias.is_none_or(|bias| bias.len() >= width);
         assert!(
-            fits && bias_fits && width <= BF16_COLUMNS,
+            fits && bias_fits && width <= TILE_COLUMNS,
             "a tile reaches beyond its destination"
         );
     }
 
     /// Scales the sums and writes them, with the bias.
     #[inline(always)]
-    pub(super) fn write<const COLUMNS: usize>(
-        &mut self,
-        sums: &[[f32; COLUMNS]],
-        rows: usize,
-        width: usize,
-    ) {
-        for (row, sums) in sums.iter().enumerate().take(rows) {
+    pub(super) fn write(&mut self, sums: &Sums, rows: usize, width: usize) {
+        for (row, sums) in sums.0.iter().enumerate().take(rows) {
             let values = &mut self.values[row * self.row_stride..][..width];
             // A copy of the whole row can be computed in registers.
-            let mut new = [0f32; COLUMNS];
+            let mut new = [0f32; TILE_COLUMNS];
             if self.add {
                 new[..width].copy_from_slice(values);
             }

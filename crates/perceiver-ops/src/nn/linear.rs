@@ -39,7 +39,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if are_on_gpu(x, weight, bias) {
         return gpu::linear(&x.contiguous()?, weight, bias, false);
     }
-    linear_in(Products::in_f32(), x, weight, bias)
+    linear_in(Products::F32, x, weight, bias)
 }
 
 /// Computes [`linear`] on the CPU with the given products, or by candle's operations.
@@ -182,13 +182,12 @@ impl CustomOp3 for Linear {
         let bias = cpu::values(self.name(), bias, bias_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
         let mut output = cpu::zeros(x.len() / inputs * outputs);
-        let products = self.0.of_rows(x.len() / inputs.max(1));
         let matrix = if weight_layout.is_fortran_contiguous() {
             let columns = cpu::values(self.name(), weight, &weight_layout.transpose(0, 1)?)?;
-            Right::new(products, Matrix::new(columns, inputs, outputs))
+            Right::new(self.0, Matrix::new(columns, inputs, outputs))
         } else {
             let weight = cpu::values(self.name(), weight, weight_layout)?;
-            Right::transposed(products, Matrix::new(weight, outputs, inputs))
+            Right::transposed(self.0, Matrix::new(weight, outputs, inputs))
         };
         multiply_rows(x, &matrix, [inputs, outputs], Some(bias), &mut output);
         Ok((
@@ -232,8 +231,7 @@ impl CustomOp2 for InputGradient {
         let weight = cpu::values(self.name(), weight, weight_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
         let mut dx = cpu::zeros(grad.len() / outputs * inputs);
-        let products = self.0.of_rows(grad.len() / outputs.max(1));
-        let matrix = Right::new(products, Matrix::new(weight, outputs, inputs));
+        let matrix = Right::new(self.0, Matrix::new(weight, outputs, inputs));
         multiply_rows(grad, &matrix, [outputs, inputs], None, &mut dx);
         Ok((CpuStorage::F32(dx), with_width(grad_layout.dims(), inputs)))
     }
@@ -277,8 +275,8 @@ impl CustomOp2 for WeightGradient {
 /// Adds the products of all pairs of matrices to `sums`. A task sums some rows of the result, pair
 /// after pair, so the order of the sum does not depend on threads.
 pub(crate) fn weight_gradient(products: Products, pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
-    // Whole tiles of every kernel of ours, and few enough rows that all cores have work.
-    let task = if products.are_packed() { 96 } else { 128 };
+    // Of bf16, whole tiles of every kernel, and few enough rows that all cores have work.
+    let task = if products == Products::F32 { 128 } else { 96 };
     let width = pairs.first().map_or(1, |(_, rhs)| rhs.columns);
     let pairs: Vec<_> = pairs
         .par_iter()

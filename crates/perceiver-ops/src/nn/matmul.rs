@@ -64,7 +64,7 @@ pub fn batched_matmul(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<Te
             batched_matmul_in(products, a, b, transpose)
         });
     }
-    batched_matmul_in(Products::in_f32(), a, b, transpose)
+    batched_matmul_in(Products::F32, a, b, transpose)
 }
 
 /// Computes [`batched_matmul`] with the given products on the CPU.
@@ -89,7 +89,7 @@ pub(crate) fn product(a: &Tensor, b: &Tensor, transpose: Transpose) -> Result<(S
     if is_narrow_on_cpu(a) {
         return copied(&batched_matmul(a, b, transpose)?);
     }
-    computed2(a, b, &BatchedMatmul(transpose, Products::in_f32()))
+    computed2(a, b, &BatchedMatmul(transpose, Products::F32))
 }
 
 /// Computes [`batched_matmul`] by candle's product: the fallback for devices without a kernel, and
@@ -134,12 +134,11 @@ impl CustomOp2 for BatchedMatmul {
         }
         let (rows, columns) = (lhs.first.rows, rhs.first.columns);
         let mut output = vec![0f32; lhs.offsets.len() * rows * columns];
-        let products = self.1.of_rows(rows);
         output
             .par_chunks_mut((rows * columns).max(1))
             .zip(lhs.offsets.par_iter().zip(&rhs.offsets))
             .for_each(|(output, (&a, &b))| {
-                let rhs = Right::new(products, rhs.at(b));
+                let rhs = Right::new(self.1, rhs.at(b));
                 rhs.multiply_rows(lhs.at(a), None, output);
             });
         let shape = [lhs.batch, &[rows, columns]].concat();

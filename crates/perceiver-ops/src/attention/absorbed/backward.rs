@@ -13,7 +13,7 @@ use crate::attention::shape::part;
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target, multiply_into};
 use crate::cpu::transpose::transpose;
-use crate::matmul::right::{Left, Right};
+use crate::matmul::right::{Left, Products, Right};
 use crate::nn::linear::weight_gradient;
 
 impl AbsorbedAttention {
@@ -105,7 +105,7 @@ impl AbsorbedAttention {
             .map(|image| (image.input.matrix(), rows(&image.dqueries, g.query_row())))
             .collect();
         weight_gradient(g.products, &pairs, dquery);
-        if g.products.are_packed() {
+        if g.products != Products::F32 {
             let pairs: Vec<_> = for_weights
                 .iter()
                 .zip(all.iter())
