@@ -11,34 +11,13 @@ use candle_core::{Device, Tensor};
 use perceiver_data::{Image, Labels, Split, shapes};
 use perceiver_model::{Features, read_weights};
 use perceiver_ops::{Mode, softmax};
-use perceiver_tests::program::{Sandbox, names_in};
+use perceiver_tests::program::{Sandbox, TINY_IO_MODEL, names_in, tiny_of};
 use perceiver_tests::tensors::{distance, values};
 use perceiver_train::{Checkpoint, Embeddings};
 use serde_json::Value;
 
 /// A head of one layer, whose input the embeddings are.
 const CONFIG: &str = "train --preset quickstart --config tiny.toml --output run";
-
-/// A Perceiver IO over the tiny recipe.
-const TINY_IO: &str = r#"
-[model]
-type = "perceiver-io"
-image_size = 16
-num_latents = 4
-d_latents = 8
-num_blocks = 2
-num_self_attends_per_block = 1
-num_self_attention_heads = 2
-num_cross_attention_heads = 1
-num_labels = 20
-initializer_range = 0.3
-[data]
-limit_train = 60
-limit_test = 20
-[training]
-epochs = 1
-batch_size = 16
-"#;
 
 /// Returns a sandbox with a trained model in `run`, and 7 images in `pictures`, in the order of their names.
 fn trained(config: Option<&str>) -> (Sandbox, Vec<Image>) {
@@ -99,9 +78,12 @@ fn probabilities_of_predict(sandbox: &Sandbox) -> Vec<HashMap<String, f64>> {
 fn embeddings_times_the_heads_weights_are_the_logits_of_predict() {
     for (config, head) in [
         (None, "head.0"),
-        (Some(TINY_IO), "perceiver.decoder.decoder.final_layer"),
+        (
+            Some(tiny_of(TINY_IO_MODEL)),
+            "perceiver.decoder.decoder.final_layer",
+        ),
     ] {
-        let (sandbox, images) = trained(config);
+        let (sandbox, images) = trained(config.as_deref());
         let embeddings = embed(&sandbox, "e.safetensors");
         assert_eq!(
             (embeddings.len(), embeddings.header.shape.as_slice()),

@@ -10,26 +10,11 @@ use candle_core::{Device, Tensor};
 use perceiver_data::{Dataset, LoadOptions, Samples, Source, Split};
 use perceiver_model::{Architecture, ModelConfig, PerceiverIo, read_weights};
 use perceiver_ops::Mode;
-use perceiver_tests::program::{Sandbox, tiny_recipe};
+use perceiver_tests::program::{Sandbox, TINY_IO_MODEL, tiny_recipe};
 use perceiver_train::{
     Checkpoint, CheckpointConfig, Control, Event, Preset, Recipe, RunDirectory,
     TestTimeAugmentation, TrainError, Trainer, TrainingData,
 };
-
-/// A Perceiver IO that trains within seconds, over the tiny recipe.
-const TINY_IO: &str = r#"
-[model]
-type = "perceiver-io"
-image_size = 16
-num_latents = 4
-d_latents = 8
-num_blocks = 2
-num_self_attends_per_block = 1
-num_self_attention_heads = 2
-num_cross_attention_heads = 1
-num_labels = 20
-initializer_range = 0.3
-"#;
 
 fn start(root: &Path, recipe: &Recipe) -> Result<Trainer, TrainError> {
     let data = TrainingData::load(recipe)?;
@@ -176,7 +161,7 @@ fn a_perceiver_io_is_trained_resumed_and_opened() {
     for input in ["fourier", "learned", "conv"] {
         let directory = tempfile::tempdir().unwrap();
         let recipe = tiny_recipe(&format!(
-            "{TINY_IO}input = '{input}'\n[training]\nepochs = 2"
+            "{TINY_IO_MODEL}input = '{input}'\n[training]\nepochs = 2"
         ));
         let mut trainer = start(directory.path(), &recipe).unwrap();
         let before = all_bits(&trainer);

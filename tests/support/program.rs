@@ -22,10 +22,32 @@ ffn_units = [8]
 classifier_units = [20]
 ";
 
+/// A Perceiver IO that trains within seconds: the `[model]` table of a `--config` file, to which
+/// more fields can be added.
+pub const TINY_IO_MODEL: &str = r#"
+[model]
+type = "perceiver-io"
+image_size = 16
+num_latents = 4
+d_latents = 8
+num_blocks = 2
+num_self_attends_per_block = 1
+num_self_attention_heads = 2
+num_cross_attention_heads = 1
+num_labels = 20
+initializer_range = 0.3
+"#;
+
 /// Returns a complete `--config` file: the tiny model on few images for one epoch. The last table
 /// is `[training]`.
 #[must_use]
 pub fn tiny() -> String {
+    tiny_of(TINY_MODEL)
+}
+
+/// Returns a complete `--config` file as [`tiny`] with another `[model]` table.
+#[must_use]
+pub fn tiny_of(model: &str) -> String {
     let rest = "
 [data]
 limit_train = 60
@@ -34,7 +56,7 @@ limit_test = 20
 epochs = 1
 batch_size = 16
 ";
-    format!("{TINY_MODEL}{rest}")
+    format!("{model}{rest}")
 }
 
 /// Returns the recipe of [`tiny`] over the quickstart's, with changes in TOML over it.

@@ -2,7 +2,9 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod class_check;
+pub(crate) mod compute;
 pub(crate) mod errors;
+pub(crate) mod flip_average;
 pub(crate) mod image_batches;
 pub(crate) mod init_from;
 pub(crate) mod inputs;

@@ -11,6 +11,9 @@
 
 use std::hint::black_box;
 
+#[path = "../examples/support/gemm.rs"]
+mod product;
+
 use candle_core::{Device, Result, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use perceiver_ops::{
@@ -19,6 +22,7 @@ use perceiver_ops::{
     add_dropout_composed, attention, attention_composed, gelu, gelu_composed, layer_norm,
     layer_norm_composed, linear, linear_composed, softmax, softmax_composed,
 };
+use product::multiply_f32;
 
 const BATCH: usize = 2;
 const LATENTS: usize = 256;
@@ -173,41 +177,6 @@ fn products(criterion: &mut Criterion) {
             group.bench_function("bf16_packed", |bencher| bencher.iter(|| multiply(&packed)));
         }
         group.finish();
-    }
-}
-
-/// Multiplies row-major matrices on this thread.
-#[allow(unsafe_code)]
-fn multiply_f32(
-    [rows, inner, columns]: [usize; 3],
-    left: &[f32],
-    right: &[f32],
-    output: &mut [f32],
-) {
-    let stride = usize::cast_signed;
-    // SAFETY: all three matrices are row-major and fill their slices.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            output.as_mut_ptr(),
-            1,
-            stride(columns),
-            false,
-            left.as_ptr(),
-            1,
-            stride(inner),
-            right.as_ptr(),
-            1,
-            stride(columns),
-            0f32,
-            1f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }
 

@@ -7,9 +7,13 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use gemm::Parallelism;
 use perceiver_ops::{Bf16Kernel, PackedMatrix};
 use rayon::prelude::*;
+
+#[path = "support/gemm.rs"]
+mod product;
+
+use product::multiply_f32;
 
 /// Multiplies into an output.
 type Multiply<'a> = Box<dyn Fn(&mut [f32]) + Sync + 'a>;
@@ -94,35 +98,5 @@ fn main() -> candle_core::Result<()> {
 fn fits(result: candle_core::Result<()>) {
     if let Err(error) = result {
         eprintln!("{error}");
-    }
-}
-
-/// Multiplies row-major matrices on this thread.
-#[allow(unsafe_code)]
-fn multiply_f32([rows, inner, columns]: Shape, left: &[f32], right: &[f32], output: &mut [f32]) {
-    let stride = usize::cast_signed;
-    // SAFETY: all three matrices are row-major and fill their slices.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            output.as_mut_ptr(),
-            1,
-            stride(columns),
-            false,
-            left.as_ptr(),
-            1,
-            stride(inner),
-            right.as_ptr(),
-            1,
-            stride(columns),
-            0f32,
-            1f32,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
     }
 }

@@ -1,9 +1,9 @@
 //! Measures a server under load, and compares every answer with the prediction of its image.
 //!
 //! ```sh
-//! cargo run --release -p perceiver-serve --example load -- untrained /tmp/model
-//! perceiver serve --quiet --checkpoint /tmp/model &
-//! cargo run --release -p perceiver-serve --example load -- run --checkpoint /tmp/model --clients 64
+//! cargo run --release -p perceiver-serve --example load -- untrained demo-model
+//! perceiver serve --quiet --checkpoint demo-model &
+//! cargo run --release -p perceiver-serve --example load -- run --checkpoint demo-model --clients 64
 //! ```
 
 use std::error::Error;

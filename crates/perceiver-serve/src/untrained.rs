@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use candle_core::Device;
-use perceiver_data::{Fit, Labels, Normalization, Preprocessing};
+use perceiver_data::{Fit, Normalization, Preprocessing};
 use perceiver_model::{Architecture, Parameters};
 use perceiver_train::{CheckpointConfig, DataCard, Preset, TrainError, write_weights};
 
@@ -36,18 +36,12 @@ pub fn write_untrained_checkpoint(
         },
         transformers: None,
     };
-    let card = DataCard {
-        dataset: None,
-        labels: Labels::Fine,
-        train_images: 0,
-        train_sha256: String::new(),
-        seed: 0,
-        split_seed: None,
-        init_overlap: None,
-        limit_test: None,
-        flip_average: false,
-    };
     let classes = (0..recipe.model.num_classes()).map(|class| format!("class {class}"));
-    let config = CheckpointConfig::new(recipe.model, preprocessing, classes.collect(), card);
+    let config = CheckpointConfig::new(
+        recipe.model,
+        preprocessing,
+        classes.collect(),
+        DataCard::unknown(),
+    );
     config.write(&directory.join("config.json"))
 }

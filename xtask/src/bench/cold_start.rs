@@ -101,15 +101,9 @@ fn write_checkpoint(recipe: &Recipe, directory: &Path) -> Result<()> {
             .map(|class| class.to_string())
             .collect(),
         DataCard {
-            dataset: None,
             labels: recipe.data.labels,
-            train_images: 0,
-            train_sha256: String::new(),
-            seed: 0,
             split_seed: Some(0),
-            init_overlap: None,
-            limit_test: None,
-            flip_average: false,
+            ..DataCard::unknown()
         },
     );
     Ok(config.write(&directory.join("config.json"))?)

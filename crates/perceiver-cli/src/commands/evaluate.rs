@@ -11,14 +11,15 @@ use perceiver_data::{LoadOptions, Preprocessing, Samples, Source, TestSplit};
 use perceiver_model::Classifier;
 use perceiver_report::{Calibration, counted, says_top5};
 use perceiver_train::{
-    Checkpoint, ClassificationReport, ConfusionMatrix, DeviceChoice, Evaluation, Placement,
-    Precision, SingleProcess, TestResults, TestTimeAugmentation, all_samples, test_samples,
-    write_file,
+    Checkpoint, ClassificationReport, ConfusionMatrix, Evaluation, Placement, SingleProcess,
+    TestResults, TestTimeAugmentation, all_samples, test_samples, write_file,
 };
 use serde::Serialize;
 
 use crate::args::checkpoint::CheckpointArgument;
+use crate::args::compute::ComputeFlags;
 use crate::args::errors::{at_least_one, usage_error};
+use crate::args::flip_average::FlipAverageFlag;
 use crate::commands::evaluate::class_tables::{confusion_csv, per_class_csv};
 use crate::commands::evaluate::predictions_file::{Format, Predictions, TopClasses};
 use crate::ui::data_progress;
@@ -54,19 +55,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit_test: Option<usize>,
 
-    /// Average the probabilities of each image and its mirror image, or not [default: as in
-    /// training].
-    #[arg(long, visible_alias = "test-time-flip", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
-    flip_average: Option<bool>,
+    #[command(flatten)]
+    flip: FlipAverageFlag,
 
-    /// Device to compute on: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Compute precision: f32, bf16, or on an NVIDIA GPU tf32.
-    #[arg(long, value_name = "PRECISION", default_value = "f32")]
-    precision: Precision,
+    #[command(flatten)]
+    compute: ComputeFlags,
 
     /// Print the results as JSON.
     #[arg(long)]
@@ -102,11 +95,13 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.require_writable()?;
-    let checkpoint = arguments.checkpoint.required()?.open(arguments.device)?;
-    let checkpoint = checkpoint.in_precision(arguments.precision)?;
-    crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
+    let checkpoint = arguments
+        .checkpoint
+        .required()?
+        .open(arguments.compute.device)?;
+    let checkpoint = arguments.compute.in_precision(checkpoint)?;
     let as_in_training = checkpoint.config.data.flip_average;
-    let views = TestTimeAugmentation::new(arguments.flip_average.unwrap_or(as_in_training));
+    let views = TestTimeAugmentation::new(arguments.flip.flip_average.unwrap_or(as_in_training));
     let card_limit = checkpoint.config.data.limit_test;
     let as_in_training = card_limit.filter(|_| arguments.dataset.is_none());
     let data = TestData {

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use perceiver_data::Image;
-use perceiver_train::{DeviceChoice, Precision, Predictor};
+use perceiver_train::Predictor;
 
 use crate::args::checkpoint::CheckpointFlags;
+use crate::args::compute::ComputeFlags;
 use crate::args::errors::at_least_one;
+use crate::args::flip_average::FlipAverageFlag;
 use crate::args::image_batches::{Reading, for_each_batch, with_name};
 use crate::args::inputs::ImageInputs;
 use crate::args::output_format::{Format, Prediction, Printer};
@@ -53,19 +55,11 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "format")]
     json: bool,
 
-    /// Average the probabilities of each image and its mirror image, or not [default: as in
-    /// training].
-    #[arg(long, visible_alias = "test-time-flip", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
-    flip_average: Option<bool>,
+    #[command(flatten)]
+    flip: FlipAverageFlag,
 
-    /// Device to compute on: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Compute precision: f32, bf16, or on an NVIDIA GPU tf32.
-    #[arg(long, value_name = "PRECISION", default_value = "f32")]
-    precision: Precision,
+    #[command(flatten)]
+    compute: ComputeFlags,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -74,10 +68,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         arguments.format
     };
-    let checkpoint = arguments.checkpoint.open(arguments.device)?;
-    let checkpoint = checkpoint.in_precision(arguments.precision)?;
-    crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
-    let predictor = Predictor::new(checkpoint, arguments.flip_average);
+    let checkpoint = arguments.checkpoint.open(arguments.compute.device)?;
+    let checkpoint = arguments.compute.in_precision(checkpoint)?;
+    let predictor = Predictor::new(checkpoint, arguments.flip.flip_average);
     let inputs = ImageInputs::read(&arguments.images, arguments.null)?;
     let mut printer = Printer::new(format)?;
     let reading = Reading {

@@ -8,10 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use perceiver_files::{MAX_TEXT_BYTES, read_regular};
 use perceiver_serve::{Limits, ServeConfig, ServeError, Server, Token};
-use perceiver_train::{DeviceChoice, Precision, Predictor, TestResults};
+use perceiver_train::{Predictor, TestResults};
 
 use crate::args::checkpoint::CheckpointFlags;
+use crate::args::compute::ComputeFlags;
 use crate::args::errors::{at_least_one, usage_error};
+use crate::args::flip_average::FlipAverageFlag;
 use crate::args::size;
 use crate::ui::logging::LogFormat;
 use crate::ui::terminal;
@@ -43,19 +45,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = at_least_one)]
     top_k: usize,
 
-    /// Average the probabilities of each image and its mirror image, or not [default: as in
-    /// training].
-    #[arg(long, visible_alias = "test-time-flip", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
-    flip_average: Option<bool>,
+    #[command(flatten)]
+    flip: FlipAverageFlag,
 
-    /// Device to compute on: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Compute precision: f32, bf16, or on an NVIDIA GPU tf32.
-    #[arg(long, value_name = "PRECISION", default_value = "f32")]
-    precision: Precision,
+    #[command(flatten)]
+    compute: ComputeFlags,
 
     #[command(flatten)]
     access: Access,
@@ -193,9 +187,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = arguments.checkpoint.files(&["results.json"])?;
     let checkpoint = arguments
         .checkpoint
-        .open_directory(&directory, arguments.device)?;
-    let checkpoint = checkpoint.in_precision(arguments.precision)?;
-    crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
+        .open_directory(&directory, arguments.compute.device)?;
+    let checkpoint = arguments.compute.in_precision(checkpoint)?;
     let config = ServeConfig {
         address: arguments.address,
         name: name(arguments.checkpoint.shown()),
@@ -206,7 +199,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         results: results(&directory),
         limits,
     };
-    let server = Server::bind(Predictor::new(checkpoint, arguments.flip_average), config);
+    let server = Server::bind(
+        Predictor::new(checkpoint, arguments.flip.flip_average),
+        config,
+    );
     let server = server.map_err(flag_error)?;
     say_where(&server)?;
     server.run_until_signal().map_err(flag_error)?;

@@ -8,7 +8,7 @@ use perceiver_train::EpochMetrics;
 
 use crate::error::Result;
 use crate::page::charts::{Chart, Curve};
-use crate::page::curves::{Plan, drawn};
+use crate::page::curves::{Metric, drawn, of_learning};
 use crate::page::figure::Figure;
 use crate::page::range_bar::{RangeAxis, RangeBar};
 use crate::text::exact_percent;
@@ -101,25 +101,12 @@ fn by_accuracy(variants: &[SweepVariant]) -> Vec<&SweepVariant> {
     sorted
 }
 
-/// A metric of an epoch.
-type Metric = fn(&EpochMetrics) -> f64;
-
 fn charts(variants: &[&SweepVariant]) -> Result<Vec<Figure>> {
     let all = |metric: Metric| {
         let curves = variants.iter().map(|variant| curve(variant, metric));
         curves.collect()
     };
-    let plans = [
-        Plan::new("Validation accuracy (%)", 2, all(|e| 100.0 * e.val_acc)),
-        Plan::new("Validation loss (nats)", 3, all(|e| e.val_loss)),
-        Plan::new("Training loss (nats)", 3, all(|e| e.loss)),
-        Plan::new(
-            "Gap: validation minus training loss (nats)",
-            3,
-            all(|e| e.val_loss - e.loss),
-        ),
-    ];
-    drawn(plans, &[], |curve| curve)
+    drawn(of_learning(all), &[], |curve| curve)
 }
 
 /// Returns the mean of a metric over the seeds that have the epoch, from their lowest to their

@@ -15,7 +15,7 @@ use crate::text::says_top5;
 pub(crate) const SIZE: (u32, u32) = (480, 280);
 
 /// A metric of an epoch.
-type Metric = fn(&EpochMetrics) -> f64;
+pub(crate) type Metric = fn(&EpochMetrics) -> f64;
 
 /// The description of a chart: its title, which names the metric, the digits of values, and its
 /// curves.
@@ -193,19 +193,25 @@ pub(crate) fn of_runs(runs: &[Run], names: &[String]) -> Result<Vec<Figure>> {
         runs.map(|(run, name)| curve(name, &run.epochs, metric))
             .collect()
     };
-    let plans = [
-        Plan::new("Validation accuracy (%)", 2, all(|e| 100.0 * e.val_acc)),
-        Plan::new("Validation loss (nats)", 3, all(|e| e.val_loss)),
-        Plan::new("Training loss (nats)", 3, all(|e| e.loss)),
-        Plan::new(
-            "Gap: validation minus training loss (nats)",
-            3,
-            all(|e| e.val_loss - e.loss),
-        ),
+    let pace = [
         Plan::new("Learning rate", 4, all(learning_rate)),
         Plan::new("Speed (images/s)", 0, all(|e| e.images_per_second)),
     ];
-    drawn(plans, &[], |curve| curve)
+    drawn(of_learning(all).into_iter().chain(pace), &[], |curve| curve)
+}
+
+/// Returns the charts of how well runs learn, each with the curves of its metric.
+pub(crate) fn of_learning(curves: impl Fn(Metric) -> Vec<Curve>) -> [Plan; 4] {
+    [
+        Plan::new("Validation accuracy (%)", 2, curves(|e| 100.0 * e.val_acc)),
+        Plan::new("Validation loss (nats)", 3, curves(|e| e.val_loss)),
+        Plan::new("Training loss (nats)", 3, curves(|e| e.loss)),
+        Plan::new(
+            "Gap: validation minus training loss (nats)",
+            3,
+            curves(|e| e.val_loss - e.loss),
+        ),
+    ]
 }
 
 fn learning_rate(epoch: &EpochMetrics) -> f64 {

@@ -89,6 +89,21 @@ pub struct DataCard {
 }
 
 impl DataCard {
+    /// Returns the card of a model whose training data is unknown.
+    pub fn unknown() -> Self {
+        Self {
+            dataset: None,
+            labels: Labels::Fine,
+            train_images: 0,
+            train_sha256: String::new(),
+            seed: 0,
+            split_seed: None,
+            init_overlap: None,
+            limit_test: None,
+            flip_average: false,
+        }
+    }
+
     /// Returns the seed that splits the data set.
     pub fn split_seed(&self) -> u64 {
         self.split_seed.unwrap_or(self.seed)
@@ -122,7 +137,7 @@ impl CheckpointConfig {
         Self {
             format: FORMAT_WITHOUT_CHECKSUM,
             perceiver_version: String::new(),
-            ..Self::new(model, preprocessing, classes, transformers::unknown_data())
+            ..Self::new(model, preprocessing, classes, DataCard::unknown())
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Tensor;
-use perceiver_data::{Labels, Preprocessing, Sides, TransformersPreprocessing};
+use perceiver_data::{Preprocessing, Sides, TransformersPreprocessing};
 use perceiver_model::{InputKind, ModelConfig, PerceiverIoConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -126,21 +126,6 @@ pub(crate) fn set_input(config: &mut CheckpointConfig, tensors: &HashMap<String,
     if let ModelConfig::PerceiverIo(model) = &mut config.model {
         model.input = InputKind::of_tensors(tensors.keys().map(String::as_str));
         model.image_size = image_size(model, config.preprocessing.image_size);
-    }
-}
-
-/// Returns the card of a model whose training data is unknown.
-pub(crate) fn unknown_data() -> DataCard {
-    DataCard {
-        dataset: None,
-        labels: Labels::Fine,
-        train_images: 0,
-        train_sha256: String::new(),
-        seed: 0,
-        split_seed: None,
-        init_overlap: None,
-        limit_test: None,
-        flip_average: false,
     }
 }
 

@@ -14,6 +14,7 @@ use perceiver_train::{Checkpoint, DeviceChoice};
 
 use crate::args::checkpoint::CheckpointFlags;
 use crate::args::errors::usage_error;
+use crate::args::flip_average::FlipAverageFlag;
 use crate::args::license::license;
 use crate::ui::escape;
 use crate::ui::terminal;
@@ -53,11 +54,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     softmax: bool,
 
-    /// Average the probabilities of each image and its mirror image, or not [default: as in
-    /// training].
-    #[arg(long, visible_alias = "test-time-flip", value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
-    flip_average: Option<bool>,
+    #[command(flatten)]
+    flip: FlipAverageFlag,
 
     /// Precision of weights and activations: f32 or f16.
     #[arg(long, value_name = "PRECISION", default_value = "f32")]
@@ -139,7 +137,10 @@ fn options(arguments: &Arguments, checkpoint: &Checkpoint) -> ExportOptions {
     ExportOptions {
         precision: arguments.precision,
         softmax: arguments.softmax,
-        flip_average: arguments.flip_average.unwrap_or(config.data.flip_average),
+        flip_average: arguments
+            .flip
+            .flip_average
+            .unwrap_or(config.data.flip_average),
         preprocessing: arguments.with_preprocessing.then_some(preprocessing),
     }
 }

@@ -165,15 +165,9 @@ fn from_flags(arguments: &Arguments, model: PerceiverConfig) -> Result<Checkpoin
     };
     let classes = read_class_names(path).context("--classes")?;
     let card = DataCard {
-        dataset: None,
         labels: arguments.labels,
-        train_images: 0,
-        train_sha256: String::new(),
-        seed: 0,
         split_seed: Some(0),
-        init_overlap: None,
-        limit_test: None,
-        flip_average: false,
+        ..DataCard::unknown()
     };
     checked(CheckpointConfig::new(model, preprocessing, classes, card))
 }

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use perceiver_model::Features;
-use perceiver_train::{DeviceChoice, EmbeddedImage, EmbeddingWriter, Precision, shell_quoted};
+use perceiver_train::{EmbeddedImage, EmbeddingWriter, shell_quoted};
 
 use crate::args::checkpoint::CheckpointFlags;
+use crate::args::compute::ComputeFlags;
 use crate::args::image_batches::{Reading, for_each_batch};
 use crate::args::inputs::ImageInputs;
 use crate::args::output_format::percent_encoded;
@@ -50,13 +51,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "WHICH", default_value = "pooled")]
     latents: Latents,
 
-    /// Device to compute on: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Compute precision: f32, bf16, or on an NVIDIA GPU tf32.
-    #[arg(long, value_name = "PRECISION", default_value = "f32")]
-    precision: Precision,
+    #[command(flatten)]
+    compute: ComputeFlags,
 }
 
 /// What is written of an image.
@@ -72,14 +68,13 @@ enum Latents {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let output = &arguments.output;
     require_format("--output", output)?;
-    let checkpoint = arguments.checkpoint.open(arguments.device)?;
+    let checkpoint = arguments.checkpoint.open(arguments.compute.device)?;
     let features = match arguments.latents {
         Latents::Pooled => Features::Pooled,
         Latents::All => Features::Latents,
     };
     let fingerprint = checkpoint.weights_sha256()?;
-    let checkpoint = checkpoint.in_precision(arguments.precision)?;
-    crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
+    let checkpoint = arguments.compute.in_precision(checkpoint)?;
     let name = arguments.checkpoint.shown();
     let mut writer = EmbeddingWriter::create(output, name, &fingerprint, features)?;
     let inputs = ImageInputs::read(&arguments.images, arguments.null)?;

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use perceiver_train::{
-    DeviceChoice, EmbeddedImage, Embeddings, Neighbor, Precision, SimilarityMetric,
-};
+use perceiver_train::{EmbeddedImage, Embeddings, Neighbor, SimilarityMetric};
 use serde::Serialize;
 
 use crate::args::checkpoint::CheckpointFlags;
+use crate::args::compute::ComputeFlags;
 use crate::args::errors::at_least_one;
 use crate::args::image_batches::{Reading, for_each_batch};
 use crate::args::inputs::ImageInputs;
@@ -66,13 +65,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Device to compute on: auto, cpu, cuda, cuda:N or metal.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Compute precision: f32, bf16, or on an NVIDIA GPU tf32.
-    #[arg(long, value_name = "PRECISION", default_value = "f32")]
-    precision: Precision,
+    #[command(flatten)]
+    compute: ComputeFlags,
 }
 
 /// What similar means.
@@ -130,10 +124,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             arguments.offline,
         ),
     };
-    let checkpoint = named.open(arguments.device)?;
+    let checkpoint = named.open(arguments.compute.device)?;
     index.require_checkpoint(path, &checkpoint, named.shown())?;
-    let checkpoint = checkpoint.in_precision(arguments.precision)?;
-    crate::runtime::kernels::log_bf16(checkpoint.device(), arguments.precision);
+    let checkpoint = arguments.compute.in_precision(checkpoint)?;
     let inputs = ImageInputs::read(&arguments.images, arguments.null)?;
     let reading = Reading {
         shorter_side: checkpoint.config.shorter_side(),

@@ -45,6 +45,20 @@ pub(crate) fn contain_panics<T>(path: &Path, read: impl FnOnce() -> Result<T>) -
     })
 }
 
+/// Opens a file and reads its footer.
+///
+/// # Errors
+/// When it cannot be opened or has no valid footer.
+pub(crate) fn open_file(path: &Path) -> Result<(File, ParquetMetaData)> {
+    let (mut file, size) = open_regular(path).map_err(|source| DataError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let metadata = read_footer(&mut file, size).map_err(|error| damaged(path, &error))?;
+    Ok((file, metadata))
+}
+
 /// An open file and the columns that are read.
 pub(crate) struct ParquetFile<'a> {
     path: &'a Path,
@@ -56,12 +70,7 @@ pub(crate) struct ParquetFile<'a> {
 impl<'a> ParquetFile<'a> {
     pub(crate) fn open(path: &'a Path, options: &ParquetOptions) -> Result<Self> {
         tracing::trace!("opening {}", path.display());
-        let (mut file, size) = open_regular(path).map_err(|source| DataError::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        })?;
-        let metadata = read_footer(&mut file, size).map_err(|error| damaged(path, &error))?;
+        let (file, metadata) = open_file(path)?;
         let names = ColumnNames {
             image: options.image_column.as_deref(),
             label: options.label_column.as_deref(),
@@ -376,7 +385,8 @@ impl<'a> ParquetFile<'a> {
     }
 }
 
-fn damaged(path: &Path, error: &ParquetError) -> DataError {
+/// The error of a file that the `parquet` crate refuses.
+pub(crate) fn damaged(path: &Path, error: &ParquetError) -> DataError {
     DataError::Parquet {
         path: path.to_owned(),
         finding: error.to_string(),

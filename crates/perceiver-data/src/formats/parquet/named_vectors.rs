@@ -17,11 +17,9 @@ use parquet::file::metadata::{KeyValue, ParquetMetaData, RowGroupMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use perceiver_files::open_regular;
 
 use crate::error::{DataError, Result};
-use crate::formats::parquet::file::contain_panics;
-use crate::formats::parquet::footer::read_footer;
+use crate::formats::parquet::file::{contain_panics, damaged, open_file};
 use crate::formats::parquet::pages::Pages;
 
 const SCHEMA: &str = "message embeddings {
@@ -189,12 +187,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn open(path: &'a Path) -> Result<Self> {
-        let (mut file, size) = open_regular(path).map_err(|source| DataError::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        })?;
-        let metadata = read_footer(&mut file, size).map_err(|error| damaged(path, &error))?;
+        let (file, metadata) = open_file(path)?;
         let leaves = metadata.file_metadata().schema_descr().columns().iter();
         let found: Vec<String> = leaves.map(|leaf| leaf.path().string()).collect();
         if found != LEAVES {
@@ -404,13 +397,6 @@ impl Iterator for PlainPages {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.get_next_page().transpose()
-    }
-}
-
-fn damaged(path: &Path, error: &ParquetError) -> DataError {
-    DataError::Parquet {
-        path: path.to_owned(),
-        finding: error.to_string(),
     }
 }
 
