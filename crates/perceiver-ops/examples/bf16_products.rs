@@ -2,11 +2,13 @@
 //! `cargo run --release -p perceiver-ops --example bf16_products [ROUNDS] [THREADS]`.
 //!
 //! The contestants take turns; a figure is the median of the rounds, then the best. `packed` has
-//! the right operand packed before, `all` packs it in every product.
+//! the right operand packed before, `all` packs it in every product; both read `f32`. `bf16` reads
+//! and writes bf16, and has the right operand packed before.
 
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use half::bf16;
 use perceiver_ops::{Bf16Kernel, PackedMatrix};
 use rayon::prelude::*;
 
@@ -16,7 +18,7 @@ mod product;
 use product::multiply_f32;
 
 /// Multiplies into an output.
-type Multiply<'a> = Box<dyn Fn(&mut [f32]) + Sync + 'a>;
+type Multiply<'a> = Box<dyn Fn(&mut [f32], &mut [bf16]) + Sync + 'a>;
 
 type Shape = [usize; 3]; // rows, inner dimension, columns
 
@@ -43,6 +45,7 @@ fn main() -> candle_core::Result<()> {
         let [rows, inner, columns] = shape;
         println!("{rows} x {inner} x {columns}");
         let left = vec![0.5f32; rows * inner];
+        let narrow = vec![bf16::from_f32(0.5); left.len()];
         let right = vec![0.25f32; inner * columns];
         let matrix = Tensor::from_slice(&right, (inner, columns), &Device::Cpu)?;
         let packed = PackedMatrix::from_tensor(&matrix)?;
@@ -50,34 +53,39 @@ fn main() -> candle_core::Result<()> {
         let repeats = ((2e8 / work) as usize).max(1);
         let mut contestants: Vec<(String, Multiply)> = vec![(
             "gemm f32".to_string(),
-            Box::new(|output| multiply_f32(shape, &left, &right, output)),
+            Box::new(|output, _| multiply_f32(shape, &left, &right, output)),
         )];
         for kernel in kernels
             .iter()
             .filter(|kernel| **kernel != Bf16Kernel::PORTABLE)
         {
-            let (left, matrix, packed) = (&left, &matrix, &packed);
+            let (left, narrow, matrix, packed) = (&left, &narrow, &matrix, &packed);
             contestants.push((
                 format!("{kernel} packed"),
-                Box::new(move |output| fits(packed.multiply(*kernel, left, output))),
+                Box::new(move |output, _| fits(packed.multiply(*kernel, left, output))),
             ));
             contestants.push((
                 format!("{kernel} all"),
-                Box::new(move |output| {
+                Box::new(move |output, _| {
                     let packed = PackedMatrix::from_tensor(matrix);
                     fits(packed.and_then(|packed| packed.multiply(*kernel, left, output)));
                 }),
             ));
+            contestants.push((
+                format!("{kernel} bf16"),
+                Box::new(move |_, output| fits(packed.multiply_bf16(*kernel, narrow, output))),
+            ));
         }
-        let mut outputs = vec![vec![0f32; rows * columns]; threads];
+        let size = rows * columns;
+        let mut outputs = vec![(vec![0f32; size], vec![bf16::ZERO; size]); threads];
         let mut rates = vec![Vec::new(); contestants.len()];
         for _ in 0..rounds {
             for ((_, multiply), rates) in contestants.iter().zip(&mut rates) {
                 let start = Instant::now();
                 pool.install(|| {
-                    outputs.par_iter_mut().for_each(|output| {
+                    outputs.par_iter_mut().for_each(|(wide, narrow)| {
                         for _ in 0..repeats {
-                            multiply(output);
+                            multiply(wide, narrow);
                         }
                     });
                 });

@@ -1,6 +1,7 @@
 //! CPU kernels: access to the `f32` values of tensors.
 
 pub(crate) mod finite;
+pub(crate) mod floats;
 pub(crate) mod gemm;
 pub(crate) mod in_place;
 pub(crate) mod simd;

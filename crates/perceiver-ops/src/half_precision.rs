@@ -1,11 +1,14 @@
-//! Half precision (f16, bf16) on the CPU: operations convert to f32 and back, and accumulate in
-//! f32.
+//! Half precision (f16, bf16) on the CPU: conversions, and operations that convert to f32 and back.
 //!
-//! Operations on `bf16` tensors multiply matrices in bf16 with `f32` sums where the CPU has
-//! instructions for it: see [`Products::of`](crate::matmul::right::Products::of). Elsewhere, and
-//! for `f16`, products are `f32` as well. Only the result of an operation is rounded to 16 bits.
+//! Every operation accumulates in f32; only its result is rounded to 16 bits. Operations that have
+//! loops for bf16 ([`Floats`](crate::cpu::floats::Floats)) convert a few values at a time. Products
+//! of bf16 matrices read bf16 where the CPU has instructions for it
+//! ([`unpacked`](crate::matmul::unpacked)). What has neither, and `f16`, is computed on copies in
+//! f32: see [`widened`].
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail,
+};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -13,6 +16,44 @@ use crate::autograd::recorded_ops::{apply_op1, to_dtype};
 use crate::cpu::TASK;
 use crate::cpu::simd::vectorised;
 use crate::matmul::rounding::rounded;
+
+/// Returns the values of a contiguous bf16 tensor on the CPU.
+///
+/// # Errors
+/// When the tensor has another type or is not contiguous; callers make theirs contiguous.
+pub(crate) fn narrow_values<'a>(
+    op: &'static str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [bf16]> {
+    let CpuStorage::BF16(values) = storage else {
+        bail!("{op}: expected bf16 values");
+    };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("{op}: expected contiguous values, found {layout:?}"),
+    }
+}
+
+/// Calls `compute` with the values of contiguous bf16 tensors.
+///
+/// # Errors
+/// As for [`narrow_values`], and when a tensor is not on the CPU.
+pub(crate) fn with_narrow_values<const N: usize, R>(
+    op: &'static str,
+    tensors: [&Tensor; N],
+    compute: impl FnOnce([&[bf16]; N]) -> R,
+) -> Result<R> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut slices = [&[][..]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else {
+            bail!("{op}: expected tensors on the CPU");
+        };
+        *slice = narrow_values(op, storage, layout)?;
+    }
+    Ok(compute(slices))
+}
 
 /// Returns whether the tensor has a 16-bit type.
 pub(crate) fn is_narrow(tensor: &Tensor) -> bool {
@@ -143,13 +184,15 @@ fn in_tasks<A: Sync, B: Copy + Send + Sync>(
 }
 
 vectorised! {
-    fn narrow(from: &[f32], to: &mut [bf16]) {
+    /// Rounds values.
+    pub(crate) fn narrow(from: &[f32], to: &mut [bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = rounded(*from);
         }
     }
 
-    fn widen(from: &[bf16], to: &mut [f32]) {
+    /// Converts values to `f32`.
+    pub(crate) fn widen(from: &[bf16], to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = wide(*from);
         }

@@ -7,6 +7,7 @@
 //! as the tokens.
 
 mod backward;
+mod bf16;
 pub(crate) mod composed;
 mod custom_op;
 mod forward;
@@ -17,9 +18,10 @@ pub(crate) mod weights;
 
 use std::sync::Mutex;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::attention::Attention;
+use crate::attention::absorbed::bf16::AbsorbedBf16;
 use crate::attention::absorbed::composed::absorbed_attention_composed;
 use crate::attention::absorbed::pass::AbsorbedAttention;
 use crate::attention::absorbed::shape::{geometry, rows_of};
@@ -28,6 +30,7 @@ use crate::attention::dropout_mask::Mask;
 use crate::attention::shape::Geometry;
 use crate::autograd::recorded_ops::apply_op3;
 use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::matmul::kernel::Bf16Kernel;
 use crate::matmul::right::Products;
 use crate::{Mode, add_dropout, cpu, cuda};
 
@@ -63,6 +66,23 @@ fn absorbed_attention_in(
     let Some(values) = weights.flat() else {
         return absorbed_attention_composed(x, tokens, weights, how);
     };
+    if let Some(kernel) = bf16_kernel([x, tokens, values], geometry) {
+        let op = AbsorbedBf16 {
+            geometry,
+            kernel,
+            width: weights.query.0 - 1,
+            outputs: weights.output.1,
+            mask: Mask::new(how.dropout, how.mode, geometry)?,
+            keep: [x, tokens, values].into_iter().any(Tensor::track_op),
+            kept: Mutex::new(Vec::new()),
+        };
+        return apply_op3(
+            &x.contiguous()?,
+            &tokens.contiguous()?,
+            &values.contiguous()?,
+            op,
+        );
+    }
     if is_narrow_on_cpu(x) {
         let products = Products::of(x.dtype());
         return widened([x, tokens, values], |[x, tokens, values]| {
@@ -88,6 +108,15 @@ fn absorbed_attention_in(
         &values.contiguous()?,
         op,
     )
+}
+
+/// Returns the kernel for tensors that are bf16 on a CPU with instructions for it, if the attention
+/// is not too large to be computed without streaming.
+fn bf16_kernel(tensors: [&Tensor; 3], g: Geometry) -> Option<Bf16Kernel> {
+    let are_bf16 = tensors
+        .into_iter()
+        .all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::BF16);
+    Bf16Kernel::fastest().filter(|_| are_bf16 && g.keys <= bf16::MOST_KEYS)
 }
 
 /// Computes [`absorbed_attention`] plus the residual `onto` of the same shape.

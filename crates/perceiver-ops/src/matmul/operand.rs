@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, Layout, Result, bail};
 use half::bf16;
 
+use super::unpacked::RowMajor;
 use crate::cpu::gemm::Matrix;
 
 /// A matrix view of a slice.
@@ -27,7 +28,7 @@ impl<'a> Operand<'a> {
     ///
     /// # Errors
     /// When the type is neither f32 nor bf16, or it is no matrix.
-    pub(super) fn of_tensor(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+    pub(crate) fn of_tensor(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let start = layout.start_offset();
         let values = match storage {
             CpuStorage::F32(values) => Values::F32(&values[start..]),
@@ -48,6 +49,17 @@ impl<'a> Operand<'a> {
             row_stride,
             column_stride,
         })
+    }
+
+    /// Returns the transposed view.
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
     }
 
     /// Returns whether every entry lies inside the slice.
@@ -72,6 +84,18 @@ impl<'a> From<Matrix<'a>> for Operand<'a> {
             columns: matrix.columns,
             row_stride: matrix.row_stride,
             column_stride: matrix.column_stride,
+        }
+    }
+}
+
+impl<'a> From<RowMajor<'a>> for Operand<'a> {
+    fn from(matrix: RowMajor<'a>) -> Self {
+        Self {
+            values: Values::Bf16(matrix.values),
+            rows: matrix.rows,
+            columns: matrix.columns,
+            row_stride: matrix.row_stride,
+            column_stride: 1,
         }
     }
 }

@@ -40,10 +40,8 @@ impl<T: Element> Lines<'_, T> {
         let is_by_pair = is_whole && self.depth_stride > 1 && self.line_stride == 1;
         if is_whole && self.depth_stride == 1 {
             for (line, pairs) in square.iter_mut().enumerate() {
-                let values = &self.values[start + line * self.line_stride..][..DEPTH];
-                for (to, [low, high]) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
-                    *to = pair(*low, *high);
-                }
+                let (values, _) = self.values[start + line * self.line_stride..].as_chunks();
+                *pairs = T::pairs(&values[0]);
             }
         } else if is_by_pair {
             for (index, pairs) in square.iter_mut().enumerate() {
@@ -86,11 +84,51 @@ impl<T: Element> Lines<'_, T> {
         }
     }
 
+    /// Packs the first `panels` panels, whose lines are next to each other in memory: two rows of
+    /// the matrix at a time.
+    #[inline(always)]
+    fn interleave(&self, panels: usize, depth: Range<usize>, packed: &mut [u32]) {
+        let width = panels * TILE_COLUMNS;
+        let pairs = depth.len().next_multiple_of(DEPTH) / 2;
+        let row = |at: usize| &self.values[at * self.depth_stride..][..width];
+        let (packed, _) = packed.as_chunks_mut::<TILE_COLUMNS>();
+        // A loop over all columns uses vectors; one over the columns of a panel is unrolled instead.
+        let mut line = vec![0u32; width];
+        for pair in 0..pairs {
+            let at = depth.start + 2 * pair;
+            if at + 1 < depth.end {
+                pairs_of(row(at), row(at + 1), &mut line);
+            } else if at < depth.end {
+                for (pair, low) in line.iter_mut().zip(row(at)) {
+                    *pair = low.upper_bits() >> 16;
+                }
+            } else {
+                line.fill(0);
+            }
+            let (panels, _) = line.as_chunks::<TILE_COLUMNS>();
+            for (packed, panel) in packed[pair..].iter_mut().step_by(pairs).zip(panels) {
+                *packed = *panel;
+            }
+        }
+    }
+
     /// Packs all lines, `[panels, pairs rounded up to 16, TILE_COLUMNS]`.
     #[inline(always)]
     fn pack_columns(&self, depth: Range<usize>, packed: &mut [u32]) {
         let size = depth.len().next_multiple_of(DEPTH) / 2 * TILE_COLUMNS;
-        for (panel, packed) in packed.chunks_exact_mut(size.max(1)).enumerate() {
+        let adjacent = if self.line_stride == 1 {
+            self.count / TILE_COLUMNS
+        } else {
+            0
+        };
+        if adjacent > 0 {
+            self.interleave(adjacent, depth.clone(), packed);
+        }
+        for (panel, packed) in packed
+            .chunks_exact_mut(size.max(1))
+            .enumerate()
+            .skip(adjacent)
+        {
             let squares = packed.chunks_exact_mut(SQUARE * TILE_COLUMNS);
             for (packed, at) in squares.zip(depth.clone().step_by(DEPTH)) {
                 for column in (0..TILE_COLUMNS).step_by(SQUARE) {
@@ -102,6 +140,14 @@ impl<T: Element> Lines<'_, T> {
                 }
             }
         }
+    }
+}
+
+/// Writes the pairs of two rows.
+#[inline(always)]
+fn pairs_of<T: Element>(low: &[T], high: &[T], pairs: &mut [u32]) {
+    for (pair, (low, high)) in pairs.iter_mut().zip(low.iter().zip(high)) {
+        *pair = self::pair(*low, *high);
     }
 }
 

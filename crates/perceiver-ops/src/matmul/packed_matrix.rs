@@ -3,12 +3,14 @@
 use std::ops::Range;
 
 use candle_core::{Result, Storage, Tensor, bail};
+use half::bf16;
 
 use super::kernel::Bf16Kernel;
 use super::operand::Operand;
 use super::pack::{columns_len, pack_columns};
 use super::product::{Epilogue, multiply_packed};
-use super::tile::PAIRS;
+use super::tile::{PAIRS, TILE_COLUMNS};
+use super::unpacked::{self, Lhs, Product, RowMajor};
 use crate::cpu::gemm::{Matrix, Sum, Target};
 
 /// A matrix `[rows, columns]`, rounded to bf16 and packed as the right operand of products.
@@ -86,16 +88,7 @@ impl PackedMatrix {
     /// # Errors
     /// When the sizes do not fit.
     pub fn multiply(&self, kernel: Bf16Kernel, lhs: &[f32], output: &mut [f32]) -> Result<()> {
-        let n = lhs.len() / self.rows.max(1);
-        if lhs.len() != n * self.rows || output.len() != n * self.columns {
-            bail!(
-                "product with a packed matrix {} x {}: {} and {} values do not fit",
-                self.rows,
-                self.columns,
-                lhs.len(),
-                output.len()
-            );
-        }
+        let n = self.rows_of(lhs.len(), output.len())?;
         let lhs = Matrix::new(lhs, n, self.rows);
         let target = Target {
             values: output,
@@ -108,6 +101,64 @@ impl PackedMatrix {
         };
         multiply_packed(kernel, target, lhs, self, epilogue);
         Ok(())
+    }
+
+    /// Multiplies `lhs` `[n, rows]` by this matrix into `output` `[n, columns]`, both row by row and
+    /// in bf16, on the thread of the caller. Sums are `f32`.
+    ///
+    /// # Errors
+    /// When the sizes do not fit.
+    pub fn multiply_bf16(
+        &self,
+        kernel: Bf16Kernel,
+        lhs: &[bf16],
+        output: &mut [bf16],
+    ) -> Result<()> {
+        let n = self.rows_of(lhs.len(), output.len())?;
+        let lhs = Lhs::Rows(RowMajor::new(lhs, n, self.rows));
+        let product = Product::Bf16 {
+            values: output,
+            row_stride: self.columns,
+        };
+        unpacked::multiply(kernel, product, lhs, self, 1.0, None);
+        Ok(())
+    }
+
+    /// Returns the number of rows of a left operand from the lengths of it and of the product.
+    fn rows_of(&self, lhs: usize, output: usize) -> Result<usize> {
+        let n = lhs / self.rows.max(1);
+        if lhs != n * self.rows || output != n * self.columns {
+            bail!(
+                "product with a packed matrix {} x {}: {lhs} and {output} values do not fit",
+                self.rows,
+                self.columns,
+            );
+        }
+        Ok(n)
+    }
+
+    /// Returns the matrix with a row of zeros at its end if the number of rows is odd: a left operand
+    /// that is read as it is has whole pairs. Packed values have that row already.
+    pub(crate) fn with_even_rows(mut self) -> Self {
+        self.rows = self.rows.next_multiple_of(2);
+        self
+    }
+
+    /// Returns the rounded values, row by row.
+    pub(super) fn unpacked(&self) -> Vec<bf16> {
+        let mut values = vec![bf16::ZERO; self.rows * self.columns];
+        for (depth, block) in self.blocks() {
+            let panel_len = depth.len().next_multiple_of(32) / 2 * TILE_COLUMNS;
+            for (at, row) in depth.enumerate() {
+                for column in 0..self.columns {
+                    let panel = column / TILE_COLUMNS * panel_len;
+                    let pair = block[panel + at / 2 * TILE_COLUMNS + column % TILE_COLUMNS];
+                    let bits = (pair >> (16 * (at % 2))) as u16;
+                    values[row * self.columns + column] = bf16::from_bits(bits);
+                }
+            }
+        }
+        values
     }
 
     /// Returns the number of rows.

@@ -1,11 +1,22 @@
 //! Rounding to bf16, to the nearest value, ties to even; NaN stays NaN.
 
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 
 /// A number that can be rounded to bf16.
 pub(super) trait Element: Copy {
     /// Returns the bits of the rounded number in the upper half; the lower half is undefined.
     fn upper_bits(self) -> u32;
+
+    /// Returns values that are next to each other as pairs.
+    #[inline(always)]
+    fn pairs(values: &[Self; 32]) -> [u32; 16] {
+        let mut pairs = [0; 16];
+        for (to, [low, high]) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+            *to = pair(*low, *high);
+        }
+        pairs
+    }
 }
 
 impl Element for f32 {
@@ -26,6 +37,17 @@ impl Element for bf16 {
     #[inline(always)]
     fn upper_bits(self) -> u32 {
         u32::from(self.to_bits()) << 16
+    }
+
+    /// In the order of bytes of little-endian machines, pairs are as they are in memory.
+    #[inline(always)]
+    fn pairs(values: &[Self; 32]) -> [u32; 16] {
+        let pairs: [u32; 16] =
+            bytemuck::pod_read_unaligned(bytemuck::cast_slice(values.reinterpret_cast()));
+        if cfg!(target_endian = "big") {
+            return pairs.map(|pair| pair.rotate_left(16));
+        }
+        pairs
     }
 }
 

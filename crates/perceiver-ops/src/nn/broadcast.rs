@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use crate::autograd::custom_function::{copied, with_backward};
 use crate::autograd::recorded_ops::{apply_op1, apply_op2};
+use crate::cpu::floats::{Floats, are_floats, map, storage_like};
 use crate::cpu::simd;
 use crate::half_precision::{is_narrow, widened};
 use crate::{cpu, cuda};
@@ -31,7 +32,7 @@ pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
         );
     }
     let on_gpu = cuda::has_kernels(x) && x.dtype() == bias.dtype();
-    if on_gpu || (cpu::has_kernels(x) && cpu::has_kernels(bias)) {
+    if on_gpu || are_floats([x, bias]) {
         apply_op2(&x.contiguous()?, &bias.contiguous()?, AddBias)
     } else {
         add_bias_composed(x, bias)
@@ -56,7 +57,7 @@ pub fn add_bias_composed(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 pub fn expand_batch(x: &Tensor, batch: usize) -> Result<Tensor> {
     match x.dims() {
         [first, ..] if *first == batch => Ok(x.clone()),
-        [1, ..] if cpu::has_kernels(x) || cuda::has_kernels(x) => {
+        [1, ..] if are_floats([x]) || cuda::has_kernels(x) => {
             apply_op1(&x.contiguous()?, ExpandBatch { batch })
         }
         [1, ..] => expand_batch_composed(x, batch),
@@ -135,18 +136,19 @@ impl CustomOp2 for AddBias {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, x_layout)?;
-        let bias = cpu::values(self.name(), bias, bias_layout)?;
-        let mut output = cpu::zeros(x.len());
-        let task = cpu::rows_per_task(bias.len()) * bias.len();
-        output
-            .par_chunks_mut(task)
-            .zip(x.par_chunks(task))
-            .for_each(|(output, x)| {
-                output.copy_from_slice(x);
-                simd::add_to_rows(output, bias);
-            });
-        Ok((CpuStorage::F32(output), x_layout.shape().clone()))
+        let x = Floats::of(self.name(), x, x_layout)?;
+        let bias = Floats::of(self.name(), bias, bias_layout)?;
+        let mut buffer = Vec::new();
+        let bias = bias.wide(0..bias.len(), &mut buffer);
+        let width = bias_layout.dims().last().copied().unwrap_or(1);
+        let output = map([x], width, |first, [x], output| {
+            output.copy_from_slice(x);
+            for (row, output) in output.chunks_mut(width).enumerate() {
+                let start = (first + row * width) % bias.len();
+                simd::add_to(output, &bias[start..start + width]);
+            }
+        });
+        Ok((output, x_layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -189,13 +191,15 @@ impl CustomOp2 for SumSlices {
         _bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let grad = cpu::values(self.name(), grad, grad_layout)?;
+        let grad = Floats::of(self.name(), grad, grad_layout)?;
         let width = bias_layout.shape().elem_count();
-        let partials: Vec<Vec<f32>> = grad
-            .par_chunks(cpu::rows_per_task(width) * width)
-            .map(|rows| {
-                let mut sum = vec![0f32; width];
-                simd::add_rows_to(&mut sum, rows);
+        let task = cpu::rows_per_task(width) * width;
+        let partials: Vec<Vec<f32>> = (0..grad.len().div_ceil(task))
+            .into_par_iter()
+            .map(|number| {
+                let rows = number * task..((number + 1) * task).min(grad.len());
+                let (mut sum, mut buffer) = (vec![0f32; width], Vec::new());
+                simd::add_rows_to(&mut sum, grad.wide(rows, &mut buffer));
                 sum
             })
             .collect();
@@ -204,7 +208,7 @@ impl CustomOp2 for SumSlices {
         for partial in &partials {
             simd::add_to(&mut sum, partial);
         }
-        Ok((CpuStorage::F32(sum), bias_layout.shape().clone()))
+        Ok((storage_like(grad, sum), bias_layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -232,9 +236,12 @@ impl CustomOp1 for ExpandBatch {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, layout)?;
         let shape = [&[self.batch], &layout.dims()[1..]].concat();
-        Ok((CpuStorage::F32(x.repeat(self.batch)), Shape::from(shape)))
+        let repeated = match Floats::of(self.name(), x, layout)? {
+            Floats::F32(x) => CpuStorage::F32(x.repeat(self.batch)),
+            Floats::Bf16(x) => CpuStorage::BF16(x.repeat(self.batch)),
+        };
+        Ok((repeated, Shape::from(shape)))
     }
 
     #[cfg(feature = "cuda")]

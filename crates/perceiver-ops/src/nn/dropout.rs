@@ -7,11 +7,10 @@
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::{apply_op1, apply_op2};
+use crate::cpu::floats::{Floats, are_floats, map};
 use crate::cpu::simd::vectorised;
-use crate::cpu::{self, TASK};
 use crate::cuda;
 use crate::half_precision::{is_narrow_on_cpu, widened};
 use crate::{Mode, RngKey};
@@ -25,13 +24,13 @@ use crate::{Mode, RngKey};
 pub fn dropout(x: &Tensor, rate: f64, mode: Mode) -> Result<Tensor> {
     match training_key(x, rate, mode)? {
         None => Ok(x.clone()),
-        Some(_) if is_narrow_on_cpu(x) => widened([x], |[x]| dropout(x, rate, mode)),
-        Some(key) if cpu::has_kernels(x) || cuda::has_kernels(x) => apply_op1(
+        Some(key) if are_floats([x]) || cuda::has_kernels(x) => apply_op1(
             &x.contiguous()?,
             Dropout {
                 rule: DropoutRule::new(key, rate),
             },
         ),
+        Some(_) if is_narrow_on_cpu(x) => widened([x], |[x]| dropout(x, rate, mode)),
         Some(key) => multiply_by_mask(x, key, rate),
     }
 }
@@ -58,15 +57,14 @@ pub fn add_dropout(x: &Tensor, branch: &Tensor, rate: f64, mode: Mode) -> Result
             branch.dims()
         );
     }
-    if is_narrow_on_cpu(x) {
-        return widened([x, branch], |[x, branch]| {
-            add_dropout(x, branch, rate, mode)
-        });
-    }
     let on_gpu = cuda::has_kernels(x) && x.dtype() == branch.dtype();
-    if on_gpu || (cpu::has_kernels(x) && cpu::has_kernels(branch)) {
+    if on_gpu || are_floats([x, branch]) {
         let rule = key.map(|key| DropoutRule::new(key, rate));
         apply_op2(&x.contiguous()?, &branch.contiguous()?, AddDropout { rule })
+    } else if is_narrow_on_cpu(x) {
+        widened([x, branch], |[x, branch]| {
+            add_dropout(x, branch, rate, mode)
+        })
     } else {
         add_dropout_composed(x, branch, rate, mode)
     }
@@ -184,13 +182,11 @@ impl CustomOp1 for Dropout {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), storage, layout)?;
-        let mut y = cpu::zeros(x.len());
-        y.par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK))
-            .enumerate()
-            .for_each(|(task, (y, x))| drop_values(self.rule, (task * TASK) as u64, x, y));
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        let x = Floats::of(self.name(), storage, layout)?;
+        let y = map([x], 1, |first, [x], y| {
+            drop_values(self.rule, first as u64, x, y);
+        });
+        Ok((y, layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -231,17 +227,13 @@ impl CustomOp2 for AddDropout {
         branch: &CpuStorage,
         branch_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, x_layout)?;
-        let branch = cpu::values(self.name(), branch, branch_layout)?;
-        let mut y = cpu::zeros(x.len());
-        y.par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK).zip(branch.par_chunks(TASK)))
-            .enumerate()
-            .for_each(|(task, (y, (x, branch)))| match self.rule {
-                None => add(x, branch, y),
-                Some(rule) => add_dropped(rule, (task * TASK) as u64, x, branch, y),
-            });
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+        let x = Floats::of(self.name(), x, x_layout)?;
+        let branch = Floats::of(self.name(), branch, branch_layout)?;
+        let y = map([x, branch], 1, |first, [x, branch], y| match self.rule {
+            None => add(x, branch, y),
+            Some(rule) => add_dropped(rule, first as u64, x, branch, y),
+        });
+        Ok((y, x_layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]

@@ -10,11 +10,10 @@ use std::f32::consts::FRAC_1_SQRT_2;
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::apply_op1;
+use crate::cpu::floats::{Floats, are_floats, map};
 use crate::cpu::simd::{self, vectorised};
-use crate::cpu::{self, TASK};
 use crate::cuda;
 
 /// 1 / sqrt(2 pi)
@@ -25,7 +24,7 @@ const DENSITY_AT_ZERO: f32 = 0.398_942_3;
 /// # Errors
 /// When candle refuses an operation.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if cpu::has_kernels(x) || cuda::has_kernels(x) {
+    if are_floats([x]) || cuda::has_kernels(x) {
         apply_op1(&x.contiguous()?, Gelu)
     } else {
         gelu_composed(x)
@@ -94,12 +93,9 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), storage, layout)?;
-        let mut y = cpu::zeros(x.len());
-        y.par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK))
-            .for_each(|(y, x)| forward(x, y));
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        let x = Floats::of(self.name(), storage, layout)?;
+        let y = map([x], 1, |_, [x], y| forward(x, y));
+        Ok((y, layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -127,13 +123,10 @@ impl CustomOp2 for GeluBackward {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, x_layout)?;
-        let dy = cpu::values(self.name(), grad, grad_layout)?;
-        let mut dx = cpu::zeros(x.len());
-        dx.par_chunks_mut(TASK)
-            .zip(x.par_chunks(TASK).zip(dy.par_chunks(TASK)))
-            .for_each(|(dx, (x, dy))| backward(x, dy, dx));
-        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
+        let x = Floats::of(self.name(), x, x_layout)?;
+        let dy = Floats::of(self.name(), grad, grad_layout)?;
+        let dx = map([x, dy], 1, |_, [x, dy], dx| backward(x, dy, dx));
+        Ok((dx, x_layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]

@@ -1,10 +1,11 @@
 //! Splitting a width into attention heads and joining them again, with a backward pass.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::{apply_op1, reshape, transposed};
-use crate::cpu;
+use crate::cpu::floats::{Floats, are_floats};
 
 /// Splits the width into heads: `[batch, length, heads * width] -> [batch, heads, length, width]`.
 ///
@@ -29,7 +30,7 @@ pub fn join_heads(x: &Tensor) -> Result<Tensor> {
 /// would do in the forward pass, but candle sums the gradients of views value by value on one
 /// thread.
 fn swap_middle(x: &Tensor) -> Result<Tensor> {
-    if cpu::has_kernels(x) {
+    if are_floats([x]) {
         apply_op1(&x.contiguous()?, SwapMiddle)
     } else {
         transposed(x, 1, 2)
@@ -44,26 +45,34 @@ impl CustomOp1 for SwapMiddle {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), storage, layout)?;
         let (a, b, c, d) = layout.shape().dims4()?;
-        let mut output = vec![0f32; x.len()];
-        let slice = (b * c * d).max(1);
-        output
-            .par_chunks_mut(slice)
-            .zip(x.par_chunks(slice))
-            .for_each(|(output, x)| {
-                for (index, row) in output.chunks_mut(d).enumerate() {
-                    let (i, j) = (index / b, index % b); // output row (i, j) of [c, b] is input row (j, i) of [b, c]
-                    let from = (j * c + i) * d;
-                    row.copy_from_slice(&x[from..from + d]);
-                }
-            });
-        Ok((CpuStorage::F32(output), Shape::from((a, c, b, d))))
+        let sizes = [b, c, d];
+        let swapped = match Floats::of(self.name(), storage, layout)? {
+            Floats::F32(x) => CpuStorage::F32(with_middle_swapped(x, sizes, 0.0)),
+            Floats::Bf16(x) => CpuStorage::BF16(with_middle_swapped(x, sizes, bf16::ZERO)),
+        };
+        Ok((swapped, Shape::from((a, c, b, d))))
     }
 
     fn bwd(&self, _x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         grad.contiguous()?.apply_op1_no_bwd(&Self).map(Some)
     }
+}
+
+fn with_middle_swapped<T: Copy + Send + Sync>(x: &[T], [b, c, d]: [usize; 3], zero: T) -> Vec<T> {
+    let mut output = vec![zero; x.len()];
+    let slice = (b * c * d).max(1);
+    output
+        .par_chunks_mut(slice)
+        .zip(x.par_chunks(slice))
+        .for_each(|(output, x)| {
+            for (index, row) in output.chunks_mut(d).enumerate() {
+                let (i, j) = (index / b, index % b); // output row (i, j) of [c, b] is input row (j, i) of [b, c]
+                let from = (j * c + i) * d;
+                row.copy_from_slice(&x[from..from + d]);
+            }
+        });
+    output
 }
 
 #[cfg(test)]

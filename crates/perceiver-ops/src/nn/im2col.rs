@@ -9,9 +9,11 @@
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::apply_op1;
+use crate::cpu::floats::{Floats, are_floats, storage_like};
 use crate::{cpu, cuda};
 
 /// Gathers neighbourhoods: `[batch, H, W, channels] -> [batch, ceil(H / stride), ceil(W / stride),
@@ -21,7 +23,7 @@ use crate::{cpu, cuda};
 /// When `side` is even, the stride is 0, or `x` is empty or does not have four dimensions.
 pub fn im2col(x: &Tensor, side: usize, stride: usize) -> Result<Tensor> {
     let grid = Grid::new(x, side, stride)?;
-    if cpu::has_kernels(x) || cuda::has_kernels(x) {
+    if are_floats([x]) || cuda::has_kernels(x) {
         apply_op1(&x.contiguous()?, Im2col(grid))
     } else {
         compose(x, grid)
@@ -148,6 +150,23 @@ impl Grid {
     }
 }
 
+impl Grid {
+    /// Returns the neighbourhoods of all points; values beyond the edges are `zero`.
+    fn taken<T: Copy + Send + Sync>(self, x: &[T], batch: usize, zero: T) -> Vec<T> {
+        let [image, taken] = self.lengths();
+        let mut output = vec![zero; batch * taken];
+        output
+            .par_chunks_mut(taken)
+            .zip(x.par_chunks(image))
+            .for_each(|(output, x)| {
+                self.for_each_run(|from, to, length| {
+                    output[to..to + length].copy_from_slice(&x[from..from + length]);
+                });
+            });
+        output
+    }
+}
+
 struct Im2col(Grid);
 
 impl CustomOp1 for Im2col {
@@ -156,19 +175,12 @@ impl CustomOp1 for Im2col {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), storage, layout)?;
         let (grid, batch) = (self.0, layout.dims()[0]);
-        let [image, taken] = grid.lengths();
-        let mut output = cpu::zeros(batch * taken);
-        output
-            .par_chunks_mut(taken)
-            .zip(x.par_chunks(image))
-            .for_each(|(output, x)| {
-                grid.for_each_run(|from, to, length| {
-                    output[to..to + length].copy_from_slice(&x[from..from + length]);
-                });
-            });
-        Ok((CpuStorage::F32(output), grid.taken_shape(batch)))
+        let taken = match Floats::of(self.name(), storage, layout)? {
+            Floats::F32(x) => CpuStorage::F32(grid.taken(x, batch, 0.0)),
+            Floats::Bf16(x) => CpuStorage::BF16(grid.taken(x, batch, bf16::ZERO)),
+        };
+        Ok((taken, grid.taken_shape(batch)))
     }
 
     #[cfg(feature = "cuda")]
@@ -194,14 +206,16 @@ impl CustomOp1 for Im2colBackward {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let dy = cpu::values(self.name(), storage, layout)?;
+        let dy = Floats::of(self.name(), storage, layout)?;
         let (grid, batch) = (self.0, layout.dims()[0]);
         let [image, taken] = grid.lengths();
         let mut output = cpu::zeros(batch * image);
         output
             .par_chunks_mut(image)
-            .zip(dy.par_chunks(taken))
-            .for_each(|(output, dy)| {
+            .enumerate()
+            .for_each(|(number, output)| {
+                let mut buffer = Vec::new();
+                let dy = dy.wide(number * taken..(number + 1) * taken, &mut buffer);
                 grid.for_each_run(|to, from, length| {
                     let sums = &mut output[to..to + length];
                     for (sum, value) in sums.iter_mut().zip(&dy[from..from + length]) {
@@ -209,7 +223,7 @@ impl CustomOp1 for Im2colBackward {
                     }
                 });
             });
-        Ok((CpuStorage::F32(output), grid.image_shape(batch)))
+        Ok((storage_like(dy, output), grid.image_shape(batch)))
     }
 
     #[cfg(feature = "cuda")]

@@ -7,11 +7,13 @@
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, bail};
 
 use crate::autograd::recorded_ops::apply_op3;
-use crate::cpu;
+use crate::cpu::floats::{Floats, are_floats, map, storage_like, with_floats};
 use crate::cpu::simd::{self, vectorised};
 use crate::cuda;
 use crate::half_precision::{is_narrow, widened};
@@ -31,12 +33,13 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, epsilon: f64) -> Re
         );
     }
     let on_gpu = cuda::has_kernels(x) && x.dtype() == gamma.dtype() && x.dtype() == beta.dtype();
-    if is_narrow(x) && !on_gpu {
+    let on_cpu = are_floats([x, gamma, beta]);
+    if is_narrow(x) && !on_gpu && !on_cpu {
         return widened([x, gamma, beta], |[x, gamma, beta]| {
             layer_norm(x, gamma, beta, epsilon)
         });
     }
-    if on_gpu || (cpu::has_kernels(x) && cpu::has_kernels(gamma) && cpu::has_kernels(beta)) {
+    if on_gpu || on_cpu {
         let op = LayerNorm {
             epsilon: epsilon as f32,
         };
@@ -83,17 +86,18 @@ impl CustomOp3 for LayerNorm {
         beta: &CpuStorage,
         beta_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, x_layout)?;
-        let gamma = cpu::values(self.name(), gamma, gamma_layout)?;
-        let beta = cpu::values(self.name(), beta, beta_layout)?;
+        let x = Floats::of(self.name(), x, x_layout)?;
+        let gamma = Floats::of(self.name(), gamma, gamma_layout)?;
+        let beta = Floats::of(self.name(), beta, beta_layout)?;
         let width = gamma.len();
-        let mut output = cpu::zeros(x.len());
-        let task = (cpu::rows_per_task(width) * width).max(1);
-        output
-            .par_chunks_mut(task)
-            .zip(x.par_chunks(task))
-            .for_each(|(output, x)| forward(x, gamma, beta, self.epsilon, output));
-        Ok((CpuStorage::F32(output), x_layout.shape().clone()))
+        let mut buffers = [Vec::new(), Vec::new()];
+        let [for_gamma, for_beta] = &mut buffers;
+        let gamma = gamma.wide(0..width, for_gamma);
+        let beta = beta.wide(0..width, for_beta);
+        let output = map([x], width, |_, [x], output| {
+            forward(x, gamma, beta, self.epsilon, output);
+        });
+        Ok((output, x_layout.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -127,42 +131,46 @@ impl CustomOp3 for LayerNorm {
             return cuda::layer_norm::gradients(x, gamma, &grad.contiguous()?, self.epsilon);
         }
         let tensors = [x, gamma, &grad.contiguous()?];
-        let [dx, dgamma, dbeta] = cpu::with_values(self.name(), tensors, |[x, gamma, dy]| {
+        let [dx, dgamma, dbeta] = with_floats(self.name(), tensors, |[x, gamma, dy]| {
             gradients(x, gamma, dy, self.epsilon)
         })?;
-        let tensor =
-            |values: Vec<f32>, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
+        let tensor = |storage: CpuStorage, like: &Tensor| {
+            let storage = Storage::Cpu(storage);
+            Tensor::from_storage(storage, like.shape(), BackpropOp::none(), false)
+        };
         Ok((
-            Some(tensor(dx, x)?),
-            Some(tensor(dgamma, gamma)?),
-            Some(tensor(dbeta, gamma)?),
+            Some(tensor(dx, x)),
+            Some(tensor(dgamma, gamma)),
+            Some(tensor(dbeta, gamma)),
         ))
     }
 }
 
 /// Computes the gradients of all three inputs.
-fn gradients(x: &[f32], gamma: &[f32], dy: &[f32], epsilon: f32) -> [Vec<f32>; 3] {
+fn gradients(x: Floats, gamma: Floats, dy: Floats, epsilon: f32) -> [CpuStorage; 3] {
     let width = gamma.len();
-    let mut dx = cpu::zeros(x.len());
-    let task = (cpu::rows_per_task(width) * width).max(1);
+    let mut buffer = Vec::new();
+    let wide_gamma = gamma.wide(0..width, &mut buffer);
     // One partial sum per task, summed in the order of the rows, whichever thread computed it.
-    let partials: Vec<[Vec<f32>; 2]> = dx
-        .par_chunks_mut(task)
-        .zip(x.par_chunks(task).zip(dy.par_chunks(task)))
-        .map(|(dx, (x, dy))| {
-            let mut sums = [vec![0f32; width], vec![0f32; width]];
-            let [dgamma, dbeta] = &mut sums;
-            backward(x, gamma, dy, epsilon, dx, dgamma, dbeta);
-            sums
-        })
-        .collect();
+    let partials: Mutex<Vec<(usize, [Vec<f32>; 2])>> = Mutex::new(Vec::new());
+    let dx = map([x, dy], width, |first, [x, dy], dx| {
+        let mut sums = [vec![0f32; width], vec![0f32; width]];
+        let [dgamma, dbeta] = &mut sums;
+        backward(x, wide_gamma, dy, epsilon, dx, dgamma, dbeta);
+        let mut partials = partials.lock().unwrap_or_else(PoisonError::into_inner);
+        partials.push((first, sums));
+    });
+    let mut partials = partials
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    partials.sort_unstable_by_key(|(first, _)| *first);
     let mut sums = [vec![0f32; width], vec![0f32; width]];
-    for partial in &partials {
+    for (_, partial) in &partials {
         for (sum, partial) in sums.iter_mut().zip(partial) {
             simd::add_to(sum, partial);
         }
     }
-    let [dgamma, dbeta] = sums;
+    let [dgamma, dbeta] = sums.map(|sums| storage_like(gamma, sums));
     [dx, dgamma, dbeta]
 }
 

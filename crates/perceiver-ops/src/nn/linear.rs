@@ -3,6 +3,7 @@
 //! `dx = dy W`, `dW = dy^T x`, `db = sum_rows dy`. Composed of candle's operations, the backward
 //! pass transposes `dW` value by value on one thread, for every layer in every step.
 
+mod bf16;
 #[cfg(feature = "cuda")]
 mod gpu;
 
@@ -17,6 +18,7 @@ use crate::cuda;
 use crate::half_precision::{is_narrow_on_cpu, widened};
 use crate::matmul::right::{Left, Products, Right};
 use crate::nn::broadcast::{SumSlices, add_bias_composed};
+use crate::nn::linear::bf16::LinearBf16;
 use crate::{cpu, gelu};
 
 /// Number of rows of `x` per task; fixed, so that results do not depend on the number of threads.
@@ -29,6 +31,10 @@ const TASK_ROWS: usize = 256;
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     check(x, weight, bias)?;
+    if let Some(kernel) = bf16::kernel([x, weight, bias]) {
+        let op = LinearBf16(kernel);
+        return apply_op3(&x.contiguous()?, weight, &bias.contiguous()?, op);
+    }
     if is_narrow_on_cpu(x) {
         let products = Products::of(x.dtype());
         return widened([x, weight, bias], |[x, weight, bias]| {

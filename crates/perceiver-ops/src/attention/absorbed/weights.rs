@@ -214,7 +214,7 @@ impl Projections<'_> {
     fn queries(&self) -> Result<Tensor> {
         let ([weight, bias], [key, key_bias]) = (self.query, self.key);
         let token_width = key.dim(1)?;
-        let heads = |x: &Tensor, width: usize| x.reshape((1, self.heads, (), width));
+        let heads = |x: &Tensor, width: usize| reshape(x, (1, self.heads, (), width));
         let key = heads(key, token_width)?; // [1, heads, head_width, token_width]
         let query = heads(weight, weight.dim(1)?)?; // [1, heads, head_width, width]
         let bias = heads(bias, 1)?; // [1, heads, head_width, 1]
@@ -224,7 +224,8 @@ impl Projections<'_> {
         // zero: candle prunes a product with 0.
         let sum = key_bias.sum_all()?;
         let nothing = sum.broadcast_sub(&sum)?;
-        let rows = Tensor::cat(&[weight, bias.broadcast_add(&nothing)?], 1)?.squeeze(0)?;
+        let rows = cat(&[&weight, &bias.broadcast_add(&nothing)?], 1)?;
+        let rows = reshape(&rows, ((), self.heads * token_width))?;
         self.scaled(rows)
     }
 
@@ -233,19 +234,23 @@ impl Projections<'_> {
     fn outputs(&self) -> Result<Tensor> {
         let [value, value_bias] = self.value;
         let (inner, token_width) = value.dims2()?;
+        let row = |x: &Tensor| reshape(x, (1, ()));
         let Some([output, output_bias]) = self.output else {
-            let bias = value_bias.unsqueeze(0)?;
-            return Tensor::cat(&[&value.t()?, &bias, &bias.zeros_like()?], 0);
+            let bias = row(value_bias)?;
+            return cat(&[&transposed(value, 0, 1)?, &bias, &bias.zeros_like()?], 0);
         };
         let heads =
-            |x: &Tensor, width: usize| x.reshape((1, self.heads, inner / self.heads, width));
+            |x: &Tensor, width: usize| reshape(x, (1, self.heads, inner / self.heads, width));
         let outputs = output_bias.dim(0)?;
-        let output_heads = split_heads(&output.unsqueeze(0)?, self.heads)?; // [1, heads, outputs, head_width]
-        let project =
-            |x: &Tensor| batched_matmul(x, &output_heads, Transpose::Both)?.reshape(((), outputs));
+        let output = reshape(output, (1, outputs, ()))?;
+        let output_heads = split_heads(&output, self.heads)?; // [1, heads, outputs, head_width]
+        let project = |x: &Tensor| {
+            let product = batched_matmul(x, &output_heads, Transpose::Both)?;
+            reshape(&product, ((), outputs))
+        };
         let weight = project(&heads(value, token_width)?)?; // [heads * token_width, outputs]
         let sums = project(&heads(value_bias, 1)?)?; // [heads, outputs]
-        Tensor::cat(&[weight, sums, output_bias.unsqueeze(0)?], 0)
+        cat(&[&weight, &sums, &row(output_bias)?], 0)
     }
 
     /// Computes the weights for whole-tensor products in few operations: biases enter the products

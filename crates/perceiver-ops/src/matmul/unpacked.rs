@@ -1,0 +1,344 @@
+//! Products of bf16 matrices whose left operand is read as it is in memory.
+//!
+//! A row of bf16 values is a row of pairs, so only the right operand has to be packed. A packed
+//! matrix is a left operand too, transposed: its panels have the pairs of 32 columns next to each
+//! other. A value is summed in one chain over the whole inner dimension, and can be rounded to bf16
+//! when it is written.
+
+use std::ops::Range;
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+
+use super::kernel::{Bf16Kernel, Instructions};
+use super::operand::Operand;
+use super::packed_matrix::PackedMatrix;
+use super::product::{Epilogue, multiply_packed};
+use super::rounding::rounded;
+use super::tile::TILE_COLUMNS;
+use crate::cpu::gemm::{Sum, Target};
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+/// A left operand in bf16.
+#[derive(Clone, Copy)]
+pub(crate) enum Lhs<'a> {
+    /// Row after row.
+    Rows(RowMajor<'a>),
+    /// The transpose of a packed matrix.
+    Transposed(&'a PackedMatrix),
+}
+
+/// A matrix of bf16 values whose rows are adjacent values.
+#[derive(Clone, Copy)]
+pub(crate) struct RowMajor<'a> {
+    pub(crate) values: &'a [bf16],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
+}
+
+impl<'a> RowMajor<'a> {
+    /// Creates a matrix without gaps between its rows.
+    pub(crate) fn new(values: &'a [bf16], rows: usize, columns: usize) -> Self {
+        Self {
+            values,
+            rows,
+            columns,
+            row_stride: columns,
+        }
+    }
+
+    /// Returns `columns` columns from `first` on.
+    pub(crate) fn part(self, first: usize, columns: usize) -> Self {
+        Self {
+            values: &self.values[first..],
+            columns,
+            ..self
+        }
+    }
+
+    /// Returns `rows` rows from `first` on.
+    pub(crate) fn rows(self, first: usize, rows: usize) -> Self {
+        Self {
+            values: &self.values[first * self.row_stride..],
+            rows,
+            ..self
+        }
+    }
+}
+
+/// Where a product goes: rows of a slice with an arbitrary stride.
+pub(crate) enum Product<'a> {
+    F32(Target<'a>, Sum),
+    Bf16 {
+        values: &'a mut [bf16],
+        row_stride: usize,
+    },
+}
+
+/// Computes `scale * lhs * rhs`, and adds `bias` to every row, on this thread.
+///
+/// # Panics
+/// When the shapes do not fit or a matrix reaches beyond its slice: an error of the calling
+/// operation, not of its input.
+pub(crate) fn multiply(
+    kernel: Bf16Kernel,
+    mut product: Product,
+    lhs: Lhs,
+    rhs: &PackedMatrix,
+    scale: f32,
+    bias: Option<&[f32]>,
+) {
+    let (rows, inner) = lhs.shape();
+    let columns = rhs.columns();
+    assert_eq!(inner, rhs.rows(), "inner dimensions of a product");
+    assert!(
+        lhs.is_inside() && product.holds(rows, columns),
+        "a matrix reaches beyond its slice"
+    );
+    assert!(
+        bias.is_none_or(|bias| bias.len() == columns),
+        "length of a bias"
+    );
+    if !kernel.reads(lhs) {
+        return by_packing(kernel, &mut product, lhs, rhs, scale, bias);
+    }
+    let heights = match kernel.0 {
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => avx512::HEIGHTS,
+        _ => portable::HEIGHTS,
+    };
+    let blocks = Block::of(lhs, rhs);
+    for column in (0..columns).step_by(TILE_COLUMNS) {
+        let width = TILE_COLUMNS.min(columns - column);
+        let bias = bias.map(|bias| &bias[column..][..width]);
+        let mut row = 0;
+        while row < rows {
+            let count = lhs.tile_rows(row, heights);
+            let tile = Tile {
+                blocks: &blocks,
+                row_step: lhs.row_step(),
+                is_packed: matches!(lhs, Lhs::Transposed(_)),
+                row,
+                count,
+                column,
+                width,
+                scale,
+                bias,
+            };
+            match kernel.0 {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the kernel exists only if the CPU has AVX512-BF16.
+                #[allow(unsafe_code)]
+                Instructions::Avx512 => unsafe { avx512::run(&tile, &mut product) },
+                _ => portable::run(&tile, &mut product),
+            }
+            row += count;
+        }
+    }
+}
+
+impl Bf16Kernel {
+    /// Returns whether the kernel reads the operand without packing it. A pair may not reach into
+    /// the next row.
+    fn reads(self, lhs: Lhs) -> bool {
+        let has_whole_pairs = match lhs {
+            Lhs::Rows(rows) => rows.columns.is_multiple_of(2),
+            Lhs::Transposed(_) => true,
+        };
+        has_whole_pairs && self.has_unpacked_form()
+    }
+
+    /// Returns whether there is a form of the kernel for operands that are not packed.
+    const fn has_unpacked_form(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Amx => false,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => true,
+            Instructions::Portable => true,
+        }
+    }
+}
+
+/// Computes the product by packing the left operand as well.
+fn by_packing(
+    kernel: Bf16Kernel,
+    product: &mut Product,
+    lhs: Lhs,
+    rhs: &PackedMatrix,
+    scale: f32,
+    bias: Option<&[f32]>,
+) {
+    let unpacked;
+    let operand = match lhs {
+        Lhs::Rows(rows) => Operand::from(rows),
+        Lhs::Transposed(packed) => {
+            unpacked = packed.unpacked();
+            Operand::from(RowMajor::new(&unpacked, packed.rows(), packed.columns())).transposed()
+        }
+    };
+    let epilogue = |sum| Epilogue { scale, sum, bias };
+    match product {
+        Product::F32(Target { values, row_stride }, sum) => {
+            let target = Target {
+                values,
+                row_stride: *row_stride,
+            };
+            multiply_packed(kernel, target, operand, rhs, epilogue(*sum));
+        }
+        Product::Bf16 { values, row_stride } => {
+            let columns = rhs.columns();
+            let mut sums = vec![0f32; operand.rows * columns];
+            let target = Target {
+                values: &mut sums,
+                row_stride: columns,
+            };
+            multiply_packed(kernel, target, operand, rhs, epilogue(Sum::Replace));
+            for (row, sums) in sums.chunks(columns.max(1)).enumerate() {
+                let values = &mut values[row * *row_stride..][..columns];
+                for (value, sum) in values.iter_mut().zip(sums) {
+                    *value = rounded(*sum);
+                }
+            }
+        }
+    }
+}
+
+/// Number of rows that are in one panel if the left operand is packed.
+const GROUP: usize = 4;
+
+/// A part of the inner dimension of both operands.
+struct Block<'a> {
+    /// From the first row's first pair on.
+    lhs: &'a [u16],
+    columns: &'a [u32],
+    pairs: usize,
+}
+
+impl<'a> Block<'a> {
+    /// Splits operands whose inner dimensions are equal.
+    fn of(lhs: Lhs<'a>, rhs: &'a PackedMatrix) -> Vec<Self> {
+        let lhs: Vec<&[u16]> = match lhs {
+            Lhs::Rows(rows) => {
+                let values: &[u16] = rows.values.reinterpret_cast();
+                let from = |(depth, _): (Range<usize>, _)| values.get(depth.start..);
+                rhs.blocks()
+                    .map(|block| from(block).unwrap_or_default())
+                    .collect()
+            }
+            Lhs::Transposed(packed) => {
+                let halves = |(_, block)| bytemuck::cast_slice::<u32, u16>(block);
+                packed.blocks().map(halves).collect()
+            }
+        };
+        let blocks = rhs.blocks().zip(lhs);
+        let blocks = blocks.map(|((depth, columns), lhs)| Self {
+            lhs,
+            columns,
+            pairs: depth.len().div_ceil(2),
+        });
+        blocks.collect()
+    }
+}
+
+/// Some rows and columns of a product.
+struct Tile<'a> {
+    blocks: &'a [Block<'a>],
+    /// Number of values from one row of the left operand to the next.
+    row_step: usize,
+    /// Whether the left operand is packed.
+    is_packed: bool,
+    row: usize,
+    count: usize,
+    column: usize,
+    width: usize,
+    scale: f32,
+    bias: Option<&'a [f32]>,
+}
+
+/// A part of a tile's inner dimension.
+struct Step<'a> {
+    /// From the first pair of every fourth row on.
+    lhs: [&'a [u16]; 3],
+    /// A panel of packed columns.
+    columns: &'a [u32],
+    pairs: usize,
+}
+
+impl<'a> Tile<'a> {
+    /// Returns the tile's part of a block.
+    #[inline(always)]
+    fn step(&self, block: &Block<'a>) -> Step<'a> {
+        let panel_len = block.pairs.next_multiple_of(16) * TILE_COLUMNS;
+        let rows = |group: usize| {
+            let row = self.row + GROUP * group;
+            let start = if self.is_packed {
+                2 * (row / TILE_COLUMNS * panel_len + row % TILE_COLUMNS)
+            } else {
+                row * self.row_step
+            };
+            block.lhs.get(start..).unwrap_or_default()
+        };
+        Step {
+            lhs: [rows(0), rows(1), rows(2)],
+            columns: &block.columns[self.column / TILE_COLUMNS * panel_len..][..panel_len],
+            pairs: block.pairs,
+        }
+    }
+}
+
+impl Lhs<'_> {
+    /// Returns the numbers of rows and columns.
+    fn shape(self) -> (usize, usize) {
+        match self {
+            Self::Rows(rows) => (rows.rows, rows.columns),
+            Self::Transposed(packed) => (packed.columns(), packed.rows()),
+        }
+    }
+
+    /// Returns the number of values from one row to the next, within a panel if they are packed.
+    fn row_step(self) -> usize {
+        match self {
+            Self::Rows(rows) => rows.row_stride,
+            Self::Transposed(_) => 2,
+        }
+    }
+
+    /// Returns whether every entry lies inside the slice.
+    fn is_inside(self) -> bool {
+        match self {
+            Self::Rows(rows) => Operand::from(rows).is_inside(),
+            Self::Transposed(_) => true,
+        }
+    }
+
+    /// Returns the number of rows of the tile that starts at `row`, a multiple of [`GROUP`] rows
+    /// after the first: the first height if so many are left, else at most the second, and then in
+    /// one panel.
+    fn tile_rows(self, row: usize, [most, fewer]: [usize; 2]) -> usize {
+        let rest = self.shape().0 - row;
+        match self {
+            _ if rest >= most => most,
+            Self::Rows(_) => rest.min(fewer),
+            Self::Transposed(_) => rest.min(fewer).min(TILE_COLUMNS - row % TILE_COLUMNS),
+        }
+    }
+}
+
+impl Product<'_> {
+    /// Returns whether the rows do not overlap and lie inside the slice.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        let (len, row_stride) = match self {
+            Self::F32(target, _) => (target.values.len(), target.row_stride),
+            Self::Bf16 { values, row_stride } => (values.len(), *row_stride),
+        };
+        rows * columns == 0 || row_stride >= columns && (rows - 1) * row_stride + columns <= len
+    }
+}
+
+#[cfg(test)]
+mod tests;

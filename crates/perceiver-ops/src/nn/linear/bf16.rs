@@ -1,0 +1,149 @@
+//! The fully connected layer on bf16 tensors, on CPUs with instructions for bf16: products read
+//! bf16, sum in `f32`, and round their results once.
+
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{TASK_ROWS, with_width};
+use crate::cpu::floats::Floats;
+use crate::cpu::gemm::{Sum, Target};
+use crate::half_precision::{narrow, narrow_values, with_narrow_values};
+use crate::matmul::kernel::Bf16Kernel;
+use crate::matmul::operand::Operand;
+use crate::matmul::packed_matrix::PackedMatrix;
+use crate::matmul::unpacked::{Lhs, Product, RowMajor, multiply};
+use crate::nn::broadcast::SumSlices;
+
+/// Number of rows of the weight's gradient per task.
+const TASK_OUTPUTS: usize = 64;
+
+/// Returns the kernel for tensors that are all bf16 on a CPU with instructions for it.
+pub(super) fn kernel(tensors: [&Tensor; 3]) -> Option<Bf16Kernel> {
+    let are_bf16 = tensors
+        .into_iter()
+        .all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::BF16);
+    Bf16Kernel::fastest().filter(|_| are_bf16)
+}
+
+/// The layer for contiguous rows and biases; the weight may be in any order.
+pub(super) struct LinearBf16(pub(super) Bf16Kernel);
+
+impl CustomOp3 for LinearBf16 {
+    fn name(&self) -> &'static str {
+        "linear-bf16"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = narrow_values(self.name(), x, x_layout)?;
+        let (outputs, inputs) = weight_layout.shape().dims2()?;
+        let weight = PackedMatrix::new(Operand::of_tensor(weight, weight_layout)?.transposed());
+        let mut buffer = Vec::new();
+        let bias = Floats::of(self.name(), bias, bias_layout)?.wide(0..outputs, &mut buffer);
+        let output = self.rows(x, inputs, &weight, Some(bias));
+        Ok((
+            CpuStorage::BF16(output),
+            with_width(x_layout.dims(), outputs),
+        ))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.to_dtype(DType::BF16)?.contiguous()?;
+        let (outputs, inputs) = weight.dims2()?;
+        let packed = {
+            let (storage, layout) = weight.storage_and_layout();
+            let Storage::Cpu(storage) = &*storage else {
+                bail!("{}: expected tensors on the CPU", self.name());
+            };
+            PackedMatrix::new(Operand::of_tensor(storage, layout)?)
+        };
+        let [dx, dweight] = with_narrow_values(self.name(), [x, &grad], |[x, grad]| {
+            [
+                self.rows(grad, outputs, &packed, None),
+                self.weight_gradient(x, grad, [inputs, outputs]),
+            ]
+        })?;
+        let dbias = grad.apply_op2_no_bwd(bias, &SumSlices)?;
+        Ok((
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
+            Some(Tensor::from_vec(dweight, weight.shape(), x.device())?),
+            Some(dbias),
+        ))
+    }
+}
+
+impl LinearBf16 {
+    /// Multiplies rows of `width` values by a matrix and adds the bias, many rows in parallel.
+    fn rows(
+        &self,
+        x: &[bf16],
+        width: usize,
+        matrix: &PackedMatrix,
+        bias: Option<&[f32]>,
+    ) -> Vec<bf16> {
+        let columns = matrix.columns();
+        let mut output = vec![bf16::ZERO; x.len() / width.max(1) * columns];
+        output
+            .par_chunks_mut((TASK_ROWS * columns).max(1))
+            .zip(x.par_chunks((TASK_ROWS * width).max(1)))
+            .for_each(|(values, x)| {
+                let lhs = Lhs::Rows(RowMajor::new(x, x.len() / width, width));
+                let product = Product::Bf16 {
+                    values,
+                    row_stride: columns,
+                };
+                multiply(self.0, product, lhs, matrix, 1.0, bias);
+            });
+        output
+    }
+
+    /// Computes `dy^T x`. A task sums some rows of the result, block of rows after block, so the
+    /// order of the sum does not depend on threads.
+    fn weight_gradient(
+        &self,
+        x: &[bf16],
+        grad: &[bf16],
+        [inputs, outputs]: [usize; 2],
+    ) -> Vec<bf16> {
+        let blocks: Vec<PackedMatrix> = x
+            .par_chunks((TASK_ROWS * inputs).max(1))
+            .map(|x| PackedMatrix::new(Operand::from(RowMajor::new(x, x.len() / inputs, inputs))))
+            .collect();
+        let mut dweight = vec![bf16::ZERO; outputs * inputs];
+        dweight
+            .par_chunks_mut((TASK_OUTPUTS * inputs).max(1))
+            .enumerate()
+            .for_each(|(number, dweight)| {
+                let mut sums = vec![0f32; dweight.len()];
+                let mut packed = PackedMatrix::default();
+                for (grad, x) in grad.chunks(TASK_ROWS * outputs).zip(&blocks) {
+                    let rows = RowMajor::new(grad, grad.len() / outputs, outputs);
+                    let columns = rows.part(number * TASK_OUTPUTS, dweight.len() / inputs);
+                    packed.pack(Operand::from(columns));
+                    let target = Target {
+                        values: &mut sums,
+                        row_stride: inputs,
+                    };
+                    let product = Product::F32(target, Sum::Add);
+                    multiply(self.0, product, Lhs::Transposed(&packed), x, 1.0, None);
+                }
+                narrow(&sums, dweight);
+            });
+        dweight
+    }
+}
