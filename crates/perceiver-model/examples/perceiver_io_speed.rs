@@ -3,7 +3,11 @@
 //! ```sh
 //! cargo run --release -p perceiver-model --example perceiver_io_speed            # all three models
 //! cargo run --release -p perceiver-model --example perceiver_io_speed -- conv 9  # one, and how often
+//! cargo run --release -p perceiver-model --example perceiver_io_speed -- conv forever
 //! ```
+//!
+//! `forever` prints `step 1` after every pass, as the peer `tests/oracle/torch_perceiver_io_speed.py`
+//! does, so that both can be woken in turns.
 //!
 //! Weights are random; images have 224 x 224 pixels. Every model runs in a process of its own, in the
 //! environment that the command-line program sets for itself, and a matrix product with as many
@@ -31,6 +35,9 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("MALLOC_TOP_PAD_", "67108864"),
 ];
 
+/// The argument for passes without end.
+const FOREVER: &str = "forever";
+
 const KINDS: [(&str, InputKind); 3] = [
     ("learned", InputKind::Learned),
     ("fourier", InputKind::Fourier),
@@ -40,9 +47,10 @@ const KINDS: [(&str, InputKind); 3] = [
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let kind = arguments.first().map(String::as_str);
-    let times = match arguments.get(1) {
-        Some(times) => times.parse::<usize>()?.max(1),
-        None => 7,
+    let times = match arguments.get(1).map(String::as_str) {
+        Some(FOREVER) => None,
+        Some(times) => Some(times.parse::<usize>()?.max(1)),
+        None => Some(7),
     };
     match KINDS.into_iter().find(|(name, _)| Some(*name) == kind) {
         Some((name, kind)) if is_prepared() => measure(name, kind, times),
@@ -58,9 +66,12 @@ fn is_prepared() -> bool {
 }
 
 /// Runs the measurement of a model in a process of its own.
-fn run(name: &str, times: usize) -> Result<(), Box<dyn Error>> {
+fn run(name: &str, times: Option<usize>) -> Result<(), Box<dyn Error>> {
     let status = Command::new(std::env::current_exe()?)
-        .args([name, &times.to_string()])
+        .args([
+            name,
+            &times.map_or(FOREVER.into(), |times| times.to_string()),
+        ])
         .envs(ENVIRONMENT)
         .status()?;
     if status.success() {
@@ -69,7 +80,7 @@ fn run(name: &str, times: usize) -> Result<(), Box<dyn Error>> {
     Err(format!("{name}: {status}").into())
 }
 
-fn measure(name: &str, kind: InputKind, times: usize) -> Result<(), Box<dyn Error>> {
+fn measure(name: &str, kind: InputKind, times: Option<usize>) -> Result<(), Box<dyn Error>> {
     gemm::set_lhs_packing_threshold_single_thread(24); // as the program does
     let config = PerceiverIoConfig {
         input: kind,
@@ -86,6 +97,12 @@ fn measure(name: &str, kind: InputKind, times: usize) -> Result<(), Box<dyn Erro
     let model = parameters.inference_model(&config)?;
     drop(parameters);
     let images = Tensor::rand(-1f32, 1f32, (1, 3, 224, 224), &Device::Cpu)?;
+    let Some(times) = times else {
+        loop {
+            model.forward(&images, Mode::Inference)?;
+            println!("step 1");
+        }
+    };
     let work = multiply_adds(kind);
     let products = Products::new(work)?;
     let (mut of_model, mut of_products) = (Vec::new(), Vec::new());
