@@ -119,6 +119,12 @@ const CASES: [Case; 14] = [
     ("stem", |c| {
         (c.stem_units, c.patch_size) = (vec![6, 10], 1);
     }),
+    ("stem with pooling", |c| {
+        (c.stem_units, c.stem_pooling, c.patch_size) = (vec![6, 20], true, 1);
+    }),
+    ("stem with residual blocks", |c| {
+        (c.stem_units, c.stem_blocks, c.patch_size) = (vec![6, 20], 2, 1);
+    }),
     ("stem, and patches of an odd size", |c| {
         (c.stem_units, c.patch_size, c.image_size) = (vec![5], 3, 18);
     }),
