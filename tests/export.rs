@@ -114,7 +114,7 @@ fn small() -> PerceiverConfig {
 /// What an option is called, and how it changes the small model.
 type Case = (&'static str, fn(&mut PerceiverConfig));
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 16] = [
     ("the small model", |_| ()),
     ("stem", |c| {
         (c.stem_units, c.patch_size) = (vec![6, 10], 1);

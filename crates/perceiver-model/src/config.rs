@@ -615,15 +615,24 @@ mod tests {
                 .contains("a width that is a multiple of the number of heads")
         );
         assert!(refusal(|c| c.num_cross_attends = 3).contains("no more cross attentions"));
+        assert_eq!(
+            refusal(|c| c.stem_blocks = 2),
+            "model configuration: stem_pooling and stem_blocks: expected a stem, that is, one or more stem_units, found \
+             false and 2 without any"
+        );
+        assert!(refusal(|c| c.stem_pooling = true).contains("expected a stem"));
     }
 
     #[test]
     fn every_size_has_an_upper_bound() {
         let huge = 1 << 63;
-        let changes: [(&str, SetSize); 15] = [
+        let changes: [(&str, SetSize); 16] = [
             ("image_size", |c, n| c.image_size = n),
             ("channels", |c, n| c.channels = n),
             ("stem_units", |c, n| c.stem_units = vec![n]),
+            ("stem_blocks", |c, n| {
+                (c.stem_units, c.stem_blocks) = (vec![8], n);
+            }),
             ("patch_size", |c, n| c.patch_size = n),
             ("fourier_bands", |c, n| c.fourier_bands = n),
             ("latent_dim", |c, n| c.latent_dim = n),

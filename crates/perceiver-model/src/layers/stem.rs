@@ -156,3 +156,89 @@ pub(crate) fn costs(config: &PerceiverConfig) -> impl Iterator<Item = LayerCost>
         cost
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, DType, Device};
+    use candle_nn::VarMap;
+
+    use super::*;
+
+    fn config(stem_pooling: bool) -> PerceiverConfig {
+        PerceiverConfig {
+            image_size: 8,
+            stem_units: vec![4, 20],
+            stem_pooling,
+            stem_blocks: 2,
+            patch_size: 1,
+            ..PerceiverConfig::default()
+        }
+    }
+
+    /// Computes the stem by candle's convolutions and pooling, and layer norm by its formula, on
+    /// maps `[batch, channels, H, W]`.
+    fn expected(config: &PerceiverConfig, vb: &VarBuilder, images: &Tensor) -> Tensor {
+        let layer = |name: String, map: &Tensor, units: usize, stride: usize| {
+            let channels = map.dim(1).unwrap();
+            let vb = vb.pp(name);
+            let weight = vb.get((units, 9 * channels), "convolution.weight").unwrap();
+            let weight = weight.reshape((units, 3, 3, channels)).unwrap();
+            let weight = weight.permute((0, 3, 1, 2)).unwrap();
+            map.conv2d(&weight.contiguous().unwrap(), 1, stride, 1, 1)
+                .unwrap()
+        };
+        let activation = |map: &Tensor| {
+            // Biases are 0, gains 1 and shifts 0 at the start.
+            let map = map.permute((0, 2, 3, 1)).unwrap();
+            let centred = map.broadcast_sub(&map.mean_keepdim(D::Minus1).unwrap());
+            let centred = centred.unwrap();
+            let variance = centred.sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
+            let deviation = (variance + config.layer_norm_epsilon).unwrap().sqrt();
+            let map = centred.broadcast_div(&deviation.unwrap()).unwrap();
+            map.gelu_erf().unwrap().permute((0, 3, 1, 2)).unwrap()
+        };
+        let mut map = images.clone();
+        for (index, &units) in config.stem_units.iter().enumerate() {
+            let halved = if config.stem_pooling {
+                let map = layer(index.to_string(), &map, units, 1);
+                map.max_pool2d(2).unwrap()
+            } else {
+                layer(index.to_string(), &map, units, 2)
+            };
+            map = activation(&halved).contiguous().unwrap();
+            for block in 0..config.stem_blocks {
+                let name = format!("{index}.blocks.{block}");
+                map = (&map + activation(&layer(name, &map, units, 1))).unwrap();
+            }
+        }
+        map.permute((0, 2, 3, 1)).unwrap()
+    }
+
+    #[test]
+    fn both_ways_to_halve_match_candles_convolutions() {
+        let images = Tensor::randn(0f32, 1.0, (2, 3, 8, 8), &Device::Cpu).unwrap();
+        for pooling in [false, true] {
+            let (config, variables) = (config(pooling), VarMap::new());
+            let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+            let stem = Stem::new(&config, &vb).unwrap();
+            let actual = stem.forward(&images).unwrap();
+            let expected = expected(&config, &vb, &images);
+            assert_eq!(actual.dims(), [2, 2, 2, 20]);
+            let distance = (actual - expected).unwrap().abs().unwrap().max_all();
+            assert!(distance.unwrap().to_scalar::<f32>().unwrap() < 1e-3);
+        }
+    }
+
+    #[test]
+    fn multiply_adds_count_every_convolution() {
+        let of = |pooling: bool| -> Vec<f64> {
+            let config = config(pooling);
+            costs(&config).map(LayerCost::multiply_adds).collect()
+        };
+        let blocks = [2 * 4 * 4 * 9 * 4 * 4, 2 * 2 * 2 * 9 * 20 * 20];
+        let halving = [4 * 4 * 9 * 3 * 4, 2 * 2 * 9 * 4 * 20];
+        let sum = |factor: usize| [0, 1].map(|at| (factor * halving[at] + blocks[at]) as f64);
+        assert_eq!(of(false), sum(1));
+        assert_eq!(of(true), sum(4));
+    }
+}
