@@ -114,10 +114,16 @@ fn small() -> PerceiverConfig {
 /// What an option is called, and how it changes the small model.
 type Case = (&'static str, fn(&mut PerceiverConfig));
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 16] = [
     ("the small model", |_| ()),
     ("stem", |c| {
         (c.stem_units, c.patch_size) = (vec![6, 10], 1);
+    }),
+    ("stem with pooling", |c| {
+        (c.stem_units, c.stem_pooling, c.patch_size) = (vec![6, 20], true, 1);
+    }),
+    ("stem with residual blocks", |c| {
+        (c.stem_units, c.stem_blocks, c.patch_size) = (vec![6, 20], 2, 1);
     }),
     ("stem, and patches of an odd size", |c| {
         (c.stem_units, c.patch_size, c.image_size) = (vec![5], 3, 18);

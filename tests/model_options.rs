@@ -35,6 +35,8 @@ fn small() -> PerceiverConfig {
 prop_compose! {
     fn options()(
         stem in 0usize..3,
+        stem_pooling: bool,
+        stem_blocks in 0usize..3,
         patch_size in 1usize..3,
         positions in prop::sample::select(vec![Positions::Learned, Positions::Fourier]),
         fourier_bands in 1usize..5,
@@ -48,7 +50,9 @@ prop_compose! {
         norm_pooled: bool,
     ) -> PerceiverConfig {
         PerceiverConfig {
-            stem_units: vec![6, 10][..stem].to_vec(),
+            stem_units: vec![6, 20][..stem].to_vec(),
+            stem_pooling: stem_pooling && stem > 0,
+            stem_blocks: if stem > 0 { stem_blocks } else { 0 },
             patch_size,
             positions,
             fourier_bands,

@@ -22,6 +22,7 @@ SMALL = dict(
 CASES = {
     "the example's": {},
     "a stem, patches of points": dict(stem_units=[8, 12], patch_size=2),
+    "a stem with pooling and residual blocks": dict(stem_units=[8, 20], stem_pooling=True, stem_blocks=2, patch_size=1),
     "Fourier positions": dict(positions="fourier"),
     "one band, one token": dict(positions="fourier", fourier_bands=1, patch_size=16),
     "several cross-attention heads": dict(num_cross_heads=4, cross_attention_scale=0.0),

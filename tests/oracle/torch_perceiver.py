@@ -42,18 +42,37 @@ class FeedForward(nn.ModuleList):
         return F.dropout(x, self.rate, self.training)
 
 
-class StemLayer(nn.Module):
-    """A convolution of 3 x 3 with stride 2, its weight flattened as (row, column, channel); a norm over channels; a GELU."""
+class Convolution(nn.Module):
+    """A convolution of 3 x 3, its weight flattened as (row, column, channel), and a norm over channels."""
 
     def __init__(self, channels, units, epsilon):
         super().__init__()
         self.convolution = nn.Linear(9 * channels, units)
         self.norm = nn.LayerNorm(units, eps=epsilon)
 
-    def forward(self, images):
+    def convolve(self, x, stride):
         weight = self.convolution.weight.unflatten(1, (3, 3, -1)).permute(0, 3, 1, 2)
-        x = F.conv2d(images, weight, self.convolution.bias, stride=2, padding=1)
+        return F.conv2d(x, weight, self.convolution.bias, stride=stride, padding=1)
+
+    def activation(self, x):
         return F.gelu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class StemLayer(Convolution):
+    """A convolution that halves height and width, by stride 2 or max pooling, and residual blocks."""
+
+    def __init__(self, c, channels, units):
+        super().__init__(channels, units, c["layer_norm_epsilon"])
+        self.pools = c.get("stem_pooling", False)
+        blocks = (Convolution(units, units, c["layer_norm_epsilon"]) for _ in range(c.get("stem_blocks", 0)))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.convolve(x, 1), 2) if self.pools else self.convolve(x, 2)
+        x = self.activation(x)
+        for block in self.blocks:
+            x = x + block.activation(block.convolve(x, 1))
+        return x
 
 
 def fourier_features(side, bands):
@@ -152,7 +171,7 @@ class Perceiver(nn.Module):
         super().__init__()
         self.config = c
         widths = [c["channels"], *c["stem_units"]]
-        self.stem = nn.Sequential(*(StemLayer(*pair, c["layer_norm_epsilon"]) for pair in zip(widths, widths[1:])))
+        self.stem = nn.Sequential(*(StemLayer(c, *pair) for pair in zip(widths, widths[1:])))
         self.encoder = Encoder(c)
         self.latents = nn.Parameter(torch.randn(c["latent_dim"], c["projection_dim"]) * c["latent_deviation"])
         # Which modules an iteration uses: the first set of weights has the plain name, the second `_2`, and so on.

@@ -7,6 +7,7 @@ pub(crate) mod sharing;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
+use crate::layers::stem;
 
 /// The sharing of weights between iterations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +88,14 @@ pub struct PerceiverConfig {
     /// Channels of each stem layer: a 3 x 3 convolution that halves height and width, a layer norm
     /// over channels, a GELU. The example has no stem.
     pub stem_units: Vec<usize>,
+    /// Whether a stem layer convolves at every point and then takes the maximum of every 2 x 2
+    /// points, instead of convolving at every other point.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stem_pooling: bool,
+    /// Number of residual blocks after each stem layer: a 3 x 3 convolution, a layer norm over
+    /// channels and a GELU, added to their input.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stem_blocks: usize,
     /// Height and width of a patch, in pixels or in points of the stem's output; 1 makes each a
     /// token.
     pub patch_size: usize,
@@ -145,6 +154,8 @@ impl Default for PerceiverConfig {
             image_size: 64,
             channels: 3,
             stem_units: Vec::new(),
+            stem_pooling: false,
+            stem_blocks: 0,
             patch_size: 2,
             positions: Positions::Learned,
             fourier_bands: 16,
@@ -167,6 +178,14 @@ impl Default for PerceiverConfig {
             layer_norm_epsilon: 1e-6,
         }
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl PerceiverConfig {
@@ -290,6 +309,13 @@ impl PerceiverConfig {
                 ),
             });
         }
+        if self.stem_units.is_empty() && (self.stem_pooling || self.stem_blocks > 0) {
+            return Err(disagreement(
+                "stem_pooling and stem_blocks",
+                "a stem, that is, one or more stem_units",
+                format!("{} and {} without any", self.stem_pooling, self.stem_blocks),
+            ));
+        }
         if !self.projection_dim.is_multiple_of(self.num_cross_heads) {
             return Err(disagreement(
                 "projection_dim and num_cross_heads",
@@ -320,6 +346,7 @@ impl PerceiverConfig {
         let sizes = [
             ("image_size", self.image_size, 1, MOST_PIXELS),
             ("channels", self.channels, 1, MOST_REPEATS),
+            ("stem_blocks", self.stem_blocks, 0, MOST_REPEATS),
             ("patch_size", self.patch_size, 1, MOST_PIXELS),
             ("latent_dim", self.latent_dim, 1, MOST_WIDTH),
             ("projection_dim", self.projection_dim, 1, MOST_WIDTH),
@@ -407,10 +434,16 @@ impl PerceiverConfig {
     fn check_stem(&self) -> Result<()> {
         let (mut side, mut channels) = (self.image_size, self.channels);
         for &units in &self.stem_units {
+            let outputs = if self.stem_pooling { side } else { side / 2 };
             side /= 2;
-            require_room("image_size and stem_units", &[side, side, 9, channels])?;
-            require_room("image_size and stem_units", &[side, side, units])?;
+            let field = "image_size and stem_units";
+            require_room(field, &[outputs, outputs, 9, channels])?;
+            require_room(field, &[outputs, outputs, units])?;
             require_room("stem_units", &[9, channels, units])?;
+            if self.stem_blocks > 0 {
+                require_room(field, &[side, side, 9, units])?;
+                require_room("stem_units", &[9, units, units])?;
+            }
             channels = units;
         }
         Ok(())
@@ -432,7 +465,8 @@ impl PerceiverConfig {
         let cross = 2.0 * (latents + tokens) * width * width + 2.0 * latents * tokens * width + ffn;
         let block = 4.0 * latents * width * inner + 2.0 * latents * latents * inner + ffn;
         let blocks = self.num_transformer_blocks as f64;
-        let found = self.num_iterations as f64 * (cross + blocks * block);
+        let stem: f64 = stem::costs(self).map(|layer| layer.multiply_adds()).sum();
+        let found = stem + self.num_iterations as f64 * (cross + blocks * block);
         if found <= MOST_MULTIPLY_ADDS {
             return Ok(());
         }
@@ -581,15 +615,24 @@ mod tests {
                 .contains("a width that is a multiple of the number of heads")
         );
         assert!(refusal(|c| c.num_cross_attends = 3).contains("no more cross attentions"));
+        assert_eq!(
+            refusal(|c| c.stem_blocks = 2),
+            "model configuration: stem_pooling and stem_blocks: expected a stem, that is, one or more stem_units, found \
+             false and 2 without any"
+        );
+        assert!(refusal(|c| c.stem_pooling = true).contains("expected a stem"));
     }
 
     #[test]
     fn every_size_has_an_upper_bound() {
         let huge = 1 << 63;
-        let changes: [(&str, SetSize); 15] = [
+        let changes: [(&str, SetSize); 16] = [
             ("image_size", |c, n| c.image_size = n),
             ("channels", |c, n| c.channels = n),
             ("stem_units", |c, n| c.stem_units = vec![n]),
+            ("stem_blocks", |c, n| {
+                (c.stem_units, c.stem_blocks) = (vec![8], n);
+            }),
             ("patch_size", |c, n| c.patch_size = n),
             ("fourier_bands", |c, n| c.fourier_bands = n),
             ("latent_dim", |c, n| c.latent_dim = n),

@@ -7,7 +7,7 @@ use crate::attention::self_attention::SelfAttention;
 use crate::config::PerceiverConfig;
 use crate::config::sharing::WeightSet;
 use crate::error::Result;
-use crate::layers::stem::{KERNEL, STRIDE};
+use crate::layers::stem;
 use crate::weights::parameters::specifications;
 
 /// A layer of an architecture.
@@ -232,19 +232,13 @@ pub(crate) fn layers(config: &PerceiverConfig) -> Vec<SummaryLayer> {
 
 /// Returns the layers of a Perceiver's stem.
 fn stem_layers(config: &PerceiverConfig) -> Vec<SummaryLayer> {
-    let (mut side, mut channels) = (config.image_size, config.channels);
-    let mut layers = Vec::new();
-    for (index, &units) in config.stem_units.iter().enumerate() {
-        side /= STRIDE;
-        layers.push(SummaryLayer {
-            name: format!("stem.{index}"),
-            output_shape: vec![side, side, units],
-            multiply_adds: (side * side * KERNEL * KERNEL * channels * units) as u64,
-            repeats: 1,
-        });
-        channels = units;
-    }
-    layers
+    let layer = |(index, cost): (usize, stem::LayerCost)| SummaryLayer {
+        name: format!("stem.{index}"),
+        output_shape: vec![cost.side, cost.side, cost.units],
+        multiply_adds: cost.multiply_adds() as u64,
+        repeats: 1,
+    };
+    stem::costs(config).enumerate().map(layer).collect()
 }
 
 /// Returns the minimum number of values that the backward pass of a Perceiver needs of an image:

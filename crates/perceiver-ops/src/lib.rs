@@ -60,6 +60,7 @@ pub use nn::broadcast::{
     multiply_scalar_composed,
 };
 pub use nn::concat::{concat_shared, concat_shared_composed};
+pub use nn::conv2d::{conv2d, conv2d_composed};
 pub use nn::cross_entropy::{cross_entropy_to, weighted_cross_entropy_to};
 pub use nn::dropout::{add_dropout, add_dropout_composed, dropout, dropout_composed};
 pub use nn::gelu::{gelu, gelu_composed};
@@ -68,6 +69,7 @@ pub use nn::im2col::{im2col, im2col_composed};
 pub use nn::layer_norm::{layer_norm, layer_norm_composed};
 pub use nn::linear::{by_inputs, linear, linear_composed, linear_gelu};
 pub use nn::matmul::{Transpose, batched_matmul, batched_matmul_composed};
+pub use nn::max_pool::{max_pool, max_pool_composed};
 pub use nn::mean_pool::mean_pool;
 pub use nn::residual::linear_residual;
 pub use nn::softmax::{softmax, softmax_composed};

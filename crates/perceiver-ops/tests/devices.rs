@@ -5,9 +5,10 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use perceiver_ops::{
     AbsorbedWeights, AdamStep, Attention, LambStep, Mode, ParameterStep, RngKey, Tape, Transpose,
     Upload, absorbed_attention, absorbed_attention_residual, adam_step_composed, adam_steps,
-    add_bias, add_dropout, attention, batched_matmul, copy_all, decay, ema_updates, expand_batch,
-    gelu, im2col, lamb_step_composed, lamb_steps, layer_norm, linear, linear_residual, mean_pool,
-    multiply_scalar, open_cuda, softmax, sum_of_all_squares, sum_of_squares, widen_all,
+    add_bias, add_dropout, attention, batched_matmul, conv2d, copy_all, decay, ema_updates,
+    expand_batch, gelu, im2col, lamb_step_composed, lamb_steps, layer_norm, linear,
+    linear_residual, max_pool, mean_pool, multiply_scalar, open_cuda, softmax, sum_of_all_squares,
+    sum_of_squares, widen_all,
 };
 use proptest::prelude::*;
 
@@ -146,6 +147,14 @@ proptest! {
         same(&[a, b], |t| batched_matmul(&t[0], &t[1], Transpose::Right));
         let map = variable(seed, &[batch, m, k, 3]);
         same(&[map], |t| im2col(&t[0], 3, 2));
+        let map = variable(seed, &[batch, m, k, 16]);
+        let inputs = [map, variable(seed ^ 1, &[n, 9 * 16]), variable(seed ^ 2, &[n])];
+        same(&inputs, |t| conv2d(&t[0], &t[1], &t[2], 3));
+        // Distinct values, of which no two are equal after rounding to 16 bits.
+        let map = (0..batch * 4 * 6 * 3).map(|i| ((i * 37) % 251) as f32 / 128.0 - 1.0);
+        let map = Tensor::from_iter(map, &Device::Cpu).unwrap();
+        let map = Var::from_tensor(&map.reshape((batch, 4, 6, 3)).unwrap()).unwrap();
+        same(&[map], |t| max_pool(&t[0]));
     }
 
     /// At smaller sizes, rounding errors of 16 bits do not average out.

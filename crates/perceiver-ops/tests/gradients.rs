@@ -6,10 +6,11 @@ use perceiver_ops::{
     AbsorbedWeights, AdamStep, Attention, LambStep, Mode, RngKey, SgdStep, Transpose,
     absorbed_attention, absorbed_attention_composed, adam_step, adam_step_composed, add_bias,
     add_bias_composed, add_dropout, add_dropout_composed, attention, attention_composed,
-    batched_matmul, batched_matmul_composed, dropout, dropout_composed, expand_batch,
-    expand_batch_composed, gelu, gelu_composed, im2col, im2col_composed, lamb_step,
-    lamb_step_composed, layer_norm, layer_norm_composed, linear, linear_composed, multiply_scalar,
-    multiply_scalar_composed, sgd_step, sgd_step_composed, softmax, softmax_composed,
+    batched_matmul, batched_matmul_composed, conv2d, conv2d_composed, dropout, dropout_composed,
+    expand_batch, expand_batch_composed, gelu, gelu_composed, im2col, im2col_composed, lamb_step,
+    lamb_step_composed, layer_norm, layer_norm_composed, linear, linear_composed, max_pool,
+    max_pool_composed, multiply_scalar, multiply_scalar_composed, sgd_step, sgd_step_composed,
+    softmax, softmax_composed,
 };
 use proptest::prelude::*;
 
@@ -88,6 +89,35 @@ proptest! {
             |x| im2col(&x[0], side, stride),
             |x| im2col_composed(&x[0], side, stride),
         );
+    }
+
+    #[test]
+    fn conv2d_equals_its_composition(
+        (batch, height, width) in (1usize..20, 1usize..7, 1usize..7),
+        channels in prop_oneof![1usize..4, 16usize..19],
+        outputs in prop_oneof![1usize..4, 16usize..19],
+        margin in 0usize..3,
+        seed: u64,
+    ) {
+        let side = 2 * margin + 1;
+        let inputs = [
+            variable(seed, &[batch, height, width, channels]),
+            variable(seed ^ 1, &[outputs, side * side * channels]),
+            variable(seed ^ 2, &[outputs]),
+        ];
+        assert_same(
+            &inputs,
+            |v| conv2d(&v[0], &v[1], &v[2], side),
+            |v| conv2d_composed(&v[0], &v[1], &v[2], side),
+        );
+    }
+
+    #[test]
+    fn max_pool_equals_its_composition(
+        (rows, columns) in (1usize..5, 1usize..5), channels in 1usize..20, seed: u64,
+    ) {
+        let x = [variable(seed, &[2, 2 * rows, 2 * columns, channels])];
+        assert_same(&x, |x| max_pool(&x[0]), |x| max_pool_composed(&x[0]));
     }
 
     #[test]

@@ -10,11 +10,24 @@ use crate::layers::layer_norm::layer_norm;
 use crate::onnx::graph::{Graph, Value};
 use crate::weights::Weights;
 
-/// The convolutions of the stem.
-const STEM: Window = Window {
+/// A convolution of the stem that halves height and width.
+const HALVING: Window = Window {
     side: 3,
     stride: 2,
     padding: 1,
+};
+
+/// A convolution of the stem at every point.
+const AT_EVERY_POINT: Window = Window {
+    stride: 1,
+    ..HALVING
+};
+
+/// The max pooling of the stem.
+const POOLING: Window = Window {
+    side: 2,
+    stride: 2,
+    padding: 0,
 };
 
 /// Adds the encoder: `images` `[batch, channels, size, size] -> [batch, tokens, width]`.
@@ -58,14 +71,52 @@ fn stem_layer(
     layer: usize,
     map: &Value,
 ) -> Result<Value> {
-    let name = format!("stem.{layer}.convolution");
+    let name = format!("stem.{layer}");
+    let epsilon = config.layer_norm_epsilon;
+    let halved = if config.stem_pooling {
+        let map = stem_convolution(graph, weights, &name, AT_EVERY_POINT, map)?;
+        graph.scoped(&name, |graph| {
+            graph.node("MaxPool", [&map], POOLING.attributes())
+        })
+    } else {
+        stem_convolution(graph, weights, &name, HALVING, map)?
+    };
+    let mut map = stem_activation(graph, weights, &name, epsilon, &halved)?;
+    for block in 0..config.stem_blocks {
+        let name = format!("{name}.blocks.{block}");
+        let branch = stem_convolution(graph, weights, &name, AT_EVERY_POINT, &map)?;
+        let branch = stem_activation(graph, weights, &name, epsilon, &branch)?;
+        map = graph.scoped(&name, |graph| graph.op("Add", [&map, &branch]));
+    }
+    Ok(map)
+}
+
+/// Adds a convolution of the stem.
+fn stem_convolution(
+    graph: &mut Graph,
+    weights: &Weights,
+    name: &str,
+    window: Window,
+    map: &Value,
+) -> Result<Value> {
+    let name = format!("{name}.convolution");
     let [weight, bias] = weights.dense(&name)?;
-    let kernel = || kernel_of_rows(weight, STEM.side);
-    let map = conv(graph, &name, STEM, kernel, || Ok(bias.clone()), map)?;
+    let kernel = || kernel_of_rows(weight, window.side);
+    conv(graph, &name, window, kernel, || Ok(bias.clone()), map)
+}
+
+/// Adds the layer norm and the GELU after a convolution of the stem.
+fn stem_activation(
+    graph: &mut Graph,
+    weights: &Weights,
+    name: &str,
+    epsilon: f64,
+    map: &Value,
+) -> Result<Value> {
     // The norm is over channels, which it takes last.
-    let map = graph.transpose(&map, &[0, 2, 3, 1]);
-    let norm = format!("stem.{layer}.norm");
-    let map = layer_norm(graph, weights, &norm, config.layer_norm_epsilon, &map)?;
-    let map = graph.scoped(&format!("stem.{layer}"), |graph| gelu(graph, &map))?;
+    let map = graph.transpose(map, &[0, 2, 3, 1]);
+    let norm = format!("{name}.norm");
+    let map = layer_norm(graph, weights, &norm, epsilon, &map)?;
+    let map = graph.scoped(name, |graph| gelu(graph, &map))?;
     Ok(graph.transpose(&map, &[0, 3, 1, 2]))
 }

@@ -9,12 +9,14 @@ use crate::recipe::suggestion::nearest;
 use crate::recipe::{Recipe, aliases};
 
 /// The optional fields, which the default recipe omits.
-const OPTIONAL: [&str; 14] = [
+const OPTIONAL: [&str; 16] = [
     "data.limit_train",
     "data.limit_test",
     "data.normalization.mean",
     "data.normalization.variance",
     "data.transformers_preprocessing",
+    "model.stem_pooling",
+    "model.stem_blocks",
     "training.budget",
     "training.clip_norm",
     "training.ema_decay",

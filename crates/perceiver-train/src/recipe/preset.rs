@@ -15,6 +15,8 @@ pub enum Preset {
     Keras2021,
     /// A small model for CIFAR-100 on two cores.
     Cifar100Cpu,
+    /// The former `Cifar100Cpu`, of November 2026, for comparison.
+    Cifar100Cpu202611,
     /// The example's architecture, with training options that make it learn, on one GPU.
     Cifar100,
     /// A Perceiver of fewer than 20 M parameters for the highest accuracy on CIFAR-100.
@@ -33,10 +35,11 @@ pub enum Preset {
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Keras,
         Self::Keras2021,
         Self::Cifar100Cpu,
+        Self::Cifar100Cpu202611,
         Self::Cifar100,
         Self::Cifar100Best,
         Self::Quickstart,
@@ -52,6 +55,7 @@ impl Preset {
             Self::Keras => "keras",
             Self::Keras2021 => "keras-2021",
             Self::Cifar100Cpu => "cifar100-cpu",
+            Self::Cifar100Cpu202611 => "cifar100-cpu-2026-11",
             Self::Cifar100 => "cifar100",
             Self::Cifar100Best => "cifar100-best",
             Self::Quickstart => "quickstart",
@@ -68,6 +72,7 @@ impl Preset {
             Self::Keras => "the Keras example's listing, exactly (which does not learn)",
             Self::Keras2021 => "the Keras example of 2021, with LAMB",
             Self::Cifar100Cpu => "a small model that learns CIFAR-100 on two cores",
+            Self::Cifar100Cpu202611 => "the former cifar100-cpu, for comparison",
             Self::Cifar100 => {
                 "the Keras example's architecture, trained so that it learns, on one GPU"
             }
@@ -94,6 +99,7 @@ impl Preset {
             Self::Keras => include_str!("../../presets/keras.toml"),
             Self::Keras2021 => include_str!("../../presets/keras-2021.toml"),
             Self::Cifar100Cpu => include_str!("../../presets/cifar100-cpu.toml"),
+            Self::Cifar100Cpu202611 => include_str!("../../presets/cifar100-cpu-2026-11.toml"),
             Self::Cifar100 => include_str!("../../presets/cifar100.toml"),
             Self::Cifar100Best => include_str!("../../presets/cifar100-best.toml"),
             Self::Quickstart => include_str!("../../presets/quickstart.toml"),
