@@ -18,6 +18,7 @@ mod card; // model card
 mod compare; // comparison of runs
 mod data_url; // images as data: URLs
 mod error; // errors
+mod live; // follows a run
 mod page; // report.html: charts, classes, confusion matrix, images
 mod run; // reads a run directory
 #[cfg(test)]
@@ -36,8 +37,10 @@ pub use compare::sweep::{SweepVariant, sweep_page};
 pub use compare::{Comparison, FieldValues, PairTest, RunFigures};
 pub use data_url::data_address;
 pub use error::{ReportError, Result};
+pub use live::{Change, RunState, RunWatch, Snapshot};
 pub use page::calibration::{Bin, Calibration};
 pub use page::charts::{Axis, Chart, Curve, Intervals, Mark};
+pub use page::live::{live_page, live_status};
 pub use page::per_class::{ClassFigures, GroupFigures, per_class, per_group};
 pub use page::{Shows, report, write_report};
 pub use run::Run;

@@ -11,6 +11,7 @@ pub(crate) mod diagnosis_curves;
 pub(crate) mod facts;
 pub(crate) mod figure;
 pub(crate) mod gallery;
+pub(crate) mod live;
 pub(crate) mod per_class;
 pub(crate) mod range_bar;
 pub(crate) mod timeline;
@@ -31,6 +32,7 @@ use crate::page::confusion_matrix::Matrix;
 use crate::page::facts::facts;
 use crate::page::figure::Figure;
 use crate::page::gallery::{AttentionExample, Shown, Test};
+use crate::page::live::Live;
 use crate::page::timeline::Timeline;
 use crate::run::{REPEAT, Run};
 use crate::text::{
@@ -58,6 +60,8 @@ pub struct Shows<'a> {
 #[template(path = "report.html")]
 struct Page {
     name: String,
+    /// What the run does now, on a page that follows it.
+    live: Option<Live>,
     lead: String,
     verdict: Option<ResultFigures>,
     notes: Vec<String>,
@@ -150,6 +154,17 @@ pub fn write_report(directory: &RunDirectory, test: &Samples) -> Result<PathBuf>
 /// # Errors
 /// When the test images or the model do not belong to the run.
 pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
+    let mut page = page(run, shows)?;
+    if run.results.is_none() {
+        page.notes.push(
+            "The run is not finished: the test split has not been evaluated yet.".to_string(),
+        );
+    }
+    Ok(page.render()?)
+}
+
+/// Creates the content of a report.
+fn page(run: &Run, shows: &Shows<'_>) -> Result<Page> {
     let predictions = run.predictions.as_deref().unwrap_or_default();
     let classes = &run.config.classes;
     let groups = shows.test.and_then(Samples::groups);
@@ -163,19 +178,14 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
             looks = gallery::attention_examples(predictions, test, checkpoint)?;
         }
     }
-    let mut notes: Vec<String> = shows.note.map(str::to_string).into_iter().collect();
-    if run.results.is_none() {
-        notes.push(
-            "The run is not finished: the test split has not been evaluated yet.".to_string(),
-        );
-    }
     let tables = ClassTables::new(predictions, classes, groups);
     let details = &tables.classes;
-    let page = Page {
+    Ok(Page {
         name: run.name.clone(),
+        live: None,
         lead: lead(run)?,
         verdict: run.results.as_ref().map(ResultFigures::new),
-        notes,
+        notes: shows.note.map(str::to_string).into_iter().collect(),
         learned: learned(run),
         timelines: timelines_json(&[Timeline::of_run(run)])?,
         charts: curves::of_run(run)?,
@@ -210,8 +220,7 @@ pub fn report(run: &Run, shows: &Shows<'_>) -> Result<String> {
             .and_then(|here| here.command.clone()),
         command: REPEAT,
         recipe: run.recipe.to_toml()?,
-    };
-    Ok(page.render()?)
+    })
 }
 
 /// Serializes timelines for `page.js`.
@@ -243,6 +252,9 @@ fn lead(run: &Run) -> Result<String> {
 }
 
 fn learned(run: &Run) -> String {
+    if run.epochs.is_empty() {
+        return "No epoch is complete yet.".to_string();
+    }
     let epochs = counted(run.epochs.len(), "epoch");
     let kept = run.kept_epoch().map_or_else(String::new, |kept| {
         format!(" The weights of epoch {kept} were kept: it has the lowest validation loss.")

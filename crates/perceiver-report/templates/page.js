@@ -3,10 +3,13 @@
 const all = (selector, of = document) => [...of.querySelectorAll(selector)];
 const escaped = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 const json = (element) => JSON.parse(element.textContent);
-for (const element of all("[data-script]")) element.hidden = false;
 
 // Charts: values under the pointer, the finger or the arrow keys; other axes, smoothing, log scale.
-const timelines = document.getElementById("timelines") ? json(document.getElementById("timelines")) : [];
+let timelines = [];
+function readTimelines(root) {
+  const element = root.querySelector("#timelines");
+  if (element) timelines = json(element);
+}
 
 // Converts a position in epochs by linear interpolation between the ends of the epochs.
 function converted(curve, epoch, unit) {
@@ -58,26 +61,43 @@ function logTicks([low, high]) {
 class Chart {
   constructor(figure) {
     this.figure = figure;
-    this.data = json(figure.querySelector("script"));
     this.plot = figure.querySelector(".plot");
     this.svg = figure.querySelector("svg");
     this.output = figure.querySelector("output");
-    const overlay = this.svg.querySelector(".overlay");
-    this.box = overlay.dataset.plot.split(" ").map(Number);
-    const [left, right, bottom, top] = overlay.dataset.range.split(" ").map(Number);
-    this.x = [left, right];
-    this.y = [bottom, top];
     this.cursor = document.createElementNS("http://www.w3.org/2000/svg", "g");
     this.cursor.setAttribute("class", "cursor");
-    this.svg.append(this.cursor);
     this.options = { unit: "epoch", weight: 0, log: false };
-    this.curves = this.points();
+    this.read();
     this.plot.tabIndex = 0;
     this.plot.addEventListener("pointermove", (event) => this.hover(event));
     this.plot.addEventListener("pointerdown", (event) => this.hover(event));
     this.plot.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") this.hide(); });
     this.plot.addEventListener("blur", () => this.hide());
     this.plot.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  // Reads values, ranges and the drawing as the page has them.
+  read() {
+    this.data = json(this.figure.querySelector("script"));
+    const overlay = this.svg.querySelector(".overlay");
+    this.box = overlay.dataset.plot.split(" ").map(Number);
+    const [left, right, bottom, top] = overlay.dataset.range.split(" ").map(Number);
+    this.x = [left, right];
+    this.y = [bottom, top];
+    this.svg.append(this.cursor);
+    this.curves = this.points();
+  }
+
+  // Takes the values of a newer figure, and keeps the axes and the readout as they are set.
+  update(figure) {
+    const { shown } = this;
+    this.svg.innerHTML = figure.querySelector("svg").innerHTML;
+    for (const part of ["script", "figcaption", ".values .scroll"]) this.figure.querySelector(part).replaceWith(figure.querySelector(part));
+    this.figure.className = figure.className;
+    this.read();
+    const { unit, weight, log } = this.options;
+    if (unit !== "epoch" || weight > 0 || log) this.redraw(this.options);
+    if (shown !== null && shown !== undefined) this.show(shown);
   }
 
   points() {
@@ -202,24 +222,31 @@ class Chart {
   }
 }
 
-for (const section of all("section")) {
-  const charts = all(".chart", section).filter((figure) => figure.querySelector("script")).map((figure) => new Chart(figure));
+function startCharts(section) {
+  const figures = () => all(".chart", section).filter((figure) => figure.chart);
+  for (const figure of all(".chart", section)) if (!figure.chart && figure.querySelector("script")) figure.chart = new Chart(figure);
   const form = section.querySelector("form.controls");
-  if (!form) continue;
-  if (!section.querySelector(".chart script")) continue;
+  if (!form || figures().length === 0) return;
+  const options = () => ({ unit: form.elements.unit ? form.elements.unit.value : "epoch", weight: Number(form.elements.weight.value), log: form.elements.log.checked });
+  const redraw = (charts) => {
+    const now = options();
+    form.querySelector(".value").textContent = now.weight.toFixed(2);
+    for (const { chart } of charts) {
+      const { unit, weight, log } = chart.options;
+      if (now.unit !== unit || now.weight !== weight || now.log !== log) chart.redraw(now);
+    }
+  };
+  if (form.isStarted) return redraw(figures()); // the form was kept, and there may be new charts
+  form.isStarted = true;
   if (timelines.length === 0) form.querySelector("fieldset").remove();
   else if (timelines.some((timeline) => timeline.steps.length === 0)) form.querySelector("[value=steps]").parentElement.remove();
-  form.addEventListener("input", () => {
-    const options = { unit: form.elements.unit ? form.elements.unit.value : "epoch", weight: Number(form.elements.weight.value), log: form.elements.log.checked };
-    form.querySelector(".value").textContent = options.weight.toFixed(2);
-    for (const chart of charts) chart.redraw(options);
-  });
+  form.addEventListener("input", () => redraw(all(".chart", form.closest("section")).filter((figure) => figure.chart)));
   form.addEventListener("submit", (event) => event.preventDefault());
 }
 
 // Cells of the confusion matrix: a dialog with the images behind a cell, as far as the page has them.
-const dialog = document.querySelector("dialog.cell");
 function openCell(cell, says) {
+  const dialog = document.querySelector("dialog.cell");
   const names = new Set();
   const figures = all(`figure[data-cell="${cell}"]`).filter((figure) => !dialog.contains(figure)).filter((figure) => {
     const name = figure.querySelector(".name").textContent;
@@ -231,115 +258,147 @@ function openCell(cell, says) {
   dialog.querySelector("p").textContent = figures.length === 0 ? "None of these images is in this page; predictions.csv lists them." : "The images that this page has; predictions.csv lists all.";
   dialog.showModal();
 }
-
 // The arrow keys move in a matrix, Enter opens a cell.
 const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-for (const table of all("table.matrix")) {
-  const rows = [...table.tBodies[0].rows].map((row) => [...row.cells].filter((cell) => cell.tagName === "TD" && cell.hasAttribute("data-x")));
-  rows[0][0].tabIndex = 0;
-  rows.forEach((cells, y) => cells.forEach((cell, x) => {
-    const open = () => { if (cell.dataset.cell) openCell(cell.dataset.cell, cell.title); };
-    cell.addEventListener("click", open);
-    cell.addEventListener("keydown", (event) => {
+
+// Starts what a part of the page has: all of it, or a part that has replaced an older one.
+function start(root) {
+  for (const element of all("[data-script]", root)) element.hidden = false;
+  readTimelines(root);
+  for (const section of root === document ? all("section") : [root]) startCharts(section);
+
+  for (const table of all("table.matrix", root)) {
+    const rows = [...table.tBodies[0].rows].map((row) => [...row.cells].filter((cell) => cell.tagName === "TD" && cell.hasAttribute("data-x")));
+    rows[0][0].tabIndex = 0;
+    rows.forEach((cells, y) => cells.forEach((cell, x) => {
+      const open = () => { if (cell.dataset.cell) openCell(cell.dataset.cell, cell.title); };
+      cell.addEventListener("click", open);
+      cell.addEventListener("keydown", (event) => {
+        if (event.key === "Enter") open();
+        const move = moves[event.key];
+        const next = move && rows[y + move[0]] && rows[y + move[0]][x + move[1]];
+        if (!next) return;
+        event.preventDefault();
+        for (const other of rows.flat()) other.removeAttribute("tabindex");
+        next.tabIndex = 0;
+        next.focus();
+      });
+    }));
+  }
+
+  for (const map of all(".map", root)) {
+    const { classes, order, totals, cells } = json(document.getElementById(map.dataset.cells));
+    const counts = new Map(cells.map(([label, predicted, count]) => [label * classes.length + predicted, count]));
+    const plane = map.querySelector(".plane");
+    const [row, column] = plane.querySelectorAll("i");
+    const output = map.querySelector("output");
+    let now = [0, 0];
+    const last = order.length - 1;
+    const show = (y, x) => {
+      now = [y, x];
+      const [label, predicted] = [order[y], order[x]];
+      const count = counts.get(label * classes.length + predicted) || 0;
+      const says = label === predicted ? "predicted correctly" : `predicted as ${classes[predicted]}`;
+      const share = totals[label] ? ` (${((100 * count) / totals[label]).toFixed(1)}%)` : "";
+      output.textContent = `${classes[label]} ${says}: ${count} of ${totals[label]}${share}`;
+      const percent = (n) => `${(100 * n) / order.length}%`;
+      Object.assign(row.style, { display: "block", top: percent(y), height: percent(1) });
+      Object.assign(column.style, { display: "block", left: percent(x), width: percent(1) });
+      return count;
+    };
+    const at = (event) => {
+      const box = plane.getBoundingClientRect();
+      const place = (share) => Math.min(last, Math.max(0, Math.floor(share * order.length)));
+      return show(place((event.clientY - box.top) / box.height), place((event.clientX - box.left) / box.width));
+    };
+    const open = () => { if (show(...now) > 0) openCell(now.map((place) => order[place]).join("-"), output.textContent); };
+    plane.addEventListener("pointermove", at);
+    plane.addEventListener("click", (event) => { at(event); open(); });
+    plane.addEventListener("keydown", (event) => {
       if (event.key === "Enter") open();
       const move = moves[event.key];
-      const next = move && rows[y + move[0]] && rows[y + move[0]][x + move[1]];
-      if (!next) return;
+      if (!move) return;
       event.preventDefault();
-      for (const other of rows.flat()) other.removeAttribute("tabindex");
-      next.tabIndex = 0;
-      next.focus();
+      show(...move.map((by, axis) => Math.min(last, Math.max(0, now[axis] + by))));
     });
-  }));
-}
+    const zoom = map.querySelector("input[name=zoom]");
+    const view = map.querySelector(".view");
+    zoom.addEventListener("input", () => {
+      const centre = (view.scrollLeft + view.clientWidth / 2) / plane.clientWidth;
+      const middle = (view.scrollTop + view.clientHeight / 2) / plane.clientHeight;
+      map.style.setProperty("--zoom", zoom.value);
+      view.scrollLeft = centre * plane.clientWidth - view.clientWidth / 2;
+      view.scrollTop = middle * plane.clientHeight - view.clientHeight / 2;
+    });
+  }
 
-for (const map of all(".map")) {
-  const { classes, order, totals, cells } = json(document.getElementById(map.dataset.cells));
-  const counts = new Map(cells.map(([label, predicted, count]) => [label * classes.length + predicted, count]));
-  const plane = map.querySelector(".plane");
-  const [row, column] = plane.querySelectorAll("i");
-  const output = map.querySelector("output");
-  let now = [0, 0];
-  const last = order.length - 1;
-  const show = (y, x) => {
-    now = [y, x];
-    const [label, predicted] = [order[y], order[x]];
-    const count = counts.get(label * classes.length + predicted) || 0;
-    const says = label === predicted ? "predicted correctly" : `predicted as ${classes[predicted]}`;
-    const share = totals[label] ? ` (${((100 * count) / totals[label]).toFixed(1)}%)` : "";
-    output.textContent = `${classes[label]} ${says}: ${count} of ${totals[label]}${share}`;
-    const percent = (n) => `${(100 * n) / order.length}%`;
-    Object.assign(row.style, { display: "block", top: percent(y), height: percent(1) });
-    Object.assign(column.style, { display: "block", left: percent(x), width: percent(1) });
-    return count;
-  };
-  const at = (event) => {
-    const box = plane.getBoundingClientRect();
-    const place = (share) => Math.min(last, Math.max(0, Math.floor(share * order.length)));
-    return show(place((event.clientY - box.top) / box.height), place((event.clientX - box.left) / box.width));
-  };
-  const open = () => { if (show(...now) > 0) openCell(now.map((place) => order[place]).join("-"), output.textContent); };
-  plane.addEventListener("pointermove", at);
-  plane.addEventListener("click", (event) => { at(event); open(); });
-  plane.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") open();
-    const move = moves[event.key];
-    if (!move) return;
-    event.preventDefault();
-    show(...move.map((by, axis) => Math.min(last, Math.max(0, now[axis] + by))));
-  });
-  const zoom = map.querySelector("input[name=zoom]");
-  const view = map.querySelector(".view");
-  zoom.addEventListener("input", () => {
-    const centre = (view.scrollLeft + view.clientWidth / 2) / plane.clientWidth;
-    const middle = (view.scrollTop + view.clientHeight / 2) / plane.clientHeight;
-    map.style.setProperty("--zoom", zoom.value);
-    view.scrollLeft = centre * plane.clientWidth - view.clientWidth / 2;
-    view.scrollTop = middle * plane.clientHeight - view.clientHeight / 2;
-  });
-}
+  // A table's head sorts by its column: by data-sort where a cell has it, else by number, else by text.
+  for (const table of all("table.sortable", root)) {
+    const heads = [...table.tHead.rows[0].cells];
+    const key = (row, index) => {
+      const cell = row.cells[index];
+      const text = cell.dataset.sort || cell.textContent;
+      return text.trim() === "" || isNaN(text) ? text : Number(text);
+    };
+    const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+    heads.forEach((head, index) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const rows = [...table.tBodies[0].rows];
+        rows.sort((a, b) => (down ? -1 : 1) * compare(key(a, index), key(b, index)));
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
 
-// A table's head sorts by its column: by data-sort where a cell has it, else by number, else by text.
-for (const table of all("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells];
-  const key = (row, index) => {
-    const cell = row.cells[index];
-    const text = cell.dataset.sort || cell.textContent;
-    return text.trim() === "" || isNaN(text) ? text : Number(text);
-  };
-  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
-  heads.forEach((head, index) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...head.childNodes);
-    head.append(button);
+  // A search field hides the rows whose names do not contain its text.
+  for (const search of all("input[type=search]", root)) {
+    const rows = all(search.dataset.rows);
+    search.addEventListener("input", () => {
+      const text = search.value.toLowerCase();
+      for (const row of rows) row.hidden = !row.dataset.name.toLowerCase().includes(text);
+    });
+  }
+  for (const button of all("button.more", root)) {
+    const table = document.getElementById(button.getAttribute("aria-controls"));
     button.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending";
-      for (const other of heads) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const rows = [...table.tBodies[0].rows];
-      rows.sort((a, b) => (down ? -1 : 1) * compare(key(a, index), key(b, index)));
-      table.tBodies[0].append(...rows);
+      const open = table.classList.toggle("tall") === false;
+      button.setAttribute("aria-expanded", open);
+      button.textContent = open ? "Show fewer rows" : "Show all rows";
     });
-  });
-}
+  }
 
-// A search field hides the rows whose names do not contain its text.
-for (const search of all("input[type=search]")) {
-  const rows = all(search.dataset.rows);
-  search.addEventListener("input", () => {
-    const text = search.value.toLowerCase();
-    for (const row of rows) row.hidden = !row.dataset.name.toLowerCase().includes(text);
-  });
+  for (const slider of all("input[name=strength]", root)) {
+    const section = slider.closest("section");
+    slider.addEventListener("input", () => section.style.setProperty("--strength", slider.value));
+  }
+
+  for (const button of all("button.copy", root)) {
+    const text = button.parentElement.querySelector("code").textContent;
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(button.parentElement.querySelector("code"));
+        button.textContent = "Selected";
+      }
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+  }
+
+  // Tables that scroll can be reached with the keyboard.
+  for (const box of all(".scroll, .view", root)) {
+    if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
+  }
 }
-for (const button of all("button.more")) {
-  const table = document.getElementById(button.getAttribute("aria-controls"));
-  button.addEventListener("click", () => {
-    const open = table.classList.toggle("tall") === false;
-    button.setAttribute("aria-expanded", open);
-    button.textContent = open ? "Show fewer rows" : "Show all rows";
-  });
-}
+start(document);
 
 // Details open when a link leads to them.
 const opened = () => {
@@ -348,27 +407,3 @@ const opened = () => {
 };
 addEventListener("hashchange", opened);
 opened();
-
-for (const slider of all("input[name=strength]")) {
-  const section = slider.closest("section");
-  slider.addEventListener("input", () => section.style.setProperty("--strength", slider.value));
-}
-
-for (const button of all("button.copy")) {
-  const text = button.parentElement.querySelector("code").textContent;
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren(button.parentElement.querySelector("code"));
-      button.textContent = "Selected";
-    }
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
-  });
-}
-
-// Tables that scroll can be reached with the keyboard.
-for (const box of all(".scroll, .view")) {
-  if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
-}

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use perceiver_model::ModelError;
+use perceiver_report::ReportError;
 
 /// An error that keeps a server from starting, or ends it.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,10 @@ pub enum ServeError {
         /// The number of connections that were closed.
         open: usize,
     },
+
+    /// The run cannot be read or shown.
+    #[error(transparent)]
+    Report(Box<ReportError>),
 
     /// The architecture of the checkpoint cannot be described.
     #[error(transparent)]

@@ -30,10 +30,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Dashboard`] serves the live report of a run instead, on this machine only.
+//!
 //! The path of a request: `http` (connection, access, log), `routes/predict.rs`, `upload` (the body
 //! and the images in it), `inference` (decoding, queue, batches, the model's thread).
 
 mod config; // address, access, limits
+mod dashboard; // the live report of a run
 mod error; // errors of starting and running
 mod http; // connections, access, errors as JSON, the log
 mod inference; // decoding, queue, batches, the model's thread
@@ -47,6 +50,7 @@ mod untrained; // a checkpoint to try a server with
 mod upload; // bodies and the images in them
 
 pub use config::{ServeConfig, Token};
+pub use dashboard::Dashboard;
 pub use error::{Result, ServeError};
 pub use limits::Limits;
 pub use server::{Server, StopHandle};

@@ -44,6 +44,11 @@ pub struct Server {
 pub struct StopHandle(watch::Sender<Phase>);
 
 impl StopHandle {
+    /// Creates a handle that sets a phase.
+    pub(crate) fn new(phase: watch::Sender<Phase>) -> Self {
+        Self(phase)
+    }
+
     /// Asks the server to answer what it has taken, and to end.
     pub fn stop(&self) {
         self.0.send_if_modified(|phase| {
@@ -118,7 +123,7 @@ impl Server {
 
     /// Returns a handle that stops the server.
     pub fn stop_handle(&self) -> StopHandle {
-        StopHandle(self.phase.clone())
+        StopHandle::new(self.phase.clone())
     }
 
     /// Answers requests until the server is stopped, and until what it has taken by then is answered.
@@ -173,22 +178,7 @@ impl Server {
     /// # Errors
     /// As for [`Server::run`], and when signals cannot be handled.
     pub fn run_until_signal(self) -> Result<()> {
-        let stop = self.stop_handle();
-        let failed = |source| ServeError::System {
-            action: "handle Ctrl-C",
-            source,
-        };
-        let mut signals = {
-            let _runtime = self.runtime.enter();
-            Signals::new().map_err(failed)?
-        };
-        self.runtime.spawn(async move {
-            signals.next().await;
-            tracing::info!("stopping: answering what was taken; again to stop at once");
-            stop.stop();
-            signals.next().await;
-            std::process::exit(INTERRUPTED);
-        });
+        Signals::stop_at_first(&self.runtime, self.stop_handle())?;
         self.run()
     }
 }
@@ -200,14 +190,17 @@ fn decode_threads() -> usize {
     thread::available_parallelism().map_or(1, Into::into)
 }
 
-fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+pub(crate) fn listen(
+    runtime: &Runtime,
+    address: SocketAddr,
+) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = runtime.block_on(TcpListener::bind(address))?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }
 
 /// The signals that stop a server.
-struct Signals {
+pub(crate) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -217,6 +210,28 @@ struct Signals {
 }
 
 impl Signals {
+    /// Stops a server of this runtime at the first signal, and ends the process at the second.
+    ///
+    /// # Errors
+    /// When signals cannot be handled.
+    pub(crate) fn stop_at_first(runtime: &Runtime, stop: StopHandle) -> Result<()> {
+        let mut signals = {
+            let _runtime = runtime.enter();
+            Self::new().map_err(|source| ServeError::System {
+                action: "handle Ctrl-C",
+                source,
+            })?
+        };
+        runtime.spawn(async move {
+            signals.next().await;
+            tracing::info!("stopping: answering what was taken; again to stop at once");
+            stop.stop();
+            signals.next().await;
+            std::process::exit(INTERRUPTED);
+        });
+        Ok(())
+    }
+
     #[cfg(unix)]
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};

@@ -3,6 +3,7 @@
 pub(crate) mod metrics_csv;
 pub(crate) mod metrics_jsonl;
 pub(crate) mod notifier;
+pub(crate) mod progress_json;
 pub(crate) mod steps_csv;
 pub(crate) mod tensorboard;
 
@@ -13,6 +14,7 @@ use perceiver_data::{BoxError, Preprocessing, Samples};
 use perceiver_model::Classifier;
 use serde::{Deserialize, Serialize};
 
+use crate::diagnostics::histogram::Histogram;
 use crate::diagnostics::model_stats::Diagnosis;
 use crate::diagnostics::step_history::StepMetrics;
 use crate::diagnostics::watchdog::warning::Warning;
@@ -101,9 +103,19 @@ pub enum Event<'a> {
         /// Whether this epoch has the lowest validation loss so far.
         best: bool,
     },
-    /// The steps so far, summarized in at most 2,000 points: after [`Event::Started`] and at the end
-    /// of every epoch.
+    /// The steps so far, summarized in at most 2,000 points: after [`Event::Started`], at the end of
+    /// every epoch, and within a long epoch about every 10 seconds.
     StepHistory(&'a [StepMetrics]),
+    /// Histograms after an epoch, if they were asked for
+    /// ([`Trainer::record_histograms`](crate::Trainer::record_histograms)).
+    Histograms {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The weights by name.
+        weights: &'a [(String, Histogram)],
+        /// The gradients of the epoch's last step by name, before clipping.
+        gradients: &'a [(String, Histogram)],
+    },
     /// The learning rate was lowered.
     LearningRateReduced {
         /// The old learning rate.

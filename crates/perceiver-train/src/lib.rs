@@ -97,8 +97,10 @@ mod trainer; // the training loop
 
 pub use callbacks::metrics_csv::MetricsCsv;
 pub use callbacks::metrics_jsonl::MetricsFile;
+pub use callbacks::progress_json::{ProgressFile, RunPhase, RunProgress};
 pub use callbacks::steps_csv::StepsCsv;
 pub use callbacks::tensorboard::EventFile;
+pub use callbacks::tensorboard::histogram_file::HistogramFile;
 pub use callbacks::{Callback, CallbackResult, Callbacks, Control, EpochMetrics, Event, Validated};
 pub use checkpoint::config::{CheckpointConfig, DataCard};
 pub use checkpoint::preprocessor_config::PreprocessorConfig;
@@ -108,6 +110,7 @@ pub use data::overlap::SharedImages;
 pub use data::shard_survey::Surveys;
 pub use data::test_split::{all_samples, test_samples};
 pub use device::DeviceChoice;
+pub use diagnostics::histogram::Histogram;
 pub use diagnostics::memory::{memory_limit_bytes, peak_memory_bytes};
 pub use diagnostics::model_stats::{
     AttentionDiagnosis, Diagnosis, GradientDiagnosis, ModelDiagnosis,

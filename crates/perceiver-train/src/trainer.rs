@@ -52,6 +52,7 @@ use crate::trainer::training_state::{EpochProgress, Progress};
 use custom_parts::CustomParts;
 use epoch::EpochEnd;
 use readback::Unread;
+use watch::Histograms;
 
 /// The outcome of [`Trainer::fit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,7 @@ pub struct Trainer {
     saved: Instant,
     clock: Clock,
     watchdog: Watchdog,
+    histograms: Histograms,
     summary: Summary,
 }
 

@@ -1,5 +1,7 @@
 //! `perceiver report`: regenerates `report.html` of a run.
 
+pub(crate) mod watch;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

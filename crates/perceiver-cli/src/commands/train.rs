@@ -6,6 +6,7 @@ mod plan;
 pub(crate) mod resume;
 mod sweep;
 mod test;
+mod views;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use crate::runtime::mpi_job::Job;
 use crate::runtime::signals::{self, INTERRUPTED};
 use fit::{fit_and_test, read};
 use test::TestOutcome;
+use views::{ViewFlags, Views};
 
 /// Train a model.
 ///
@@ -35,6 +37,7 @@ use test::TestOutcome;
   perceiver train --recipe runs/photos --seed 1 --output runs/again
   perceiver train --preset cifar100-cpu --sweep sweep.toml -o runs/comparison
   perceiver train --dataset folder:photos --init-from runs/cifar -o runs/tuned
+  perceiver train --dataset folder:photos --dashboard
   perceiver train --resume runs/photos
   perceiver train --resume runs/photos --epochs 80")]
 pub(crate) struct Arguments {
@@ -61,6 +64,9 @@ pub(crate) struct Arguments {
     /// file is kept aside.
     #[arg(long, requires = "resume")]
     from_previous: bool,
+
+    #[command(flatten)]
+    views: ViewFlags,
 }
 
 impl Arguments {
@@ -113,6 +119,7 @@ fn train(
     let since = Instant::now();
     let stop = signals::flag(&**ranks)?;
     require_agreement(&**ranks, &arguments.facts())?;
+    let mut views = Views::new(&arguments.views, ranks.is_first())?;
     if let Some(file) = &arguments.sweep {
         if ranks.size() > 1 {
             bail!("--sweep: expected a single process, found {}", ranks.size());
@@ -140,7 +147,9 @@ fn train(
     let budget = plan.recipe.training.budget;
     let surveys = Surveys::read(&directory.surveys());
     let data = read(&plan.recipe, &**ranks, surveys)?;
-    let outcome = fit_and_test(plan, data, &stop, &[])?;
+    let outcome = fit_and_test(plan, data, &stop, &[], &mut views);
+    views.close_terminal();
+    let outcome = outcome?;
     if !ranks.is_first() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -39,6 +39,19 @@ fn missing_feature(error: &Error) -> Option<&'static str> {
     })
 }
 
+/// Checks that this build has the feature that a thing needs.
+///
+/// # Errors
+/// When it is not built in.
+pub(crate) fn require(what: &str, feature: &str, is_built_in: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        is_built_in,
+        "{what} needs the Cargo feature `{feature}`, which this program was built without; {}",
+        how_to_get(feature)
+    );
+    Ok(())
+}
+
 /// The arguments of a command that this build lacks.
 #[cfg(not(all(feature = "hub", feature = "export", feature = "serve")))]
 #[derive(Debug, clap::Args)]
@@ -57,10 +70,8 @@ impl NotBuiltIn {
         command: &str,
         feature: &str,
     ) -> anyhow::Result<std::process::ExitCode> {
-        anyhow::bail!(
-            "perceiver {command} needs the Cargo feature `{feature}`, which this program was built without; {}",
-            how_to_get(feature)
-        )
+        require(&format!("perceiver {command}"), feature, false)?;
+        Ok(std::process::ExitCode::FAILURE)
     }
 }
 

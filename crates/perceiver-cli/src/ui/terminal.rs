@@ -1,13 +1,15 @@
-//! Terminal output: the only module that writes to standard output and standard error. Progress
-//! bars and log lines share it, so that neither overwrites the other.
+//! Terminal output: the only module that writes to standard output and standard error, beside the
+//! view in the terminal, which holds back bars and log lines while it is on. Progress bars and log
+//! lines share it, so that neither overwrites the other.
 //!
 //! Failed writes to standard error, as on a full disk or a closed terminal, are ignored and end
 //! nothing. A failed write to standard output is an error, because results are lost.
 
+use std::collections::VecDeque;
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use console::Term;
 use indicatif::{
@@ -22,15 +24,55 @@ use crate::ui::escape;
 const FRAMES_A_SECOND: u8 = 20;
 
 /// All progress bars of this program. Without a terminal they are hidden.
-static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
-    let target = if io::stderr().is_terminal() {
+static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(bars_target()));
+
+fn bars_target() -> ProgressDrawTarget {
+    if io::stderr().is_terminal() {
         let terminal = Forgiving(Term::stderr());
         ProgressDrawTarget::term_like_with_hz(Box::new(terminal), FRAMES_A_SECOND)
     } else {
         ProgressDrawTarget::hidden()
+    }
+}
+
+/// The most log lines that are held back; older ones are dropped.
+const MOST_HELD: usize = 10_000;
+
+/// The log lines that are held back while a view has the terminal.
+static HELD: Mutex<Option<VecDeque<String>>> = Mutex::new(None);
+
+fn held() -> MutexGuard<'static, Option<VecDeque<String>>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Holds back bars and log lines, for a view that has the terminal.
+#[cfg(feature = "tui")]
+pub(crate) fn hold() {
+    BARS.set_draw_target(ProgressDrawTarget::hidden());
+    held().get_or_insert_default();
+}
+
+/// Returns the last log lines that are held back, with their colors.
+#[cfg(feature = "tui")]
+pub(crate) fn held_lines(most: usize) -> Vec<String> {
+    let held = held();
+    let lines = held.iter().flatten();
+    let skipped = held.as_ref().map_or(0, VecDeque::len).saturating_sub(most);
+    lines.skip(skipped).cloned().collect()
+}
+
+/// Prints the log lines that were held back, and shows bars again.
+#[cfg(feature = "tui")]
+pub(crate) fn release() {
+    let Some(lines) = held().take() else {
+        return;
     };
-    MultiProgress::with_draw_target(target)
-});
+    for line in lines {
+        drop(io::stderr().write_all(line.as_bytes()));
+    }
+    BARS.set_draw_target(bars_target());
+}
 
 /// A terminal that ignores write errors, on which indicatif would panic.
 #[derive(Debug)]
@@ -112,6 +154,13 @@ pub(crate) struct AboveBars;
 
 impl Write for AboveBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(lines) = held().as_mut() {
+            if lines.len() >= MOST_HELD {
+                lines.pop_front();
+            }
+            lines.push_back(String::from_utf8_lossy(bytes).into_owned());
+            return Ok(bytes.len());
+        }
         BARS.suspend(|| drop(io::stderr().write_all(bytes)));
         Ok(bytes.len())
     }

@@ -73,12 +73,9 @@ fn step_curve(
 }
 
 /// Renders the curves of a run: loss, accuracies, the gap between validation and training, learning
-/// rate, gradient norm, speed, memory, and callbacks' metrics; empty before its first epoch.
+/// rate, gradient norm, speed, memory, and callbacks' metrics; in its first epoch those of the steps.
 pub(crate) fn of_run(run: &Run) -> Result<Vec<Figure>> {
     let (epochs, steps) = (&run.epochs[..], &run.steps[..]);
-    if epochs.is_empty() {
-        return Ok(Vec::new());
-    }
     let both = |training: Metric, validation: Metric| {
         vec![
             curve("training", epochs, training),

@@ -40,9 +40,40 @@ impl Timeline {
         if let (Some(last), Some(end)) = (steps.last(), timeline.steps.last_mut()) {
             *end = end.min(last.step as f64);
         }
+        // The epoch that is being trained.
+        let ended = epochs.last().map_or(0.0, |epoch| epoch.epoch as f64);
+        if let Some(last) = steps.last().filter(|last| last.epoch > ended) {
+            timeline.epochs.push(last.epoch);
+            timeline.steps.push(last.step as f64);
+            timeline.minutes.push(rounded(last.seconds / 60.0));
+        }
         if steps_per_epoch == 0 {
             timeline.steps.clear();
         }
         timeline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_in_training_is_on_the_timeline() {
+        let step = StepMetrics {
+            step: 5,
+            epoch: 0.5,
+            seconds: 30.0,
+            loss: 1.0,
+            learning_rate: 0.1,
+            gradient_norm: 1.0,
+            peak_memory_bytes: None,
+        };
+        let timeline = Timeline::new(&[], &[step], 10);
+        assert_eq!(timeline.epochs, [0.0, 0.5]);
+        assert_eq!(
+            (timeline.steps, timeline.minutes),
+            (vec![0.0, 5.0], vec![0.0, 0.5])
+        );
     }
 }

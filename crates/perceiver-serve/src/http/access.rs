@@ -71,6 +71,12 @@ fn is_allowed(config: &ServeConfig, host: &str) -> bool {
     if !config.address.ip().is_loopback() {
         return config.allowed_hosts.is_empty();
     }
+    is_this_machine(host)
+}
+
+/// Whether a host, with or without a port, names this machine: `localhost` or a loopback address.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    let name = without_port(host);
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
         || bare.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback())

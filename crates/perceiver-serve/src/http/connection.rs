@@ -137,7 +137,7 @@ impl Connections {
 }
 
 /// Waits for a phase or a later one.
-async fn reached(phase: &mut watch::Receiver<Phase>, expected: Phase) {
+pub(crate) async fn reached(phase: &mut watch::Receiver<Phase>, expected: Phase) {
     // Without a sender there is no server, and so nothing to wait for.
     let _ = phase.wait_for(|phase| *phase >= expected).await;
 }

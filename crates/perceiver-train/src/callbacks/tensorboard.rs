@@ -12,10 +12,11 @@
 //! so it stays the same after a resume.
 
 pub(crate) mod format;
+pub(crate) mod histogram_file;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use perceiver_files::MAX_TABLE_BYTES;
@@ -62,29 +63,27 @@ impl EventFile {
         let content = content(beginning, history, test);
         match content.strip_prefix(existing.as_slice()) {
             Some([]) => Ok(()),
-            Some(rest) => self.append(rest),
+            Some(rest) => append(&self.path, rest),
             None => atomic_file::write(&self.path, &content),
         }
     }
+}
 
-    fn append(&self, rest: &[u8]) -> Result<()> {
-        let attempt = || {
-            if let Some(directory) = self.path.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            let mut file = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&self.path)?;
-            file.write_all(rest)?;
-            file.sync_all()
-        };
-        attempt().map_err(|source| TrainError::Io {
-            action: "write",
-            path: self.path.clone(),
-            source,
-        })
-    }
+/// Appends records to the event file at `path`, and creates it and its directory if need be.
+fn append(path: &Path, records: &[u8]) -> Result<()> {
+    let attempt = || {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        file.write_all(records)?;
+        file.sync_all()
+    };
+    attempt().map_err(|source| TrainError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 impl Callback for EventFile {

@@ -6,12 +6,14 @@
 //! RUN/metrics.jsonl                        one JSON object per epoch
 //! RUN/metrics.csv                          the same as a table, without model statistics
 //! RUN/tensorboard/events.out.tfevents...   the same as curves: tensorboard --logdir RUN
+//! RUN/tensorboard/histograms/events...     weights and gradients, with `--histograms`
 //! RUN/results.json                         the test results, once, at the end
 //! RUN/predictions.csv                      the prediction for every test image
 //! RUN/report.html                          a report of all of it
 //! RUN/training/recipe.toml                 all settings of the run
 //! RUN/training/environment.json            the machine that trained it last
 //! RUN/training/steps.csv                   loss, learning rate, gradient norm within the epochs
+//! RUN/training/progress.json               where the run is now, while it is trained or tested
 //! RUN/training/surveys.json                the surveys of shards
 //! RUN/training/state.safetensors           the state to resume from
 //! RUN/training/state.previous.safetensors  the state of the save before
@@ -213,7 +215,9 @@ impl RunDirectory {
             return Ok(());
         }
         self.require_held()?;
-        let inner = ["training", "tensorboard"].map(|name| self.root.join(name));
+        let _ = fs::remove_file(self.progress()); // of a killed program, and only shown
+        let inner = ["training", "tensorboard", "tensorboard/histograms"];
+        let inner = inner.map(|name| self.root.join(name));
         let mut inner = inner.iter().filter(|directory| directory.exists());
         atomic_file::remove_leftovers(&self.root)?;
         inner.try_for_each(|directory| atomic_file::remove_leftovers(directory))
@@ -279,6 +283,13 @@ impl RunDirectory {
             .join("tensorboard/events.out.tfevents.0000000000.perceiver")
     }
 
+    /// Returns the path of the event file in `tensorboard/histograms`. It is in a directory of its
+    /// own, since TensorBoard follows only the last event file of a directory.
+    pub fn histogram_file(&self) -> PathBuf {
+        self.root
+            .join("tensorboard/histograms/events.out.tfevents.0000000000.perceiver")
+    }
+
     /// Returns the path of `results.json`.
     pub fn results(&self) -> PathBuf {
         self.root.join("results.json")
@@ -297,6 +308,11 @@ impl RunDirectory {
     /// Returns the path of `training/environment.json`.
     pub fn environment(&self) -> PathBuf {
         self.root.join("training/environment.json")
+    }
+
+    /// Returns the path of `training/progress.json`, which exists while the run is trained or tested.
+    pub fn progress(&self) -> PathBuf {
+        self.root.join("training/progress.json")
     }
 
     /// Returns the path of `training/steps.csv`.

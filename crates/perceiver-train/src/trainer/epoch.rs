@@ -1,7 +1,7 @@
 //! An epoch: its steps, then validation, callbacks and a checkpoint.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use perceiver_data::Loader;
@@ -17,6 +17,9 @@ use crate::step::prefetch::prefetched;
 use crate::trainer::Trainer;
 use crate::trainer::early_stopping::EarlyStoppingDecision;
 use crate::trainer::training_state::EpochProgress;
+
+/// The time after which callbacks see the step history within an epoch.
+const STEP_HISTORY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The way an epoch ended: complete or interrupted.
 pub(super) enum EpochEnd {
@@ -43,6 +46,7 @@ impl Trainer {
         })?;
         let seconds_before = self.progress.epoch.seconds;
         let start = Instant::now();
+        let mut shown = start;
         for batch in prefetched(loader.epoch(epoch, first_step), &self.placement.device) {
             let signal = self.signal(notifier)?;
             if signal.interrupt {
@@ -66,6 +70,10 @@ impl Trainer {
                 metrics,
             })?;
             self.warn(notifier)?;
+            if shown.elapsed() >= STEP_HISTORY_INTERVAL {
+                shown = Instant::now();
+                notifier.notify(&Event::StepHistory(self.progress.step_history.points()))?;
+            }
             if self.is_save_due() {
                 self.read_pending()?;
                 self.save()?;
@@ -125,6 +133,7 @@ impl Trainer {
         let best = decision == EarlyStoppingDecision::Best;
         notifier.notify(&Event::EpochEnded { history, best })?;
         notifier.notify(&Event::StepHistory(self.progress.step_history.points()))?;
+        self.show_histograms(notifier)?;
         let mut warnings = warnings.iter();
         warnings.try_for_each(|warning| notifier.notify(&Event::Warning(warning)))?;
         if from > to {

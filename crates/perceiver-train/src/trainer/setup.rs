@@ -30,6 +30,7 @@ use crate::trainer::estimate::require_memory;
 use crate::trainer::freezing;
 use crate::trainer::timer::{Clock, TestReserve, TimeSpent};
 use crate::trainer::training_state::{self, EpochProgress, Format, Progress, Saved};
+use crate::trainer::watch::Histograms;
 
 /// The part of a trainer that changes during a run.
 struct State {
@@ -373,6 +374,7 @@ impl Trainer {
             saved: Instant::now(),
             clock,
             watchdog,
+            histograms: Histograms::default(),
             summary,
         })
     }

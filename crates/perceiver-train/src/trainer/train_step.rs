@@ -44,6 +44,9 @@ impl Trainer {
             let sums = &mut self.progress.epoch.gradients;
             sums.add(&gradients, *norm, &self.summary)?;
         }
+        if self.histograms.is_due(self.progress.history.len()) {
+            self.histograms.gradients = Some(gradients.clone());
+        }
         let gradients = self.clipped(gradients, &norm)?;
         self.optimizer.set_learning_rate(self.learning_rate);
         let gradients = if self.parts.has_optimizer() {

@@ -1,10 +1,15 @@
-//! Shows the model to the watchdog, and reports its warnings.
+//! Shows the model to the watchdog and its warnings to callbacks, and, on request, histograms of
+//! weights and gradients.
+
+use std::num::NonZeroUsize;
 
 use crate::callbacks::Event;
 use crate::callbacks::notifier::Notifier;
+use crate::diagnostics::histogram::Histogram;
 use crate::diagnostics::model_stats::ModelDiagnosis;
 use crate::error::Result;
 use crate::eval::images_within;
+use crate::optim::gradients::Gradients;
 use crate::trainer::Trainer;
 
 /// The number of training images that the watchdog uses, and the steps after which it checks the
@@ -16,7 +21,54 @@ const EARLY_STEPS: [u64; 2] = [10, 100];
 /// maps.
 const MOST_VALUES: u64 = 1 << 26;
 
+/// Which epochs have histograms, and what they need.
+#[derive(Default)]
+pub(super) struct Histograms {
+    /// The interval in epochs; none without histograms.
+    pub(super) every: Option<NonZeroUsize>,
+    /// The gradients of the last step, in an epoch that has histograms.
+    pub(super) gradients: Option<Gradients>,
+}
+
+impl Histograms {
+    /// Whether the epoch after `epochs` epochs has histograms.
+    pub(super) fn is_due(&self, epochs: usize) -> bool {
+        let every = self.every;
+        every.is_some_and(|every| (epochs + 1).is_multiple_of(every.get()))
+    }
+}
+
 impl Trainer {
+    /// Records histograms of weights and gradients after every `every`-th epoch, for callbacks
+    /// ([`Event::Histograms`]). The run has the same bits with and without them; the gradients of a
+    /// step are kept for longer, which takes the memory of the weights once more.
+    pub fn record_histograms(&mut self, every: NonZeroUsize) {
+        self.histograms.every = Some(every);
+    }
+
+    /// Shows histograms to callbacks after an epoch that has them. Of several ranks, which have the
+    /// same weights and gradients, the first does.
+    pub(super) fn show_histograms(&mut self, notifier: &mut Notifier<'_>) -> Result<()> {
+        let epoch = self.progress.history.len();
+        let gradients = self.histograms.gradients.take();
+        if !self.histograms.is_due(epoch - 1) || !self.placement.ranks.is_first() {
+            return Ok(());
+        }
+        let weights = self.parameters.iter();
+        let weights = weights
+            .map(|(name, variable)| Ok((name.to_string(), Histogram::of(variable)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let gradients = gradients.into_iter().flatten();
+        let gradients = gradients
+            .map(|(name, gradient)| Ok((name, Histogram::of(&gradient)?)))
+            .collect::<Result<Vec<_>>>()?;
+        notifier.notify(&Event::Histograms {
+            epoch,
+            weights: &weights,
+            gradients: &gradients,
+        })
+    }
+
     /// Computes model statistics on a few training images; each rank computes its part.
     pub(super) fn diagnose(&self) -> Result<ModelDiagnosis> {
         let train = &self.data.train;

@@ -7,15 +7,16 @@ use perceiver_data::{Samples, ShardedDataset, Split};
 use perceiver_model::{Architecture, Summary};
 use perceiver_report::{counted, grouped, with_unit};
 use perceiver_train::{
-    Callbacks, CheckpointConfig, Communicator, DeviceChoice, Environment, EventFile, MetricsCsv,
-    MetricsFile, Outcome, Placement, Recipe, RunDirectory, StepsCsv, Surveys, TestReserve, Trainer,
-    TrainingData,
+    Callbacks, CheckpointConfig, Communicator, DeviceChoice, Environment, EventFile, HistogramFile,
+    MetricsCsv, MetricsFile, Outcome, Placement, ProgressFile, Recipe, RunDirectory, StepsCsv,
+    Surveys, TestReserve, Trainer, TrainingData,
 };
 
 use crate::args::{class_check, init_from};
 use crate::commands::train::new_run::not_started;
 use crate::commands::train::plan::{Plan, StartFrom};
 use crate::commands::train::test::{TestOutcome, evaluate_run};
+use crate::commands::train::views::Views;
 use crate::runtime::kernels;
 use crate::ui::data_summary::data_summary;
 use crate::ui::estimate::PrintedEstimate;
@@ -42,8 +43,14 @@ pub(crate) fn fit_and_test(
     data: TrainingData,
     stop: &AtomicBool,
     after: &[&Recipe],
+    views: &mut Views,
 ) -> Result<Option<TestOutcome>> {
+    let deadline = plan.recipe.training.budget;
+    let deadline = deadline.and_then(|budget| plan.since.checked_add(budget.duration()));
     let mut trainer = prepare(plan, data)?;
+    if let Some(every) = views.histograms() {
+        trainer.record_histograms(every);
+    }
     let is_first = trainer.placement().ranks.is_first();
     if is_first && !trainer.is_done() {
         let here = Environment::here(trainer.device());
@@ -59,12 +66,19 @@ pub(crate) fn fit_and_test(
         callbacks.push(Box::new(MetricsCsv::new(trainer.run().metrics_csv())));
         callbacks.push(Box::new(StepsCsv::new(trainer.run().steps())));
         callbacks.push(Box::new(EventFile::new(trainer.run().event_file())));
+        if views.histograms().is_some() {
+            let file = HistogramFile::new(trainer.run().histogram_file());
+            callbacks.push(Box::new(file));
+        }
+        let progress = ProgressFile::new(trainer.run().progress());
+        callbacks.push(Box::new(progress.with_deadline(deadline)));
         let classes = trainer.recipe().model.num_classes();
         if trainer.is_done() {
             tracing::info!("all {} are done", counted(trainer.history().len(), "epoch"));
         } else {
             callbacks.push(Box::new(TrainingProgress::new(classes)));
         }
+        views.open(trainer.run())?;
     }
     let outcome = trainer.fit_until(&mut callbacks, stop);
     match outcome.map_err(|error| error_hints::shown(error, trainer.run(), trainer.recipe()))? {
@@ -72,7 +86,7 @@ pub(crate) fn fit_and_test(
             if let Some(forecast) = forecast {
                 forecast.after(&trainer);
             }
-            evaluate_run(&trainer)
+            evaluate_run(&trainer, &mut callbacks)
         }
         Outcome::Interrupted => Ok(None),
     }

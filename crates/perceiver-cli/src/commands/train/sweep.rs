@@ -27,6 +27,7 @@ use crate::commands::train::plan::{Plan, StartFrom};
 use crate::commands::train::resume::read_recipe;
 use crate::commands::train::sweep::config::SweepFile;
 use crate::commands::train::sweep::table::{RunFigures, SweepTable};
+use crate::commands::train::views::Views;
 use crate::runtime::signals::INTERRUPTED;
 use crate::ui::terminal;
 
@@ -196,7 +197,13 @@ fn run_all(
         let after = members[index + 1..].iter();
         let after = after.filter(|member| member.stage != Stage::Finished);
         let after: Vec<&Recipe> = after.map(|member| &member.recipe).collect();
-        match fit_and_test(plan(member, since)?, data, stop, &after) {
+        match fit_and_test(
+            plan(member, since)?,
+            data,
+            stop,
+            &after,
+            &mut Views::default(),
+        ) {
             Ok(Some(outcome)) => {
                 let accuracy = 100.0 * outcome.results.acc;
                 tracing::info!("{name}: test accuracy {accuracy:.2}%");

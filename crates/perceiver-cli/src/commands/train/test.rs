@@ -3,7 +3,7 @@
 use anyhow::Result;
 use perceiver_data::Samples;
 use perceiver_model::Architecture;
-use perceiver_train::{Control, Event, EventFile, TestResults, Trainer};
+use perceiver_train::{Callback, Callbacks, Event, EventFile, TestResults, Trainer};
 
 use crate::commands::report;
 use crate::ui::error_hints;
@@ -19,8 +19,11 @@ pub(crate) struct TestOutcome {
 }
 
 /// Evaluates on the test split, once and by all ranks together. The first rank keeps the results
-/// until the run is extended; the others return `None`.
-pub(super) fn evaluate_run(trainer: &Trainer) -> Result<Option<TestOutcome>> {
+/// until the run is extended; the others return `None`. `callbacks` see how far the test is.
+pub(super) fn evaluate_run(
+    trainer: &Trainer,
+    callbacks: &mut Callbacks,
+) -> Result<Option<TestOutcome>> {
     let (run, ranks) = (trainer.run(), &trainer.placement().ranks);
     let before = TestResults::read(run.results()).ok();
     let before = before.filter(|_| ranks.is_first()); // others may not see it yet
@@ -28,12 +31,12 @@ pub(super) fn evaluate_run(trainer: &Trainer) -> Result<Option<TestOutcome>> {
     ranks.all_reduce_f64(&mut reached)?;
     if !ranks.is_first() {
         if reached == [0.0] {
-            test(trainer)?; // this rank's part
+            test(trainer, callbacks)?; // this rank's part
         }
         return Ok(None);
     }
     let Some(results) = before else {
-        return test(trainer).map(Some);
+        return test(trainer, callbacks).map(Some);
     };
     let curves = EventFile::new(run.event_file());
     let written = curves.write(trainer.history(), Some(&results));
@@ -46,7 +49,7 @@ pub(super) fn evaluate_run(trainer: &Trainer) -> Result<Option<TestOutcome>> {
 }
 
 /// Loads and evaluates the test split, the only time that it is read.
-fn test(trainer: &Trainer) -> Result<TestOutcome> {
+fn test(trainer: &Trainer, callbacks: &mut Callbacks) -> Result<TestOutcome> {
     let (recipe, data) = (trainer.recipe(), trainer.data());
     let ranks = &*trainer.placement().ranks;
     let test = report::test_split(recipe, data.listing.clone(), data.train.classes(), ranks)?;
@@ -56,7 +59,7 @@ fn test(trainer: &Trainer) -> Result<TestOutcome> {
             bar.set_length(*total);
             bar.set_position(*done);
         }
-        Ok(Control::Continue)
+        callbacks.on_event(event)
     };
     let results = trainer.test(&test, &mut show);
     bar.finish_and_clear();

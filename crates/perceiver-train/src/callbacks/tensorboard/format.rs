@@ -2,9 +2,12 @@
 //!
 //! A record is its length (u64), the length's checksum (u32), the message, and the message's
 //! checksum (u32), all little-endian. A checksum is a masked CRC-32C. Of the messages
-//! `tensorflow.Event` and `tensorflow.Summary`, only the fields for scalars and texts are here.
+//! `tensorflow.Event` and `tensorflow.Summary`, only the fields for scalars, histograms and texts are
+//! here.
 
 use prost::Message;
+
+use crate::diagnostics::histogram::Histogram;
 
 /// The `file_version` in the first message of a file.
 pub(crate) const FILE_VERSION: &str = "brain.Event:2";
@@ -30,17 +33,39 @@ pub(crate) struct Summary {
     pub(crate) value: Vec<SummaryValue>,
 }
 
-/// `tensorflow.Summary.Value`: a scalar or a text.
+/// `tensorflow.Summary.Value`: a scalar, a histogram or a text.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SummaryValue {
     #[prost(string, tag = "1")]
     tag: String,
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
+    #[prost(message, optional, tag = "5")]
+    histo: Option<HistogramProto>,
     #[prost(message, optional, tag = "8")]
     tensor: Option<TensorProto>,
     #[prost(message, optional, tag = "9")]
     metadata: Option<SummaryMetadata>,
+}
+
+/// `tensorflow.HistogramProto`
+#[derive(Clone, PartialEq, Message)]
+struct HistogramProto {
+    #[prost(double, tag = "1")]
+    min: f64,
+    #[prost(double, tag = "2")]
+    max: f64,
+    #[prost(double, tag = "3")]
+    num: f64,
+    #[prost(double, tag = "4")]
+    sum: f64,
+    #[prost(double, tag = "5")]
+    sum_squares: f64,
+    /// The upper limits of the buckets.
+    #[prost(double, repeated, tag = "6")]
+    bucket_limit: Vec<f64>,
+    #[prost(double, repeated, tag = "7")]
+    bucket: Vec<f64>,
 }
 
 /// `tensorflow.TensorProto` of one string.
@@ -85,6 +110,32 @@ impl SummaryValue {
         }
     }
 
+    /// Creates a histogram.
+    pub(crate) fn histogram(tag: String, histogram: &Histogram) -> Self {
+        let Histogram {
+            min,
+            max,
+            count,
+            sum,
+            sum_of_squares,
+            limits,
+            counts,
+        } = histogram;
+        Self {
+            tag,
+            histo: Some(HistogramProto {
+                min: *min,
+                max: *max,
+                num: *count as f64,
+                sum: *sum,
+                sum_squares: *sum_of_squares,
+                bucket_limit: limits.clone(),
+                bucket: counts.iter().map(|count| *count as f64).collect(),
+            }),
+            ..Self::default()
+        }
+    }
+
     /// Creates a Markdown text for TensorBoard's text page.
     pub(crate) fn text(tag: &str, text: String) -> Self {
         Self {
@@ -117,6 +168,12 @@ pub(crate) fn record(event: &TensorBoardEvent) -> Vec<u8> {
 
 /// Decodes the message of the first record in `bytes`, if it is complete.
 pub(crate) fn first(bytes: &[u8]) -> Option<TensorBoardEvent> {
+    split_first(bytes).map(|(event, _)| event)
+}
+
+/// Decodes the message of the first record in `bytes`, if it is complete, and returns the bytes
+/// after it.
+pub(crate) fn split_first(bytes: &[u8]) -> Option<(TensorBoardEvent, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<8>()?;
     let (crc, rest) = rest.split_first_chunk::<4>()?;
     if masked_crc(length) != u32::from_le_bytes(*crc) {
@@ -124,10 +181,11 @@ pub(crate) fn first(bytes: &[u8]) -> Option<TensorBoardEvent> {
     }
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
     let (message, rest) = rest.split_at_checked(length)?;
-    if masked_crc(message) != u32::from_le_bytes(*rest.first_chunk()?) {
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    if masked_crc(message) != u32::from_le_bytes(*crc) {
         return None;
     }
-    TensorBoardEvent::decode(message).ok()
+    Some((TensorBoardEvent::decode(message).ok()?, rest))
 }
 
 /// Returns the masked CRC-32C. TensorBoard rotates and offsets stored checksums, because the CRC of
