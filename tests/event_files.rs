@@ -269,3 +269,113 @@ fn metrics_csv_equals_metrics_jsonl() {
     }
     assert_eq!(epochs, 2);
 }
+
+/// A histogram as TensorBoard reads it.
+#[derive(Debug)]
+struct Histogram {
+    epoch: u64,
+    min: f64,
+    max: f64,
+    count: f64,
+    sum: f64,
+    limits: Vec<f64>,
+    counts: Vec<f64>,
+}
+
+fn double(bytes: &[u8]) -> f64 {
+    f64::from_le_bytes(bytes.try_into().unwrap())
+}
+
+/// Reads the histograms of a run by their tags.
+fn histograms(run: &Run) -> BTreeMap<String, Vec<Histogram>> {
+    let directory = run.path("tensorboard/histograms");
+    let names = names_in(&directory);
+    assert_eq!(names.len(), 1, "{names:?}");
+    let file = fs::read(directory.join(&names[0])).unwrap();
+    let mut histograms: BTreeMap<String, Vec<Histogram>> = BTreeMap::new();
+    for message in &messages(&file)[1..] {
+        let event = fields(message);
+        let Some(&(_, Field::Number(epoch))) = event.iter().find(|(number, _)| *number == 2) else {
+            panic!("{event:?}")
+        };
+        for (_, value) in fields(bytes(&event, 5).unwrap()) {
+            let Field::Bytes(value) = value else {
+                panic!("{value:?}")
+            };
+            let value = fields(value);
+            let tag = String::from_utf8(bytes(&value, 1).unwrap().to_vec()).unwrap();
+            let histogram = fields(bytes(&value, 5).unwrap());
+            // A field of the value 0 is left out.
+            let number = |field| bytes(&histogram, field).map_or(0.0, double);
+            let list = |field| {
+                bytes(&histogram, field)
+                    .unwrap()
+                    .chunks(8)
+                    .map(double)
+                    .collect()
+            };
+            histograms.entry(tag).or_default().push(Histogram {
+                epoch,
+                min: number(1),
+                max: number(2),
+                count: number(3),
+                sum: number(4),
+                limits: list(6),
+                counts: list(7),
+            });
+        }
+    }
+    histograms
+}
+
+#[test]
+fn histograms_are_recorded_on_request_and_change_no_bit() {
+    let plain = new_run("");
+    finished(plain.start());
+    assert!(!plain.path("tensorboard/histograms").exists());
+    let run = new_run("");
+    let mut program = run.start();
+    program.args(["--histograms", "2"]);
+    finished(program);
+    run.assert_same_end(&plain);
+
+    let all = histograms(&run);
+    let state = candle_core::safetensors::load(
+        run.path("training/state.safetensors"),
+        &candle_core::Device::Cpu,
+    );
+    let state = state.unwrap();
+    let mut weights = 0;
+    for (tag, histograms) in &all {
+        let epochs: Vec<u64> = histograms.iter().map(|histogram| histogram.epoch).collect();
+        assert_eq!(epochs, [2, 4, 6], "{tag}");
+        for histogram in histograms {
+            assert_eq!(
+                histogram.counts.iter().sum::<f64>(),
+                histogram.count,
+                "{tag}"
+            );
+            assert_eq!(histogram.limits.len(), histogram.counts.len(), "{tag}");
+            assert!(histogram.limits.len() <= 30, "{tag}");
+            assert!(histogram.limits.is_sorted(), "{tag}");
+            assert_eq!(histogram.limits.last(), Some(&histogram.max), "{tag}");
+            assert!(histogram.min <= histogram.max, "{tag}");
+        }
+        let last = &histograms[2];
+        let Some(name) = tag.strip_prefix("weights/") else {
+            let name = tag.strip_prefix("gradients/").unwrap();
+            assert!(all.contains_key(&format!("weights/{name}")), "{name}");
+            continue;
+        };
+        // The state has the weights after the last epoch.
+        let tensor = &state[&format!("parameters.{name}")];
+        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        let sum: f64 = values.iter().map(|&value| f64::from(value)).sum();
+        assert_eq!(last.count, values.len() as f64, "{name}");
+        assert!((last.sum - sum).abs() < 1e-9, "{name}: {} {sum}", last.sum);
+        weights += values.len();
+    }
+    assert!(weights > 1000, "{weights}");
+    let gradients = all.keys().filter(|tag| tag.starts_with("gradients/"));
+    assert_eq!(2 * gradients.count(), all.len());
+}

@@ -2,7 +2,8 @@
 
 usage: python tensorboard_read.py RUN...
 
-Prints every curve, and ends with an error when a number differs from metrics.jsonl's by more than a float32 rounds.
+Prints every curve and, if there are histograms, their epochs. Ends with an error when a number differs from
+metrics.jsonl's by more than a float32 rounds, or a histogram's counts do not add up.
 Needs `tensorboard`.
 """
 import json
@@ -35,7 +36,26 @@ def compare(run):
         for (_, value), epoch in zip(found, epochs):
             largest = max(largest, abs(value - epoch[name]) / max(abs(epoch[name]), 1e-30))
     print(f"{run}: {len(curves)} curves, {len(epochs)} epochs, largest relative difference {largest:.2e}")
+    histograms(run)
     return largest
+
+
+def histograms(run):
+    """Checks the histograms of a run that has some: counts, and the sums of the weights."""
+    folder = run / "tensorboard" / "histograms"
+    if not folder.exists():
+        return
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0})
+    events.Reload()
+    tags = sorted(events.Tags()["histograms"])
+    for tag in tags:
+        for point in events.Histograms(tag):
+            value = point.histogram_value
+            if sum(value.bucket) != value.num or value.bucket_limit[-1] != value.max or value.min > value.max:
+                sys.exit(f"{run}: {tag} of epoch {point.step} is inconsistent: {value}")
+    steps = [point.step for point in events.Histograms(tags[0])]
+    weights = sum(events.Histograms(tag)[-1].histogram_value.num for tag in tags if tag.startswith("weights/"))
+    print(f"{run}: {len(tags)} histograms of epochs {steps}, {weights:.0f} weights")
 
 
 if __name__ == "__main__":

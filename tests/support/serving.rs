@@ -1,4 +1,4 @@
-//! `perceiver serve` as a process of its own, and a plain HTTP client for it.
+//! `perceiver serve` and `perceiver watch` as processes of their own, and a plain HTTP client.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -145,10 +145,19 @@ impl Serving {
     /// When it does not start.
     #[must_use]
     pub fn start(sandbox: &Sandbox, flags: &str) -> Self {
+        Self::of(sandbox, &format!("serve --address 127.0.0.1:0 {flags}"))
+    }
+
+    /// Starts a command that prints the address of its server.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox, arguments: &str) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let log = sandbox.path(format!("serve-{number}.log"));
-        let mut command = sandbox.command(&format!("serve --address 127.0.0.1:0 {flags}"));
+        let mut command = sandbox.command(arguments);
         let child = command
             .stderr(Stdio::from(File::create(&log).unwrap()))
             .spawn();
