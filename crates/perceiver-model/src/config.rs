@@ -89,11 +89,11 @@ pub struct PerceiverConfig {
     /// over channels, a GELU. The example has no stem.
     pub stem_units: Vec<usize>,
     /// Whether a stem layer convolves at every point and then takes the maximum of every 2 x 2
-    /// points, instead of convolving at every other point.
+    /// points, instead of convolving at every other point. No effect without a stem.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stem_pooling: bool,
     /// Number of residual blocks after each stem layer: a 3 x 3 convolution, a layer norm over
-    /// channels and a GELU, added to their input.
+    /// channels and a GELU, added to their input. No effect without a stem.
     #[serde(skip_serializing_if = "is_zero")]
     pub stem_blocks: usize,
     /// Height and width of a patch, in pixels or in points of the stem's output; 1 makes each a
@@ -308,13 +308,6 @@ impl PerceiverConfig {
                     ),
                 ),
             });
-        }
-        if self.stem_units.is_empty() && (self.stem_pooling || self.stem_blocks > 0) {
-            return Err(disagreement(
-                "stem_pooling and stem_blocks",
-                "a stem, that is, one or more stem_units",
-                format!("{} and {} without any", self.stem_pooling, self.stem_blocks),
-            ));
         }
         if !self.projection_dim.is_multiple_of(self.num_cross_heads) {
             return Err(disagreement(
@@ -615,12 +608,6 @@ mod tests {
                 .contains("a width that is a multiple of the number of heads")
         );
         assert!(refusal(|c| c.num_cross_attends = 3).contains("no more cross attentions"));
-        assert_eq!(
-            refusal(|c| c.stem_blocks = 2),
-            "model configuration: stem_pooling and stem_blocks: expected a stem, that is, one or more stem_units, found \
-             false and 2 without any"
-        );
-        assert!(refusal(|c| c.stem_pooling = true).contains("expected a stem"));
     }
 
     #[test]
