@@ -81,7 +81,7 @@ fn conv2d_in(
 fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, side: usize) -> Result<()> {
     let (_, _, _, channels) = x.dims4()?;
     let (outputs, inputs) = weight.dims2()?;
-    let fits = side.is_multiple_of(2).then_some(()).is_none() && inputs == side * side * channels;
+    let fits = !side.is_multiple_of(2) && inputs == side * side * channels;
     if !fits || bias.dims() != [outputs] || x.elem_count() == 0 {
         bail!(
             "conv2d: shapes {:?}, {:?} and {:?} do not fit a kernel of side {side}: expected an odd side and [batch, H, W, \
