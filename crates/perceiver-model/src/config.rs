@@ -90,11 +90,9 @@ pub struct PerceiverConfig {
     pub stem_units: Vec<usize>,
     /// Whether a stem layer convolves at every point and then takes the maximum of every 2 x 2
     /// points, instead of convolving at every other point. No effect without a stem.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stem_pooling: bool,
     /// Number of residual blocks after each stem layer: a 3 x 3 convolution, a layer norm over
     /// channels and a GELU, added to their input. No effect without a stem.
-    #[serde(skip_serializing_if = "is_zero")]
     pub stem_blocks: usize,
     /// Height and width of a patch, in pixels or in points of the stem's output; 1 makes each a
     /// token.
@@ -178,14 +176,6 @@ impl Default for PerceiverConfig {
             layer_norm_epsilon: 1e-6,
         }
     }
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_zero(count: &usize) -> bool {
-    *count == 0
 }
 
 impl PerceiverConfig {

@@ -181,6 +181,68 @@ proptest! {
     }
 }
 
+/// Weights of absorbed attention of two heads to tokens of width 10.
+fn absorbed_weights(seed: u64, width: usize) -> [Var; 2] {
+    let query = variable(seed, &[width + 1, 2 * 10]);
+    [query, variable(seed + 1, &[2 * 10 + 2 + 1, 7])]
+}
+
+const TWO_HEADS: Attention = Attention {
+    heads: 2,
+    scale: 0.7,
+    dropout: 0.0,
+    mode: Mode::Inference,
+};
+
+/// More queries and keys than are computed together, of other tokens and of themselves.
+#[test]
+fn attention_of_many_tokens() {
+    let (x, tokens) = (variable(1, &[1, 150, 6]), variable(2, &[1, 301, 10]));
+    let [query, output] = absorbed_weights(3, 6);
+    same(&[x, tokens, query, output], |t| {
+        let weights = AbsorbedWeights::new(&t[2], &t[3])?;
+        absorbed_attention(&t[0], &t[1], &weights, TWO_HEADS)
+    });
+    let [query, output] = absorbed_weights(5, 10);
+    same(&[variable(7, &[2, 150, 10]), query, output], |t| {
+        let weights = AbsorbedWeights::new(&t[1], &t[2])?;
+        absorbed_attention(&t[0], &t[0], &weights, TWO_HEADS)
+    });
+}
+
+/// Sums in 16 bits have one order, whatever the number of threads.
+#[test]
+fn values_and_gradients_in_bf16_do_not_depend_on_threads() {
+    let bits = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build().unwrap().install(|| {
+            let narrow = |x: Var| x.to_dtype(DType::BF16).unwrap();
+            let x = variable(1, &[5, 150, 10]);
+            let [query, output] = absorbed_weights(2, 10);
+            let [weight, bias] = [variable(4, &[10, 7]), variable(5, &[10])];
+            let inputs = [&x, &query, &output, &weight, &bias].map(Clone::clone);
+            let [there, q, o, w, b] = inputs.clone().map(narrow);
+            let weights = AbsorbedWeights::new(&q, &o).unwrap();
+            let mode = Mode::Training(RngKey::new(6));
+            let how = Attention {
+                dropout: 0.2,
+                mode,
+                ..TWO_HEADS
+            };
+            let read = absorbed_attention(&there, &there, &weights, how).unwrap();
+            let y = gelu(&linear(&read, &w, &b).unwrap()).unwrap();
+            let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            let gradients = inputs
+                .iter()
+                .map(|input| values(gradients.get(input).unwrap()));
+            let all: Vec<f32> = gradients.flatten().chain(values(&y)).collect();
+            all.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        })
+    };
+    let expected = bits(1);
+    assert!(bits(2) == expected && bits(5) == expected);
+}
+
 /// Returns the CPU, and a GPU if built for one.
 fn devices() -> Vec<Device> {
     let mut devices: Vec<Device> = targets().into_iter().map(|(device, ..)| device).collect();

@@ -59,13 +59,14 @@ pub fn max_pool_composed(x: &Tensor) -> Result<Tensor> {
 }
 
 vectorised! {
-    /// Computes the maxima of `left` and `right` `[SIDE, channels]`, two lines below each other.
+    /// Computes the maxima of the columns of `above` and `below` `[SIDE, channels]`, two lines.
     fn maxima(above: &[f32], below: &[f32], y: &mut [f32]) {
         let channels = y.len();
         let (above, below) = (above.split_at(channels), below.split_at(channels));
-        for at in 0..channels {
-            let first = above.0[at].max(above.1[at]);
-            y[at] = first.max(below.0[at].max(below.1[at]));
+        let above = above.0.iter().zip(above.1);
+        let windows = above.zip(below.0.iter().zip(below.1));
+        for (y, ((a, b), (c, d))) in y.iter_mut().zip(windows) {
+            *y = a.max(*b).max(c.max(*d));
         }
     }
 
@@ -74,14 +75,21 @@ vectorised! {
         let channels = dy.len();
         let (above, below) = (above.split_at(channels), below.split_at(channels));
         let (to_above, to_below) = (to_above.split_at_mut(channels), to_below.split_at_mut(channels));
-        for at in 0..channels {
-            let [a, b, c, d] = [above.0[at], above.1[at], below.0[at], below.1[at]];
-            let most = a.max(b).max(c.max(d));
-            let of = |is_first: bool| if is_first { dy[at] } else { 0.0 };
-            to_above.0[at] = of(a == most);
-            to_above.1[at] = of(a != most && b == most);
-            to_below.0[at] = of(a != most && b != most && c == most);
-            to_below.1[at] = of(a != most && b != most && c != most);
+        let above = above.0.iter().zip(above.1);
+        let windows = above.zip(below.0.iter().zip(below.1));
+        let to_above = to_above.0.iter_mut().zip(to_above.1);
+        let to_windows = to_above.zip(to_below.0.iter_mut().zip(to_below.1));
+        let windows = dy.iter().zip(windows.zip(to_windows));
+        for (dy, (((a, b), (c, d)), ((to_a, to_b), (to_c, to_d)))) in windows {
+            let most = a.max(*b).max(c.max(*d));
+            let is_a = *a >= most;
+            let is_b = !is_a && *b >= most;
+            let is_c = !is_a && !is_b && *c >= most;
+            let of = |is_first: bool| if is_first { *dy } else { 0.0 };
+            *to_a = of(is_a);
+            *to_b = of(is_b);
+            *to_c = of(is_c);
+            *to_d = of(!is_a && !is_b && !is_c);
         }
     }
 }
