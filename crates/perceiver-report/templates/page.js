@@ -130,7 +130,7 @@ class Chart {
     if (flat.length === 0) return;
     const range = (values, room) => {
       const [low, high] = values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
-      const half = high > low ? room * (high - low) : Math.max(Math.abs(low) / 2, 0.5);
+      const half = high > low ? room * (high - low) : Math.abs(low) / 2 || 0.5;
       return [low - half, high + half];
     };
     this.x = range(flat.map(([x]) => x), 0);
