@@ -3,9 +3,9 @@
 // usage: node report_pages.mjs MODULES OUTPUT PAGE...
 //
 // MODULES is a node_modules folder with axe-core and playwright-core; a PAGE is a file or an address of this machine.
-// OUTPUT gets screenshots at 1280 and 390 pixels in both themes, one without JavaScript, and the page on paper. Fails on
-// a serious violation, a console message, a request to elsewhere, and a page wider than its window. CHROMIUM names the
-// browser, /usr/bin/chromium if it is not set.
+// OUTPUT gets screenshots at 1280 and 390 pixels in both themes, one with logarithmic scales, one without JavaScript, and
+// the page on paper. Fails on a serious violation, a console message, a request to elsewhere, a page wider than its
+// window, and a chart that lacks values on a logarithmic scale. CHROMIUM names the browser, /usr/bin/chromium if it is not set.
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, dirname, join, resolve } from "node:path";
@@ -20,6 +20,22 @@ mkdirSync(output, { recursive: true });
 const QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const SERIOUS = ["serious", "critical"];
 const findings = [];
+
+// Turns the logarithmic scale on, and returns the charts that lack a value or a readout then.
+function incompleteCharts() {
+  for (const box of document.querySelectorAll(".controls input[name=log]")) box.click();
+  const lacks = ({ chart }) => {
+    const values = chart.data.curves.flatMap(({ points }) => points.filter(([x, y]) => x !== null && y !== null && Math.abs(y) <= 1e100)).length;
+    const lines = [...chart.svg.querySelectorAll(".line:not(.faint)")];
+    const drawn = lines.reduce((sum, line) => sum + line.points.numberOfItems, 0);
+    chart.key(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+    const isRead = values === 0 || chart.output.textContent !== "";
+    chart.hide();
+    return drawn !== values || !isRead;
+  };
+  const charts = [...document.querySelectorAll(".chart")].filter(({ chart }) => chart && chart.options.log);
+  return charts.filter(lacks).map((figure) => figure.querySelector("figcaption").textContent.trim());
+}
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: QUIET });
 for (const page of pages) {
@@ -54,13 +70,17 @@ for (const page of pages) {
       await tab.context().close();
     }
   }
+  const scales = await open({ viewport: { width: 1280, height: 900 } }, "logarithmic scale");
+  findings.push(...(await scales.evaluate(incompleteCharts)).map((chart) => `${name}: values missing on a logarithmic scale: ${chart}`));
+  await scales.screenshot({ path: join(output, `${name}-logarithmic.png`), fullPage: true });
+  await scales.context().close();
   const plain = await open({ javaScriptEnabled: false, viewport: { width: 1280, height: 900 } }, "without JavaScript");
   await plain.screenshot({ path: join(output, `${name}-plain.png`), fullPage: true });
   await plain.context().close();
   const paper = await open({ viewport: { width: 1280, height: 900 } }, "on paper");
   await paper.pdf({ path: join(output, `${name}.pdf`), format: "A4" });
   await paper.context().close();
-  console.log(`${name}: opened 6 times`);
+  console.log(`${name}: opened 7 times`);
 }
 await browser.close();
 for (const finding of findings) console.log(finding);

@@ -85,7 +85,13 @@ class Chart {
     this.x = [left, right];
     this.y = [bottom, top];
     this.svg.append(this.cursor);
+    this.isPositive = this.data.curves.every(({ points }) => points.every(([, y]) => y === null || y > 0));
     this.curves = this.points();
+  }
+
+  // A value of 0 or less has no logarithm: a chart with one stays linear, and says so.
+  get isLog() {
+    return this.options.log && this.isPositive;
   }
 
   // Takes the values of a newer figure, and keeps the axes and the readout as they are set.
@@ -101,38 +107,39 @@ class Chart {
   }
 
   points() {
-    const { unit, log } = this.options;
+    const { unit } = this.options;
     const isEpoch = this.data.x === "epoch";
     return this.data.curves.map((curve) => curve.points
       .map(([x, y], at) => [isEpoch ? converted(curve, x, unit) : x, y, at])
-      .filter(([x, y]) => x !== null && y !== null && Math.abs(y) <= 1e100 && (!log || y > 0)));
+      .filter(([x, y]) => x !== null && y !== null && Math.abs(y) <= 1e100));
   }
 
   at(x, y) {
     const [left, top, right, bottom] = this.box;
-    const value = this.options.log ? Math.log10(y) : y;
+    const value = this.isLog ? Math.log10(y) : y;
     return [left + ((x - this.x[0]) / (this.x[1] - this.x[0])) * (right - left),
       bottom - ((value - this.y[0]) / (this.y[1] - this.y[0])) * (bottom - top)];
   }
 
   redraw(options) {
     this.options = options;
+    const { isLog } = this;
     this.curves = this.points();
     const flat = this.curves.flat();
     this.hide();
     if (flat.length === 0) return;
     const range = (values, room) => {
       const [low, high] = values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
-      const half = high > low ? room * (high - low) : Math.max(Math.abs(low) / 2, 0.5);
+      const half = high > low ? room * (high - low) : Math.abs(low) / 2 || 0.5;
       return [low - half, high + half];
     };
     this.x = range(flat.map(([x]) => x), 0);
-    const intervals = this.data.curves.flatMap((curve) => (curve.intervals || []).flat()).filter((y) => y !== null && (!options.log || y > 0));
-    this.y = range(flat.map(([, y]) => y).concat(intervals).map((y) => (options.log ? Math.log10(y) : y)), 0.05);
+    const intervals = this.data.curves.flatMap((curve) => (curve.intervals || []).flat()).filter((y) => y !== null && (!isLog || y > 0));
+    this.y = range(flat.map(([, y]) => y).concat(intervals).map((y) => (isLog ? Math.log10(y) : y)), 0.05);
     const [left, top, right, bottom] = this.box;
     const parts = [];
     const place = (value) => bottom - ((value - this.y[0]) / (this.y[1] - this.y[0])) * (bottom - top);
-    for (const [value, label] of options.log ? logTicks(this.y) : ticks(this.y, 6)) {
+    for (const [value, label] of isLog ? logTicks(this.y) : ticks(this.y, 6)) {
       parts.push(`<line class="grid" x1="${left}" x2="${right}" y1="${place(value)}" y2="${place(value)}"/><text class="axis" x="${left - 8}" y="${place(value) + 4}" text-anchor="end">${label}</text>`);
     }
     for (const [value, label] of ticks(this.x, 8)) {
@@ -146,7 +153,7 @@ class Chart {
     this.curves.forEach((points, index) => {
       const ends = this.data.curves[index].intervals;
       if (ends) {
-        const clip = (y) => (options.log ? Math.max(y, 1e-12) : y);
+        const clip = (y) => (isLog ? Math.max(y, 1e-12) : y);
         const outline = points.map(([x, , at]) => [x, clip(ends[at][0])]).concat(points.map(([x, , at]) => [x, clip(ends[at][1])]).reverse());
         parts.push(`<polygon class="band fill-${index + 1}" points="${path(outline)}"/>`);
       }
@@ -158,6 +165,7 @@ class Chart {
       const [x] = this.at(converted({ timeline: 0 }, epoch, options.unit), 1);
       parts.push(`<g class="mark"><title>${escaped(text)}</title><line x1="${x}" x2="${x}" y1="${top}" y2="${bottom}"/><path d="M${x} ${top}l-6 -10h12z"/></g>`);
     });
+    if (options.log && !isLog) parts.push(`<text class="axis" x="${right}" y="${top - 3}" text-anchor="end">linear: has values of 0 or less</text>`);
     this.svg.innerHTML = parts.join("");
     this.svg.append(this.cursor);
   }

@@ -5,6 +5,8 @@
 
 mod curves;
 mod draw;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Stderr, Write};
 use std::sync::atomic::{AtomicBool, Ordering};

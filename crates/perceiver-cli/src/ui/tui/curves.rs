@@ -24,16 +24,18 @@ impl Plot {
             let wider = |[low, high]: [f64; 2], at: f64| [low.min(at), high.max(at)];
             (wider(x, point.0), wider(y, point.1))
         });
-        let room = |[low, high]: [f64; 2], share: f64| {
-            let half = if high > low {
-                share * (high - low)
-            } else {
-                (high.abs() / 2.0).max(0.5)
-            };
-            [low - half, high + half]
-        };
-        (x[0] <= x[1]).then(|| ([x[0].min(0.0), room(x, 0.0)[1].max(x[1])], room(y, 0.05)))
+        (x[0] <= x[1]).then(|| ([0.0, if x[1] > 0.0 { x[1] } else { 1.0 }], with_room(y)))
     }
+}
+
+/// Adds a twentieth to both ends of a range, and half of its value to both sides of a single one.
+fn with_room([low, high]: [f64; 2]) -> [f64; 2] {
+    let room = match (low, high) {
+        _ if high > low => 0.05 * (high - low),
+        (0.0, _) => 0.5,
+        _ => low.abs() / 2.0,
+    };
+    [low - room, high + room]
 }
 
 /// A value that a chart can show.
@@ -66,25 +68,25 @@ fn of_steps(
 /// Returns the charts of a run, the most important first.
 pub(super) fn plots(run: &Run) -> [Plot; 6] {
     let loss = if run.steps.is_empty() {
-        of_epochs("training", run, |epoch| epoch.loss)
+        of_epochs("train", run, |epoch| epoch.loss)
     } else {
-        of_steps("training", run, |step| Some(step.loss))
+        of_steps("train", run, |step| Some(step.loss))
     };
     [
         Plot {
             title: "loss (nats)",
-            curves: vec![loss, of_epochs("validation", run, |epoch| epoch.val_loss)],
+            curves: vec![loss, of_epochs("val", run, |epoch| epoch.val_loss)],
         },
         Plot {
             title: "accuracy (%)",
             curves: vec![
-                of_epochs("training", run, |epoch| 100.0 * epoch.acc),
-                of_epochs("validation", run, |epoch| 100.0 * epoch.val_acc),
+                of_epochs("train", run, |epoch| 100.0 * epoch.acc),
+                of_epochs("val", run, |epoch| 100.0 * epoch.val_acc),
             ],
         },
         Plot {
             title: "speed (images/s)",
-            curves: vec![of_epochs("training", run, |epoch| epoch.images_per_second)],
+            curves: vec![of_epochs("train", run, |epoch| epoch.images_per_second)],
         },
         Plot {
             title: "learning rate",
@@ -132,7 +134,11 @@ mod tests {
         };
         assert_eq!(plot(Vec::new()).ranges(), None);
         let (x, y) = plot(vec![(1.0, 2.0)]).ranges().unwrap();
-        assert!(x[0] < x[1] && y[0] < 2.0 && y[1] > 2.0, "{x:?} {y:?}");
+        assert_eq!((x, y), ([0.0, 1.0], [1.0, 3.0]));
+        let constant = plot(vec![(1.0, 1e-3), (2.0, 1e-3)]).ranges();
+        assert_eq!(constant, Some(([0.0, 2.0], [5e-4, 1.5e-3])));
+        let (x, y) = plot(vec![(0.0, 0.0)]).ranges().unwrap();
+        assert_eq!((x, y), ([0.0, 1.0], [-0.5, 0.5]));
         let (x, y) = plot(vec![(1.0, 0.0), (4.0, 10.0)]).ranges().unwrap();
         assert_eq!((x, y), ([0.0, 4.0], [-0.5, 10.5]));
     }

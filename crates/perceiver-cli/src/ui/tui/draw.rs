@@ -136,14 +136,17 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, measurements: V
         Span::raw("  "),
         Span::raw(line(&snapshot.position())),
     ]);
-    frame.render_widget(Paragraph::new(text), title);
-    let share = snapshot.share();
-    let label = share.map_or(String::new(), |share| format!("{:.0}%", 100.0 * share));
-    let gauge = Gauge::default()
-        .ratio(share.unwrap_or(0.0).clamp(0.0, 1.0))
-        .label(label)
-        .gauge_style(Style::new().fg(state));
-    frame.render_widget(gauge, bar);
+    let text = Paragraph::new(text).wrap(Wrap { trim: true });
+    if let Some(share) = snapshot.share() {
+        frame.render_widget(text, title);
+        let gauge = Gauge::default()
+            .ratio(share.clamp(0.0, 1.0))
+            .label(format!("{:.0}%", 100.0 * share))
+            .gauge_style(Style::new().fg(state));
+        frame.render_widget(gauge, bar);
+    } else {
+        frame.render_widget(text, title.union(bar)); // how to resume may need two lines
+    }
     frame.render_widget(Paragraph::new(measurements), values);
 }
 
@@ -160,8 +163,8 @@ fn draw_charts(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) {
     let rows = (area.height / CHART.1).clamp(1, most_rows);
     let lines = Layout::vertical((0..rows).map(|_| Constraint::Fill(1))).split(area);
     let mut places = lines.iter().flat_map(|&line| {
-        let places = Layout::horizontal((0..columns).map(|_| Constraint::Fill(1))).split(line);
-        places.to_vec()
+        let columns = Layout::horizontal((0..columns).map(|_| Constraint::Fill(1)));
+        columns.spacing(2).split(line).to_vec()
     });
     for plot in &plots {
         let Some(place) = places.next() else {
@@ -177,7 +180,9 @@ fn draw_chart(frame: &mut Frame<'_>, area: Rect, plot: &Plot) {
     if several {
         for (curve, color) in plot.curves.iter().zip(CURVES) {
             let last = curve.points.last();
-            let last = last.map_or(String::new(), |(_, value)| format!(" {value:.3}"));
+            let last = last.map_or(String::new(), |&(_, value)| {
+                format!(" {value:.*}", if value.abs() < 10.0 { 3 } else { 2 })
+            });
             title.push(Span::styled(
                 format!("  {}{last}", curve.name),
                 Style::new().fg(color),
@@ -211,8 +216,12 @@ fn draw_bottom(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) {
     let block = Block::new().borders(Borders::TOP).border_style(quiet());
     let rows = usize::from(area.height.saturating_sub(1));
     if let Some(log) = view.log {
-        let lines = log.iter().skip(log.len().saturating_sub(rows));
-        let lines: Vec<Line<'_>> = lines.map(|text| Line::from(without_colors(text))).collect();
+        let newest = log.iter().skip(log.len().saturating_sub(rows));
+        let lines: Vec<String> = newest
+            .flat_map(|text| wrapped(&without_colors(text), usize::from(area.width)))
+            .collect();
+        let lines = &lines[lines.len().saturating_sub(rows)..];
+        let lines: Vec<Line<'_>> = lines.iter().map(|line| Line::from(&line[..])).collect();
         let text = Paragraph::new(lines).block(block.title("log"));
         return frame.render_widget(text, area);
     }
@@ -228,6 +237,22 @@ fn draw_bottom(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) {
         Paragraph::new(lines).block(block.title("last epochs, * has the lowest validation loss")),
         area,
     );
+}
+
+/// Breaks a log line between words into lines of at most `width` characters, the later ones indented.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    const INDENT: &str = "      "; // as wide as the level
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        if line.chars().count() + word.trim_end().chars().count() <= width || line.trim().is_empty()
+        {
+            line.push_str(word);
+        } else {
+            lines.push(format!("{INDENT}{word}"));
+        }
+    }
+    lines
 }
 
 fn epoch_row(epoch: &EpochMetrics, is_kept: bool) -> String {
