@@ -1,11 +1,14 @@
 //! Readers of checkpoints and runs.
 
 use std::fs;
+use std::io::{Cursor, Write};
 
 use candle_core::Device;
 use perceiver_data::{Image, TransformersPreprocessing};
 use perceiver_model::read_pytorch;
 use perceiver_train::{Checkpoint, CheckpointConfig, Recipe, RunDirectory, TrainingState};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
 use crate::sealed::sealed;
 
@@ -42,15 +45,35 @@ pub fn weights(input: &[u8]) -> bool {
     open(input.to_vec()) | sealed(input).is_some_and(open)
 }
 
-/// Reads a `pytorch_model.bin`, of which no code may run.
+/// Reads a `pytorch_model.bin`, of which no code may run. An input that begins as a pickle does is
+/// also read as that of an archive with valid checksums.
 ///
 /// # Panics
 /// If its file cannot be written, or the reader has a bug.
 pub fn pytorch(input: &[u8]) -> bool {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("pytorch_model.bin");
-    fs::write(&path, input).unwrap();
-    read_pytorch(path).is_ok()
+    let read = |file: &[u8]| {
+        fs::write(&path, file).unwrap();
+        read_pytorch(&path).is_ok()
+    };
+    read(input) | (input.starts_with(b"\x80") && read(&pytorch_archive(input)))
+}
+
+/// Returns a `pytorch_model.bin` with this pickle and two storages of 24 bytes.
+fn pytorch_archive(pickle: &[u8]) -> Vec<u8> {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let storage = &[9; 24][..];
+    for (name, content) in [
+        ("data.pkl", pickle),
+        ("data/0", storage),
+        ("data/1", storage),
+    ] {
+        archive.start_file(name, stored).unwrap();
+        archive.write_all(content).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
 }
 
 /// Reads a `preprocessor_config.json` of transformers, and preprocesses an image as it says if that

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 use perceiver_files::{open_regular, read_limited};
@@ -24,7 +25,7 @@ const MOST_PICKLE_BYTES: u64 = 4 << 20;
 #[derive(Clone, Debug, PartialEq)]
 struct StoredTensor {
     /// Name of the storage.
-    storage: String,
+    storage: Rc<str>,
     dtype: DType,
     /// Index of the first value in the storage.
     offset: usize,
@@ -66,20 +67,28 @@ fn read(path: &Path) -> Result<HashMap<String, Tensor>, String> {
         &format!("{folder}data.pkl"),
         MOST_PICKLE_BYTES,
     )?;
+    let mut entries = pickle::state_dict(&text)?;
+    entries.sort_by(|(_, one), (_, other)| one.storage.cmp(&other.storage));
     let mut tensors = HashMap::new();
-    let mut rest = size;
-    for (name, stored) in pickle::state_dict(&text)? {
-        let named = |finding: String| format!("{name}: {finding}");
-        // Several tensors may share a storage; without a limit, a short file could fill memory.
-        rest = stored
-            .byte_count()
-            .and_then(|bytes| rest.checked_sub(bytes as u64))
-            .ok_or_else(|| named("the tensors are larger than the file".to_string()))?;
-        let storage = format!("{folder}data/{}", stored.storage);
-        let storage = entry(&mut archive, &storage, size).map_err(named)?;
-        let tensor = stored.load(&storage).map_err(named)?;
-        if tensors.insert(name.clone(), tensor).is_some() {
-            return Err(named("found twice".to_string()));
+    // Several tensors may share a storage, and several storages the bytes of the archive; without
+    // limits, a short file could fill memory or take hours.
+    let (mut rest, mut unread) = (size, size);
+    for views in entries.chunk_by(|(_, one), (_, other)| one.storage == other.storage) {
+        let (first, view) = &views[0];
+        let storage = format!("{folder}data/{}", view.storage);
+        let storage = entry(&mut archive, &storage, unread)
+            .map_err(|finding| format!("{first}: {finding}"))?;
+        unread -= storage.len() as u64;
+        for (name, stored) in views {
+            let named = |finding: String| format!("{name}: {finding}");
+            rest = stored
+                .byte_count()
+                .and_then(|bytes| rest.checked_sub(bytes as u64))
+                .ok_or_else(|| named("the tensors are larger than the file".to_string()))?;
+            let tensor = stored.load(&storage).map_err(named)?;
+            if tensors.insert(name.to_string(), tensor).is_some() {
+                return Err(named("found twice".to_string()));
+            }
         }
     }
     Ok(tensors)
@@ -101,10 +110,12 @@ fn entry(archive: &mut Archive, name: &str, limit: u64) -> Result<Vec<u8>, Strin
 }
 
 impl StoredTensor {
-    /// Returns the number of values; `None` on overflow.
+    /// Returns the number of values; `None` on overflow, also of the sides beside an empty one:
+    /// candle multiplies them for the strides.
     fn count(&self) -> Option<usize> {
-        let mut sides = self.shape.iter();
-        sides.try_fold(1_usize, |count, &side| count.checked_mul(side))
+        let mut sides = self.shape.iter().filter(|side| **side > 0);
+        let count = sides.try_fold(1_usize, |count, &side| count.checked_mul(side))?;
+        Some(if self.shape.contains(&0) { 0 } else { count })
     }
 
     fn byte_count(&self) -> Option<usize> {
@@ -170,11 +181,13 @@ impl StoredTensor {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn stored(offset: usize, shape: &[usize], strides: &[usize]) -> StoredTensor {
         StoredTensor {
-            storage: "0".to_string(),
+            storage: "0".into(),
             dtype: DType::F32,
             offset,
             shape: shape.to_vec(),
@@ -204,6 +217,16 @@ mod tests {
         assert_eq!(load(&stored(11, &[], &[])).unwrap(), [11.0]);
         assert_eq!(load(&stored(4, &[1, 2], &[9, 1])).unwrap(), [4.0, 5.0]);
         assert_eq!(load(&stored(3, &[3], &[0])).unwrap(), [3.0; 3]);
+        assert!(load(&stored(12, &[2, 0], &[1, 1])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn empty_tensors_of_any_sides_are_loaded_or_rejected() {
+        let half = 1 << (usize::BITS / 2);
+        for shape in [[0, half, half], [half, half, 0], [half, 0, half]] {
+            let error = load(&stored(0, &shape, &[1, 1, 1])).unwrap_err();
+            assert!(error.contains("overflows"), "{error}");
+        }
     }
 
     #[test]
@@ -234,5 +257,70 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// Pushes a name and a tensor of the first value of a storage.
+    fn entry_in_pickle(name: u8, storage: u8) -> Vec<u8> {
+        let call = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage";
+        let class = b"ctorch\nFloatStorage\nX\x01\x00\x00\x00";
+        let rest = b"tQK\x00K\x01\x85K\x01\x85tR";
+        let name = [&b"X\x01\x00\x00\x00"[..], &[name]].concat();
+        [&name[..], call, class, &[storage], rest].concat()
+    }
+
+    #[test]
+    fn storages_that_share_the_bytes_of_the_archive_are_rejected() {
+        let pickle = [
+            &b"\x80\x02}("[..],
+            &entry_in_pickle(b'v', b'0'),
+            &entry_in_pickle(b'w', b'1'),
+            &entry_in_pickle(b'x', b'0'),
+            b"u.",
+        ];
+        let values = 7_f32.to_le_bytes().repeat(1000);
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let stored = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Stored);
+        let files = [
+            ("data.pkl", &pickle.concat()),
+            ("data/0", &values),
+            ("data/1", &values),
+        ];
+        for (name, content) in files {
+            archive.start_file(name, stored).unwrap();
+            archive.write_all(content).unwrap();
+        }
+        let whole = archive.finish().unwrap().into_inner();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pytorch_model.bin");
+        std::fs::write(&path, &whole).unwrap();
+        let tensors = read_pytorch(&path).unwrap();
+        assert_eq!(tensors.len(), 3);
+        for tensor in tensors.values() {
+            assert_eq!(tensor.to_vec1::<f32>().unwrap(), [7.0]);
+        }
+
+        // Without the second storage's bytes, and with its entry at those of the first.
+        let find = |text: &[u8]| whole.windows(text.len()).rposition(|window| window == text);
+        let start = whole
+            .windows(6)
+            .position(|window| window == b"data/1")
+            .unwrap()
+            - 30;
+        let directory_start = whole
+            .windows(4)
+            .position(|window| window == b"PK\x01\x02")
+            .unwrap();
+        let removed = directory_start - start;
+        let mut short = whole.clone();
+        let first = find(b"data/0").unwrap() - 46;
+        let second = find(b"data/1").unwrap() - 46;
+        short.copy_within(first + 42..first + 46, second + 42);
+        let end = find(b"PK\x05\x06").unwrap();
+        short[end + 16..end + 20].copy_from_slice(&(start as u32).to_le_bytes());
+        short.drain(start..start + removed);
+        std::fs::write(&path, &short).unwrap();
+        let error = read_pytorch(&path).unwrap_err().to_string();
+        assert!(error.contains("data/1 in the archive"), "{error}");
     }
 }

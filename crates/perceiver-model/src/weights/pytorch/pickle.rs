@@ -2,8 +2,8 @@
 //! nothing.
 //!
 //! Only the opcodes of pickle protocol 2 that such files use are known. Values are counted
-//! references, nested to a limited depth, so a hostile file takes memory in proportion to its
-//! length.
+//! references, nested to a limited depth, and what is copied has a limited length, so a hostile
+//! file takes memory in proportion to its length.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,8 +15,18 @@ use super::StoredTensor;
 /// The maximum depth of tuples in tuples; a state dict has three.
 const MOST_DEPTH: usize = 16;
 
+/// The maximum number of dimensions of a tensor. Each tensor has a copy of its shape, and a few
+/// bytes of a pickle make a tensor.
+const MOST_DIMENSIONS: usize = 8;
+
+/// The maximum length of a storage's name in bytes; `torch.save` numbers them.
+const MOST_NAME_BYTES: usize = 64;
+
+/// The name of a tensor and its place.
+type Entry = (Rc<str>, Rc<StoredTensor>);
+
 /// Reads a state dict: the names of its tensors and their places.
-pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<(String, StoredTensor)>, String> {
+pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<Entry>, String> {
     let mut machine = Machine {
         input: pickle,
         stack: Vec::new(),
@@ -35,9 +45,7 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<(String, StoredTensor)>, S
     let entries = machine.entries.into_iter();
     entries
         .map(|(key, value)| match (key, value) {
-            (Value::Text(name), Value::Tensor(tensor)) => {
-                Ok((name.to_string(), Rc::unwrap_or_clone(tensor)))
-            }
+            (Value::Text(name), Value::Tensor(tensor)) => Ok((name, tensor)),
             (Value::Text(name), other) => Err(format!(
                 "{name}: expected a tensor, found {}",
                 other.describe()
@@ -64,8 +72,10 @@ enum Value {
     Dict,
     Storage(Rc<Storage>),
     Tensor(Rc<StoredTensor>),
+    /// An object of a class that is no tensor, by the name of the class.
+    Object(Rc<str>),
     /// Anything else, by its description.
-    Other(Rc<str>),
+    Other(&'static str),
 }
 
 /// A reference to a storage.
@@ -76,10 +86,6 @@ struct Storage {
 }
 
 impl Value {
-    fn other(description: &str) -> Self {
-        Self::Other(description.into())
-    }
-
     fn describe(&self) -> String {
         match self {
             Self::Int(_) => "a number".to_string(),
@@ -89,7 +95,8 @@ impl Value {
             Self::Dict => "a dictionary".to_string(),
             Self::Storage(_) => "a storage".to_string(),
             Self::Tensor(_) => "a tensor".to_string(),
-            Self::Other(description) => description.to_string(),
+            Self::Object(class) => format!("an object of {class}"),
+            Self::Other(description) => (*description).to_string(),
         }
     }
 
@@ -124,7 +131,14 @@ impl Value {
     }
 
     fn sizes(&self) -> Result<Vec<usize>, String> {
-        self.items()?.iter().map(Self::size).collect()
+        let items = self.items()?;
+        if items.len() > MOST_DIMENSIONS {
+            return Err(format!(
+                "expected a tensor of at most {MOST_DIMENSIONS} dimensions, found {} dimensions",
+                items.len()
+            ));
+        }
+        items.iter().map(Self::size).collect()
     }
 }
 
@@ -149,8 +163,8 @@ impl<'a> Machine<'a> {
             },
             b'.' => return Ok(false),
             b'(' => self.marks.push(self.stack.len()),
-            b'N' => self.stack.push(Value::other("None")),
-            0x88 | 0x89 => self.stack.push(Value::other("a truth value")),
+            b'N' => self.stack.push(Value::Other("None")),
+            0x88 | 0x89 => self.stack.push(Value::Other("a truth value")),
             b'K' => {
                 let [value] = self.bytes()?;
                 self.stack.push(Value::Int(value.into()));
@@ -166,7 +180,7 @@ impl<'a> Machine<'a> {
             0x8a => self.long()?,
             b'G' => {
                 let _number: [u8; 8] = self.bytes()?;
-                self.stack.push(Value::other("a number"));
+                self.stack.push(Value::Other("a number"));
             }
             b'X' => {
                 let length = u32::from_le_bytes(self.bytes()?);
@@ -178,7 +192,7 @@ impl<'a> Machine<'a> {
                 self.stack
                     .push(Value::Global(format!("{module}.{name}").into()));
             }
-            b']' => self.stack.push(Value::other("a list")),
+            b']' => self.stack.push(Value::Other("a list")),
             b'}' => self.stack.push(Value::Dict),
             b')' => self.stack.push(Value::tuple(Vec::new())?),
             0x85..=0x87 => {
@@ -299,7 +313,7 @@ impl<'a> Machine<'a> {
                 }
                 Ok(())
             }
-            [.., Value::Dict | Value::Other(_)] => Ok(()),
+            [.., Value::Dict | Value::Object(_) | Value::Other(_)] => Ok(()),
             _ => Err("found entries of no dictionary".to_string()),
         }
     }
@@ -314,6 +328,12 @@ fn storage(reference: &Value) -> Result<Storage, String> {
     let [_, Value::Global(class), Value::Text(name), ..] = reference.items()? else {
         return Err("expected a reference to a storage".to_string());
     };
+    if name.len() > MOST_NAME_BYTES {
+        return Err(format!(
+            "expected a storage's name of at most {MOST_NAME_BYTES} bytes, found {} bytes",
+            name.len()
+        ));
+    }
     let dtype = match &**class {
         "torch.FloatStorage" => DType::F32,
         "torch.DoubleStorage" => DType::F64,
@@ -351,14 +371,14 @@ fn call(function: &Value, arguments: &Value) -> Result<Value, String> {
                 return Err("found a tensor with more sizes than strides, or fewer".to_string());
             }
             Ok(Value::Tensor(Rc::new(StoredTensor {
-                storage: storage.name.to_string(),
+                storage: storage.name.clone(),
                 dtype: storage.dtype,
                 offset: offset.size()?,
                 shape,
                 strides,
             })))
         }
-        (name, _) => Ok(Value::Other(format!("an object of {name}").into())),
+        _ => Ok(Value::Object(name.clone())),
     }
 }
 
@@ -381,13 +401,13 @@ mod tests {
     fn tensors_are_described() {
         let entries = state_dict(&pickled(&tensor())).unwrap();
         let expected = StoredTensor {
-            storage: "0".to_string(),
+            storage: "0".into(),
             dtype: DType::F32,
             offset: 1,
             shape: vec![2, 3],
             strides: vec![3, 1],
         };
-        assert_eq!(entries, [("w".to_string(), expected)]);
+        assert_eq!(entries, [("w".into(), Rc::new(expected))]);
     }
 
     #[test]
@@ -436,5 +456,36 @@ mod tests {
                 .unwrap_err()
                 .contains("an object")
         );
+    }
+
+    #[test]
+    fn tensors_of_more_than_eight_dimensions_and_long_names_of_storages_are_rejected() {
+        let of = |name: &[u8], sizes: usize| {
+            let length = (name.len() as u32).to_le_bytes();
+            let head = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX";
+            let shape = [&b"("[..], &b"K\x01".repeat(sizes), b"t"].concat();
+            let parts = [head, &length[..], name, b"tQK\x00", &shape, &shape, b"tR"].concat();
+            state_dict(&pickled(&parts))
+        };
+        assert_eq!(of(b"0", 8).unwrap()[0].1.shape, [1; 8]);
+        let error = of(b"0", 9).unwrap_err();
+        assert!(error.contains("9 dimensions"), "{error}");
+        assert_eq!(of(&[b'0'; 64], 2).unwrap().len(), 1);
+        let error = of(&[b'0'; 65], 2).unwrap_err();
+        assert!(error.contains("65 bytes"), "{error}");
+    }
+
+    #[test]
+    fn names_and_tensors_that_a_pickle_repeats_are_not_copied() {
+        let twice = [
+            &b"\x80\x02}(X\x01\x00\x00\x00wq\x01"[..],
+            &tensor(),
+            b"q\x02h\x01h\x02u.",
+        ];
+        let entries = state_dict(&twice.concat()).unwrap();
+        let [(first, tensor), (second, same)] = &entries[..] else {
+            panic!("expected two entries, found {}", entries.len());
+        };
+        assert!(Rc::ptr_eq(first, second) && Rc::ptr_eq(tensor, same));
     }
 }
