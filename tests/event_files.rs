@@ -329,6 +329,7 @@ fn histograms(run: &Run) -> BTreeMap<String, Vec<Histogram>> {
 }
 
 #[test]
+#[allow(clippy::float_cmp)] // Counts are exact.
 fn histograms_are_recorded_on_request_and_change_no_bit() {
     let plain = new_run("");
     finished(plain.start());

@@ -7,7 +7,7 @@ pub(crate) mod sharing;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
-use crate::layers::stem;
+use crate::layers::stem::{self, LayerCost};
 
 /// The sharing of weights between iterations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -448,7 +448,7 @@ impl PerceiverConfig {
         let cross = 2.0 * (latents + tokens) * width * width + 2.0 * latents * tokens * width + ffn;
         let block = 4.0 * latents * width * inner + 2.0 * latents * latents * inner + ffn;
         let blocks = self.num_transformer_blocks as f64;
-        let stem: f64 = stem::costs(self).map(|layer| layer.multiply_adds()).sum();
+        let stem: f64 = stem::costs(self).map(LayerCost::multiply_adds).sum();
         let found = stem + self.num_iterations as f64 * (cross + blocks * block);
         if found <= MOST_MULTIPLY_ADDS {
             return Ok(());
