@@ -24,12 +24,12 @@ const PORT: u16 = 8081;
 /// A view that is closed when it is dropped.
 pub(crate) type OpenView = Box<dyn Any>;
 
-/// Checks that this build has the page.
+/// Checks that this build has the page, for the flag or command `what`.
 ///
 /// # Errors
 /// Without the feature `serve`.
-pub(crate) fn require_page() -> Result<()> {
-    require("the page of a run", "serve", cfg!(feature = "serve"))
+pub(crate) fn require_page(what: &str) -> Result<()> {
+    require(what, "serve", cfg!(feature = "serve"))
 }
 
 /// Checks that this build has the view in the terminal, and that there is a terminal.
@@ -37,7 +37,7 @@ pub(crate) fn require_page() -> Result<()> {
 /// # Errors
 /// Without the feature `tui`, and when standard error is no terminal.
 pub(crate) fn require_terminal_view() -> Result<()> {
-    require("the view in the terminal", "tui", cfg!(feature = "tui"))?;
+    require("--terminal", "tui", cfg!(feature = "tui"))?;
     if std::io::stderr().is_terminal() {
         return Ok(());
     }
@@ -60,7 +60,7 @@ pub(crate) fn follow_in_browser(run: RunDirectory, port: Option<u16>) -> Result<
 
 #[cfg(not(feature = "serve"))]
 pub(crate) fn follow_in_browser(_run: RunDirectory, _port: Option<u16>) -> Result<()> {
-    require_page()
+    require_page("perceiver watch")
 }
 
 /// Shows a run in the terminal until a key closes the view.
@@ -95,7 +95,7 @@ pub(crate) fn open_terminal_view(run: RunDirectory) -> Result<OpenView> {
 /// # Errors
 /// When the port cannot be listened on, or no thread can be started.
 pub(crate) fn open_page(run: RunDirectory, port: Option<u16>) -> Result<OpenView> {
-    require_page()?;
+    require_page("--dashboard")?;
     #[cfg(feature = "serve")]
     let page = ServedPage::start(run, port)?;
     #[cfg(not(feature = "serve"))]
@@ -154,6 +154,25 @@ impl Drop for ServedPage {
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic there has printed its message
+        }
+    }
+}
+
+#[cfg(all(test, not(any(feature = "serve", feature = "tui"))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_feature_of_a_view_that_is_not_built_in_is_named() {
+        for (refused, what, feature) in [
+            (require_terminal_view(), "--terminal", "tui"),
+            (require_page("--dashboard"), "--dashboard", "serve"),
+        ] {
+            let error = refused.unwrap_err().to_string();
+            let expected = format!("{what} needs the Cargo feature `{feature}`");
+            assert!(error.starts_with(&expected), "{error}");
+            let command = format!("cargo run -p perceiver-cli --features {feature} -- ");
+            assert!(error.contains(&command), "{error}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.terminal {
         dashboard::require_terminal_view()?;
     } else {
-        dashboard::require_page()?;
+        dashboard::require_page("perceiver watch")?;
     }
     let directory = named_directory::run("RUN", &arguments.run)?;
     if arguments.terminal {

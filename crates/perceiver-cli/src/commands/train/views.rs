@@ -50,7 +50,7 @@ impl Views {
             }
         };
         if flags.dashboard.is_some() {
-            dashboard::require_page()?;
+            dashboard::require_page("--dashboard")?;
         }
         if flags.terminal {
             dashboard::require_terminal_view()?;
