@@ -190,12 +190,16 @@ fn show(
     Ok(())
 }
 
-/// Shows a run until `q` or Ctrl-C.
+/// Shows a run until `q`, Ctrl-C or SIGTERM.
 ///
 /// # Errors
 /// When the run cannot be read, or the terminal cannot be drawn to.
 pub(crate) fn follow(run: RunDirectory) -> Result<()> {
-    show(run, &AtomicBool::new(false), false, || true)
+    let end = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&end);
+    ctrlc::set_handler(move || ended.store(true, Ordering::Relaxed))
+        .context("cannot install a handler for SIGTERM")?;
+    show(run, &end, false, || true)
 }
 
 /// The view of a run that this process trains, on a thread of its own.
