@@ -7,8 +7,10 @@ pub(crate) mod in_place;
 pub(crate) mod simd;
 pub(crate) mod transpose;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
+
+use floats::with_floats;
 
 /// Returns whether the fused CPU kernels apply to `tensor`; otherwise the composed form does.
 pub(crate) fn has_kernels(tensor: &Tensor) -> bool {
@@ -59,15 +61,13 @@ pub(crate) fn with_values<const N: usize, R>(
     tensors: [&Tensor; N],
     compute: impl FnOnce([&[f32]; N]) -> R,
 ) -> Result<R> {
-    let guards = tensors.map(Tensor::storage_and_layout);
-    let mut slices = [&[][..]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        let Storage::Cpu(storage) = &**storage else {
-            bail!("{op}: expected tensors on the CPU");
-        };
-        *slice = values(op, storage, layout)?;
-    }
-    Ok(compute(slices))
+    with_floats(op, tensors, |floats| {
+        let mut slices = [&[][..]; N];
+        for (slice, floats) in slices.iter_mut().zip(floats) {
+            *slice = floats.f32s(op)?;
+        }
+        Ok(compute(slices))
+    })?
 }
 
 fn storage_type(storage: &CpuStorage) -> DType {

@@ -6,14 +6,13 @@
 //! ([`unpacked`](crate::matmul::unpacked)). What has neither, and `f16`, is computed on copies in
 //! f32: see [`widened`].
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::{apply_op1, to_dtype};
 use crate::cpu::TASK;
+use crate::cpu::floats::{Floats, with_floats};
 use crate::cpu::simd::vectorised;
 use crate::matmul::rounding::rounded;
 
@@ -26,13 +25,7 @@ pub(crate) fn narrow_values<'a>(
     storage: &'a CpuStorage,
     layout: &Layout,
 ) -> Result<&'a [bf16]> {
-    let CpuStorage::BF16(values) = storage else {
-        bail!("{op}: expected bf16 values");
-    };
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&values[start..end]),
-        None => bail!("{op}: expected contiguous values, found {layout:?}"),
-    }
+    Floats::of(op, storage, layout)?.bf16s(op)
 }
 
 /// Calls `compute` with the values of contiguous bf16 tensors.
@@ -44,15 +37,13 @@ pub(crate) fn with_narrow_values<const N: usize, R>(
     tensors: [&Tensor; N],
     compute: impl FnOnce([&[bf16]; N]) -> R,
 ) -> Result<R> {
-    let guards = tensors.map(Tensor::storage_and_layout);
-    let mut slices = [&[][..]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        let Storage::Cpu(storage) = &**storage else {
-            bail!("{op}: expected tensors on the CPU");
-        };
-        *slice = narrow_values(op, storage, layout)?;
-    }
-    Ok(compute(slices))
+    with_floats(op, tensors, |floats| {
+        let mut slices = [&[][..]; N];
+        for (slice, floats) in slices.iter_mut().zip(floats) {
+            *slice = floats.bf16s(op)?;
+        }
+        Ok(compute(slices))
+    })?
 }
 
 /// Returns whether the tensor has a 16-bit type.
@@ -205,8 +196,9 @@ vectorised! {
     }
 }
 
+/// Converts a value to `f32`.
 #[inline(always)]
-fn wide(value: bf16) -> f32 {
+pub(crate) fn wide(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 

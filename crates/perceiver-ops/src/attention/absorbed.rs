@@ -18,7 +18,7 @@ pub(crate) mod weights;
 
 use std::sync::Mutex;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::attention::Attention;
 use crate::attention::absorbed::bf16::AbsorbedBf16;
@@ -66,7 +66,8 @@ fn absorbed_attention_in(
     let Some(values) = weights.flat() else {
         return absorbed_attention_composed(x, tokens, weights, how);
     };
-    if let Some(kernel) = bf16_kernel([x, tokens, values], geometry) {
+    let is_in_cache = geometry.keys <= bf16::MOST_KEYS;
+    if let Some(kernel) = Bf16Kernel::of([x, tokens, values]).filter(|_| is_in_cache) {
         let op = AbsorbedBf16 {
             geometry,
             kernel,
@@ -108,15 +109,6 @@ fn absorbed_attention_in(
         &values.contiguous()?,
         op,
     )
-}
-
-/// Returns the kernel for tensors that are bf16 on a CPU with instructions for it, if the attention
-/// is not too large to be computed without streaming.
-fn bf16_kernel(tensors: [&Tensor; 3], g: Geometry) -> Option<Bf16Kernel> {
-    let are_bf16 = tensors
-        .into_iter()
-        .all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::BF16);
-    Bf16Kernel::fastest().filter(|_| are_bf16 && g.keys <= bf16::MOST_KEYS)
 }
 
 /// Computes [`absorbed_attention`] plus the residual `onto` of the same shape.

@@ -45,6 +45,28 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// Returns the values if they are `f32`.
+    ///
+    /// # Errors
+    /// When they are bf16.
+    pub(crate) fn f32s(self, op: &'static str) -> Result<&'a [f32]> {
+        match self {
+            Self::F32(values) => Ok(values),
+            Self::Bf16(_) => bail!("{op}: expected f32 values, found bf16"),
+        }
+    }
+
+    /// Returns the values if they are bf16.
+    ///
+    /// # Errors
+    /// When they are `f32`.
+    pub(crate) fn bf16s(self, op: &'static str) -> Result<&'a [bf16]> {
+        match self {
+            Self::Bf16(values) => Ok(values),
+            Self::F32(_) => bail!("{op}: expected bf16 values, found f32"),
+        }
+    }
+
     pub(crate) fn len(self) -> usize {
         match self {
             Self::F32(values) => values.len(),

@@ -15,7 +15,7 @@ use super::tile::{Destination, PAIRS, TILE_COLUMNS, Tile};
 pub(super) const ROWS: usize = 12;
 
 /// Number of sums in a register.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Computes a tile.
 ///
@@ -84,7 +84,7 @@ unsafe fn multiply<const ROWS: usize, const VECTORS: usize>(
 }
 
 /// Returns the mask of the first `count` lanes, or of all.
-fn mask(count: usize) -> __mmask16 {
+pub(super) fn mask(count: usize) -> __mmask16 {
     if count >= LANES {
         __mmask16::MAX
     } else {
@@ -127,7 +127,7 @@ unsafe fn add_up<const ROWS: usize, const VECTORS: usize>(tile: Tile) -> [[__m51
 /// Reads a register as 32 bf16 numbers.
 #[allow(unsafe_code)]
 #[inline(always)]
-fn bf16s(pairs: __m512i) -> __m512bh {
+pub(super) fn bf16s(pairs: __m512i) -> __m512bh {
     // SAFETY: both are 512 bits, and all bits are valid.
     unsafe { std::mem::transmute(pairs) }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use candle_core::{DType, Tensor};
+
 /// The environment variable that turns on the kernel for AMX, which has not run on a CPU that has it.
 #[cfg(target_arch = "x86_64")]
 const AMX: &str = "PERCEIVER_AMX";
@@ -40,6 +42,14 @@ impl Bf16Kernel {
             let first = Self::all().first().copied();
             first.filter(|kernel| *kernel != Self::PORTABLE)
         })
+    }
+
+    /// Returns the fastest kernel for tensors that are all bf16 and on the CPU.
+    pub(crate) fn of<const N: usize>(tensors: [&Tensor; N]) -> Option<Self> {
+        let are_bf16 = tensors
+            .into_iter()
+            .all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::BF16);
+        Self::fastest().filter(|_| are_bf16)
     }
 
     /// Returns all kernels of this machine, the fastest first; that for AMX only if the environment

@@ -14,9 +14,9 @@ use super::kernel::{Bf16Kernel, Instructions};
 use super::operand::Operand;
 use super::packed_matrix::PackedMatrix;
 use super::product::{Epilogue, multiply_packed};
-use super::rounding::rounded;
 use super::tile::TILE_COLUMNS;
 use crate::cpu::gemm::{Sum, Target};
+use crate::half_precision::narrow;
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -199,10 +199,7 @@ fn by_packing(
             };
             multiply_packed(kernel, target, operand, rhs, epilogue(Sum::Replace));
             for (row, sums) in sums.chunks(columns.max(1)).enumerate() {
-                let values = &mut values[row * *row_stride..][..columns];
-                for (value, sum) in values.iter_mut().zip(sums) {
-                    *value = rounded(*sum);
-                }
+                narrow(sums, &mut values[row * *row_stride..][..columns]);
             }
         }
     }

@@ -337,9 +337,7 @@ impl CustomOp2 for WeightGradient {
         let mut sums = tasks.into_iter();
         let mut dweight = sums.next().unwrap_or_default();
         for sum in sums {
-            for (total, value) in dweight.iter_mut().zip(sum) {
-                *total += value;
-            }
+            simd::add_to(&mut dweight, &sum);
         }
         Ok((CpuStorage::F32(dweight), Shape::from((outputs, inputs))))
     }

@@ -16,6 +16,7 @@ use crate::cpu::transpose::transposed;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::matmul::kernel::Bf16Kernel;
 use crate::matmul::right::{Left, Products, Right};
 use crate::nn::broadcast::{SumSlices, add_bias_composed};
 use crate::nn::linear::bf16::LinearBf16;
@@ -31,7 +32,7 @@ const TASK_ROWS: usize = 256;
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     check(x, weight, bias)?;
-    if let Some(kernel) = bf16::kernel([x, weight, bias]) {
+    if let Some(kernel) = Bf16Kernel::of([x, weight, bias]) {
         let op = LinearBf16(kernel);
         return apply_op3(&x.contiguous()?, weight, &bias.contiguous()?, op);
     }

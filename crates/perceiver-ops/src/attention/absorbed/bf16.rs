@@ -86,6 +86,11 @@ fn stride(len: usize) -> usize {
 }
 
 impl AbsorbedBf16 {
+    /// Returns the scale of kept values in dropout.
+    fn factor(&self) -> f32 {
+        self.mask.map_or(1.0, |mask| mask.factor)
+    }
+
     fn strides(&self) -> Strides {
         Strides::of(self.geometry, self.width)
     }

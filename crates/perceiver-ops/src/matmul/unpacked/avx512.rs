@@ -2,22 +2,20 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, __m512bh, __m512i, __mmask16, _mm256_mask_storeu_epi16,
-    _mm512_add_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    __m256bh, __m256i, __m512, _mm256_mask_storeu_epi16, _mm512_add_ps, _mm512_cvtneps_pbh,
+    _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
 use super::{GROUP, Product, Step, Tile};
 use crate::cpu::gemm::Sum;
+use crate::matmul::avx512::{LANES, bf16s, mask};
 use crate::matmul::tile::TILE_COLUMNS;
 
 /// Numbers of rows of a tile: 12, whose sums take 24 of 32 registers, or at most 8.
 pub(super) const HEIGHTS: [usize; 2] = [ROWS, 8];
 
 const ROWS: usize = 12;
-
-/// Number of sums in a register.
-const LANES: usize = 16;
 
 /// Number of registers for a row's sums.
 const VECTORS: usize = TILE_COLUMNS / LANES;
@@ -144,15 +142,6 @@ fn check<const COUNT: usize>(step: &Step, tile: &Tile) {
         are_inside && step.pairs * TILE_COLUMNS <= step.columns.len(),
         "a tile reaches beyond its operands"
     );
-}
-
-/// Returns the mask of the first `count` lanes, or of all.
-fn mask(count: usize) -> __mmask16 {
-    if count >= LANES {
-        __mmask16::MAX
-    } else {
-        (1 << count) - 1
-    }
 }
 
 /// Adds the products of a step, all in registers.
@@ -296,13 +285,4 @@ unsafe fn add_up_12<const COUNT: usize, const IS_PACKED: bool>(
 /// Returns the number of values from one pair of a row to the next.
 const fn pair_step<const IS_PACKED: bool>() -> usize {
     if IS_PACKED { 2 * TILE_COLUMNS } else { 2 }
-}
-
-/// Reads a register of pairs as bf16.
-#[allow(unsafe_code)]
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn bf16s(pairs: __m512i) -> __m512bh {
-    // SAFETY: both types are 64 bytes, and every pattern of bits is 32 bf16 values.
-    unsafe { std::mem::transmute(pairs) }
 }

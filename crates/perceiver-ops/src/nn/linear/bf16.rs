@@ -1,7 +1,7 @@
 //! The fully connected layer on bf16 tensors, on CPUs with instructions for bf16: products read
 //! bf16, sum in `f32`, and round their results once.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -17,14 +17,6 @@ use crate::nn::broadcast::SumSlices;
 
 /// Number of rows of the weight's gradient per task.
 const TASK_OUTPUTS: usize = 64;
-
-/// Returns the kernel for tensors that are all bf16 on a CPU with instructions for it.
-pub(super) fn kernel(tensors: [&Tensor; 3]) -> Option<Bf16Kernel> {
-    let are_bf16 = tensors
-        .into_iter()
-        .all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::BF16);
-    Bf16Kernel::fastest().filter(|_| are_bf16)
-}
 
 /// The layer for contiguous rows and biases; the weight may be in any order.
 pub(super) struct LinearBf16(pub(super) Bf16Kernel);
@@ -65,13 +57,7 @@ impl CustomOp3 for LinearBf16 {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.to_dtype(DType::BF16)?.contiguous()?;
         let (outputs, inputs) = weight.dims2()?;
-        let packed = {
-            let (storage, layout) = weight.storage_and_layout();
-            let Storage::Cpu(storage) = &*storage else {
-                bail!("{}: expected tensors on the CPU", self.name());
-            };
-            PackedMatrix::new(Operand::of_tensor(storage, layout)?)
-        };
+        let packed = PackedMatrix::from_tensor(weight)?;
         let [dx, dweight] = with_narrow_values(self.name(), [x, &grad], |[x, grad]| {
             [
                 self.rows(grad, outputs, &packed, None),

@@ -127,7 +127,7 @@ impl AbsorbedBf16 {
             dqueries: vec![bf16::ZERO; g.queries * strides.queries],
             dtokens: vec![0f32; g.keys * g.key_row()],
         };
-        let factor = self.mask.map_or(1.0, |mask| mask.factor);
+        let factor = self.factor();
         // One head's, in rows of their own.
         let row_stride = stride(g.keys);
         let mut dlogits = vec![bf16::ZERO; g.queries * row_stride];
@@ -148,10 +148,7 @@ impl AbsorbedBf16 {
             };
             let marked = &kept.probabilities[head * strides.keys..];
             let probabilities = if self.mask.is_some() {
-                for (row, left) in left.chunks_mut(row_stride).enumerate() {
-                    let marked = &marked[row * strides.probabilities..][..g.keys];
-                    without_dropped(marked, &mut left[..g.keys]);
-                }
+                without_dropped(marked, strides.probabilities, &mut left, row_stride, g.keys);
                 logits(&left, row_stride, g.keys)
             } else {
                 logits(marked, strides.probabilities, g.keys)
@@ -190,7 +187,7 @@ impl AbsorbedBf16 {
     ) {
         let g = self.geometry;
         let strides = self.strides();
-        let factor = self.mask.map_or(1.0, |mask| mask.factor);
+        let factor = self.factor();
         let columns = head * g.value_width..(head + 1) * g.value_width;
         let sum_column = g.heads * g.value_width + head;
         let marked = &kept.probabilities[head * strides.keys..];

@@ -137,7 +137,7 @@ impl AbsorbedBf16 {
             0
         };
         let mut left = vec![bf16::ZERO; dropped];
-        let factor = self.mask.map_or(1.0, |mask| mask.factor);
+        let factor = self.factor();
         for start in (0..rows).step_by(LOGIT_ROWS) {
             let count = LOGIT_ROWS.min(rows - start);
             let logits = &mut logits[..count * g.keys];
@@ -168,10 +168,9 @@ impl AbsorbedBf16 {
                     row_stride,
                 );
                 let of_tokens = if self.mask.is_some() {
-                    for (row, left) in left.chunks_mut(key_stride).take(count).enumerate() {
-                        without_dropped(&marked[row * row_stride..][..g.keys], &mut left[..g.keys]);
-                    }
-                    RowMajor::new(&left, count, key_stride)
+                    let left = &mut left[..count * key_stride];
+                    without_dropped(marked, row_stride, left, key_stride, g.keys);
+                    RowMajor::new(left, count, key_stride)
                 } else {
                     RowMajor {
                         row_stride,

@@ -4,6 +4,7 @@ use half::bf16;
 
 use crate::attention::dropout_mask::{self, Mask};
 use crate::cpu::simd::{self, vectorised};
+use crate::half_precision::wide;
 use crate::matmul::rounding::rounded;
 
 vectorised! {
@@ -28,10 +29,13 @@ vectorised! {
         }
     }
 
-    /// Copies probabilities with 0 for dropped ones.
-    pub(super) fn without_dropped(marked: &[bf16], left: &mut [bf16]) {
-        for (left, marked) in left.iter_mut().zip(marked) {
-            *left = bf16::from_bits(if marked.to_bits() >> 15 == 1 { 0 } else { marked.to_bits() });
+    /// Copies rows of `keys` probabilities with 0 for dropped ones, from rows that are `from` values
+    /// apart to rows that are `to` values apart.
+    pub(super) fn without_dropped(marked: &[bf16], from: usize, left: &mut [bf16], to: usize, keys: usize) {
+        for (marked, left) in marked.chunks(from).zip(left.chunks_mut(to)) {
+            for (left, marked) in left[..keys].iter_mut().zip(marked) {
+                *left = bf16::from_bits(if marked.to_bits() >> 15 == 1 { 0 } else { marked.to_bits() });
+            }
         }
     }
 
@@ -61,9 +65,4 @@ vectorised! {
         }
         sums.into_iter().sum()
     }
-}
-
-#[inline(always)]
-fn wide(value: bf16) -> f32 {
-    f32::from_bits(u32::from(value.to_bits()) << 16)
 }
