@@ -374,3 +374,26 @@ fn layer_norm_gradient_equals_finite_differences() {
         );
     }
 }
+
+#[test]
+fn sharp_attention_has_no_subnormal_gradients() {
+    for keys in [200, 300] {
+        let inputs = [(1, 1), (2, keys), (3, keys)].map(|(seed, n)| variable(seed, &[1, n, 32]));
+        let [queries, keys, values] = &inputs;
+        let how = Attention {
+            heads: 2,
+            scale: 3.0,
+            dropout: 0.0,
+            mode: Mode::Inference,
+        };
+        let output = attention(queries, keys, values, how).unwrap();
+        let gradients = (output * 1e-6).unwrap().sum_all().unwrap();
+        let gradients = gradients.backward().unwrap();
+        for input in &inputs {
+            let gradient = gradients.get(input).unwrap();
+            assert!(largest(gradient) > 0.0);
+            let values = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(!values.iter().any(|value| value.is_subnormal()));
+        }
+    }
+}

@@ -224,7 +224,7 @@ vectorised! {
         let count = logits.len() / log_sums.len();
         for (query, (row, log_sum)) in logits.chunks_mut(count).zip(log_sums).enumerate() {
             for value in row.iter_mut() {
-                *value = simd::exp(*value - log_sum);
+                *value = simd::without_traces(simd::exp(*value - log_sum));
             }
             if let Some(mask) = mask {
                 mask.mark(first_row + query, keys, start, row);
@@ -241,7 +241,8 @@ vectorised! {
             for (gradient, marked) in tile.iter_mut().zip(marked) {
                 let left = dropout_mask::kept(*marked);
                 let probability = if *marked < 0.0 { -*marked } else { *marked };
-                *gradient = left * (factor * (*gradient + of_sum)) - probability * sum;
+                let of_logit = left * (factor * (*gradient + of_sum)) - probability * sum;
+                *gradient = simd::without_traces(of_logit);
                 *marked = left;
             }
         }

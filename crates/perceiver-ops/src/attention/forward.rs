@@ -193,7 +193,7 @@ vectorised! {
         for (index, (logits, running)) in tile.chunks_mut(count).zip(running).enumerate() {
             let max = running.max.max(simd::max(logits));
             for logit in logits.iter_mut() {
-                *logit = simd::exp(*logit - max);
+                *logit = simd::without_traces(simd::exp(*logit - max));
             }
             let sum = simd::sum(logits);
             if block.start > 0 && max > running.max {

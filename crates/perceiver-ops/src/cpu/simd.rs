@@ -164,6 +164,17 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { y }
 }
 
+/// Returns `x`, or 0 if `|x|` is below 2^-96: a probability or gradient that changes no sum in which
+/// there is anything else.
+///
+/// Products with such values are subnormal numbers, for which Intel CPUs leave their fast path:
+/// attention that has become sharp took 1.4 times as long to train.
+#[inline(always)]
+pub(crate) fn without_traces(x: f32) -> f32 {
+    const SMALLEST: f32 = f32::from_bits((127 - 96) << 23);
+    if x.abs() < SMALLEST { 0.0 } else { x }
+}
+
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // These values are exact.
 mod tests {
@@ -184,6 +195,14 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!([exp(-1e30), exp(f32::NEG_INFINITY)], [0.0, 0.0]);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn traces_become_zero() {
+        assert_eq!([2e-29, -2e-29].map(without_traces), [2e-29, -2e-29]);
+        assert_eq!([1e-29, -1e-29, 1e-40].map(without_traces), [0.0; 3]);
+        assert!(without_traces(f32::NAN).is_nan());
+        assert_eq!(without_traces(f32::NEG_INFINITY), f32::NEG_INFINITY);
     }
 
     #[test]
