@@ -76,23 +76,20 @@ fn kill_when(mut program: Command, done: impl Fn() -> bool, moment: Duration) {
     assert_eq!(output.status.code(), None, "it had ended before: {stderr}");
 }
 
-/// Kills the run 50 times: during its start, steps, saves and validation.
+/// Kills a run so many times, during its start, steps, saves and validation, and asserts that it
+/// ends as an undisturbed run does. An epoch of the recipe has 45 steps.
 #[cfg(unix)]
-#[test]
-fn runs_killed_fifty_times_equal_an_undisturbed_run() {
-    let more =
-        "epochs = 40\nbatch_size = 2\nearly_stopping = { patience = 40 }\ncheckpoint_every = 3";
-    let recipe = several_epochs().replace("epochs = 6\nbatch_size = 7", more);
+fn assert_survives(kills: u64, recipe: &str) {
     let [run, expected] = [(); 2].map(|()| new_run(""));
     for run in [&run, &expected] {
-        run.sandbox.write("tiny.toml", &recipe);
+        run.sandbox.write("tiny.toml", recipe);
     }
     finished(expected.start());
 
     let (key, begun) = (RngKey::new(7), run.path("config.json"));
     kill_when(run.start(), || begun.exists(), Duration::ZERO);
     let mut in_the_middle = 0;
-    for kill in 1..50 {
+    for kill in 1..kills {
         let [saves, moment] = [0, 1].map(|draw| key.fold_in(kill).bits(draw) >> 8);
         let before = run.steps_saved().unwrap_or(0);
         let (saves, moment) = match saves % 6 {
@@ -103,10 +100,74 @@ fn runs_killed_fifty_times_equal_an_undisturbed_run() {
         kill_when(run.resume(""), saved, Duration::from_micros(moment));
         in_the_middle += u64::from(run.steps_saved().is_some_and(|steps| steps % 45 != 0));
     }
-    assert!(in_the_middle > 25, "{in_the_middle} states amid an epoch");
-    assert!(run.epochs_done() < 35, "too near the end to be sure");
+    assert!(
+        2 * in_the_middle >= kills,
+        "{in_the_middle} states amid an epoch"
+    );
     finished(run.resume("--checkpoint-every 10m"));
     run.assert_same_end(&expected);
+}
+
+#[cfg(unix)]
+#[test]
+fn runs_killed_fifty_times_equal_an_undisturbed_run() {
+    let more =
+        "epochs = 40\nbatch_size = 2\nearly_stopping = { patience = 40 }\ncheckpoint_every = 3";
+    assert_survives(
+        50,
+        &several_epochs().replace("epochs = 6\nbatch_size = 7", more),
+    );
+}
+
+/// What preset `cifar100-cpu` consists of, and its options, in a small model.
+#[cfg(unix)]
+#[test]
+fn runs_of_the_cpu_recipe_survive_kills() {
+    assert_survives(
+        15,
+        "
+[model]
+image_size = 8
+stem_units = [4, 16]
+stem_pooling = true
+stem_blocks = 1
+patch_size = 1
+positions = 'fourier'
+fourier_bands = 2
+latent_dim = 4
+projection_dim = 16
+num_heads = 2
+head_dim = 8
+num_transformer_blocks = 1
+num_iterations = 2
+sharing = 'none'
+ffn_units = [32, 16]
+classifier_units = [4]
+dropout_rate = 0.1
+attention_dropout = 0.1
+[data]
+limit_train = 100
+limit_test = 20
+augmentation = { horizontal_flip = true, alternating_flip = true, zoom = 0.0, shift = 0.125 }
+test_time_flip = true
+[training]
+epochs = 12
+batch_size = 2
+parallel_micro_batches = 2
+learning_rate = 0.003
+clip_norm = 1.0
+label_smoothing = 0.1
+ema_decay = 0.9
+early_stopping = { patience = 40 }
+checkpoint_every = 3
+[training.optimizer]
+name = 'muon'
+weight_decay = 0.05
+[training.schedule]
+name = 'linear'
+warmup_epochs = 0.5
+",
+    );
 }
 
 #[cfg(unix)]
