@@ -4,6 +4,7 @@ pub(crate) mod finite;
 pub(crate) mod floats;
 pub(crate) mod gemm;
 pub(crate) mod in_place;
+pub(crate) mod output;
 pub(crate) mod simd;
 pub(crate) mod transpose;
 

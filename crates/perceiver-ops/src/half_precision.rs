@@ -6,13 +6,15 @@
 //! ([`unpacked`](crate::matmul::unpacked)). What has neither, and `f16`, is computed on copies in
 //! f32: see [`widened`].
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
-use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::{apply_op1, to_dtype};
 use crate::cpu::TASK;
 use crate::cpu::floats::{Floats, with_floats};
+use crate::cpu::output::computed;
 use crate::cpu::simd::vectorised;
 use crate::matmul::rounding::rounded;
 
@@ -106,8 +108,14 @@ impl CustomOp1 for Convert {
             );
         };
         let converted = match x {
-            CpuStorage::F32(x) => CpuStorage::BF16(in_tasks(&x[start..end], bf16::ZERO, narrow)),
-            CpuStorage::BF16(x) => CpuStorage::F32(in_tasks(&x[start..end], 0.0, widen)),
+            CpuStorage::F32(x) => {
+                let x = &x[start..end];
+                CpuStorage::BF16(in_tasks(x.len(), |part, y| narrow(&x[part], y)))
+            }
+            CpuStorage::BF16(x) => {
+                let x = &x[start..end];
+                CpuStorage::F32(in_tasks(x.len(), |part, y| widen(&x[part], y)))
+            }
             _ => bail!("{}: expected f32 or bf16 values", self.name()),
         };
         Ok((converted, layout.shape().clone()))
@@ -153,25 +161,25 @@ impl CustomOp2 for Add {
             bail!("{}: expected contiguous values", self.name());
         };
         let (a, b) = (&a[a_start..a_end], &b[b_start..b_end]);
-        let mut sums = vec![bf16::ZERO; a.len()];
-        sums.par_chunks_mut(TASK)
-            .zip(a.par_chunks(TASK).zip(b.par_chunks(TASK)))
-            .for_each(|(sums, (a, b))| add(a, b, sums));
+        let sums = in_tasks(a.len(), |part, sums| add(&a[part.clone()], &b[part], sums));
         Ok((CpuStorage::BF16(sums), a_layout.shape().clone()))
     }
 }
 
-/// Converts values on all cores.
-fn in_tasks<A: Sync, B: Copy + Send + Sync>(
-    from: &[A],
-    zero: B,
-    convert: fn(&[A], &mut [B]),
-) -> Vec<B> {
-    let mut to = vec![zero; from.len()];
-    to.par_chunks_mut(TASK)
-        .zip(from.par_chunks(TASK))
-        .for_each(|(to, from)| convert(from, to));
-    to
+/// Computes values on all cores, from the range of those that a task computes.
+fn in_tasks<T: Copy + Default + Send>(
+    len: usize,
+    compute: impl Fn(Range<usize>, &mut [T]) + Sync + Send,
+) -> Vec<T> {
+    computed(
+        len,
+        TASK,
+        || (),
+        |(), number, output| {
+            let first = number * TASK;
+            compute(first..first + output.len(), output);
+        },
+    )
 }
 
 vectorised! {

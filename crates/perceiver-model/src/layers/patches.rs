@@ -1,6 +1,7 @@
 //! Patch extraction: images to tokens.
 
 use candle_core::{Result, Tensor};
+use perceiver_ops::reshape;
 
 /// Cuts `images` `[batch, channels, H, W]` into patches
 /// `[batch, tokens, patch * patch * channels]`, left to right and top to bottom. Values of a patch
@@ -22,7 +23,8 @@ pub(crate) fn patches_of_map(map: &Tensor, patch_size: usize) -> Result<Tensor> 
     let (batch, height, width, channels) = map.dims4()?;
     let (rows, columns) = (height / patch_size, width / patch_size);
     if patch_size == 1 {
-        return map.reshape((batch, rows * columns, channels));
+        // On a tape, so that candle adds no zeros to the gradient of a whole map.
+        return reshape(map, (batch, rows * columns, channels));
     }
     map.reshape(&[batch, rows, patch_size, columns, patch_size, channels])?
         .permute([0, 1, 3, 2, 4, 5])? // [batch, rows, columns, patch, patch, channels]

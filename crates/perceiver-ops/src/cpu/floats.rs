@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use half::bf16;
-use rayon::prelude::*;
 
-use super::{rows_per_task, zeros};
+use super::output::computed;
+use super::rows_per_task;
 use crate::half_precision::{narrow, widen};
 
 /// Number of bf16 values converted at a time: few enough that they stay in the first-level cache.
@@ -132,27 +132,56 @@ pub(crate) fn map<const N: usize>(
     let buffers = || [(); N].map(|()| Vec::new());
     match inputs[0] {
         Floats::F32(_) => {
-            let mut output = zeros(len);
-            output
-                .par_chunks_mut(task)
-                .enumerate()
-                .for_each(|(number, output)| run(number * task, output, &mut buffers()));
+            let output = computed(len, task, buffers, |buffers, number, output| {
+                run(number * task, output, buffers);
+            });
             CpuStorage::F32(output)
         }
         Floats::Bf16(_) => {
             let piece = (PIECE / unit).max(1) * unit;
-            let mut output = vec![bf16::ZERO; len];
-            output
-                .par_chunks_mut(task)
-                .enumerate()
-                .for_each(|(number, output)| {
-                    let (mut buffers, mut wide) = (buffers(), vec![0f32; piece.min(output.len())]);
-                    for (at, output) in output.chunks_mut(piece).enumerate() {
-                        let wide = &mut wide[..output.len()];
-                        run(number * task + at * piece, wide, &mut buffers);
-                        narrow(wide, output);
-                    }
-                });
+            let init = || (buffers(), vec![0f32; piece.min(task)]);
+            let output = computed(len, task, init, |(buffers, wide), number, output| {
+                for (at, output) in output.chunks_mut(piece).enumerate() {
+                    let wide = &mut wide[..output.len()];
+                    run(number * task + at * piece, wide, buffers);
+                    narrow(wide, output);
+                }
+            });
+            CpuStorage::BF16(output)
+        }
+    }
+}
+
+/// Computes values from inputs of other lengths, in the type of the first and in parallel. Every
+/// input is given with the number of its values that `compute` gets for `unit` values.
+pub(crate) fn map_units<const N: usize>(
+    inputs: [(Floats, usize); N],
+    unit: usize,
+    compute: impl Fn([&[f32]; N], &mut [f32]) + Sync,
+) -> CpuStorage {
+    let len = inputs[0].0.len() / inputs[0].1.max(1) * unit;
+    let run = |number: usize, output: &mut [f32], buffers: &mut [Vec<f32>; N]| {
+        let mut buffers = buffers.iter_mut();
+        let inputs = inputs.map(|(input, unit)| {
+            let buffer = buffers.next().expect("a buffer for each input");
+            input.wide(number * unit..(number + 1) * unit, buffer)
+        });
+        compute(inputs, output);
+    };
+    let buffers = || [(); N].map(|()| Vec::new());
+    match inputs[0].0 {
+        Floats::F32(_) => {
+            let output = computed(len, unit, buffers, |buffers, number, output| {
+                run(number, output, buffers);
+            });
+            CpuStorage::F32(output)
+        }
+        Floats::Bf16(_) => {
+            let init = || (buffers(), vec![0f32; unit]);
+            let output = computed(len, unit, init, |(buffers, wide), number, output| {
+                run(number, wide, buffers);
+                narrow(wide, output);
+            });
             CpuStorage::BF16(output)
         }
     }

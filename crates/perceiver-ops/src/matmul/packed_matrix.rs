@@ -15,8 +15,8 @@ use crate::cpu::gemm::{Matrix, Sum, Target};
 
 /// A matrix `[rows, columns]`, rounded to bf16 and packed as the right operand of products.
 ///
-/// The inner dimension is split into blocks of nearly equal size. Each is packed by panels of
-/// columns, `[panels, pairs, columns of a panel]`.
+/// The inner dimension is split into blocks of nearly equal size, each of one part if it has several
+/// parts. A block is packed by panels of columns, `[panels, pairs, columns of a panel]`.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -35,6 +35,8 @@ pub struct PackedMatrix {
     values: Vec<u32>,
     rows: usize,
     columns: usize,
+    /// Number of equal parts of the rows.
+    parts: usize,
 }
 
 impl PackedMatrix {
@@ -48,18 +50,41 @@ impl PackedMatrix {
         packed
     }
 
+    /// Packs a matrix for left operands whose rows consist of several parts of equal length.
+    ///
+    /// # Panics
+    /// When the parts do not divide the rows, and as for [`PackedMatrix::new`].
+    pub(crate) fn in_parts(matrix: Operand, parts: usize) -> Self {
+        let mut packed = Self::default();
+        packed.pack_parts(matrix, parts);
+        packed
+    }
+
     /// Packs another matrix in place of this one, in the same memory if it is large enough.
     ///
     /// # Panics
     /// As for [`PackedMatrix::new`].
     pub(crate) fn pack<'a>(&mut self, matrix: impl Into<Operand<'a>>) {
-        let matrix = matrix.into();
+        self.pack_parts(matrix.into(), 1);
+    }
+
+    fn pack_parts(&mut self, matrix: Operand, parts: usize) {
         assert!(
             matrix.is_inside(),
             "a matrix to pack reaches beyond its slice"
         );
-        (self.rows, self.columns) = (matrix.rows, matrix.columns);
-        let blocks = depth_blocks(self.rows);
+        assert!(
+            matrix.rows.is_multiple_of(parts),
+            "{} rows are not {parts} equal parts",
+            matrix.rows
+        );
+        *self = Self {
+            values: std::mem::take(&mut self.values),
+            rows: matrix.rows,
+            columns: matrix.columns,
+            parts,
+        };
+        let blocks = self.depth_blocks();
         let len = |depth: Range<usize>| columns_len(matrix.columns, depth.len());
         self.values.resize(blocks.clone().map(len).sum(), 0);
         let mut rest = &mut self.values[..];
@@ -171,20 +196,30 @@ impl PackedMatrix {
         self.columns
     }
 
+    /// Returns the number of parts of the rows.
+    pub(super) fn parts(&self) -> usize {
+        self.parts
+    }
+
     /// Returns every block of the inner dimension with its packed values.
     pub(super) fn blocks(&self) -> impl Iterator<Item = (Range<usize>, &[u32])> {
         let mut rest = &self.values[..];
-        depth_blocks(self.rows).map(move |depth| {
+        self.depth_blocks().map(move |depth| {
             let (block, after) = rest.split_at(columns_len(self.columns, depth.len()));
             rest = after;
             (depth, block)
         })
     }
-}
 
-/// Splits an inner dimension into blocks of an even size, as few as possible; one if it is 0.
-fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    let count = depth.div_ceil(2 * PAIRS).max(1);
-    let size = depth.div_ceil(count).next_multiple_of(2);
-    (0..count).map(move |block| (block * size).min(depth)..((block + 1) * size).min(depth))
+    /// Splits every part of the inner dimension into blocks of an even size, as few as possible; one
+    /// if it is 0.
+    fn depth_blocks(&self) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+        let depth = self.rows / self.parts.max(1);
+        let count = depth.div_ceil(2 * PAIRS).max(1);
+        let size = depth.div_ceil(count).next_multiple_of(2);
+        (0..self.parts.max(1) * count).map(move |block| {
+            let (part, block) = (block / count * depth, block % count);
+            part + (block * size).min(depth)..part + ((block + 1) * size).min(depth)
+        })
+    }
 }

@@ -5,8 +5,6 @@
 //! other. A value is summed in one chain over the whole inner dimension, and can be rounded to bf16
 //! when it is written.
 
-use std::ops::Range;
-
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
@@ -21,17 +19,22 @@ use crate::half_precision::narrow;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod windows;
+
+pub(crate) use windows::Windows;
 
 /// A left operand in bf16.
 #[derive(Clone, Copy)]
 pub(crate) enum Lhs<'a> {
     /// Row after row.
     Rows(RowMajor<'a>),
+    /// The windows of a feature map.
+    Windows(Windows<'a>),
     /// The transpose of a packed matrix.
     Transposed(&'a PackedMatrix),
 }
 
-/// A matrix of bf16 values whose rows are adjacent values.
+/// A matrix of bf16 values whose rows are adjacent values. Rows may overlap.
 #[derive(Clone, Copy)]
 pub(crate) struct RowMajor<'a> {
     pub(crate) values: &'a [bf16],
@@ -121,6 +124,8 @@ pub(crate) fn multiply(
             let tile = Tile {
                 blocks: &blocks,
                 row_step: lhs.row_step(),
+                line: lhs.line(),
+                line_step: lhs.line_step(),
                 is_packed: matches!(lhs, Lhs::Transposed(_)),
                 row,
                 count,
@@ -147,6 +152,7 @@ impl Bf16Kernel {
     fn reads(self, lhs: Lhs) -> bool {
         let has_whole_pairs = match lhs {
             Lhs::Rows(rows) => rows.columns.is_multiple_of(2),
+            Lhs::Windows(windows) => windows.part().is_multiple_of(2),
             Lhs::Transposed(_) => true,
         };
         has_whole_pairs && self.has_unpacked_form()
@@ -173,12 +179,17 @@ fn by_packing(
     scale: f32,
     bias: Option<&[f32]>,
 ) {
-    let unpacked;
+    let copy;
     let operand = match lhs {
         Lhs::Rows(rows) => Operand::from(rows),
+        Lhs::Windows(windows) => {
+            copy = windows.copied();
+            let (rows, columns) = lhs.shape();
+            Operand::from(RowMajor::new(&copy, rows, columns))
+        }
         Lhs::Transposed(packed) => {
-            unpacked = packed.unpacked();
-            Operand::from(RowMajor::new(&unpacked, packed.rows(), packed.columns())).transposed()
+            copy = packed.unpacked();
+            Operand::from(RowMajor::new(&copy, packed.rows(), packed.columns())).transposed()
         }
     };
     let epilogue = |sum| Epilogue { scale, sum, bias };
@@ -219,12 +230,19 @@ struct Block<'a> {
 impl<'a> Block<'a> {
     /// Splits operands whose inner dimensions are equal.
     fn of(lhs: Lhs<'a>, rhs: &'a PackedMatrix) -> Vec<Self> {
+        let from = |values: &'a [bf16], start: usize| {
+            let values: &[u16] = values.reinterpret_cast();
+            values.get(start..).unwrap_or_default()
+        };
+        let depths = || rhs.blocks().map(|(depth, _)| depth);
         let lhs: Vec<&[u16]> = match lhs {
-            Lhs::Rows(rows) => {
-                let values: &[u16] = rows.values.reinterpret_cast();
-                let from = |(depth, _): (Range<usize>, _)| values.get(depth.start..);
-                rhs.blocks()
-                    .map(|block| from(block).unwrap_or_default())
+            Lhs::Rows(rows) => depths()
+                .map(|depth| from(rows.values, depth.start))
+                .collect(),
+            Lhs::Windows(windows) => {
+                assert_eq!(rhs.parts(), windows.side, "parts of a window");
+                depths()
+                    .map(|depth| from(windows.values, windows.offset(depth.start)))
                     .collect()
             }
             Lhs::Transposed(packed) => {
@@ -245,8 +263,12 @@ impl<'a> Block<'a> {
 /// Some rows and columns of a product.
 struct Tile<'a> {
     blocks: &'a [Block<'a>],
-    /// Number of values from one row of the left operand to the next.
+    /// Number of values from one row of the left operand to the next, in one line.
     row_step: usize,
+    /// Number of rows in a line: see [`Lhs::line`].
+    line: usize,
+    /// Number of values from one line to the next, unless the left operand is packed.
+    line_step: usize,
     /// Whether the left operand is packed.
     is_packed: bool,
     row: usize,
@@ -273,11 +295,12 @@ impl<'a> Tile<'a> {
         let panel_len = block.pairs.next_multiple_of(16) * TILE_COLUMNS;
         let rows = |group: usize| {
             let row = self.row + GROUP * group;
-            let start = if self.is_packed {
-                2 * (row / TILE_COLUMNS * panel_len + row % TILE_COLUMNS)
+            let line_step = if self.is_packed {
+                2 * panel_len
             } else {
-                row * self.row_step
+                self.line_step
             };
+            let start = row / self.line * line_step + row % self.line * self.row_step;
             block.lhs.get(start..).unwrap_or_default()
         };
         Step {
@@ -293,15 +316,35 @@ impl Lhs<'_> {
     fn shape(self) -> (usize, usize) {
         match self {
             Self::Rows(rows) => (rows.rows, rows.columns),
+            Self::Windows(windows) => windows.shape(),
             Self::Transposed(packed) => (packed.columns(), packed.rows()),
         }
     }
 
-    /// Returns the number of values from one row to the next, within a panel if they are packed.
+    /// Returns the number of values from one row to the next, within a line.
     fn row_step(self) -> usize {
         match self {
             Self::Rows(rows) => rows.row_stride,
+            Self::Windows(windows) => windows.point_stride,
             Self::Transposed(_) => 2,
+        }
+    }
+
+    /// Returns the number of rows that are at equal distances: those of a line of a feature map or
+    /// of a panel.
+    fn line(self) -> usize {
+        match self {
+            Self::Rows(_) => usize::MAX,
+            Self::Windows(windows) => windows.width.max(1),
+            Self::Transposed(_) => TILE_COLUMNS,
+        }
+    }
+
+    /// Returns the number of values from one line to the next, unless they are packed.
+    fn line_step(self) -> usize {
+        match self {
+            Self::Windows(windows) => windows.line_stride,
+            Self::Rows(_) | Self::Transposed(_) => 0,
         }
     }
 
@@ -309,19 +352,22 @@ impl Lhs<'_> {
     fn is_inside(self) -> bool {
         match self {
             Self::Rows(rows) => Operand::from(rows).is_inside(),
+            Self::Windows(windows) => windows.is_inside(),
             Self::Transposed(_) => true,
         }
     }
 
-    /// Returns the number of rows of the tile that starts at `row`, a multiple of [`GROUP`] rows
-    /// after the first: the first height if so many are left, else at most the second, and then in
-    /// one panel.
+    /// Returns the number of rows of the tile that starts at `row`: the first height if so many are
+    /// left, else at most the second, and then in one line. A tile of the first height consists of
+    /// groups of [`GROUP`] rows, each in one line.
     fn tile_rows(self, row: usize, [most, fewer]: [usize; 2]) -> usize {
+        let line = self.line();
         let rest = self.shape().0 - row;
-        match self {
-            _ if rest >= most => most,
-            Self::Rows(_) => rest.min(fewer),
-            Self::Transposed(_) => rest.min(fewer).min(TILE_COLUMNS - row % TILE_COLUMNS),
+        let in_line = rest.min(line - row % line);
+        let has_whole_groups = line.is_multiple_of(GROUP);
+        match if has_whole_groups { rest } else { in_line } {
+            rest if rest >= most => most,
+            _ => in_line.min(fewer),
         }
     }
 }

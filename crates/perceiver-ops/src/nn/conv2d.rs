@@ -8,16 +8,24 @@
 //! rows of a matrix that overlap in memory, and a convolution is one matrix product for each line
 //! of the kernel. The points in the gaps are computed too, and dropped.
 
+mod bf16;
+mod grid;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::apply_op3;
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target};
+use crate::cpu::output::computed;
 use crate::cpu::simd::{self, LANES};
+use crate::cpu::transpose::transpose;
 use crate::half_precision::{is_narrow_on_cpu, widened};
+use crate::matmul::kernel::Bf16Kernel;
 use crate::matmul::right::{Products, Right};
 use crate::nn::broadcast::SumSlices;
+use crate::nn::conv2d::bf16::Conv2dBf16;
+use crate::nn::conv2d::grid::{Grid, mirrored, with_channels};
 use crate::nn::im2col::{im2col, im2col_composed};
 use crate::nn::linear::{linear, linear_composed};
 
@@ -44,13 +52,22 @@ const TASK_IMAGES: usize = 16;
 /// When the shapes do not fit or `side` is even.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, side: usize) -> Result<Tensor> {
     check(x, weight, bias, side)?;
+    if let Some(kernel) = Bf16Kernel::of([x, weight, bias]) {
+        let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+        return apply_op3(&x, &weight, &bias, Conv2dBf16 { kernel, side });
+    }
     if is_narrow_on_cpu(x) {
-        let products = Products::of(x.dtype());
         return widened([x, weight, bias], |[x, weight, bias]| {
-            conv2d_in(products, x, weight, bias, side)
+            conv2d(x, weight, bias, side)
         });
     }
-    conv2d_in(Products::F32, x, weight, bias, side)
+    let has_kernels = [x, weight, bias].into_iter().all(cpu::has_kernels);
+    // The rows of few channels, such as those of an image, do not fill vectors.
+    if !has_kernels || x.dim(3)? < LANES {
+        return linear(&im2col(x, side, 1)?, weight, bias);
+    }
+    let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+    apply_op3(&x, &weight, &bias, Conv2d { side })
 }
 
 /// Computes [`conv2d`] by [`im2col_composed`] and [`linear_composed`]: the reference in tests.
@@ -59,23 +76,6 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, side: usize) -> Result
 /// As for [`conv2d`].
 pub fn conv2d_composed(x: &Tensor, weight: &Tensor, bias: &Tensor, side: usize) -> Result<Tensor> {
     linear_composed(&im2col_composed(x, side, 1)?, weight, bias)
-}
-
-/// Computes [`conv2d`] on the CPU with the given products, or by [`im2col`] and [`linear`].
-fn conv2d_in(
-    products: Products,
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    side: usize,
-) -> Result<Tensor> {
-    let has_kernels = [x, weight, bias].into_iter().all(cpu::has_kernels);
-    // The rows of few channels, such as those of an image, do not fill vectors.
-    if !has_kernels || x.dim(3)? < LANES {
-        return linear(&im2col(x, side, 1)?, weight, bias);
-    }
-    let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-    apply_op3(&x, &weight, &bias, Conv2d { products, side })
 }
 
 fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, side: usize) -> Result<()> {
@@ -94,64 +94,7 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, side: usize) -> Result<()> 
     Ok(())
 }
 
-/// The layout of a feature map with `margin` zeros before every line, and `margin` lines of zeros
-/// above and below.
-#[derive(Clone, Copy)]
-struct Grid {
-    height: usize,
-    width: usize,
-    margin: usize,
-}
-
 impl Grid {
-    fn new(layout: &Layout, side: usize) -> Result<Self> {
-        let (_, height, width, _) = layout.shape().dims4()?;
-        Ok(Self {
-            height,
-            width,
-            margin: side / 2,
-        })
-    }
-
-    fn side(&self) -> usize {
-        2 * self.margin + 1
-    }
-
-    /// Returns the number of points of an image.
-    fn area(&self) -> usize {
-        self.height * self.width
-    }
-
-    /// Returns the number of points from one line to the next.
-    fn line(&self) -> usize {
-        self.width + self.margin
-    }
-
-    /// Returns the number of points of the padded map.
-    fn padded(&self) -> usize {
-        (self.height + 2 * self.margin) * self.line() + self.margin
-    }
-
-    /// Returns the number of points at which a kernel is applied, those in gaps between lines
-    /// included.
-    fn points(&self) -> usize {
-        (self.height - 1) * self.line() + self.width
-    }
-
-    /// Writes the lines of an image into a padded map whose gaps are zeros.
-    fn pad(&self, image: &[f32], channels: usize, padded: &mut [f32]) {
-        let start = (self.margin * self.line() + self.margin) * channels;
-        self.spread(image, channels, &mut padded[start..]);
-    }
-
-    /// Writes the lines of an image to where [`Grid::points`] has them.
-    fn spread(&self, image: &[f32], channels: usize, points: &mut [f32]) {
-        let lines = points.chunks_mut(self.line() * channels);
-        for (line, to) in image.chunks(self.width * channels).zip(lines) {
-            to[..line.len()].copy_from_slice(line);
-        }
-    }
-
     /// Returns the neighbours that a line of the kernel takes at every point, of a padded map:
     /// `[points, side * channels]`.
     fn neighbours<'a>(&self, padded: &'a [f32], channels: usize, line: usize) -> Matrix<'a> {
@@ -172,39 +115,37 @@ impl Grid {
         [channels, outputs]: [usize; 2],
         bias: Option<&[f32]>,
     ) -> Vec<f32> {
-        let mut maps = cpu::zeros(images.len() / channels * outputs);
-        maps.par_chunks_mut(self.area() * outputs)
-            .zip(images.par_chunks(self.area() * channels))
-            .for_each_init(
-                || {
-                    let padded = vec![0f32; self.padded() * channels];
-                    (padded, vec![0f32; self.points() * outputs])
-                },
-                |(padded, points), (map, image)| {
-                    self.pad(image, channels, padded);
-                    for (line, kernel) in kernel.iter().enumerate() {
-                        let sum = if line == 0 { Sum::Replace } else { Sum::Add };
-                        let target = Target {
-                            values: points,
-                            row_stride: outputs,
-                        };
-                        kernel.multiply(target, sum, self.neighbours(padded, channels, line), 1.0);
-                    }
-                    let lines = points.chunks(self.line() * outputs);
-                    for (to, line) in map.chunks_mut(self.width * outputs).zip(lines) {
-                        to.copy_from_slice(&line[..to.len()]);
-                    }
-                    if let Some(bias) = bias {
-                        simd::add_to_rows(map, bias);
-                    }
-                },
-            );
-        maps
+        let image = self.area() * channels;
+        computed(
+            images.len() / channels * outputs,
+            self.area() * outputs,
+            || {
+                let padded = vec![0f32; self.padded() * channels];
+                (padded, vec![0f32; self.points() * outputs])
+            },
+            |(padded, points), number, map| {
+                self.pad(&images[number * image..][..image], channels, padded);
+                for (line, kernel) in kernel.iter().enumerate() {
+                    let sum = if line == 0 { Sum::Replace } else { Sum::Add };
+                    let target = Target {
+                        values: points,
+                        row_stride: outputs,
+                    };
+                    kernel.multiply(target, sum, self.neighbours(padded, channels, line), 1.0);
+                }
+                let lines = points.chunks(self.line() * outputs);
+                for (to, line) in map.chunks_mut(self.width * outputs).zip(lines) {
+                    to.copy_from_slice(&line[..to.len()]);
+                }
+                if let Some(bias) = bias {
+                    simd::add_to_rows(map, bias);
+                }
+            },
+        )
     }
 }
 
 struct Conv2d {
-    products: Products,
     side: usize,
 }
 
@@ -236,7 +177,7 @@ impl CustomOp3 for Conv2d {
             column_stride: 1,
         };
         let kernel: Vec<Right> = (0..self.side)
-            .map(|at| Right::transposed(self.products, line(at)))
+            .map(|at| Right::transposed(Products::F32, line(at)))
             .collect();
         let maps = grid.convolve(x, &kernel, [channels, outputs], Some(bias));
         Ok((CpuStorage::F32(maps), with_channels(x_layout, outputs)))
@@ -250,25 +191,23 @@ impl CustomOp3 for Conv2d {
         _output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (products, side) = (self.products, self.side);
+        let side = self.side;
         let grad = grad.contiguous()?;
-        let dx = grad.apply_op2_no_bwd(weight, &InputGradient { products, side })?;
-        let dweight = grad.apply_op2_no_bwd(x, &WeightGradient { products, side })?;
+        // Nothing uses the gradient of an image.
+        let dx = if x.track_op() {
+            Some(grad.apply_op2_no_bwd(weight, &InputGradient { side })?)
+        } else {
+            None
+        };
+        let dweight = grad.apply_op2_no_bwd(x, &WeightGradient { side })?;
         let dbias = grad.apply_op2_no_bwd(bias, &SumSlices)?;
-        Ok((Some(dx), Some(dweight), Some(dbias)))
+        Ok((dx, Some(dweight), Some(dbias)))
     }
-}
-
-/// Returns the shape of a map with another number of channels.
-fn with_channels(layout: &Layout, channels: usize) -> Shape {
-    let dims = layout.dims();
-    Shape::from((dims[0], dims[1], dims[2], channels))
 }
 
 /// The operation `(dy, W) -> dx`: a convolution of `dy` with the mirrored kernel, inputs and
 /// outputs exchanged.
 struct InputGradient {
-    products: Products,
     side: usize,
 }
 
@@ -288,18 +227,12 @@ impl CustomOp2 for InputGradient {
         let weight = cpu::values(self.name(), weight, weight_layout)?;
         let grid = Grid::new(grad_layout, self.side)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let (side, channels) = (self.side, inputs / self.side.pow(2));
-        // [line, side * outputs, channels]
-        let mut mirrored = Vec::with_capacity(weight.len());
-        for (line, column) in (0..side).flat_map(|line| (0..side).map(move |c| (line, c))) {
-            let from = ((side - 1 - line) * side + side - 1 - column) * channels;
-            for output in weight.chunks(inputs) {
-                mirrored.extend_from_slice(&output[from..from + channels]);
-            }
-        }
+        let channels = inputs / self.side.pow(2);
+        let mirrored = mirrored(weight, self.side, channels);
+        let rows = self.side * outputs;
         let kernel: Vec<Right> = mirrored
-            .chunks(side * outputs * channels)
-            .map(|line| Right::new(self.products, Matrix::new(line, side * outputs, channels)))
+            .chunks(rows * channels)
+            .map(|line| Right::new(Products::F32, Matrix::new(line, rows, channels)))
             .collect();
         let dx = grid.convolve(grad, &kernel, [outputs, channels], None);
         Ok((CpuStorage::F32(dx), with_channels(grad_layout, channels)))
@@ -308,7 +241,6 @@ impl CustomOp2 for InputGradient {
 
 /// The operation `(dy, x) -> dW`.
 struct WeightGradient {
-    products: Products,
     side: usize,
 }
 
@@ -356,15 +288,15 @@ impl WeightGradient {
         for (grad, image) in grad.chunks(grid.area() * outputs).zip(images) {
             grid.pad(image, channels, &mut padded);
             grid.spread(grad, outputs, &mut spread);
-            let spread = Matrix::new(&spread, points, outputs);
-            let grad = self.products.transposed_left(spread, &mut buffer); // [outputs, points]
+            transpose(Matrix::new(&spread, points, outputs), &mut buffer);
+            let grad = Matrix::new(&buffer, outputs, points);
             for line in 0..self.side {
                 let neighbours = grid.neighbours(&padded, channels, line);
                 let target = Target {
                     values: &mut sums[line * self.side * channels..],
                     row_stride: inputs,
                 };
-                Right::new(self.products, neighbours).multiply(target, Sum::Add, grad, 1.0);
+                Right::new(Products::F32, neighbours).multiply(target, Sum::Add, grad, 1.0);
             }
         }
         sums

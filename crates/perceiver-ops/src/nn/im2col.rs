@@ -62,12 +62,12 @@ fn compose(x: &Tensor, grid: Grid) -> Result<Tensor> {
 
 /// The sizes of a feature map, and side and stride of the neighbourhoods.
 #[derive(Clone, Copy)]
-struct Grid {
-    height: usize,
-    width: usize,
-    channels: usize,
-    side: usize,
-    stride: usize,
+pub(crate) struct Grid {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
+    pub(crate) side: usize,
+    pub(crate) stride: usize,
 }
 
 impl Grid {
@@ -158,12 +158,16 @@ impl Grid {
         output
             .par_chunks_mut(taken)
             .zip(x.par_chunks(image))
-            .for_each(|(output, x)| {
-                self.for_each_run(|from, to, length| {
-                    output[to..to + length].copy_from_slice(&x[from..from + length]);
-                });
-            });
+            .for_each(|(output, x)| self.take(x, output));
         output
+    }
+
+    /// Writes the neighbourhoods of an image's points over those of another, or over zeros: what
+    /// lies beyond the edges is left as it is.
+    pub(crate) fn take<T: Copy>(&self, image: &[T], output: &mut [T]) {
+        self.for_each_run(|from, to, length| {
+            output[to..to + length].copy_from_slice(&image[from..from + length]);
+        });
     }
 }
 

@@ -212,10 +212,15 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let dx = grad.apply_op2_no_bwd(&weight.contiguous()?, &InputGradient(self.0))?;
+        // Nothing uses the gradient of an image's values.
+        let dx = if x.track_op() {
+            Some(grad.apply_op2_no_bwd(&weight.contiguous()?, &InputGradient(self.0))?)
+        } else {
+            None
+        };
         let dweight = grad.apply_op2_no_bwd(x, &WeightGradient(self.0))?;
         let dbias = grad.apply_op2_no_bwd(bias, &SumSlices)?;
-        Ok((Some(dx), Some(dweight), Some(dbias)))
+        Ok((dx, Some(dweight), Some(dbias)))
     }
 }
 

@@ -3,10 +3,9 @@
 //! The gradient of a window goes to its first maximum, left to right and top to bottom.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use crate::autograd::recorded_ops::apply_op1;
-use crate::cpu;
+use crate::cpu::floats::{Floats, are_floats, map_units};
 use crate::cpu::simd::vectorised;
 use crate::half_precision::{is_narrow_on_cpu, widened};
 
@@ -34,11 +33,10 @@ pub fn max_pool(x: &Tensor) -> Result<Tensor> {
             x.dims()
         );
     }
-    if is_narrow_on_cpu(x) {
-        return widened([x], |[x]| max_pool(x));
-    }
-    if cpu::has_kernels(x) {
+    if are_floats([x]) {
         apply_op1(&x.contiguous()?, MaxPool)
+    } else if is_narrow_on_cpu(x) {
+        widened([x], |[x]| max_pool(x))
     } else {
         max_pool_composed(x)
     }
@@ -102,21 +100,19 @@ impl CustomOp1 for MaxPool {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, layout)?;
+        let x = Floats::of(self.name(), x, layout)?;
         let (batch, height, width, channels) = layout.shape().dims4()?;
-        let mut y = cpu::zeros(x.len() / (SIDE * SIDE));
-        y.par_chunks_mut(width / SIDE * channels)
-            .zip(x.par_chunks(SIDE * width * channels))
-            .for_each(|(y, lines)| {
-                let (above, below) = lines.split_at(width * channels);
-                let above = above.chunks(SIDE * channels);
-                let windows = above.zip(below.chunks(SIDE * channels));
-                for (y, (above, below)) in y.chunks_mut(channels).zip(windows) {
-                    maxima(above, below, y);
-                }
-            });
+        let line = width * channels;
+        let y = map_units([(x, SIDE * line)], line / SIDE, |[lines], y| {
+            let (above, below) = lines.split_at(line);
+            let above = above.chunks(SIDE * channels);
+            let windows = above.zip(below.chunks(SIDE * channels));
+            for (y, (above, below)) in y.chunks_mut(channels).zip(windows) {
+                maxima(above, below, y);
+            }
+        });
         let shape = Shape::from((batch, height / SIDE, width / SIDE, channels));
-        Ok((CpuStorage::F32(y), shape))
+        Ok((y, shape))
     }
 
     fn bwd(&self, x: &Tensor, _output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -140,23 +136,21 @@ impl CustomOp2 for MaxPoolBackward {
         dy: &CpuStorage,
         dy_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(self.name(), x, x_layout)?;
-        let dy = cpu::values(self.name(), dy, dy_layout)?;
+        let x = Floats::of(self.name(), x, x_layout)?;
+        let dy = Floats::of(self.name(), dy, dy_layout)?;
         let (_, _, width, channels) = x_layout.shape().dims4()?;
         let (line, window) = (width * channels, SIDE * channels);
-        let mut dx = cpu::zeros(x.len());
-        dx.par_chunks_mut(SIDE * line)
-            .zip(x.par_chunks(SIDE * line).zip(dy.par_chunks(line / SIDE)))
-            .for_each(|(dx, (x, dy))| {
-                let (above, below) = x.split_at(line);
-                let (to_above, to_below) = dx.split_at_mut(line);
-                let from = above.chunks(window).zip(below.chunks(window));
-                let to = to_above.chunks_mut(window).zip(to_below.chunks_mut(window));
-                for (dy, (from, to)) in dy.chunks(channels).zip(from.zip(to)) {
-                    pass(from.0, from.1, dy, to.0, to.1);
-                }
-            });
-        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
+        let inputs = [(x, SIDE * line), (dy, line / SIDE)];
+        let dx = map_units(inputs, SIDE * line, |[x, dy], dx| {
+            let (above, below) = x.split_at(line);
+            let (to_above, to_below) = dx.split_at_mut(line);
+            let from = above.chunks(window).zip(below.chunks(window));
+            let to = to_above.chunks_mut(window).zip(to_below.chunks_mut(window));
+            for (dy, (from, to)) in dy.chunks(channels).zip(from.zip(to)) {
+                pass(from.0, from.1, dy, to.0, to.1);
+            }
+        });
+        Ok((dx, x_layout.shape().clone()))
     }
 }
 
@@ -178,6 +172,26 @@ mod tests {
         let gradients = loss.sum_all().unwrap().backward().unwrap();
         let gradient = values(gradients.get(&x).unwrap());
         assert_eq!(gradient, [0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+
+    /// Maxima need no rounding.
+    #[test]
+    fn bf16_has_the_values_and_gradients_of_f32() {
+        let values = (0..4 * 6 * 20).map(|i| ((i * 37) % 101) as f32 / 8.0 - 6.0);
+        let x = Tensor::from_iter(values, &Device::Cpu).unwrap();
+        let x = x.reshape((1, 4, 6, 20)).unwrap();
+        let [expected, found] = [DType::F32, DType::BF16].map(|dtype| {
+            let x = Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap();
+            let y = max_pool(&x).unwrap();
+            let loss = (&y * &y.detach()).unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            [&y, gradients.get(&x).unwrap()].map(|x| {
+                assert_eq!(x.dtype(), dtype);
+                let x = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+                x.to_vec1::<f32>().unwrap()
+            })
+        });
+        assert_eq!(found, expected);
     }
 
     #[test]

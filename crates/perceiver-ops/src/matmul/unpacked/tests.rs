@@ -119,6 +119,47 @@ proptest! {
     }
 
     #[test]
+    fn windows_are_read_where_they_are(
+        (height, width) in prop_oneof![(1_usize..9, 1_usize..18), Just((8, 8)), Just((5, 16))],
+        side in prop_oneof![Just(1), Just(3), Just(5)],
+        channels in prop_oneof![1_usize..9, Just(64), Just(120)],
+        columns in 1_usize..40,
+        seed: u64,
+    ) {
+        let map = Stored::new(height + side - 1, (width + side - 1) * channels, 0, seed);
+        let windows = Windows {
+            values: &map.values,
+            height,
+            width,
+            side,
+            point_stride: channels,
+            line_stride: map.columns,
+        };
+        let inner = side * side * channels;
+        let rows = windows.copied();
+        let expected = (0..height * width).flat_map(|point| {
+            let (y, x) = (point / width, point % width);
+            let map = &map;
+            (0..inner).map(move |at| {
+                let line = y + at / (side * channels);
+                map.values[line * map.columns + x * channels + at % (side * channels)]
+            })
+        });
+        prop_assert!(rows.iter().copied().eq(expected));
+        let matrix = Stored::new(inner, columns, 0, seed ^ 1);
+        let rhs = PackedMatrix::in_parts(Operand::from(matrix.view()), side);
+        let rows = Lhs::Rows(RowMajor::new(&rows, height * width, inner));
+        for kernel in Bf16Kernel::all() {
+            if kernel.reads(Lhs::Windows(windows)) {
+                let run = |lhs| product(kernel, lhs, &rhs, 1.0, Sum::Replace, None);
+                let (found, expected) = (run(Lhs::Windows(windows)), run(rows));
+                prop_assert_eq!(bits(&found.0), bits(&expected.0), "{}", kernel);
+                prop_assert_eq!(found.1, expected.1, "{}", kernel);
+            }
+        }
+    }
+
+    #[test]
     fn unpacking_gives_back_what_was_packed(rows in 0_usize..600, columns in 1_usize..70, seed: u64) {
         let matrix = Stored::new(rows, columns, 0, seed);
         let packed = PackedMatrix::new(Operand::from(matrix.view()));

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::{TASK_ROWS, with_width};
 use crate::cpu::floats::Floats;
 use crate::cpu::gemm::{Sum, Target};
+use crate::cpu::output::computed;
 use crate::half_precision::{narrow, narrow_values, with_narrow_values};
 use crate::matmul::kernel::Bf16Kernel;
 use crate::matmul::operand::Operand;
@@ -57,19 +58,21 @@ impl CustomOp3 for LinearBf16 {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.to_dtype(DType::BF16)?.contiguous()?;
         let (outputs, inputs) = weight.dims2()?;
-        let packed = PackedMatrix::from_tensor(weight)?;
-        let [dx, dweight] = with_narrow_values(self.name(), [x, &grad], |[x, grad]| {
-            [
-                self.rows(grad, outputs, &packed, None),
-                self.weight_gradient(x, grad, [inputs, outputs]),
-            ]
+        let dx = if x.track_op() {
+            let packed = PackedMatrix::from_tensor(weight)?;
+            let dx = with_narrow_values(self.name(), [&grad], |[grad]| {
+                self.rows(grad, outputs, &packed, None)
+            })?;
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?)
+        } else {
+            None
+        };
+        let dweight = with_narrow_values(self.name(), [x, &grad], |[x, grad]| {
+            self.weight_gradient(x, grad, [inputs, outputs])
         })?;
+        let dweight = Tensor::from_vec(dweight, weight.shape(), x.device())?;
         let dbias = grad.apply_op2_no_bwd(bias, &SumSlices)?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dweight, weight.shape(), x.device())?),
-            Some(dbias),
-        ))
+        Ok((dx, Some(dweight), Some(dbias)))
     }
 }
 
@@ -83,19 +86,22 @@ impl LinearBf16 {
         bias: Option<&[f32]>,
     ) -> Vec<bf16> {
         let columns = matrix.columns();
-        let mut output = vec![bf16::ZERO; x.len() / width.max(1) * columns];
-        output
-            .par_chunks_mut((TASK_ROWS * columns).max(1))
-            .zip(x.par_chunks((TASK_ROWS * width).max(1)))
-            .for_each(|(values, x)| {
-                let lhs = Lhs::Rows(RowMajor::new(x, x.len() / width, width));
+        let len = x.len() / width.max(1) * columns;
+        computed(
+            len,
+            TASK_ROWS * columns,
+            || (),
+            |(), number, values| {
+                let rows = values.len() / columns;
+                let x = &x[number * TASK_ROWS * width..];
+                let lhs = Lhs::Rows(RowMajor::new(x, rows, width));
                 let product = Product::Bf16 {
                     values,
                     row_stride: columns,
                 };
                 multiply(self.0, product, lhs, matrix, 1.0, bias);
-            });
-        output
+            },
+        )
     }
 
     /// Computes `dy^T x`. A task sums some rows of the result, block of rows after block, so the
