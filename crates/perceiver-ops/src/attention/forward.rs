@@ -1,4 +1,4 @@
-//! The forward pass of fused attention: one task per block of an image's queries.
+//! The forward pass of fused attention: one task per block of an image's queries, head by head.
 
 use rayon::prelude::*;
 
@@ -37,6 +37,7 @@ pub(super) fn run(
                 keys: image_of(keys, number, g.keys * g.key_row()),
                 values: image_of(values, number, g.keys * g.value_row()),
             };
+            let tokens = source.tokens();
             let mut kept = vec![0f32; g.queries * kept_row];
             output
                 .par_chunks_mut(QUERY_BLOCK * g.output_width())
@@ -48,7 +49,16 @@ pub(super) fn run(
                 ))
                 .enumerate()
                 .for_each(|(block, ((output, queries), kept))| {
-                    source.read(block * QUERY_BLOCK, queries, output, kept);
+                    let rows = queries.len() / g.query_row();
+                    let mut reader = Reader::new(&source, &tokens, block * QUERY_BLOCK, rows);
+                    for head in 0..g.heads {
+                        let queries = part(queries, rows, g.query_row(), head * g.width, g.width);
+                        let read = Target {
+                            values: &mut output[head * g.value_width..],
+                            row_stride: g.output_width(),
+                        };
+                        reader.read(head, queries, read, kept);
+                    }
                 });
             kept
         })
@@ -79,6 +89,46 @@ pub(crate) struct Source<'a> {
     pub(crate) values: &'a [f32],
 }
 
+/// Keys and values as right operands of the products of a head.
+struct Tokens<'a> {
+    /// The transpose.
+    keys: Right<'a>,
+    values: Right<'a>,
+}
+
+/// Keys and values that all heads share, a block of keys at a time; nothing if heads have their own.
+pub(crate) struct SharedTokens<'a>(Vec<Tokens<'a>>);
+
+impl Source<'_> {
+    /// Returns the tokens that all heads of all blocks of queries share.
+    pub(crate) fn tokens(&self) -> SharedTokens<'_> {
+        let starts = (0..self.g.keys).step_by(KEY_BLOCK);
+        let are_shared = self.g.kv_heads < self.g.heads;
+        let starts = starts.filter(|_| are_shared);
+        SharedTokens(starts.map(|start| self.tokens_of(0, start)).collect())
+    }
+
+    /// Returns a head's block of keys and values from `start` on.
+    fn tokens_of(&self, head: usize, start: usize) -> Tokens<'_> {
+        let g = self.g;
+        let count = KEY_BLOCK.min(g.keys - start);
+        let keys = &self.keys[start * g.key_row()..];
+        let values = &self.values[start * g.value_row()..];
+        let (width, value_width) = (g.width, g.value_width);
+        let keys = part(keys, count, g.key_row(), g.kv_head(head) * width, width);
+        let column = g.kv_head(head) * value_width;
+        let values = part(values, count, g.value_row(), column, value_width);
+        Tokens {
+            keys: if g.kv_heads < g.heads {
+                Right::transposed(g.products, keys)
+            } else {
+                Right::new(g.products, keys.transposed())
+            },
+            values: Right::new(g.products, values),
+        }
+    }
+}
+
 /// The running softmax of a query.
 #[derive(Clone, Copy)]
 struct Running {
@@ -88,86 +138,107 @@ struct Running {
     left: f32,
 }
 
-impl Source<'_> {
-    /// Computes attention for the queries from `first` on. `kept` is empty or receives the values
-    /// for the backward pass.
-    pub(crate) fn read(&self, first: usize, queries: &[f32], output: &mut [f32], kept: &mut [f32]) {
-        let g = self.g;
-        let rows = queries.len() / g.query_row();
-        let mut running = vec![
-            Running {
-                max: f32::NEG_INFINITY,
-                sum: 0.0,
-                left: 0.0
-            };
-            g.heads * rows
-        ];
-        let mut tile = vec![0f32; rows * g.keys.min(KEY_BLOCK)];
-        let whole = g.keys <= KEY_BLOCK;
-        for start in (0..g.keys).step_by(KEY_BLOCK) {
-            let count = KEY_BLOCK.min(g.keys - start);
-            let tile = &mut tile[..rows * count];
-            let keys = &self.keys[start * g.key_row()..];
-            let values = &self.values[start * g.value_row()..];
-            let operands = |head: usize| {
-                let (width, value_width) = (g.width, g.value_width);
-                let keys = part(keys, count, g.key_row(), g.kv_head(head) * width, width);
-                let column = g.kv_head(head) * value_width;
-                let values = part(values, count, g.value_row(), column, value_width);
-                let keys = if g.kv_heads < g.heads {
-                    Right::transposed(g.products, keys) // for all heads
-                } else {
-                    Right::new(g.products, keys.transposed())
-                };
-                [keys, Right::new(g.products, values)]
-            };
-            let mut of_head = operands(0);
-            for head in 0..g.heads {
-                if head > 0 && g.kv_heads > 1 {
-                    of_head = operands(head);
-                }
-                let [keys, values] = &of_head;
-                let queries = part(queries, rows, g.query_row(), head * g.width, g.width);
-                let logits = Target {
-                    values: &mut *tile,
-                    row_stride: count,
-                };
-                keys.multiply(logits, Sum::Replace, queries, g.scale);
+impl Running {
+    const START: Self = Self {
+        max: f32::NEG_INFINITY,
+        sum: 0.0,
+        left: 0.0,
+    };
+}
 
-                let running = &mut running[head * rows..][..rows];
-                let row = (self.number * g.heads + head) * g.queries + first;
-                let mut read = Target {
-                    values: &mut output[head * g.value_width..],
-                    row_stride: g.output_width(),
-                };
-                let block = Block {
-                    mask: self.mask,
-                    keys: g.keys,
-                    first_row: row,
-                    start,
-                    whole,
-                };
-                softmax(block, tile, running, &mut read, g.value_width);
-                if whole && !kept.is_empty() {
-                    let rows = kept.chunks_mut(g.heads * count).zip(tile.chunks(count));
-                    rows.for_each(|(kept, tile)| {
-                        kept[head * count..][..count].copy_from_slice(tile);
-                    });
-                }
-                if self.mask.is_some() {
-                    drop_marked(tile);
-                }
-                let sum = if start == 0 { Sum::Replace } else { Sum::Add };
-                values.multiply(read, sum, Matrix::new(tile, rows, count), 1.0);
-            }
+/// A block of queries that reads the tokens of an image, head by head.
+pub(crate) struct Reader<'a> {
+    source: &'a Source<'a>,
+    shared: &'a SharedTokens<'a>,
+    /// Index of the block's first query.
+    first: usize,
+    /// Logits of the block's queries and one block of keys.
+    tile: Vec<f32>,
+    running: Vec<Running>,
+}
+
+impl<'a> Reader<'a> {
+    /// Creates a reader for `rows` queries from `first` on.
+    pub(crate) fn new(
+        source: &'a Source<'a>,
+        shared: &'a SharedTokens<'a>,
+        first: usize,
+        rows: usize,
+    ) -> Self {
+        Self {
+            source,
+            shared,
+            first,
+            tile: vec![0f32; rows * source.g.keys.min(KEY_BLOCK)],
+            running: vec![Running::START; rows],
         }
-        finish(g, self.mask, &running, output);
+    }
+
+    /// Computes a head's attention output. `kept` is empty or receives the head's values for the
+    /// backward pass, `[rows, heads, kept_width]`.
+    pub(crate) fn read(
+        &mut self,
+        head: usize,
+        queries: Matrix,
+        mut read: Target,
+        kept: &mut [f32],
+    ) {
+        let Source { g, mask, .. } = *self.source;
+        let whole = g.keys <= KEY_BLOCK;
+        self.running.fill(Running::START);
+        for (number, start) in (0..g.keys).step_by(KEY_BLOCK).enumerate() {
+            let count = KEY_BLOCK.min(g.keys - start);
+            let own;
+            let tokens = if let Some(shared) = self.shared.0.get(number) {
+                shared
+            } else {
+                own = self.source.tokens_of(head, start);
+                &own
+            };
+            let tile = &mut self.tile[..queries.rows * count];
+            let logits = Target {
+                values: &mut *tile,
+                row_stride: count,
+            };
+            tokens.keys.multiply(logits, Sum::Replace, queries, g.scale);
+
+            let row = (self.source.number * g.heads + head) * g.queries + self.first;
+            let block = Block {
+                mask,
+                keys: g.keys,
+                first_row: row,
+                start,
+                whole,
+            };
+            softmax(block, tile, &mut self.running, &mut read, g.value_width);
+            if whole && !kept.is_empty() {
+                let rows = kept.chunks_mut(g.heads * count).zip(tile.chunks(count));
+                rows.for_each(|(kept, tile)| {
+                    kept[head * count..][..count].copy_from_slice(tile);
+                });
+            }
+            if mask.is_some() {
+                drop_marked(tile);
+            }
+            let sum = if start == 0 { Sum::Replace } else { Sum::Add };
+            let target = Target {
+                values: &mut *read.values,
+                row_stride: read.row_stride,
+            };
+            let tile = Matrix::new(tile, queries.rows, count);
+            tokens.values.multiply(target, sum, tile, 1.0);
+        }
+        finish(g, mask, &mut self.running, &mut read);
         if !whole {
-            for (index, log_sum) in kept.iter_mut().enumerate() {
-                let running = running[index % g.heads * rows + index / g.heads];
-                *log_sum = running.max + running.sum.ln();
+            for (kept, running) in kept.chunks_mut(g.heads).zip(&self.running) {
+                kept[head] = running.max + running.sum.ln();
             }
         }
+    }
+
+    /// Returns the sum of each query's probabilities after dropout, of the head read last.
+    pub(crate) fn sums(&self) -> impl Iterator<Item = f32> {
+        self.running.iter().map(|running| running.left)
     }
 }
 
@@ -224,26 +295,17 @@ vectorised! {
         }
     }
 
-    /// Divides the output by the sums and the keep rate of dropout, and appends the sums after
-    /// dropout.
-    fn finish(g: Geometry, mask: Option<Mask>, running: &[Running], output: &mut [f32]) {
-        let rows = running.len() / g.heads;
-        for (index, row) in output.chunks_mut(g.output_width()).enumerate() {
-            let (read, sums) = row.split_at_mut(g.heads * g.value_width);
-            for (head, read) in read.chunks_mut(g.value_width).enumerate() {
-                let running = running[head * rows + index];
-                let mut factor = if g.keys <= KEY_BLOCK { 1.0 } else { running.sum.recip() };
-                if let Some(mask) = mask {
-                    factor *= mask.factor;
-                }
-                simd::scale(read, factor);
-                if g.append_sums {
-                    sums[head] = if mask.is_some() { running.left * factor } else { 1.0 };
-                }
+    /// Divides a head's output by the sums and the keep rate of dropout, and the sums after dropout
+    /// likewise.
+    fn finish(g: Geometry, mask: Option<Mask>, running: &mut [Running], read: &mut Target) {
+        let whole = g.keys <= KEY_BLOCK;
+        for (row, running) in read.values.chunks_mut(read.row_stride).zip(running) {
+            let mut factor = if whole { 1.0 } else { running.sum.recip() };
+            if let Some(mask) = mask {
+                factor *= mask.factor;
             }
-            if g.append_sums {
-                sums[g.heads] = 1.0;
-            }
+            simd::scale(&mut row[..g.value_width], factor);
+            running.left = if mask.is_some() { running.left * factor } else { 1.0 };
         }
     }
 }

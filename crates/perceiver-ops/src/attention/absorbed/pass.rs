@@ -20,8 +20,8 @@ pub(super) struct AbsorbedAttention {
     pub(super) kept: Mutex<Vec<Kept>>,
 }
 
-/// Values of an image saved for the backward pass. Every input of a product ends in a 1, which
-/// multiplies the bias.
+/// Values of an image saved for the backward pass; all but `input` are empty if none follows. Every
+/// input of a product ends in a 1, which multiplies the bias.
 pub(super) struct Kept {
     pub(super) input: Vec<f32>,   // [n, width + 1]
     pub(super) queries: Vec<f32>, // [n, heads * token_width]
