@@ -148,7 +148,9 @@ impl Bench {
         }
         if self.includes(Subject::Infer) {
             self.contests("infer", Task::Infer, report, progress)?;
-            self.single_image(report, progress)?;
+            if self.batch_sizes == usual_batch_sizes(self.device) {
+                self.single_image(report, progress)?;
+            }
             self.image_sizes(report, progress)?;
         }
         if self.includes(Subject::Loader) {
