@@ -173,6 +173,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn variants_of_cifar100_cpu_have_its_model_and_optimizer() {
+        let preset = Preset::Cifar100Cpu.recipe();
+        let long = Preset::Cifar100CpuLong.recipe();
+        assert_eq!(long.model, preset.model);
+        assert_eq!(long.training.optimizer, preset.training.optimizer);
+        let changed = "data.dataset = 'cifar10'\nmodel.classifier_units = [128, 10]";
+        let layers = [
+            ("cifar100-cpu", Preset::Cifar100Cpu.toml()),
+            ("test", changed),
+        ];
+        let expected = Recipe::from_layers(&layers).unwrap();
+        assert_eq!(Preset::Cifar10Cpu.recipe(), expected);
+    }
+
     /// For a run of an earlier version, whose training seed drew the test split.
     #[test]
     fn recipes_without_a_split_seed_keep_their_split() {

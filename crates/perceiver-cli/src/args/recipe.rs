@@ -14,9 +14,9 @@ use crate::args::overrides::{Layer, RecipeChanges, recipe_over};
 /// Recipe flags. They override the configuration file, which overrides the preset.
 #[derive(Debug, Args)]
 pub(crate) struct RecipeFlags {
-    /// Recipe to start from: keras, keras-2021, cifar100-cpu, cifar100-cpu-2026-11, cifar100,
-    /// cifar100-best, quickstart, finetune, perceiver-io-conv, perceiver-io-fourier or
-    /// perceiver-io-learned.
+    /// Recipe to start from: keras, keras-2021, cifar100-cpu, cifar100-cpu-long,
+    /// cifar100-cpu-2026-11, cifar10-cpu, cifar100, cifar100-best, quickstart, finetune,
+    /// perceiver-io-conv, perceiver-io-fourier or perceiver-io-learned.
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
 

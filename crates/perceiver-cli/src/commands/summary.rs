@@ -41,9 +41,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     offline: bool,
 
-    /// Preset: keras, keras-2021, cifar100-cpu, cifar100-cpu-2026-11, cifar100, cifar100-best,
-    /// quickstart, finetune, perceiver-io-conv, perceiver-io-fourier or perceiver-io-learned
-    /// [default: as for train].
+    /// Preset: keras, keras-2021, cifar100-cpu, cifar100-cpu-long, cifar100-cpu-2026-11,
+    /// cifar10-cpu, cifar100, cifar100-best, quickstart, finetune, perceiver-io-conv,
+    /// perceiver-io-fourier or perceiver-io-learned [default: as for train].
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
 

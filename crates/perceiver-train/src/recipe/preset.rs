@@ -15,8 +15,12 @@ pub enum Preset {
     Keras2021,
     /// A small model for CIFAR-100 on two cores.
     Cifar100Cpu,
+    /// `Cifar100Cpu` for hours instead of half an hour.
+    Cifar100CpuLong,
     /// The former `Cifar100Cpu`, of November 2026, for comparison.
     Cifar100Cpu202611,
+    /// `Cifar100Cpu` for CIFAR-10.
+    Cifar10Cpu,
     /// The example's architecture, with training options that make it learn, on one GPU.
     Cifar100,
     /// A Perceiver of fewer than 20 M parameters for the highest accuracy on CIFAR-100.
@@ -35,11 +39,13 @@ pub enum Preset {
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Keras,
         Self::Keras2021,
         Self::Cifar100Cpu,
+        Self::Cifar100CpuLong,
         Self::Cifar100Cpu202611,
+        Self::Cifar10Cpu,
         Self::Cifar100,
         Self::Cifar100Best,
         Self::Quickstart,
@@ -55,7 +61,9 @@ impl Preset {
             Self::Keras => "keras",
             Self::Keras2021 => "keras-2021",
             Self::Cifar100Cpu => "cifar100-cpu",
+            Self::Cifar100CpuLong => "cifar100-cpu-long",
             Self::Cifar100Cpu202611 => "cifar100-cpu-2026-11",
+            Self::Cifar10Cpu => "cifar10-cpu",
             Self::Cifar100 => "cifar100",
             Self::Cifar100Best => "cifar100-best",
             Self::Quickstart => "quickstart",
@@ -72,7 +80,9 @@ impl Preset {
             Self::Keras => "the Keras example's listing, exactly (which does not learn)",
             Self::Keras2021 => "the Keras example of 2021, with LAMB",
             Self::Cifar100Cpu => "a small model that learns CIFAR-100 on two cores",
+            Self::Cifar100CpuLong => "cifar100-cpu for hours, with CutMix",
             Self::Cifar100Cpu202611 => "the former cifar100-cpu, for comparison",
+            Self::Cifar10Cpu => "cifar100-cpu for CIFAR-10",
             Self::Cifar100 => {
                 "the Keras example's architecture, trained so that it learns, on one GPU"
             }
@@ -99,7 +109,9 @@ impl Preset {
             Self::Keras => include_str!("../../presets/keras.toml"),
             Self::Keras2021 => include_str!("../../presets/keras-2021.toml"),
             Self::Cifar100Cpu => include_str!("../../presets/cifar100-cpu.toml"),
+            Self::Cifar100CpuLong => include_str!("../../presets/cifar100-cpu-long.toml"),
             Self::Cifar100Cpu202611 => include_str!("../../presets/cifar100-cpu-2026-11.toml"),
+            Self::Cifar10Cpu => include_str!("../../presets/cifar10-cpu.toml"),
             Self::Cifar100 => include_str!("../../presets/cifar100.toml"),
             Self::Cifar100Best => include_str!("../../presets/cifar100-best.toml"),
             Self::Quickstart => include_str!("../../presets/quickstart.toml"),
