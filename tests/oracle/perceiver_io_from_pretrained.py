@@ -14,9 +14,9 @@ them; without it, `cargo run --example logits` computes them:
 `write` makes a small random model of every kind and stores it in OUT/KIND as the Hub has them (config.json, model.safetensors, pytorch_model.bin,
 preprocessor_config.json) with golden.safetensors: inputs, latents, logits, loss and the gradient of every parameter. Our side reads it:
 
-    python tests/oracle/perceiver_io_from_pretrained.py write /tmp/models
-    PERCEIVER_IO_GOLDEN_DIR=/tmp/models cargo test -p perceiver-tests --test perceiver_io
-    for kind in learned fourier conv; do python tests/oracle/perceiver_io_from_pretrained.py check /tmp/models/$kind; done
+    python tests/oracle/perceiver_io_from_pretrained.py write models
+    PERCEIVER_IO_GOLDEN_DIR=$PWD/models cargo test -p perceiver-tests --test perceiver_io
+    for kind in learned fourier conv; do python tests/oracle/perceiver_io_from_pretrained.py check models/$kind; done
 
 `predict` prints the probabilities of each image, by transformers' image processor and model; tests/hub_perceiver_io.rs has some of its output.
 
