@@ -14,6 +14,7 @@ mod forward;
 pub(crate) mod gpu;
 mod pass;
 mod shape;
+mod weight_gradients;
 pub(crate) mod weights;
 
 use std::sync::Mutex;

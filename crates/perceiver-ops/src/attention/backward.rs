@@ -1,11 +1,11 @@
-//! The backward pass of fused attention: one task per image, whose key and value gradients are sums
-//! over all its queries and heads.
+//! The backward pass of fused attention: one task per image, head by head. Key and value gradients
+//! are sums over all queries and heads.
 
 use rayon::prelude::*;
 
 use super::KEY_BLOCK;
 use super::dropout_mask::{self, Mask};
-use super::forward::image_of;
+use super::forward::{Source, image_of};
 use super::shape::{Geometry, part};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target};
@@ -14,12 +14,12 @@ use crate::matmul::right::Right;
 
 /// The inputs and output of the forward pass, and the gradient of the output.
 #[derive(Clone, Copy)]
-pub(crate) struct Inputs<'a> {
-    pub(crate) queries: &'a [f32],
-    pub(crate) keys: &'a [f32],
-    pub(crate) values: &'a [f32],
-    pub(crate) output: &'a [f32],
-    pub(crate) grad: &'a [f32],
+pub(super) struct Inputs<'a> {
+    pub(super) queries: &'a [f32],
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+    pub(super) output: &'a [f32],
+    pub(super) grad: &'a [f32],
 }
 
 /// Computes the gradients of queries, keys and values.
@@ -39,145 +39,163 @@ pub(super) fn run(
         .zip(dk.par_chunks_mut(sizes[1]).zip(dv.par_chunks_mut(sizes[2])))
         .zip(kept)
         .enumerate()
-        .for_each(|(image, ((dq, (dk, dv)), kept))| {
+        .for_each(|(number, ((dq, (dk, dv)), kept))| {
             let output = g.queries * g.output_width();
-            let of = |values, size| image_of(values, image, size);
-            let inputs = Inputs {
-                queries: of(inputs.queries, sizes[0]),
-                keys: of(inputs.keys, sizes[1]),
-                values: of(inputs.values, sizes[2]),
-                output: of(inputs.output, output),
-                grad: of(inputs.grad, output),
-            };
-            let image = Image {
+            let of = |values, size| image_of(values, number, size);
+            let source = Source {
                 g,
                 mask,
-                number: image,
-                kept,
-                inputs,
+                number,
+                keys: of(inputs.keys, sizes[1]),
+                values: of(inputs.values, sizes[2]),
             };
-            image.differentiate(dq, dk, Some(dv));
+            let queries = of(inputs.queries, sizes[0]);
+            let [grad, output] = [inputs.grad, inputs.output].map(|values| of(values, output));
+            let mut image = ImageGradient::new(source, kept);
+            let of_sums = vec![0f32; g.queries];
+            for head in 0..g.heads {
+                let (column, width) = (head * g.value_width, g.value_width);
+                let [grad, output] = [grad, output]
+                    .map(|values| part(values, g.queries, g.output_width(), column, width));
+                let of_head = OfHead {
+                    queries: part(queries, g.queries, g.query_row(), head * g.width, g.width),
+                    grad,
+                    products: &row_products(grad, output),
+                    of_sums: &of_sums,
+                };
+                let dq = Target {
+                    values: &mut dq[head * g.width..],
+                    row_stride: g.query_row(),
+                };
+                image.differentiate(head, of_head, dq, dk, Some(&mut *dv));
+            }
         });
     [dq, dk, dv]
 }
 
-/// An image of the batch.
-pub(crate) struct Image<'a> {
-    pub(crate) g: Geometry,
-    pub(crate) mask: Option<Mask>,
-    /// Index of the image in the batch.
-    pub(crate) number: usize,
-    /// Values saved by the forward pass.
-    pub(crate) kept: &'a [f32],
-    pub(crate) inputs: Inputs<'a>,
+/// A head's queries, and what is known of the gradient of its output.
+#[derive(Clone, Copy)]
+pub(crate) struct OfHead<'a> {
+    pub(crate) queries: Matrix<'a>,
+    /// Gradient of the output, `dy`.
+    pub(crate) grad: Matrix<'a>,
+    /// For each query, the sum of `P * dP` along its row of probabilities: `rows(dy * y)`.
+    pub(crate) products: &'a [f32],
+    /// Gradient of the sum of each query's probabilities after dropout.
+    pub(crate) of_sums: &'a [f32],
 }
 
-impl Image<'_> {
-    /// Adds the gradients to `dq`, `dk` and `dv`; if keys and values are the same tensor, without
-    /// `dv`, to `dk`.
-    pub(crate) fn differentiate(&self, dq: &mut [f32], dk: &mut [f32], mut dv: Option<&mut [f32]>) {
-        let (g, inputs) = (self.g, self.inputs);
-        let sums = output_products(g, inputs.grad, inputs.output);
-        let block = g.keys.min(KEY_BLOCK);
-        let [mut marked, mut tile, mut transposed] =
-            [(); 3].map(|()| vec![0f32; g.queries * block]);
-        for start in (0..g.keys).step_by(KEY_BLOCK) {
+/// The backward pass of an image of the batch, head by head.
+pub(crate) struct ImageGradient<'a> {
+    source: Source<'a>,
+    /// Values saved by the forward pass, `[heads, queries, kept_width]`.
+    kept: &'a [f32],
+    /// Keys and values that all heads share, a block of keys at a time; nothing if heads have their
+    /// own.
+    shared: Vec<Tokens<'a>>,
+    // Of one head's queries and a block of keys.
+    marked: Vec<f32>,
+    tile: Vec<f32>,
+    transposed: Vec<f32>,
+}
+
+impl<'a> ImageGradient<'a> {
+    pub(crate) fn new(source: Source<'a>, kept: &'a [f32]) -> Self {
+        let g = source.g;
+        let are_shared = g.kv_heads < g.heads;
+        let starts = (0..g.keys).step_by(KEY_BLOCK).filter(|_| are_shared);
+        let buffer = || vec![0f32; g.queries * g.keys.min(KEY_BLOCK)];
+        Self {
+            kept,
+            shared: starts.map(|start| Tokens::new(&source, 0, start)).collect(),
+            source,
+            marked: buffer(),
+            tile: buffer(),
+            transposed: buffer(),
+        }
+    }
+
+    /// Computes the gradient of a head's queries, `dq`, and adds those of keys and values to `dk`
+    /// and `dv`; if they are the same tensor, without `dv`, to `dk`.
+    pub(crate) fn differentiate(
+        &mut self,
+        head: usize,
+        of: OfHead,
+        dq: Target,
+        dk: &mut [f32],
+        mut dv: Option<&mut [f32]>,
+    ) {
+        let Source {
+            g, mask, number, ..
+        } = self.source;
+        let factor = mask.map_or(1.0, |mask| mask.factor);
+        let size = g.queries * g.kept_width();
+        let kept = &self.kept[head * size..][..size];
+        for (block, start) in (0..g.keys).step_by(KEY_BLOCK).enumerate() {
             let count = KEY_BLOCK.min(g.keys - start);
-            let [marked, tile, transposed] = [&mut marked, &mut tile, &mut transposed]
-                .map(|buffer| &mut buffer[..g.queries * count]);
-            let mut tokens = self.tokens(0, start, count);
-            for head in 0..g.heads {
-                if head > 0 && g.kv_heads > 1 {
-                    tokens = self.tokens(head, start, count);
-                }
-                let [queries, grad] = self.of_queries(head);
+            let [marked, tile, transposed] =
+                [&mut self.marked, &mut self.tile, &mut self.transposed]
+                    .map(|buffer| &mut buffer[..g.queries * count]);
+            let own;
+            let tokens = if let Some(shared) = self.shared.get(block) {
+                shared
+            } else {
+                own = Tokens::new(&self.source, head, start);
+                &own
+            };
 
-                // P, with the sign bit set for dropped entries.
-                if g.keys <= KEY_BLOCK {
-                    let rows = self
-                        .kept
-                        .chunks(g.heads * g.keys)
-                        .zip(marked.chunks_mut(count));
-                    rows.for_each(|(kept, marked)| {
-                        marked.copy_from_slice(&kept[head * count..][..count]);
-                    });
-                } else {
-                    let keys = self.keys(head, start, count).transposed();
-                    let keys = Right::new(g.products, keys);
-                    product(marked, queries, &keys, g.scale);
-                    let first_row = (self.number * g.heads + head) * g.queries;
-                    let log_sums = self.kept.iter().skip(head).step_by(g.heads);
-                    let log_sums: Vec<f32> = log_sums.copied().collect();
-                    probabilities(self.mask, g.keys, first_row, start, &log_sums, marked);
-                }
-                // dP before the dropout mask: dy v^T.
-                product(tile, grad, &tokens.values, 1.0);
-                let from_sums = g.heads * g.value_width + head;
-                let rows = inputs.grad.chunks(g.output_width());
-                let of_sums: Vec<f32> = rows
-                    .map(|row| if g.append_sums { row[from_sums] } else { 0.0 })
-                    .collect();
-                let sums = &sums[head * g.queries..][..g.queries];
-                logit_gradients(self.factor(), sums, &of_sums, marked, tile);
-
-                let (keys_column, values_column) =
-                    (g.kv_head(head) * g.width, g.kv_head(head) * g.value_width);
-                let marked = Matrix::new(marked, g.queries, count);
-                let probabilities = g.products.transposed_left(marked, transposed);
-                let dv = dv.as_deref_mut().unwrap_or(&mut *dk);
-                let dv = &mut dv[start * g.value_row() + values_column..];
-                let grad = Right::new(g.products, grad);
-                add(dv, g.value_row(), probabilities, &grad, self.factor());
-
-                let tile = Matrix::new(tile, g.queries, count);
-                let dq = &mut dq[head * g.width..];
-                add(dq, g.query_row(), tile, &tokens.keys, g.scale);
-                let dlogits = g.products.transposed_left(tile, transposed);
-                let dk = &mut dk[start * g.key_row() + keys_column..];
-                let queries = Right::new(g.products, queries);
-                add(dk, g.key_row(), dlogits, &queries, g.scale);
+            // P, with the sign bit set for dropped entries.
+            if g.keys <= KEY_BLOCK {
+                marked.copy_from_slice(kept);
+            } else {
+                let keys = self.source.keys_of(head, start).transposed();
+                product(marked, of.queries, &Right::new(g.products, keys), g.scale);
+                let first_row = (number * g.heads + head) * g.queries;
+                probabilities(mask, g.keys, first_row, start, kept, marked);
             }
+            // dP before the dropout mask: dy v^T.
+            product(tile, of.grad, &tokens.values, 1.0);
+            logit_gradients(factor, of.products, of.of_sums, marked, tile);
+
+            let (keys_column, values_column) =
+                (g.kv_head(head) * g.width, g.kv_head(head) * g.value_width);
+            let marked = Matrix::new(marked, g.queries, count);
+            let probabilities = g.products.transposed_left(marked, transposed);
+            let dv = dv.as_deref_mut().unwrap_or(&mut *dk);
+            let dv = &mut dv[start * g.value_row() + values_column..];
+            let grad = Right::new(g.products, of.grad);
+            add(dv, g.value_row(), probabilities, &grad, factor);
+
+            let tile = Matrix::new(tile, g.queries, count);
+            let target = Target {
+                values: &mut *dq.values,
+                row_stride: dq.row_stride,
+            };
+            let sum = if start == 0 { Sum::Replace } else { Sum::Add };
+            tokens.keys.multiply(target, sum, tile, g.scale);
+            let dlogits = g.products.transposed_left(tile, transposed);
+            let dk = &mut dk[start * g.key_row() + keys_column..];
+            let queries = Right::new(g.products, of.queries);
+            add(dk, g.key_row(), dlogits, &queries, g.scale);
         }
     }
+}
 
-    /// Returns a head's `count` keys from `start` on.
-    fn keys(&self, head: usize, start: usize, count: usize) -> Matrix<'_> {
-        let g = self.g;
-        let keys = &self.inputs.keys[start * g.key_row()..];
-        part(keys, count, g.key_row(), g.kv_head(head) * g.width, g.width)
-    }
+/// Keys and values as right operands.
+struct Tokens<'a> {
+    keys: Right<'a>,
+    /// The transpose.
+    values: Right<'a>,
+}
 
-    /// Returns a head's keys and values from `start` on as right operands.
-    fn tokens(&self, head: usize, start: usize, count: usize) -> Tokens<'_> {
-        let g = self.g;
-        let values = &self.inputs.values[start * g.value_row()..];
-        let column = g.kv_head(head) * g.value_width;
-        let values = part(values, count, g.value_row(), column, g.value_width);
-        Tokens {
-            keys: Right::new(g.products, self.keys(head, start, count)),
-            values: Right::transposed(g.products, values),
+impl<'a> Tokens<'a> {
+    /// Returns a head's block of keys and values from `start` on.
+    fn new(source: &Source<'a>, head: usize, start: usize) -> Self {
+        let products = source.g.products;
+        Self {
+            keys: Right::new(products, source.keys_of(head, start)),
+            values: Right::transposed(products, source.values_of(head, start)),
         }
-    }
-
-    /// Returns a head's queries and output gradients.
-    fn of_queries(&self, head: usize) -> [Matrix<'_>; 2] {
-        let (g, inputs) = (self.g, self.inputs);
-        let (queries, grad) = (head * g.width, head * g.value_width);
-        [
-            part(inputs.queries, g.queries, g.query_row(), queries, g.width),
-            part(
-                inputs.grad,
-                g.queries,
-                g.output_width(),
-                grad,
-                g.value_width,
-            ),
-        ]
-    }
-
-    /// Returns the scale of kept values in dropout.
-    fn factor(&self) -> f32 {
-        self.mask.map_or(1.0, |mask| mask.factor)
     }
 }
 
@@ -192,31 +210,10 @@ fn add(values: &mut [f32], row_stride: usize, lhs: Matrix, rhs: &Right, scale: f
     rhs.multiply(target, Sum::Add, lhs, scale);
 }
 
-/// Keys and values as right operands.
-struct Tokens<'a> {
-    keys: Right<'a>,
-    /// The transpose.
-    values: Right<'a>,
-}
-
 vectorised! {
-    /// Computes `rows(dy * y)` for every head and query, `[heads, queries]`: the sum of `P * dP`
-    /// along a row of probabilities.
-    fn output_products(g: Geometry, grad: &[f32], output: &[f32]) -> Vec<f32> {
-        let mut sums = vec![0f32; g.heads * g.queries];
-        let rows = grad.chunks(g.output_width()).zip(output.chunks(g.output_width()));
-        for (query, (grad, output)) in rows.enumerate() {
-            for head in 0..g.heads {
-                let columns = head * g.value_width..(head + 1) * g.value_width;
-                let mut sum = simd::dot(&grad[columns.clone()], &output[columns]);
-                if g.append_sums {
-                    let column = g.heads * g.value_width + head;
-                    sum += grad[column] * output[column];
-                }
-                sums[head * g.queries + query] = sum;
-            }
-        }
-        sums
+    /// Computes the dot product of every pair of rows.
+    pub(crate) fn row_products(lhs: Matrix, rhs: Matrix) -> Vec<f32> {
+        (0..lhs.rows).map(|row| simd::dot(lhs.row(row), rhs.row(row))).collect()
     }
 
     /// Turns a head's logits into probabilities, with dropped ones marked as in the forward pass.

@@ -24,7 +24,11 @@ pub(super) fn run(
     values: &[f32],
 ) -> (Vec<f32>, Vec<Vec<f32>>) {
     let mut output = cpu::zeros(g.batch * g.queries * g.output_width());
-    let kept_row = if keep { g.heads * g.kept_width() } else { 0 };
+    let kept_size = if keep {
+        g.heads * g.queries * g.kept_width()
+    } else {
+        0
+    };
     let kept = output
         .par_chunks_mut(g.queries * g.output_width())
         .zip(queries.par_chunks(g.queries * g.query_row()))
@@ -38,17 +42,13 @@ pub(super) fn run(
                 values: image_of(values, number, g.keys * g.value_row()),
             };
             let tokens = source.tokens();
-            let mut kept = vec![0f32; g.queries * kept_row];
+            let mut kept = vec![0f32; kept_size];
             output
                 .par_chunks_mut(QUERY_BLOCK * g.output_width())
                 .zip(queries.par_chunks(QUERY_BLOCK * g.query_row()))
-                .zip(blocks_mut(
-                    &mut kept,
-                    g.queries.div_ceil(QUERY_BLOCK),
-                    QUERY_BLOCK * kept_row,
-                ))
+                .zip(blocks_of_heads(&mut kept, g, g.kept_width()))
                 .enumerate()
-                .for_each(|(block, ((output, queries), kept))| {
+                .for_each(|(block, ((output, queries), mut kept))| {
                     let rows = queries.len() / g.query_row();
                     let mut reader = Reader::new(&source, &tokens, block * QUERY_BLOCK, rows);
                     for head in 0..g.heads {
@@ -57,6 +57,7 @@ pub(super) fn run(
                             values: &mut output[head * g.value_width..],
                             row_stride: g.output_width(),
                         };
+                        let kept = kept.get_mut(head).map(|rows| &mut **rows);
                         reader.read(head, queries, read, kept);
                     }
                 });
@@ -66,12 +67,21 @@ pub(super) fn run(
     (output, kept)
 }
 
-/// Splits values into `count` blocks of `size`, which may be 0.
-pub(crate) fn blocks_mut(values: &mut [f32], count: usize, size: usize) -> Vec<&mut [f32]> {
-    match size {
-        0 => (0..count).map(|_| [].as_mut_slice()).collect(),
-        _ => values.chunks_mut(size).collect(),
+/// Splits values `[heads, queries, width]` into blocks of queries, each with its rows of every head.
+/// If there are no values, nor do the blocks have any.
+pub(crate) fn blocks_of_heads(
+    values: &mut [f32],
+    g: Geometry,
+    width: usize,
+) -> Vec<Vec<&mut [f32]>> {
+    let mut blocks = Vec::new();
+    blocks.resize_with(g.queries.div_ceil(QUERY_BLOCK), Vec::new);
+    for head in values.chunks_mut(g.queries * width) {
+        for (block, rows) in blocks.iter_mut().zip(head.chunks_mut(QUERY_BLOCK * width)) {
+            block.push(rows);
+        }
     }
+    blocks
 }
 
 /// Returns the values of one image.
@@ -99,9 +109,9 @@ struct Tokens<'a> {
 /// Keys and values that all heads share, a block of keys at a time; nothing if heads have their own.
 pub(crate) struct SharedTokens<'a>(Vec<Tokens<'a>>);
 
-impl Source<'_> {
+impl<'a> Source<'a> {
     /// Returns the tokens that all heads of all blocks of queries share.
-    pub(crate) fn tokens(&self) -> SharedTokens<'_> {
+    pub(crate) fn tokens(&self) -> SharedTokens<'a> {
         let starts = (0..self.g.keys).step_by(KEY_BLOCK);
         let are_shared = self.g.kv_heads < self.g.heads;
         let starts = starts.filter(|_| are_shared);
@@ -109,23 +119,45 @@ impl Source<'_> {
     }
 
     /// Returns a head's block of keys and values from `start` on.
-    fn tokens_of(&self, head: usize, start: usize) -> Tokens<'_> {
+    fn tokens_of(&self, head: usize, start: usize) -> Tokens<'a> {
         let g = self.g;
-        let count = KEY_BLOCK.min(g.keys - start);
-        let keys = &self.keys[start * g.key_row()..];
-        let values = &self.values[start * g.value_row()..];
-        let (width, value_width) = (g.width, g.value_width);
-        let keys = part(keys, count, g.key_row(), g.kv_head(head) * width, width);
-        let column = g.kv_head(head) * value_width;
-        let values = part(values, count, g.value_row(), column, value_width);
+        let keys = self.keys_of(head, start);
         Tokens {
             keys: if g.kv_heads < g.heads {
                 Right::transposed(g.products, keys)
             } else {
                 Right::new(g.products, keys.transposed())
             },
-            values: Right::new(g.products, values),
+            values: Right::new(g.products, self.values_of(head, start)),
         }
+    }
+
+    /// Returns a head's block of keys from `start` on.
+    pub(crate) fn keys_of(&self, head: usize, start: usize) -> Matrix<'a> {
+        let g = self.g;
+        let keys = &self.keys[start * g.key_row()..];
+        let column = g.kv_head(head) * g.width;
+        part(
+            keys,
+            KEY_BLOCK.min(g.keys - start),
+            g.key_row(),
+            column,
+            g.width,
+        )
+    }
+
+    /// Returns a head's block of values from `start` on.
+    pub(crate) fn values_of(&self, head: usize, start: usize) -> Matrix<'a> {
+        let g = self.g;
+        let values = &self.values[start * g.value_row()..];
+        let column = g.kv_head(head) * g.value_width;
+        part(
+            values,
+            KEY_BLOCK.min(g.keys - start),
+            g.value_row(),
+            column,
+            g.value_width,
+        )
     }
 }
 
@@ -174,14 +206,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Computes a head's attention output. `kept` is empty or receives the head's values for the
-    /// backward pass, `[rows, heads, kept_width]`.
+    /// Computes a head's attention output, and in `kept` its values for the backward pass,
+    /// `[rows, kept_width]`.
     pub(crate) fn read(
         &mut self,
         head: usize,
         queries: Matrix,
         mut read: Target,
-        kept: &mut [f32],
+        mut kept: Option<&mut [f32]>,
     ) {
         let Source { g, mask, .. } = *self.source;
         let whole = g.keys <= KEY_BLOCK;
@@ -211,11 +243,8 @@ impl<'a> Reader<'a> {
                 whole,
             };
             softmax(block, tile, &mut self.running, &mut read, g.value_width);
-            if whole && !kept.is_empty() {
-                let rows = kept.chunks_mut(g.heads * count).zip(tile.chunks(count));
-                rows.for_each(|(kept, tile)| {
-                    kept[head * count..][..count].copy_from_slice(tile);
-                });
+            if whole && let Some(kept) = kept.as_deref_mut() {
+                kept.copy_from_slice(tile);
             }
             if mask.is_some() {
                 drop_marked(tile);
@@ -229,9 +258,9 @@ impl<'a> Reader<'a> {
             tokens.values.multiply(target, sum, tile, 1.0);
         }
         finish(g, mask, &mut self.running, &mut read);
-        if !whole {
-            for (kept, running) in kept.chunks_mut(g.heads).zip(&self.running) {
-                kept[head] = running.max + running.sum.ln();
+        if !whole && let Some(kept) = kept {
+            for (kept, running) in kept.iter_mut().zip(&self.running) {
+                *kept = running.max + running.sum.ln();
             }
         }
     }

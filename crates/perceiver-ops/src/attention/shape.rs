@@ -92,7 +92,7 @@ impl Geometry {
     /// Returns the number of values per query and head that the backward pass needs. If all keys
     /// are one block, these are the probabilities, with the sign bit set for dropped ones; else the
     /// logarithm of the sum of exponentials, from which probabilities are recomputed. The layout is
-    /// `[queries, heads, kept_width]`.
+    /// `[heads, queries, kept_width]`.
     pub(crate) fn kept_width(&self) -> usize {
         if self.keys <= KEY_BLOCK { self.keys } else { 1 }
     }

@@ -37,6 +37,11 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Returns a row of a matrix with adjacent columns.
+    pub(crate) fn row(self, row: usize) -> &'a [f32] {
+        &self.values[row * self.row_stride..][..self.columns]
+    }
+
     /// Returns whether every entry lies inside the slice.
     fn is_inside(&self) -> bool {
         let last = |count: usize, stride: usize| count.saturating_sub(1).checked_mul(stride);

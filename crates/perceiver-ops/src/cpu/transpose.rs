@@ -3,6 +3,9 @@
 //! `gemm` reads row-major left operands fastest. It packs a transposed one value by value, which
 //! takes almost as long as a small product itself.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use crate::cpu::gemm::Matrix;
 use crate::cpu::simd::vectorised;
 
@@ -42,9 +45,22 @@ vectorised! {
     }
 }
 
-/// Transposes a square in registers.
+/// Transposes a square of 32-bit numbers in registers.
+#[allow(unsafe_code)]
 #[inline(always)]
-pub(crate) fn swap_all<T: Copy>(square: &mut Square<T>) {
+pub(crate) fn swap_all<T: bytemuck::Pod>(square: &mut Square<T>) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the CPU has the instructions.
+        unsafe { avx512::swap_all(square) };
+        return;
+    }
+    swap_by_halves(square);
+}
+
+/// Transposes a square by exchanging its off-diagonal halves, then those of each part.
+#[inline(always)]
+fn swap_by_halves<T: Copy>(square: &mut Square<T>) {
     swap::<T, 1>(square);
     swap::<T, 2>(square);
     swap::<T, 4>(square);
@@ -77,6 +93,19 @@ pub(crate) fn transposed(matrix: Matrix) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_ways_to_transpose_a_square_agree() {
+        let number = |row: usize, column: usize| (row * SQUARE + column) as u32;
+        let mut square = std::array::from_fn(|row| std::array::from_fn(|j| number(row, j)));
+        let expected: Square<u32> =
+            std::array::from_fn(|row| std::array::from_fn(|column| number(column, row)));
+        swap_all(&mut square);
+        assert_eq!(square, expected);
+        swap_by_halves(&mut square);
+        swap_by_halves(&mut square);
+        assert_eq!(square, expected);
+    }
 
     #[test]
     fn transpose_swaps_rows_and_columns() {

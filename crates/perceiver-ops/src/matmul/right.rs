@@ -86,6 +86,17 @@ impl<'a> Right<'a> {
         }
     }
 
+    /// Creates the operand from a row-major matrix for so many products that a copy of rows that are
+    /// not adjacent is worth it: a core's cache holds few rows at a distance of a power of two.
+    pub(crate) fn compact(products: Products, matrix: Matrix<'a>) -> Self {
+        if products != Products::F32 || matrix.row_stride == matrix.columns {
+            return Self::new(products, matrix);
+        }
+        let rows = matrix.values.chunks(matrix.row_stride).take(matrix.rows);
+        let values = rows.flat_map(|row| &row[..matrix.columns]).copied();
+        Self::Copy(values.collect(), matrix.rows, matrix.columns)
+    }
+
     /// Creates the operand from the transpose of a row-major matrix, for so many products that a
     /// copy is worth it: `gemm` need not pack it in each.
     pub(crate) fn transposed(products: Products, matrix: Matrix<'a>) -> Self {
