@@ -121,7 +121,7 @@ impl<'a> ImageGradient<'a> {
         &mut self,
         head: usize,
         of: OfHead,
-        dq: Target,
+        mut dq: Target,
         dk: &mut [f32],
         mut dv: Option<&mut [f32]>,
     ) {
@@ -167,12 +167,8 @@ impl<'a> ImageGradient<'a> {
             add(dv, g.value_row(), probabilities, &grad, factor);
 
             let tile = Matrix::new(tile, g.queries, count);
-            let target = Target {
-                values: &mut *dq.values,
-                row_stride: dq.row_stride,
-            };
             let sum = if start == 0 { Sum::Replace } else { Sum::Add };
-            tokens.keys.multiply(target, sum, tile, g.scale);
+            tokens.keys.multiply(dq.reborrow(), sum, tile, g.scale);
             let dlogits = g.products.transposed_left(tile, transposed);
             let dk = &mut dk[start * g.key_row() + keys_column..];
             let queries = Right::new(g.products, of.queries);

@@ -250,12 +250,8 @@ impl<'a> Reader<'a> {
                 drop_marked(tile);
             }
             let sum = if start == 0 { Sum::Replace } else { Sum::Add };
-            let target = Target {
-                values: &mut *read.values,
-                row_stride: read.row_stride,
-            };
             let tile = Matrix::new(tile, queries.rows, count);
-            tokens.values.multiply(target, sum, tile, 1.0);
+            tokens.values.multiply(read.reborrow(), sum, tile, 1.0);
         }
         finish(g, mask, &mut self.running, &mut read);
         if !whole && let Some(kept) = kept {

@@ -58,6 +58,16 @@ pub(crate) struct Target<'a> {
     pub(crate) row_stride: usize,
 }
 
+impl Target<'_> {
+    /// Returns the same destination for one of several products.
+    pub(crate) fn reborrow(&mut self) -> Target<'_> {
+        Target {
+            values: self.values,
+            row_stride: self.row_stride,
+        }
+    }
+}
+
 /// Whether a product replaces the destination or is added to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sum {
