@@ -102,12 +102,10 @@ pub(crate) struct ImageGradient<'a> {
 impl<'a> ImageGradient<'a> {
     pub(crate) fn new(source: Source<'a>, kept: &'a [f32]) -> Self {
         let g = source.g;
-        let are_shared = g.kv_heads < g.heads;
-        let starts = (0..g.keys).step_by(KEY_BLOCK).filter(|_| are_shared);
         let buffer = || vec![0f32; g.queries * g.keys.min(KEY_BLOCK)];
         Self {
             kept,
-            shared: starts.map(|start| Tokens::new(&source, 0, start)).collect(),
+            shared: source.shared(|start| Tokens::new(&source, 0, start)),
             source,
             marked: buffer(),
             tile: buffer(),

@@ -57,8 +57,7 @@ pub(super) fn run(
                             values: &mut output[head * g.value_width..],
                             row_stride: g.output_width(),
                         };
-                        let kept = kept.get_mut(head).map(|rows| &mut **rows);
-                        reader.read(head, queries, read, kept);
+                        reader.read(head, queries, read, of_head(&mut kept, head));
                     }
                 });
             kept
@@ -82,6 +81,11 @@ pub(crate) fn blocks_of_heads(
         }
     }
     blocks
+}
+
+/// Returns a head's rows of a block of [`blocks_of_heads`], if it has any.
+pub(crate) fn of_head<'a>(block: &'a mut [&mut [f32]], head: usize) -> Option<&'a mut [f32]> {
+    block.get_mut(head).map(|rows| &mut **rows)
 }
 
 /// Returns the values of one image.
@@ -112,10 +116,15 @@ pub(crate) struct SharedTokens<'a>(Vec<Tokens<'a>>);
 impl<'a> Source<'a> {
     /// Returns the tokens that all heads of all blocks of queries share.
     pub(crate) fn tokens(&self) -> SharedTokens<'a> {
-        let starts = (0..self.g.keys).step_by(KEY_BLOCK);
+        SharedTokens(self.shared(|start| self.tokens_of(0, start)))
+    }
+
+    /// Returns the operands of every block of keys, from its `start`, if all heads share them; if
+    /// heads have their own, nothing.
+    pub(super) fn shared<T>(&self, operands: impl Fn(usize) -> T) -> Vec<T> {
         let are_shared = self.g.kv_heads < self.g.heads;
-        let starts = starts.filter(|_| are_shared);
-        SharedTokens(starts.map(|start| self.tokens_of(0, start)).collect())
+        let starts = (0..self.g.keys).step_by(KEY_BLOCK);
+        starts.filter(|_| are_shared).map(operands).collect()
     }
 
     /// Returns a head's block of keys and values from `start` on.
@@ -133,30 +142,26 @@ impl<'a> Source<'a> {
     }
 
     /// Returns a head's block of keys from `start` on.
-    pub(crate) fn keys_of(&self, head: usize, start: usize) -> Matrix<'a> {
-        let g = self.g;
-        let keys = &self.keys[start * g.key_row()..];
-        let column = g.kv_head(head) * g.width;
-        part(
-            keys,
-            KEY_BLOCK.min(g.keys - start),
-            g.key_row(),
-            column,
-            g.width,
-        )
+    pub(super) fn keys_of(&self, head: usize, start: usize) -> Matrix<'a> {
+        self.block_of(self.keys, head, start, self.g.width)
     }
 
     /// Returns a head's block of values from `start` on.
-    pub(crate) fn values_of(&self, head: usize, start: usize) -> Matrix<'a> {
+    pub(super) fn values_of(&self, head: usize, start: usize) -> Matrix<'a> {
+        self.block_of(self.values, head, start, self.g.value_width)
+    }
+
+    /// Returns a head's rows of `[keys, kv_heads * width]` from `start` on, a block of them.
+    fn block_of(&self, rows: &'a [f32], head: usize, start: usize, width: usize) -> Matrix<'a> {
         let g = self.g;
-        let values = &self.values[start * g.value_row()..];
-        let column = g.kv_head(head) * g.value_width;
+        let row = g.kv_heads * width;
+        let count = KEY_BLOCK.min(g.keys - start);
         part(
-            values,
-            KEY_BLOCK.min(g.keys - start),
-            g.value_row(),
-            column,
-            g.value_width,
+            &rows[start * row..],
+            count,
+            row,
+            g.kv_head(head) * width,
+            width,
         )
     }
 }

@@ -286,7 +286,7 @@ impl CustomOp2 for WeightGradient {
 
 /// Adds the products of all pairs of matrices to `sums`. A task sums some rows of the result, pair
 /// after pair, so the order of the sum does not depend on threads.
-pub(crate) fn weight_gradient(products: Products, pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
+fn weight_gradient(products: Products, pairs: &[(Matrix, Matrix)], sums: &mut [f32]) {
     // Of bf16, whole tiles of every kernel, and few enough rows that all cores have work.
     let task = if products == Products::F32 { 128 } else { 96 };
     let width = pairs.first().map_or(1, |(_, rhs)| rhs.columns);

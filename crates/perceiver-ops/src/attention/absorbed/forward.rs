@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::attention::absorbed::pass::{AbsorbedAttention, Kept, Projections};
-use crate::attention::forward::{QUERY_BLOCK, Reader, Source, blocks_of_heads, image_of};
+use crate::attention::forward::{QUERY_BLOCK, Reader, Source, blocks_of_heads, image_of, of_head};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target};
 use crate::matmul::right::Right;
@@ -134,11 +134,6 @@ impl AbsorbedAttention {
         let output = target(output, self.outputs);
         projections.of_sums.multiply(output, Sum::Add, sums, 1.0);
     }
-}
-
-/// Returns a head's rows, if they are kept.
-fn of_head<'a>(heads: &'a mut [&mut [f32]], head: usize) -> Option<&'a mut [f32]> {
-    heads.get_mut(head).map(|rows| &mut **rows)
 }
 
 fn target(values: &mut [f32], row_stride: usize) -> Target<'_> {
