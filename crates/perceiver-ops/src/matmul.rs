@@ -5,7 +5,8 @@
 //! tiles: some rows of the left operand times [`TILE_COLUMNS`](tile::TILE_COLUMNS) columns of the
 //! right one, over a block of the inner dimension that fits the first-level cache. Blocks and tiles
 //! depend only on the shapes, and a value is always summed by one thread, in order, so results do
-//! not depend on threads.
+//! not depend on threads. They depend on the kernel: AMX adds up 16 pairs before it adds them to a sum,
+//! the others add pair after pair.
 //!
 //! The unit of packed values is the pair: two values next to each other along the inner dimension
 //! in one `u32`, since all instructions for bf16 multiply pairs.
@@ -25,6 +26,7 @@ mod product;
 pub(crate) mod right;
 pub(crate) mod rounding;
 mod tile;
+pub(crate) mod transposed;
 pub(crate) mod unpacked;
 
 #[cfg(test)]

@@ -93,8 +93,11 @@ pub(crate) struct ImageGradient<'a> {
     /// Keys and values that all heads share, a block of keys at a time; nothing if heads have their
     /// own.
     shared: Vec<Tokens<'a>>,
-    // Of one head's queries and a block of keys.
+    // Of one head's queries and a block of keys: probabilities with the sign bit set for dropped ones,
+    // unless they were saved; those after dropout; their gradients, then those of the logits; and a
+    // transpose.
     marked: Vec<f32>,
+    left: Vec<f32>,
     tile: Vec<f32>,
     transposed: Vec<f32>,
 }
@@ -103,11 +106,13 @@ impl<'a> ImageGradient<'a> {
     pub(crate) fn new(source: Source<'a>, kept: &'a [f32]) -> Self {
         let g = source.g;
         let buffer = || vec![0f32; g.queries * g.keys.min(KEY_BLOCK)];
+        let are_saved = g.keys <= KEY_BLOCK;
         Self {
             kept,
             shared: source.shared(|start| Tokens::new(&source, 0, start)),
             source,
-            marked: buffer(),
+            marked: if are_saved { Vec::new() } else { buffer() },
+            left: buffer(),
             tile: buffer(),
             transposed: buffer(),
         }
@@ -131,9 +136,8 @@ impl<'a> ImageGradient<'a> {
         let kept = &self.kept[head * size..][..size];
         for (block, start) in (0..g.keys).step_by(KEY_BLOCK).enumerate() {
             let count = KEY_BLOCK.min(g.keys - start);
-            let [marked, tile, transposed] =
-                [&mut self.marked, &mut self.tile, &mut self.transposed]
-                    .map(|buffer| &mut buffer[..g.queries * count]);
+            let [left, tile, transposed] = [&mut self.left, &mut self.tile, &mut self.transposed]
+                .map(|buffer| &mut buffer[..g.queries * count]);
             let own;
             let tokens = if let Some(shared) = self.shared.get(block) {
                 shared
@@ -143,22 +147,24 @@ impl<'a> ImageGradient<'a> {
             };
 
             // P, with the sign bit set for dropped entries.
-            if g.keys <= KEY_BLOCK {
-                marked.copy_from_slice(kept);
+            let marked = if g.keys <= KEY_BLOCK {
+                kept
             } else {
+                let marked = &mut self.marked[..g.queries * count];
                 let keys = self.source.keys_of(head, start).transposed();
                 product(marked, of.queries, &Right::new(g.products, keys), g.scale);
                 let first_row = (number * g.heads + head) * g.queries;
                 probabilities(mask, g.keys, first_row, start, kept, marked);
-            }
+                marked
+            };
             // dP before the dropout mask: dy v^T.
             product(tile, of.grad, &tokens.values, 1.0);
-            logit_gradients(factor, of.products, of.of_sums, marked, tile);
+            logit_gradients(factor, of.products, of.of_sums, marked, left, tile);
 
             let (keys_column, values_column) =
                 (g.kv_head(head) * g.width, g.kv_head(head) * g.value_width);
-            let marked = Matrix::new(marked, g.queries, count);
-            let probabilities = g.products.transposed_left(marked, transposed);
+            let left = Matrix::new(left, g.queries, count);
+            let probabilities = g.products.transposed_left(left, transposed);
             let dv = dv.as_deref_mut().unwrap_or(&mut *dk);
             let dv = &mut dv[start * g.value_row() + values_column..];
             let grad = Right::new(g.products, of.grad);
@@ -223,18 +229,17 @@ vectorised! {
         }
     }
 
-    /// Turns the tile's `dy v^T` into the gradient of the logits, and the marked probabilities into
-    /// those after dropout.
-    fn logit_gradients(factor: f32, sums: &[f32], of_sums: &[f32], marked: &mut [f32], tile: &mut [f32]) {
+    /// Turns the tile's `dy v^T` into the gradient of the logits, and writes the probabilities after
+    /// dropout.
+    fn logit_gradients(factor: f32, sums: &[f32], of_sums: &[f32], marked: &[f32], left: &mut [f32], tile: &mut [f32]) {
         let count = tile.len() / sums.len();
-        let rows = tile.chunks_mut(count).zip(marked.chunks_mut(count));
-        for ((tile, marked), (sum, of_sum)) in rows.zip(sums.iter().zip(of_sums)) {
-            for (gradient, marked) in tile.iter_mut().zip(marked) {
-                let left = dropout_mask::kept(*marked);
+        let rows = tile.chunks_mut(count).zip(left.chunks_mut(count).zip(marked.chunks(count)));
+        for ((tile, (left, marked)), (sum, of_sum)) in rows.zip(sums.iter().zip(of_sums)) {
+            for (gradient, (left, marked)) in tile.iter_mut().zip(left.iter_mut().zip(marked)) {
+                *left = dropout_mask::kept(*marked);
                 let probability = if *marked < 0.0 { -*marked } else { *marked };
-                let of_logit = left * (factor * (*gradient + of_sum)) - probability * sum;
+                let of_logit = *left * (factor * (*gradient + of_sum)) - probability * sum;
                 *gradient = simd::without_traces(of_logit);
-                *marked = left;
             }
         }
     }

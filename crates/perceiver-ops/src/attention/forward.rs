@@ -7,6 +7,7 @@ use super::dropout_mask::{self, Mask};
 use super::shape::{Geometry, part};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target};
+use crate::cpu::output::{Output, zeroed};
 use crate::cpu::simd::{self, vectorised};
 use crate::matmul::right::Right;
 
@@ -15,6 +16,7 @@ use crate::matmul::right::Right;
 pub(crate) const QUERY_BLOCK: usize = 128;
 
 /// Computes the outputs of all images, and the values for the backward pass if `keep` is set.
+#[allow(unsafe_code)]
 pub(super) fn run(
     g: Geometry,
     mask: Option<Mask>,
@@ -42,11 +44,11 @@ pub(super) fn run(
                 values: image_of(values, number, g.keys * g.value_row()),
             };
             let tokens = source.tokens();
-            let mut kept = vec![0f32; kept_size];
+            let mut kept = Output::new(kept_size);
             output
                 .par_chunks_mut(QUERY_BLOCK * g.output_width())
                 .zip(queries.par_chunks(QUERY_BLOCK * g.query_row()))
-                .zip(blocks_of_heads(&mut kept, g, g.kept_width()))
+                .zip(blocks_of_heads(kept.values(), g, g.kept_width()))
                 .enumerate()
                 .for_each(|(block, ((output, queries), mut kept))| {
                     let rows = queries.len() / g.query_row();
@@ -57,10 +59,12 @@ pub(super) fn run(
                             values: &mut output[head * g.value_width..],
                             row_stride: g.output_width(),
                         };
-                        reader.read(head, queries, read, of_head(&mut kept, head));
+                        let kept = of_head(&mut kept, head).map(zeroed);
+                        reader.read(head, queries, read, kept);
                     }
                 });
-            kept
+            // SAFETY: the tasks have zeroed every head's rows of every block.
+            unsafe { kept.finish() }
         })
         .collect();
     (output, kept)
@@ -68,11 +72,11 @@ pub(super) fn run(
 
 /// Splits values `[heads, queries, width]` into blocks of queries, each with its rows of every head.
 /// If there are no values, nor do the blocks have any.
-pub(crate) fn blocks_of_heads(
-    values: &mut [f32],
+pub(crate) fn blocks_of_heads<T>(
+    values: &mut [T],
     g: Geometry,
     width: usize,
-) -> Vec<Vec<&mut [f32]>> {
+) -> Vec<Vec<&mut [T]>> {
     let mut blocks = Vec::new();
     blocks.resize_with(g.queries.div_ceil(QUERY_BLOCK), Vec::new);
     for head in values.chunks_mut(g.queries * width) {
@@ -84,7 +88,7 @@ pub(crate) fn blocks_of_heads(
 }
 
 /// Returns a head's rows of a block of [`blocks_of_heads`], if it has any.
-pub(crate) fn of_head<'a>(block: &'a mut [&mut [f32]], head: usize) -> Option<&'a mut [f32]> {
+pub(crate) fn of_head<'a, T>(block: &'a mut [&mut [T]], head: usize) -> Option<&'a mut [T]> {
     block.get_mut(head).map(|rows| &mut **rows)
 }
 
@@ -189,8 +193,10 @@ pub(crate) struct Reader<'a> {
     shared: &'a SharedTokens<'a>,
     /// Index of the block's first query.
     first: usize,
-    /// Logits of the block's queries and one block of keys.
+    /// Logits of the block's queries and one block of keys, unless they are kept.
     tile: Vec<f32>,
+    /// Likewise, probabilities after dropout.
+    left: Vec<f32>,
     running: Vec<Running>,
 }
 
@@ -202,11 +208,13 @@ impl<'a> Reader<'a> {
         first: usize,
         rows: usize,
     ) -> Self {
+        let len = rows * source.g.keys.min(KEY_BLOCK);
         Self {
             source,
             shared,
             first,
-            tile: vec![0f32; rows * source.g.keys.min(KEY_BLOCK)],
+            tile: vec![0f32; len],
+            left: vec![0f32; if source.mask.is_some() { len } else { 0 }],
             running: vec![Running::START; rows],
         }
     }
@@ -232,7 +240,10 @@ impl<'a> Reader<'a> {
                 own = self.source.tokens_of(head, start);
                 &own
             };
-            let tile = &mut self.tile[..queries.rows * count];
+            let tile = match kept.as_deref_mut() {
+                Some(kept) if whole => kept,
+                _ => &mut self.tile[..queries.rows * count],
+            };
             let logits = Target {
                 values: &mut *tile,
                 row_stride: count,
@@ -248,15 +259,18 @@ impl<'a> Reader<'a> {
                 whole,
             };
             softmax(block, tile, &mut self.running, &mut read, g.value_width);
-            if whole && let Some(kept) = kept.as_deref_mut() {
-                kept.copy_from_slice(tile);
-            }
-            if mask.is_some() {
-                drop_marked(tile);
-            }
+            let probabilities = if mask.is_some() {
+                let left = &mut self.left[..queries.rows * count];
+                without_dropped(tile, left);
+                left
+            } else {
+                tile
+            };
             let sum = if start == 0 { Sum::Replace } else { Sum::Add };
-            let tile = Matrix::new(tile, queries.rows, count);
-            tokens.values.multiply(read.reborrow(), sum, tile, 1.0);
+            let probabilities = Matrix::new(probabilities, queries.rows, count);
+            tokens
+                .values
+                .multiply(read.reborrow(), sum, probabilities, 1.0);
         }
         finish(g, mask, &mut self.running, &mut read);
         if !whole && let Some(kept) = kept {
@@ -319,9 +333,10 @@ vectorised! {
         }
     }
 
-    fn drop_marked(tile: &mut [f32]) {
-        for probability in tile {
-            *probability = dropout_mask::kept(*probability);
+    /// Copies probabilities, with 0 for dropped ones.
+    fn without_dropped(marked: &[f32], left: &mut [f32]) {
+        for (left, marked) in left.iter_mut().zip(marked) {
+            *left = dropout_mask::kept(*marked);
         }
     }
 

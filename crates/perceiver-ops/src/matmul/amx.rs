@@ -2,23 +2,34 @@
 //!
 //! `tdpbf16ps` multiplies 16 rows of 16 pairs by 16 pairs of 16 columns and adds the products to
 //! 256 sums. Four of the eight tile registers hold the sums of 32 rows and columns, two hold rows,
-//! two hold columns. std has no stable functions for these instructions, so they are assembly.
-//!
-//! This file was written where no CPU has AMX; it compiles, but has not run. So it is off unless the
-//! environment variable `PERCEIVER_AMX` is set.
+//! two hold columns. std has no stable functions for these instructions, so they are assembly; the
+//! compiler itself never uses tile registers, so they keep their values from one function to the
+//! next.
 
 use std::arch::asm;
 
 #[cfg(target_os = "linux")]
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
-use super::tile::{Destination, MOST_ROWS, PAIRS, Sums, TILE_COLUMNS, Tile};
+use super::tile::{MOST_ROWS, Sums, TILE_COLUMNS};
+
+mod left;
+mod product;
+
+pub(super) use left::Left;
+pub(super) use product::multiply;
 
 /// Most rows of a tile.
 pub(super) const ROWS: usize = MOST_ROWS;
 
+/// Fewest rows of a product.
+pub(super) const FEWEST_ROWS: usize = SIDE;
+
 /// Number of rows of a tile register, and of pairs in each.
 const SIDE: usize = 16;
+
+/// Number of values of the inner dimension in a tile register.
+const STEP: usize = 2 * SIDE;
 
 /// Returns whether the CPU has AMX for bf16 and the system lets this process use it. Linux has to
 /// be asked; other systems are not.
@@ -79,8 +90,7 @@ fn request_permission() -> bool {
     result == 0
 }
 
-/// The configuration of the tile registers of this thread, from [`Tiles::configure`] until it is
-/// dropped.
+/// The tile registers of this thread, configured until this is dropped.
 pub(super) struct Tiles(());
 
 impl Tiles {
@@ -115,24 +125,136 @@ impl Tiles {
         Self(())
     }
 
-    /// Computes a tile.
+    /// Makes all sums zero.
     #[allow(unsafe_code)]
     #[allow(clippy::unused_self)] // It proves that the registers are configured.
-    pub(super) fn run(&self, tile: Tile, sums: &mut Sums, destination: &mut Destination) {
-        let steps = tile.pairs.div_ceil(SIDE);
-        let is_tall = tile.count > SIDE;
-        tile.check(if is_tall { 2 * SIDE } else { SIDE }, steps * SIDE);
-        if steps == 0 {
-            sums.0 = [[0.0; TILE_COLUMNS]; MOST_ROWS];
-        } else if is_tall {
-            // SAFETY: tile registers are configured; the tile was checked for 32 rows and whole
-            // steps.
-            unsafe { add_up_32_rows(&tile, steps, sums) };
-        } else {
-            // SAFETY: likewise for 16 rows.
-            unsafe { add_up_16_rows(&tile, steps, sums) };
+    pub(super) fn zero(&self) {
+        // SAFETY: the registers are configured, so the instructions exist; they touch no memory.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nostack, nomem),
+            );
         }
-        destination.write(sums, tile.count, tile.width);
+    }
+
+    /// Adds the products of `rows` and a panel of columns, `[pairs, TILE_COLUMNS]`, over `steps`
+    /// times 16 pairs.
+    ///
+    /// # Panics
+    /// When an operand is shorter than that.
+    #[allow(unsafe_code)]
+    pub(super) fn add(&self, rows: Rows, columns: &[u32], steps: usize) {
+        rows.check(steps);
+        assert!(
+            columns.len() >= steps * SIDE * TILE_COLUMNS,
+            "a panel ends early"
+        );
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: the registers are configured, and both operands were checked.
+        unsafe {
+            match rows.lower {
+                Some(lower) => self.add_32_rows(rows, lower, columns, steps),
+                None => self.add_16_rows(rows, columns, steps),
+            }
+        }
+    }
+
+    /// Adds the products of 32 rows.
+    ///
+    /// # Safety
+    /// `steps` is not 0, and the operands have so many.
+    #[allow(unsafe_code)]
+    #[allow(clippy::unused_self)]
+    unsafe fn add_32_rows(&self, rows: Rows, lower: &[u16], columns: &[u32], steps: usize) {
+        // SAFETY: by the contract, every load stays inside the operands: 16 rows, `row_step` values
+        // apart, of 64 bytes per step, twice; 16 pairs, `COLUMNS` bytes apart, of twice 64 bytes,
+        // per step.
+        unsafe {
+            asm!(
+                "2:",
+                "tileloadd tmm4, [{upper} + {row}*1]",
+                "tileloadd tmm6, [{right} + {columns}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{right} + {columns}*1 + 64]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{lower} + {row}*1]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {upper}, 64",
+                "add {lower}, 64",
+                "add {right}, {next}",
+                "dec {steps}",
+                "jnz 2b",
+                upper = inout(reg) rows.upper.as_ptr() => _,
+                lower = inout(reg) lower.as_ptr() => _,
+                right = inout(reg) columns.as_ptr() => _,
+                steps = inout(reg) steps => _,
+                row = in(reg) 2 * rows.row_step,
+                columns = in(reg) COLUMNS,
+                next = const SIDE * COLUMNS,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+    }
+
+    /// Adds the products of 16 rows.
+    ///
+    /// # Safety
+    /// As for [`Tiles::add_32_rows`].
+    #[allow(unsafe_code)]
+    #[allow(clippy::unused_self)]
+    unsafe fn add_16_rows(&self, rows: Rows, columns: &[u32], steps: usize) {
+        // SAFETY: as in `add_32_rows`, with the upper 16 rows only.
+        unsafe {
+            asm!(
+                "2:",
+                "tileloadd tmm4, [{upper} + {row}*1]",
+                "tileloadd tmm6, [{right} + {columns}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{right} + {columns}*1 + 64]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "add {upper}, 64",
+                "add {right}, {next}",
+                "dec {steps}",
+                "jnz 2b",
+                upper = inout(reg) rows.upper.as_ptr() => _,
+                right = inout(reg) columns.as_ptr() => _,
+                steps = inout(reg) steps => _,
+                row = in(reg) 2 * rows.row_step,
+                columns = in(reg) COLUMNS,
+                next = const SIDE * COLUMNS,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+    }
+
+    /// Writes the sums.
+    #[allow(unsafe_code)]
+    #[allow(clippy::unused_self)]
+    pub(super) fn store(&self, sums: &mut Sums) {
+        // SAFETY: the registers are configured; `Sums` has 32 rows of `COLUMNS` bytes.
+        unsafe {
+            asm!(
+                "tilestored [{sums} + {columns}*1], tmm0",
+                "tilestored [{sums} + {columns}*1 + 64], tmm1",
+                "tilestored [{sums} + {columns}*1 + {next}], tmm2",
+                "tilestored [{sums} + {columns}*1 + {next} + 64], tmm3",
+                sums = in(reg) sums.0.as_mut_ptr(),
+                columns = in(reg) COLUMNS,
+                next = const SIDE * COLUMNS,
+                options(nostack),
+            );
+        }
     }
 }
 
@@ -146,91 +268,31 @@ impl Drop for Tiles {
     }
 }
 
-/// Bytes from one packed row to the next.
-const ROW: usize = 4 * PAIRS;
 /// Bytes of a row of columns, and of sums.
 const COLUMNS: usize = 4 * TILE_COLUMNS;
 
-/// Computes the sums of 32 rows and 32 columns over `steps` times 16 pairs.
-///
-/// # Safety
-/// Tile registers are configured, `steps` is not 0, and `tile.check(32, 16 * steps)` passes.
-#[allow(unsafe_code)]
-unsafe fn add_up_32_rows(tile: &Tile, steps: usize, sums: &mut Sums) {
-    // SAFETY: by the contract, every load stays inside the operands: 16 rows, `ROW` bytes apart, of
-    // 64 bytes per step, twice; 16 pairs, `COLUMNS` bytes apart, of twice 64 bytes, per step.
-    // `Sums` has 32 rows of `COLUMNS` bytes.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "tileloadd tmm4, [{upper} + {row}*1]",
-            "tileloadd tmm6, [{right} + {columns}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{right} + {columns}*1 + 64]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{lower} + {row}*1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {upper}, 64",
-            "add {lower}, 64",
-            "add {right}, {next}",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{sums} + {columns}*1], tmm0",
-            "tilestored [{sums} + {columns}*1 + 64], tmm1",
-            "tilestored [{sums} + {columns}*1 + {next}], tmm2",
-            "tilestored [{sums} + {columns}*1 + {next} + 64], tmm3",
-            upper = inout(reg) tile.rows.as_ptr() => _,
-            lower = inout(reg) tile.rows.as_ptr().add(SIDE * PAIRS) => _,
-            right = inout(reg) tile.columns.as_ptr() => _,
-            steps = inout(reg) steps => _,
-            sums = in(reg) sums.0.as_mut_ptr(),
-            row = in(reg) ROW,
-            columns = in(reg) COLUMNS,
-            next = const SIDE * COLUMNS,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
+/// 16 or 32 rows of bf16 values, over whole steps of 16 pairs.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// From the first value of the first row on.
+    upper: &'a [u16],
+    /// From the first value of the 17th row on, if there are 32.
+    lower: Option<&'a [u16]>,
+    /// Number of values from one row to the next.
+    row_step: usize,
+}
+
+impl Rows<'_> {
+    /// Asserts that loads stay inside the slices.
+    fn check(&self, steps: usize) {
+        let len = (SIDE - 1) * self.row_step + 2 * SIDE * steps;
+        let holds = |rows: &[u16]| len <= rows.len();
+        assert!(
+            holds(self.upper) && self.lower.is_none_or(holds),
+            "a tile reaches beyond its operands"
         );
     }
 }
 
-/// Computes the sums of 16 rows and 32 columns over `steps` times 16 pairs.
-///
-/// # Safety
-/// Tile registers are configured, `steps` is not 0, and `tile.check(16, 16 * steps)` passes.
-#[allow(unsafe_code)]
-unsafe fn add_up_16_rows(tile: &Tile, steps: usize, sums: &mut Sums) {
-    // SAFETY: as in `add_up_32_rows`, with the upper 16 rows only.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "2:",
-            "tileloadd tmm4, [{upper} + {row}*1]",
-            "tileloadd tmm6, [{right} + {columns}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{right} + {columns}*1 + 64]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "add {upper}, 64",
-            "add {right}, {next}",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{sums} + {columns}*1], tmm0",
-            "tilestored [{sums} + {columns}*1 + 64], tmm1",
-            upper = inout(reg) tile.rows.as_ptr() => _,
-            right = inout(reg) tile.columns.as_ptr() => _,
-            steps = inout(reg) steps => _,
-            sums = in(reg) sums.0.as_mut_ptr(),
-            row = in(reg) ROW,
-            columns = in(reg) COLUMNS,
-            next = const SIDE * COLUMNS,
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
-}
+#[cfg(test)]
+mod tests;

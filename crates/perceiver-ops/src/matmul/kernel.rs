@@ -5,10 +5,6 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Tensor};
 
-/// The environment variable that turns on the kernel for AMX, which has not run on a CPU that has it.
-#[cfg(target_arch = "x86_64")]
-const AMX: &str = "PERCEIVER_AMX";
-
 /// The instructions for products of bf16 matrices. A value exists only where they can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bf16Kernel(pub(super) Instructions);
@@ -52,21 +48,29 @@ impl Bf16Kernel {
         Self::fastest().filter(|_| are_bf16)
     }
 
-    /// Returns all kernels of this machine, the fastest first; that for AMX only if the environment
-    /// variable `PERCEIVER_AMX` is set, since it has not run yet.
+    /// Returns all kernels of this machine, the fastest first.
     pub fn all() -> Vec<Self> {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if std::env::var_os(AMX).is_some() && super::amx::is_available() {
-                kernels.push(Self(Instructions::Amx));
-            }
             if has_avx512_bf16() {
+                if super::amx::is_available() {
+                    kernels.push(Self(Instructions::Amx));
+                }
                 kernels.push(Self(Instructions::Avx512));
             }
         }
         kernels.push(Self::PORTABLE);
         kernels
+    }
+
+    /// Returns the kernel for products of so many rows: AMX multiplies 16 at least.
+    pub(super) fn for_rows(self, rows: usize) -> Self {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Amx if rows < super::amx::FEWEST_ROWS => Self(Instructions::Avx512),
+            _ => self,
+        }
     }
 
     /// Returns the number of rows of a tile.

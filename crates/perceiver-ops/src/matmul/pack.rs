@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::operand::{Operand, Values};
 use super::rounding::{Element, pair};
-use super::tile::{PAIRS, TILE_COLUMNS};
+use super::tile::TILE_COLUMNS;
 use crate::cpu::simd::vectorised;
 use crate::cpu::transpose::{SQUARE, swap_all};
 
@@ -67,18 +67,27 @@ impl<T: Element> Lines<'_, T> {
         square
     }
 
-    /// Packs the lines of `range`, `[lines rounded up to 16, PAIRS]`.
+    /// Packs the lines of `range`, `[lines rounded up to 16, row_stride]`.
     #[inline(always)]
-    fn pack_rows(&self, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
+    fn pack_rows(
+        &self,
+        range: Range<usize>,
+        depth: Range<usize>,
+        packed: &mut [u32],
+        row_stride: usize,
+    ) {
         let lines = Lines {
             count: range.end,
             ..*self
         };
-        for (block, packed) in packed.chunks_exact_mut(SQUARE * PAIRS).enumerate() {
+        for (block, packed) in packed
+            .chunks_exact_mut((SQUARE * row_stride).max(1))
+            .enumerate()
+        {
             for (number, at) in depth.clone().step_by(DEPTH).enumerate() {
                 let square = lines.square(range.start + block * SQUARE, at..depth.end, false);
                 for (line, pairs) in square.iter().enumerate() {
-                    packed[line * PAIRS + number * SQUARE..][..SQUARE].copy_from_slice(pairs);
+                    packed[line * row_stride + number * SQUARE..][..SQUARE].copy_from_slice(pairs);
                 }
             }
         }
@@ -170,12 +179,12 @@ fn columns_of<'a, T>(values: &'a [T], operand: &Operand) -> Lines<'a, T> {
 }
 
 vectorised! {
-    fn pack_rows_f32(lines: Lines<f32>, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
-        lines.pack_rows(range, depth, packed);
+    fn pack_rows_f32(lines: Lines<f32>, range: Range<usize>, depth: Range<usize>, packed: &mut [u32], row_stride: usize) {
+        lines.pack_rows(range, depth, packed, row_stride);
     }
 
-    fn pack_rows_bf16(lines: Lines<bf16>, range: Range<usize>, depth: Range<usize>, packed: &mut [u32]) {
-        lines.pack_rows(range, depth, packed);
+    fn pack_rows_bf16(lines: Lines<bf16>, range: Range<usize>, depth: Range<usize>, packed: &mut [u32], row_stride: usize) {
+        lines.pack_rows(range, depth, packed, row_stride);
     }
 
     fn pack_columns_f32(lines: Lines<f32>, depth: Range<usize>, packed: &mut [u32]) {
@@ -187,23 +196,28 @@ vectorised! {
     }
 }
 
-/// Packs some rows of a left operand, over `depth` of its columns, for
-/// [`Tile::rows`](super::tile::Tile): [`rows_len`] pairs.
+/// Packs some rows of a left operand, over `depth` of its columns, into rows that are `row_stride`
+/// pairs apart: [`rows_len`] pairs.
 pub(super) fn pack_rows(
     operand: &Operand,
     rows: Range<usize>,
     depth: Range<usize>,
     packed: &mut [u32],
+    row_stride: usize,
 ) {
     match operand.values {
-        Values::F32(values) => pack_rows_f32(rows_of(values, operand), rows, depth, packed),
-        Values::Bf16(values) => pack_rows_bf16(rows_of(values, operand), rows, depth, packed),
+        Values::F32(values) => {
+            pack_rows_f32(rows_of(values, operand), rows, depth, packed, row_stride)
+        }
+        Values::Bf16(values) => {
+            pack_rows_bf16(rows_of(values, operand), rows, depth, packed, row_stride)
+        }
     }
 }
 
-/// Returns the number of pairs that `rows` packed rows take.
-pub(super) fn rows_len(rows: usize) -> usize {
-    rows.next_multiple_of(SQUARE) * PAIRS
+/// Returns the number of pairs that `rows` packed rows take, `row_stride` apart.
+pub(super) fn rows_len(rows: usize, row_stride: usize) -> usize {
+    rows.next_multiple_of(SQUARE) * row_stride
 }
 
 /// Packs all columns of a right operand, over `depth` of its rows, for

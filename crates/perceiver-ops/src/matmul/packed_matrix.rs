@@ -9,7 +9,7 @@ use super::kernel::Bf16Kernel;
 use super::operand::Operand;
 use super::pack::{columns_len, pack_columns};
 use super::product::{Epilogue, multiply_packed};
-use super::tile::{PAIRS, TILE_COLUMNS};
+use super::tile::PAIRS;
 use super::unpacked::{self, Lhs, Product, RowMajor};
 use crate::cpu::gemm::{Matrix, Sum, Target};
 
@@ -38,6 +38,11 @@ pub struct PackedMatrix {
     /// Number of equal parts of the rows.
     parts: usize,
 }
+
+/// Blocks of the inner dimension have multiples of so many values, the depth of a tile register.
+const STEP: usize = 32;
+
+const _: () = assert!((2 * PAIRS).is_multiple_of(STEP));
 
 impl PackedMatrix {
     /// Packs a matrix.
@@ -169,23 +174,6 @@ impl PackedMatrix {
         self
     }
 
-    /// Returns the rounded values, row by row.
-    pub(super) fn unpacked(&self) -> Vec<bf16> {
-        let mut values = vec![bf16::ZERO; self.rows * self.columns];
-        for (depth, block) in self.blocks() {
-            let panel_len = depth.len().next_multiple_of(32) / 2 * TILE_COLUMNS;
-            for (at, row) in depth.enumerate() {
-                for column in 0..self.columns {
-                    let panel = column / TILE_COLUMNS * panel_len;
-                    let pair = block[panel + at / 2 * TILE_COLUMNS + column % TILE_COLUMNS];
-                    let bits = (pair >> (16 * (at % 2))) as u16;
-                    values[row * self.columns + column] = bf16::from_bits(bits);
-                }
-            }
-        }
-        values
-    }
-
     /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -211,12 +199,12 @@ impl PackedMatrix {
         })
     }
 
-    /// Splits every part of the inner dimension into blocks of an even size, as few as possible; one
-    /// if it is 0.
+    /// Splits every part of the inner dimension into as few blocks as possible, of whole steps of tile
+    /// registers but for the last; one if it is 0.
     fn depth_blocks(&self) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
         let depth = self.rows / self.parts.max(1);
         let count = depth.div_ceil(2 * PAIRS).max(1);
-        let size = depth.div_ceil(count).next_multiple_of(2);
+        let size = depth.div_ceil(count).next_multiple_of(STEP);
         (0..self.parts.max(1) * count).map(move |block| {
             let (part, block) = (block / count * depth, block % count);
             part + (block * size).min(depth)..part + ((block + 1) * size).min(depth)

@@ -9,7 +9,8 @@ use super::operand::Operand;
 use super::pack::{pack_rows, rows_len};
 use super::packed_matrix::PackedMatrix;
 use super::portable;
-use super::tile::{Destination, MOST_ROWS, Sums, TILE_COLUMNS, Tile};
+use super::tile::{Destination, MOST_ROWS, PAIRS, Sums, TILE_COLUMNS, Tile};
+use super::unpacked::Product;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512};
 use crate::cpu::gemm::{Sum, Target};
@@ -59,14 +60,22 @@ pub(crate) fn multiply_packed<'a>(
         row_stride >= columns && (lhs.rows - 1) * row_stride + columns <= values.len(),
         "a product's rows overlap or reach beyond their slice"
     );
-    let run = Run::new(kernel);
+    let kernel = kernel.for_rows(lhs.rows);
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    if kernel.0 == Instructions::Amx {
+        let Epilogue { scale, sum, bias } = epilogue;
+        let mut product = Product::F32(Target { values, row_stride }, sum);
+        // SAFETY: the kernel exists only if AMX and AVX512-BF16 are available.
+        return unsafe { amx::multiply(&mut product, amx::Left::Matrix(lhs), rhs, scale, bias) };
+    }
     PACKED_ROWS.with_borrow_mut(|packed| {
         for start in (0..lhs.rows).step_by(BLOCK_ROWS) {
             let rows = start..(start + BLOCK_ROWS).min(lhs.rows);
-            packed.resize(packed.len().max(rows_len(rows.len())), 0);
-            let packed = &mut packed[..rows_len(rows.len())];
+            packed.resize(packed.len().max(rows_len(rows.len(), PAIRS)), 0);
+            let packed = &mut packed[..rows_len(rows.len(), PAIRS)];
             for (depth, block) in rhs.blocks() {
-                pack_rows(&lhs, rows.clone(), depth.clone(), packed);
+                pack_rows(&lhs, rows.clone(), depth.clone(), packed, PAIRS);
                 let is_first = depth.start == 0;
                 let block = Block {
                     rows: packed,
@@ -81,7 +90,7 @@ pub(crate) fn multiply_packed<'a>(
                     ..epilogue
                 };
                 let values = &mut values[start * row_stride..];
-                block.multiply(&run, values, row_stride, epilogue);
+                block.multiply(kernel, values, row_stride, epilogue);
             }
         }
     });
@@ -97,17 +106,23 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    fn multiply(&self, run: &Run, values: &mut [f32], row_stride: usize, epilogue: Epilogue) {
+    fn multiply(
+        &self,
+        kernel: Bf16Kernel,
+        values: &mut [f32],
+        row_stride: usize,
+        epilogue: Epilogue,
+    ) {
         let mut sums = Sums([[0.0; TILE_COLUMNS]; MOST_ROWS]);
         let panel_len = self.pairs.next_multiple_of(16) * TILE_COLUMNS;
-        let height = run.kernel.rows();
+        let height = kernel.rows();
         for (panel, column) in (0..self.width).step_by(TILE_COLUMNS).enumerate() {
             let width = TILE_COLUMNS.min(self.width - column);
             let columns = &self.columns[panel * panel_len..][..panel_len];
             let bias = epilogue.bias.map(|bias| &bias[column..][..width]);
             for row in (0..self.count).step_by(height) {
                 let tile = Tile {
-                    rows: &self.rows[row * super::tile::PAIRS..],
+                    rows: &self.rows[row * PAIRS..],
                     count: height.min(self.count - row),
                     columns,
                     width,
@@ -120,43 +135,21 @@ impl Block<'_> {
                     add: epilogue.sum == Sum::Add,
                     bias,
                 };
-                run.tile(tile, &mut sums, &mut destination);
+                run(kernel, tile, &mut sums, &mut destination);
             }
         }
     }
 }
 
-/// A kernel with what it needs on this thread during a product.
-struct Run {
-    kernel: Bf16Kernel,
-    #[cfg(target_arch = "x86_64")]
-    tiles: Option<amx::Tiles>,
-}
-
-impl Run {
-    #[allow(unsafe_code)]
-    fn new(kernel: Bf16Kernel) -> Self {
-        Self {
-            kernel,
-            // SAFETY: the kernel exists only if AMX is available.
-            #[cfg(target_arch = "x86_64")]
-            tiles: (kernel.0 == Instructions::Amx).then(|| unsafe { amx::Tiles::configure() }),
-        }
-    }
-
-    #[allow(unsafe_code)]
-    fn tile(&self, tile: Tile, sums: &mut Sums, destination: &mut Destination) {
+/// Computes a tile.
+#[allow(unsafe_code)]
+fn run(kernel: Bf16Kernel, tile: Tile, sums: &mut Sums, destination: &mut Destination) {
+    match kernel.0 {
         #[cfg(target_arch = "x86_64")]
-        if let Some(tiles) = &self.tiles {
-            return tiles.run(tile, sums, destination);
+        Instructions::Avx512 => {
+            // SAFETY: the kernel exists only if the CPU has AVX512-BF16.
+            unsafe { avx512::run(tile, destination) }
         }
-        match self.kernel.0 {
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => {
-                // SAFETY: the kernel exists only if the CPU has AVX512-BF16.
-                unsafe { avx512::run(tile, destination) }
-            }
-            _ => portable::run(tile, sums, destination),
-        }
+        _ => portable::run(tile, sums, destination),
     }
 }

@@ -1,5 +1,8 @@
 //! A tile of a product, and what every kernel does with its sums.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m512;
+
 /// Number of columns of a tile, and of a panel of packed columns.
 pub(super) const TILE_COLUMNS: usize = 32;
 
@@ -14,6 +17,17 @@ pub(super) const PAIRS: usize = 144;
 /// The sums of a tile; the last rows and columns may be unused.
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [[f32; TILE_COLUMNS]; MOST_ROWS]);
+
+#[cfg(target_arch = "x86_64")]
+impl Sums {
+    /// Returns the first rows as registers.
+    #[allow(unsafe_code)]
+    pub(super) fn registers(&self, rows: usize) -> &[[__m512; TILE_COLUMNS / 16]] {
+        let rows = &self.0[..rows];
+        // SAFETY: the values are as many and aligned to 64 bytes, and all bits are valid.
+        unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), rows.len()) }
+    }
+}
 
 /// The inputs of a tile.
 #[derive(Clone, Copy)]

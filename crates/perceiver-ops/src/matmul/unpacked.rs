@@ -8,6 +8,8 @@
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::kernel::{Bf16Kernel, Instructions};
 use super::operand::Operand;
 use super::packed_matrix::PackedMatrix;
@@ -21,6 +23,8 @@ mod avx512;
 mod portable;
 mod windows;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::write;
 pub(crate) use windows::Windows;
 
 /// A left operand in bf16.
@@ -30,8 +34,8 @@ pub(crate) enum Lhs<'a> {
     Rows(RowMajor<'a>),
     /// The windows of a feature map.
     Windows(Windows<'a>),
-    /// The transpose of a packed matrix.
-    Transposed(&'a PackedMatrix),
+    /// The transpose of a packed matrix: see [`Transposed`](super::transposed::Transposed).
+    Packed(&'a PackedMatrix),
 }
 
 /// A matrix of bf16 values whose rows are adjacent values. Rows may overlap.
@@ -106,7 +110,14 @@ pub(crate) fn multiply(
         bias.is_none_or(|bias| bias.len() == columns),
         "length of a bias"
     );
-    if !kernel.reads(lhs) {
+    let kernel = kernel.for_rows(rows);
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    if kernel.0 == Instructions::Amx {
+        // SAFETY: the kernel exists only if AMX and AVX512-BF16 are available.
+        return unsafe { amx::multiply(&mut product, lhs.into(), rhs, scale, bias) };
+    }
+    if !lhs.has_whole_pairs() {
         return by_packing(kernel, &mut product, lhs, rhs, scale, bias);
     }
     let heights = match kernel.0 {
@@ -126,13 +137,15 @@ pub(crate) fn multiply(
                 row_step: lhs.row_step(),
                 line: lhs.line(),
                 line_step: lhs.line_step(),
-                is_packed: matches!(lhs, Lhs::Transposed(_)),
-                row,
+                is_packed: matches!(lhs, Lhs::Packed(_)),
                 count,
-                column,
-                width,
-                scale,
-                bias,
+                place: Place {
+                    row,
+                    column,
+                    width,
+                    scale,
+                    bias,
+                },
             };
             match kernel.0 {
                 #[cfg(target_arch = "x86_64")]
@@ -142,30 +155,6 @@ pub(crate) fn multiply(
                 _ => portable::run(&tile, &mut product),
             }
             row += count;
-        }
-    }
-}
-
-impl Bf16Kernel {
-    /// Returns whether the kernel reads the operand without packing it. A pair may not reach into
-    /// the next row.
-    fn reads(self, lhs: Lhs) -> bool {
-        let has_whole_pairs = match lhs {
-            Lhs::Rows(rows) => rows.columns.is_multiple_of(2),
-            Lhs::Windows(windows) => windows.part().is_multiple_of(2),
-            Lhs::Transposed(_) => true,
-        };
-        has_whole_pairs && self.has_unpacked_form()
-    }
-
-    /// Returns whether there is a form of the kernel for operands that are not packed.
-    const fn has_unpacked_form(self) -> bool {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Amx => false,
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => true,
-            Instructions::Portable => true,
         }
     }
 }
@@ -187,10 +176,7 @@ fn by_packing(
             let (rows, columns) = lhs.shape();
             Operand::from(RowMajor::new(&copy, rows, columns))
         }
-        Lhs::Transposed(packed) => {
-            copy = packed.unpacked();
-            Operand::from(RowMajor::new(&copy, packed.rows(), packed.columns())).transposed()
-        }
+        Lhs::Packed(_) => unreachable!("packed rows consist of whole pairs"),
     };
     let epilogue = |sum| Epilogue { scale, sum, bias };
     match product {
@@ -245,7 +231,7 @@ impl<'a> Block<'a> {
                     .map(|depth| from(windows.values, windows.offset(depth.start)))
                     .collect()
             }
-            Lhs::Transposed(packed) => {
+            Lhs::Packed(packed) => {
                 let halves = |(_, block)| bytemuck::cast_slice::<u32, u16>(block);
                 packed.blocks().map(halves).collect()
             }
@@ -271,12 +257,21 @@ struct Tile<'a> {
     line_step: usize,
     /// Whether the left operand is packed.
     is_packed: bool,
-    row: usize,
+    /// Number of rows.
     count: usize,
-    column: usize,
-    width: usize,
-    scale: f32,
-    bias: Option<&'a [f32]>,
+    place: Place<'a>,
+}
+
+/// Where the sums of a tile go, and how they change on the way.
+pub(super) struct Place<'a> {
+    /// Of the product.
+    pub(super) row: usize,
+    pub(super) column: usize,
+    /// Number of columns.
+    pub(super) width: usize,
+    pub(super) scale: f32,
+    /// A row to add to every row, `[width]`.
+    pub(super) bias: Option<&'a [f32]>,
 }
 
 /// A part of a tile's inner dimension.
@@ -294,7 +289,7 @@ impl<'a> Tile<'a> {
     fn step(&self, block: &Block<'a>) -> Step<'a> {
         let panel_len = block.pairs.next_multiple_of(16) * TILE_COLUMNS;
         let rows = |group: usize| {
-            let row = self.row + GROUP * group;
+            let row = self.place.row + GROUP * group;
             let line_step = if self.is_packed {
                 2 * panel_len
             } else {
@@ -305,7 +300,7 @@ impl<'a> Tile<'a> {
         };
         Step {
             lhs: [rows(0), rows(1), rows(2)],
-            columns: &block.columns[self.column / TILE_COLUMNS * panel_len..][..panel_len],
+            columns: &block.columns[self.place.column / TILE_COLUMNS * panel_len..][..panel_len],
             pairs: block.pairs,
         }
     }
@@ -317,7 +312,17 @@ impl Lhs<'_> {
         match self {
             Self::Rows(rows) => (rows.rows, rows.columns),
             Self::Windows(windows) => windows.shape(),
-            Self::Transposed(packed) => (packed.columns(), packed.rows()),
+            Self::Packed(packed) => (packed.columns(), packed.rows()),
+        }
+    }
+
+    /// Returns whether rows that are not packed consist of whole pairs: a pair may not reach into the
+    /// next row.
+    fn has_whole_pairs(self) -> bool {
+        match self {
+            Self::Rows(rows) => rows.columns.is_multiple_of(2),
+            Self::Windows(windows) => windows.part().is_multiple_of(2),
+            Self::Packed(_) => true,
         }
     }
 
@@ -326,7 +331,7 @@ impl Lhs<'_> {
         match self {
             Self::Rows(rows) => rows.row_stride,
             Self::Windows(windows) => windows.point_stride,
-            Self::Transposed(_) => 2,
+            Self::Packed(_) => 2,
         }
     }
 
@@ -336,7 +341,7 @@ impl Lhs<'_> {
         match self {
             Self::Rows(_) => usize::MAX,
             Self::Windows(windows) => windows.width.max(1),
-            Self::Transposed(_) => TILE_COLUMNS,
+            Self::Packed(_) => TILE_COLUMNS,
         }
     }
 
@@ -344,7 +349,7 @@ impl Lhs<'_> {
     fn line_step(self) -> usize {
         match self {
             Self::Windows(windows) => windows.line_stride,
-            Self::Rows(_) | Self::Transposed(_) => 0,
+            Self::Rows(_) | Self::Packed(_) => 0,
         }
     }
 
@@ -353,7 +358,7 @@ impl Lhs<'_> {
         match self {
             Self::Rows(rows) => Operand::from(rows).is_inside(),
             Self::Windows(windows) => windows.is_inside(),
-            Self::Transposed(_) => true,
+            Self::Packed(_) => true,
         }
     }
 
@@ -368,6 +373,17 @@ impl Lhs<'_> {
         match if has_whole_groups { rest } else { in_line } {
             rest if rest >= most => most,
             _ => in_line.min(fewer),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<'a> From<Lhs<'a>> for amx::Left<'a> {
+    fn from(lhs: Lhs<'a>) -> Self {
+        match lhs {
+            Lhs::Rows(rows) => Self::Matrix(rows.into()),
+            Lhs::Windows(windows) => Self::Windows(windows),
+            Lhs::Packed(_) => unreachable!("transposes for AMX are rows"),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, _mm256_mask_storeu_epi16, _mm512_add_ps, _mm512_cvtneps_pbh,
-    _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    __m256bh, __m256i, __m512, __mmask16, _mm256_mask_storeu_epi16, _mm512_add_ps,
+    _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
-use super::{GROUP, Product, Step, Tile};
+use super::{GROUP, Place, Product, Step, Tile};
 use crate::cpu::gemm::Sum;
 use crate::matmul::avx512::{LANES, bf16s, mask};
 use crate::matmul::tile::TILE_COLUMNS;
@@ -44,7 +44,7 @@ pub(super) unsafe fn run(tile: &Tile, product: &mut Product) {
                 };
             }
             // SAFETY: likewise.
-            unsafe { write(&sums, tile, product) }
+            unsafe { write(&sums, &tile.place, product) }
         }};
     }
     match tile.count {
@@ -67,57 +67,74 @@ pub(super) unsafe fn run(tile: &Tile, product: &mut Product) {
 /// The CPU has AVX512-BF16.
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn write(sums: &[[__m512; VECTORS]], tile: &Tile, product: &mut Product) {
-    let scale = _mm512_set1_ps(tile.scale);
-    for vector in 0..tile.width.div_ceil(LANES) {
-        let column = vector * LANES;
-        let mask = mask(tile.width - column);
-        let bias = tile.bias.map(|bias| {
-            // SAFETY: the bias has `tile.width` values; the mask excludes those beyond.
-            unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(column)) }
-        });
-        for (row, sums) in sums.iter().enumerate() {
-            let mut value = _mm512_mul_ps(scale, sums[vector]);
-            let (row, column) = (tile.row + row, tile.column + column);
-            match product {
-                Product::F32(target, sum) => {
-                    let values = &mut target.values[row * target.row_stride + column..];
-                    assert!(
-                        values.len() >= LANES.min(tile.width - vector * LANES),
-                        "a row ends early"
-                    );
-                    let to = values.as_mut_ptr();
-                    // SAFETY: the row has `tile.width` values; the mask excludes those beyond.
+pub(in crate::matmul) unsafe fn write(
+    sums: &[[__m512; VECTORS]],
+    place: &Place,
+    product: &mut Product,
+) {
+    let width = place.width;
+    let masks = [0, 1].map(|vector| mask(width.saturating_sub(vector * LANES)));
+    let bias = place.bias.map(|bias| {
+        assert!(bias.len() == width, "length of a bias");
+        // SAFETY: the masks exclude what is beyond the bias.
+        [0, 1].map(|vector| unsafe { load(bias, vector, masks) })
+    });
+    let scale = _mm512_set1_ps(place.scale);
+    for (row, sums) in sums.iter().enumerate() {
+        let mut values = sums.map(|sums| _mm512_mul_ps(scale, sums));
+        let start = |row_stride: usize| (place.row + row) * row_stride + place.column;
+        match product {
+            Product::F32(target, sum) => {
+                let to = &mut target.values[start(target.row_stride)..][..width];
+                for vector in 0..VECTORS {
+                    let value = &mut values[vector];
+                    // SAFETY: the masks exclude what is beyond the row.
                     unsafe {
                         if *sum == Sum::Add {
-                            value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
+                            *value = _mm512_add_ps(load(to, vector, masks), *value);
                         }
                         if let Some(bias) = bias {
-                            value = _mm512_add_ps(value, bias);
+                            *value = _mm512_add_ps(*value, bias[vector]);
                         }
-                        _mm512_mask_storeu_ps(to, mask, value);
+                        let to = to.as_mut_ptr().wrapping_add(vector * LANES);
+                        _mm512_mask_storeu_ps(to, masks[vector], *value);
                     }
                 }
-                Product::Bf16 { values, row_stride } => {
-                    let values = &mut values[row * *row_stride + column..];
-                    assert!(
-                        values.len() >= LANES.min(tile.width - vector * LANES),
-                        "a row ends early"
-                    );
-                    if let Some(bias) = bias {
-                        value = _mm512_add_ps(value, bias);
-                    }
-                    // SAFETY: the row has `tile.width` values; the mask excludes those beyond. Both
-                    // types are 16 values of 16 bits.
+            }
+            Product::Bf16 {
+                values: to,
+                row_stride,
+            } => {
+                let to = &mut to[start(*row_stride)..][..width];
+                for vector in 0..VECTORS {
+                    let value = match bias {
+                        Some(bias) => _mm512_add_ps(values[vector], bias[vector]),
+                        None => values[vector],
+                    };
+                    let to = to.as_mut_ptr().wrapping_add(vector * LANES);
+                    // SAFETY: the masks exclude what is beyond the row. Both types are 16 values of
+                    // 16 bits.
                     unsafe {
                         let rounded =
                             std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(value));
-                        _mm256_mask_storeu_epi16(values.as_mut_ptr().cast(), mask, rounded);
+                        _mm256_mask_storeu_epi16(to.cast(), masks[vector], rounded);
                     }
                 }
             }
         }
     }
+}
+
+/// Loads a vector of a row; what is beyond the row is 0.
+///
+/// # Safety
+/// The CPU has AVX-512, and the masks exclude what is beyond the row.
+#[allow(unsafe_code)]
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn load(row: &[f32], vector: usize, masks: [__mmask16; VECTORS]) -> __m512 {
+    // SAFETY: by the contract.
+    unsafe { _mm512_maskz_loadu_ps(masks[vector], row.as_ptr().wrapping_add(vector * LANES)) }
 }
 
 /// Asserts that [`add_up`] and [`add_up_12`] stay inside the slices.

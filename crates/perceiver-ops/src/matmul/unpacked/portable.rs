@@ -1,6 +1,6 @@
 //! The sums of AVX512-BF16 for operands that are not packed, in the same order, in plain Rust.
 
-use super::{Product, Tile};
+use super::{Place, Product, Tile};
 use crate::cpu::gemm::Sum;
 use crate::cpu::simd::vectorised;
 use crate::matmul::rounding::rounded;
@@ -12,6 +12,13 @@ pub(super) const HEIGHTS: [usize; 2] = [4, 4];
 /// Computes a tile.
 pub(super) fn run(tile: &Tile, product: &mut Product) {
     let pair_step = if tile.is_packed { 2 * TILE_COLUMNS } else { 2 };
+    let Place {
+        row: first,
+        column: start,
+        width,
+        scale,
+        bias,
+    } = tile.place;
     for row in 0..tile.count {
         let mut sums = [0f32; TILE_COLUMNS];
         for block in tile.blocks {
@@ -19,10 +26,10 @@ pub(super) fn run(tile: &Tile, product: &mut Product) {
             let lhs = step.lhs[0].get(row * tile.row_step..).unwrap_or_default();
             add_up(&mut sums, lhs, pair_step, step.columns, step.pairs);
         }
-        for (column, sum) in sums.into_iter().enumerate().take(tile.width) {
-            let value = tile.scale * sum;
-            let bias = tile.bias.map(|bias| bias[column]);
-            let at = |row_stride: usize| (tile.row + row) * row_stride + tile.column + column;
+        for (column, sum) in sums.into_iter().enumerate().take(width) {
+            let value = scale * sum;
+            let bias = bias.map(|bias| bias[column]);
+            let at = |row_stride: usize| (first + row) * row_stride + start + column;
             match product {
                 Product::F32(target, sum) => {
                     let to = &mut target.values[at(target.row_stride)];

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::RngKey;
+use crate::matmul::transposed::Transposed;
 
 /// A matrix of bf16 values, row by row, with `gap` values between rows.
 #[derive(Clone, Debug)]
@@ -64,6 +65,11 @@ fn product(
     (wide, narrow)
 }
 
+/// Returns whether a kernel adds pair after pair, as AVX512-BF16 does; AMX adds up 16 pairs first.
+fn adds_in_order(kernel: Bf16Kernel) -> bool {
+    kernel.to_string() != "AMX"
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
@@ -86,16 +92,19 @@ proptest! {
         } else {
             (Stored::new(rows, inner, gap, seed), Stored::new(inner, columns, gap, seed ^ 1))
         };
-        let packed = [&lhs, &rhs].map(|matrix| PackedMatrix::new(Operand::from(matrix.view())));
-        let operand = if is_transposed { Lhs::Transposed(&packed[0]) } else { Lhs::Rows(lhs.view()) };
+        let packed = PackedMatrix::new(rhs.view());
         let bias: Vec<f32> = (0..columns).map(|column| column as f32 / 8.0).collect();
         let bias = with_bias.then_some(&bias[..]);
         let sum = if add { Sum::Add } else { Sum::Replace };
-        let run = |kernel| product(kernel, operand, &packed[1], scale, sum, bias);
+        let run = |kernel| {
+            let transposed = Transposed::of(kernel, lhs.view());
+            let lhs = if is_transposed { transposed.lhs() } else { Lhs::Rows(lhs.view()) };
+            product(kernel, lhs, &packed, scale, sum, bias)
+        };
         let expected = run(Bf16Kernel::PORTABLE);
         for kernel in Bf16Kernel::all() {
             let found = run(kernel);
-            if kernel.reads(operand) || kernel == Bf16Kernel::PORTABLE {
+            if adds_in_order(kernel) && (is_transposed || inner % 2 == 0) {
                 prop_assert_eq!(bits(&found.0), bits(&expected.0), "{}", kernel);
                 prop_assert_eq!(&found.1, &expected.1, "{}", kernel);
             }
@@ -150,20 +159,13 @@ proptest! {
         let rhs = PackedMatrix::in_parts(Operand::from(matrix.view()), side);
         let rows = Lhs::Rows(RowMajor::new(&rows, height * width, inner));
         for kernel in Bf16Kernel::all() {
-            if kernel.reads(Lhs::Windows(windows)) {
+            if Lhs::Windows(windows).has_whole_pairs() {
                 let run = |lhs| product(kernel, lhs, &rhs, 1.0, Sum::Replace, None);
                 let (found, expected) = (run(Lhs::Windows(windows)), run(rows));
                 prop_assert_eq!(bits(&found.0), bits(&expected.0), "{}", kernel);
                 prop_assert_eq!(found.1, expected.1, "{}", kernel);
             }
         }
-    }
-
-    #[test]
-    fn unpacking_gives_back_what_was_packed(rows in 0_usize..600, columns in 1_usize..70, seed: u64) {
-        let matrix = Stored::new(rows, columns, 0, seed);
-        let packed = PackedMatrix::new(Operand::from(matrix.view()));
-        prop_assert_eq!(packed.unpacked(), matrix.values);
     }
 }
 

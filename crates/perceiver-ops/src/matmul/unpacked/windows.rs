@@ -1,5 +1,7 @@
 //! The windows of a feature map as the rows of a matrix, read where they are.
 
+use std::ops::Range;
+
 use half::bf16;
 
 /// The values of a square window for every point of a channels-last feature map, as a matrix
@@ -20,9 +22,9 @@ pub(crate) struct Windows<'a> {
     pub(crate) line_stride: usize,
 }
 
-impl Windows<'_> {
+impl<'a> Windows<'a> {
     /// Returns the numbers of rows and columns.
-    pub(super) fn shape(&self) -> (usize, usize) {
+    pub(in crate::matmul) fn shape(&self) -> (usize, usize) {
         (self.height * self.width, self.side * self.part())
     }
 
@@ -35,6 +37,18 @@ impl Windows<'_> {
     pub(super) fn offset(&self, column: usize) -> usize {
         let part = self.part().max(1);
         column / part * self.line_stride + column % part
+    }
+
+    /// Returns a row from a column on: what is adjacent in memory ends with the column's part.
+    pub(in crate::matmul) fn row(&self, row: usize, column: usize) -> &'a [bf16] {
+        let (line, point) = (row / self.width, row % self.width);
+        let start = line * self.line_stride + point * self.point_stride;
+        &self.values[start + self.offset(column)..]
+    }
+
+    /// Returns whether rows are in one line, so at equal distances.
+    pub(in crate::matmul) fn are_in_line(&self, rows: Range<usize>) -> bool {
+        rows.start / self.width == (rows.end - 1) / self.width
     }
 
     /// Returns whether every entry lies inside the slice.

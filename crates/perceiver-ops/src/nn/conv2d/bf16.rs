@@ -21,6 +21,7 @@ use crate::half_precision::{narrow, narrow_values, with_narrow_values};
 use crate::matmul::kernel::Bf16Kernel;
 use crate::matmul::operand::Operand;
 use crate::matmul::packed_matrix::PackedMatrix;
+use crate::matmul::transposed::Transposed;
 use crate::matmul::unpacked::{Lhs, Product, RowMajor, Windows, multiply};
 use crate::nn::broadcast::SumSlices;
 use crate::nn::im2col;
@@ -185,21 +186,22 @@ impl Conv2dBf16 {
         let piece = (PIECE / (grid.area() * inputs)).max(1) * grid.area(); // points
         let mut sums = vec![0f32; outputs * inputs];
         let mut rows = vec![bf16::ZERO; piece.min(x.len() / channels) * inputs];
-        let (mut packed_grad, mut packed_rows) = (PackedMatrix::default(), PackedMatrix::default());
+        let mut transposed_grad = Transposed::new(self.kernel);
+        let mut packed_rows = PackedMatrix::default();
         for (grad, x) in grad.chunks(piece * outputs).zip(x.chunks(piece * channels)) {
             let points = x.len() / channels;
             let images = x.chunks(grid.area() * channels);
             for (image, rows) in images.zip(rows.chunks_mut(grid.area() * inputs)) {
                 neighbourhoods.take(image, rows);
             }
-            packed_grad.pack(RowMajor::new(grad, points, outputs));
+            transposed_grad.pack(RowMajor::new(grad, points, outputs));
             packed_rows.pack(RowMajor::new(&rows, points, inputs));
             let target = Target {
                 values: &mut sums,
                 row_stride: inputs,
             };
             let product = Product::F32(target, Sum::Add);
-            let lhs = Lhs::Transposed(&packed_grad);
+            let lhs = transposed_grad.lhs();
             multiply(self.kernel, product, lhs, &packed_rows, 1.0, None);
         }
         sums

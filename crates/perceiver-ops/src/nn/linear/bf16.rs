@@ -13,6 +13,7 @@ use crate::half_precision::{narrow, narrow_values, with_narrow_values};
 use crate::matmul::kernel::Bf16Kernel;
 use crate::matmul::operand::Operand;
 use crate::matmul::packed_matrix::PackedMatrix;
+use crate::matmul::transposed::Transposed;
 use crate::matmul::unpacked::{Lhs, Product, RowMajor, multiply};
 use crate::nn::broadcast::SumSlices;
 
@@ -122,17 +123,17 @@ impl LinearBf16 {
             .enumerate()
             .for_each(|(number, dweight)| {
                 let mut sums = vec![0f32; dweight.len()];
-                let mut packed = PackedMatrix::default();
+                let mut transposed = Transposed::new(self.0);
                 for (grad, x) in grad.chunks(TASK_ROWS * outputs).zip(&blocks) {
                     let rows = RowMajor::new(grad, grad.len() / outputs, outputs);
                     let columns = rows.part(number * TASK_OUTPUTS, dweight.len() / inputs);
-                    packed.pack(Operand::from(columns));
+                    transposed.pack(columns);
                     let target = Target {
                         values: &mut sums,
                         row_stride: inputs,
                     };
                     let product = Product::F32(target, Sum::Add);
-                    multiply(self.0, product, Lhs::Transposed(&packed), x, 1.0, None);
+                    multiply(self.0, product, transposed.lhs(), x, 1.0, None);
                 }
                 narrow(&sums, dweight);
             });

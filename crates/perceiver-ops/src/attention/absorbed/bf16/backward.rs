@@ -13,6 +13,7 @@ use crate::cpu::gemm::{Sum, Target};
 use crate::half_precision::narrow;
 use crate::matmul::operand::Operand;
 use crate::matmul::packed_matrix::PackedMatrix;
+use crate::matmul::transposed::Transposed;
 use crate::matmul::unpacked::{Lhs, Product, RowMajor, multiply};
 
 /// The transposes of both projections.
@@ -95,7 +96,7 @@ impl AbsorbedBf16 {
                     row_stride: self.strides().input,
                     ..RowMajor::new(&kept.input, g.queries, self.width + 1)
                 };
-                ForWeights::new(input, grad, found.dqueries)
+                ForWeights::new(self.kernel, input, grad, found.dqueries)
             })
             .collect();
         [dx, dtokens, self.weight_gradients(&for_weights, &all)]
@@ -139,7 +140,7 @@ impl AbsorbedBf16 {
                 0
             }
         ];
-        let mut packed = [PackedMatrix::default(), PackedMatrix::default()];
+        let mut packed = (Transposed::new(self.kernel), PackedMatrix::default());
         for head in 0..g.heads {
             self.logit_gradients(head, &dread, kept, &values, &mut dlogits);
             let logits = |values, row_stride, columns| RowMajor {
@@ -220,20 +221,19 @@ impl AbsorbedBf16 {
     fn add_transposed(
         &self,
         dtokens: &mut [f32],
-        [packed_lhs, packed_rhs]: &mut [PackedMatrix; 2],
+        (transposed, packed): &mut (Transposed, PackedMatrix),
         lhs: RowMajor,
         rhs: RowMajor,
         scale: f32,
     ) {
-        packed_lhs.pack(Operand::from(lhs));
-        packed_rhs.pack(Operand::from(rhs));
+        transposed.pack(lhs);
+        packed.pack(rhs);
         let target = Target {
             values: dtokens,
             row_stride: rhs.columns,
         };
         let product = Product::F32(target, Sum::Add);
-        let lhs = Lhs::Transposed(packed_lhs);
-        multiply(self.kernel, product, lhs, packed_rhs, scale, None);
+        multiply(self.kernel, product, transposed.lhs(), packed, scale, None);
     }
 }
 

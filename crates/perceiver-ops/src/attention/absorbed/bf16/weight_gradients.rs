@@ -6,24 +6,31 @@ use rayon::prelude::*;
 use super::{AbsorbedBf16, Kept};
 use crate::cpu::gemm::{Sum, Target};
 use crate::half_precision::narrow;
+use crate::matmul::kernel::Bf16Kernel;
 use crate::matmul::operand::Operand;
 use crate::matmul::packed_matrix::PackedMatrix;
-use crate::matmul::unpacked::{Lhs, Product, RowMajor, multiply};
+use crate::matmul::transposed::Transposed;
+use crate::matmul::unpacked::{Product, RowMajor, multiply};
 
 /// Number of columns of the queries, or rows of the output projection, per task.
 const TASK: usize = 128;
 
 /// An image's operands of the products, apart from its saved values.
 pub(super) struct ForWeights {
-    input: PackedMatrix, // [n, width + 1]
+    input: Transposed,   // of [n, width + 1]
     grad: PackedMatrix,  // [n, outputs]
     dqueries: Vec<bf16>, // [n, heads * token_width]
 }
 
 impl ForWeights {
-    pub(super) fn new(input: RowMajor, grad: RowMajor, dqueries: Vec<bf16>) -> Self {
+    pub(super) fn new(
+        kernel: Bf16Kernel,
+        input: RowMajor,
+        grad: RowMajor,
+        dqueries: Vec<bf16>,
+    ) -> Self {
         Self {
-            input: PackedMatrix::new(Operand::from(input)),
+            input: Transposed::of(kernel, input),
             grad: PackedMatrix::new(Operand::from(grad)),
             dqueries,
         }
@@ -60,14 +67,14 @@ impl AbsorbedBf16 {
             .map(|start| {
                 let rows = TASK.min(read - start);
                 let mut sums = vec![0f32; rows * self.outputs];
-                let mut packed = PackedMatrix::default();
+                let mut transposed = Transposed::new(self.kernel);
                 for (image, kept) in images.iter().zip(kept) {
                     let read = RowMajor {
                         row_stride: strides.read,
                         ..RowMajor::new(&kept.read, g.queries, read)
                     };
-                    packed.pack(Operand::from(read.part(start, rows)));
-                    self.add(&mut sums, self.outputs, &packed, &image.grad);
+                    transposed.pack(read.part(start, rows));
+                    self.add(&mut sums, self.outputs, &transposed, &image.grad);
                 }
                 sums
             })
@@ -86,13 +93,13 @@ impl AbsorbedBf16 {
         gradients
     }
 
-    /// Adds `lhs^T rhs` to sums of `columns` columns.
-    fn add(&self, sums: &mut [f32], columns: usize, lhs: &PackedMatrix, rhs: &PackedMatrix) {
+    /// Adds `lhs rhs` to sums of `columns` columns.
+    fn add(&self, sums: &mut [f32], columns: usize, lhs: &Transposed, rhs: &PackedMatrix) {
         let target = Target {
             values: sums,
             row_stride: columns,
         };
         let product = Product::F32(target, Sum::Add);
-        multiply(self.kernel, product, Lhs::Transposed(lhs), rhs, 1.0, None);
+        multiply(self.kernel, product, lhs.lhs(), rhs, 1.0, None);
     }
 }
