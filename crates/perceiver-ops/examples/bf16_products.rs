@@ -1,8 +1,7 @@
 //! Measures products of bf16 matrices against those of the `gemm` crate in f32, in GFLOP/s:
 //! `cargo run --release -p perceiver-ops --example bf16_products [ROUNDS] [THREADS]`.
 //!
-//! The contestants take turns; a figure is the median of the rounds, then the best. `f32 here` is
-//! [`batched_matmul`], which allocates its output and packs what it must each time. `packed` has
+//! The contestants take turns; a figure is the median of the rounds, then the best. `packed` has
 //! the right operand packed before, `all` packs it in every product; both read `f32`. `bf16` reads
 //! and writes bf16, and has the right operand packed before.
 
@@ -10,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use half::bf16;
-use perceiver_ops::{Bf16Kernel, PackedMatrix, Transpose, batched_matmul};
+use perceiver_ops::{Bf16Kernel, PackedMatrix};
 use rayon::prelude::*;
 
 #[path = "support/gemm.rs"]
@@ -56,15 +55,6 @@ fn main() -> candle_core::Result<()> {
             "gemm f32".to_string(),
             Box::new(|output, _| multiply_f32(shape, &left, &right, output)),
         )];
-        let rank_3 = |values: &[f32], shape| Tensor::from_slice(values, shape, &Device::Cpu);
-        let (a, b) = (
-            rank_3(&left, (1, rows, inner))?,
-            rank_3(&right, (1, inner, columns))?,
-        );
-        contestants.push((
-            "f32 here".to_string(),
-            Box::new(move |_, _| fits(batched_matmul(&a, &b, Transpose::Neither).map(|_| ()))),
-        ));
         for kernel in kernels
             .iter()
             .filter(|kernel| **kernel != Bf16Kernel::PORTABLE)
