@@ -76,6 +76,7 @@ fn absorbed_attention_in(
             outputs: weights.output.1,
             mask: Mask::new(how.dropout, how.mode, geometry)?,
             keep: [x, tokens, values].into_iter().any(Tensor::track_op),
+            packed: weights.packed(),
             kept: Mutex::new(Vec::new()),
         };
         return apply_op3(

@@ -1,5 +1,7 @@
 //! An operand of a product: a matrix of f32 or bf16 values with arbitrary strides.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, Layout, Result, bail};
 use half::bf16;
 
@@ -59,6 +61,19 @@ impl<'a> Operand<'a> {
             row_stride: self.column_stride,
             column_stride: self.row_stride,
             ..self
+        }
+    }
+
+    /// Returns some of the columns.
+    pub(super) fn columns(&self, range: Range<usize>) -> Self {
+        let first = range.start * self.column_stride;
+        Self {
+            values: match self.values {
+                Values::F32(values) => Values::F32(values.get(first..).unwrap_or_default()),
+                Values::Bf16(values) => Values::Bf16(values.get(first..).unwrap_or_default()),
+            },
+            columns: range.len(),
+            ..*self
         }
     }
 

@@ -4,14 +4,16 @@ use std::ops::Range;
 
 use candle_core::{Result, Storage, Tensor, bail};
 use half::bf16;
+use rayon::prelude::*;
 
 use super::kernel::Bf16Kernel;
 use super::operand::Operand;
 use super::pack::{columns_len, pack_columns};
 use super::product::{Epilogue, multiply_packed};
-use super::tile::PAIRS;
+use super::tile::{PAIRS, TILE_COLUMNS};
 use super::unpacked::{self, Lhs, Product, RowMajor};
 use crate::cpu::gemm::{Matrix, Sum, Target};
+use crate::cpu::output::{Output, zeroed};
 
 /// A matrix `[rows, columns]`, rounded to bf16 and packed as the right operand of products.
 ///
@@ -42,6 +44,9 @@ pub struct PackedMatrix {
 /// Blocks of the inner dimension have multiples of so many values, the depth of a tile register.
 const STEP: usize = 32;
 
+/// Number of columns per task of a matrix that is packed in parallel: whole panels.
+const TASK_COLUMNS: usize = 4 * TILE_COLUMNS;
+
 const _: () = assert!((2 * PAIRS).is_multiple_of(STEP));
 
 impl PackedMatrix {
@@ -52,6 +57,34 @@ impl PackedMatrix {
     pub(crate) fn new<'a>(matrix: impl Into<Operand<'a>>) -> Self {
         let mut packed = Self::default();
         packed.pack(matrix);
+        packed
+    }
+
+    /// Packs a large matrix on all cores.
+    ///
+    /// # Panics
+    /// As for [`PackedMatrix::new`].
+    #[allow(unsafe_code)]
+    pub(crate) fn in_parallel<'a>(matrix: impl Into<Operand<'a>>) -> Self {
+        let matrix = matrix.into();
+        let mut packed = Self::empty(&matrix, 1);
+        let mut values = Output::new(packed.len());
+        let mut rest = values.values();
+        let mut tasks = Vec::new();
+        for depth in packed.depth_blocks() {
+            for columns in (0..matrix.columns).step_by(TASK_COLUMNS) {
+                let columns = columns..matrix.columns.min(columns + TASK_COLUMNS);
+                let (part, after) = rest.split_at_mut(columns_len(columns.len(), depth.len()));
+                tasks.push((columns, depth.clone(), part));
+                rest = after;
+            }
+        }
+        assert!(rest.is_empty(), "a packed value belongs to no task");
+        tasks.into_par_iter().for_each(|(columns, depth, part)| {
+            pack_columns(&matrix.columns(columns), depth, zeroed(part));
+        });
+        // SAFETY: the tasks have zeroed their parts, which are all values by the assertion.
+        packed.values = unsafe { values.finish() };
         packed
     }
 
@@ -74,6 +107,24 @@ impl PackedMatrix {
     }
 
     fn pack_parts(&mut self, matrix: Operand, parts: usize) {
+        let values = std::mem::take(&mut self.values);
+        *self = Self {
+            values,
+            ..Self::empty(&matrix, parts)
+        };
+        self.values.resize(self.len(), 0);
+        let blocks = self.depth_blocks();
+        let mut rest = &mut self.values[..];
+        for depth in blocks {
+            let len = columns_len(matrix.columns, depth.len());
+            let (block, after) = rest.split_at_mut(len);
+            pack_columns(&matrix, depth, block);
+            rest = after;
+        }
+    }
+
+    /// Returns a packed matrix of the same sizes without values.
+    fn empty(matrix: &Operand, parts: usize) -> Self {
         assert!(
             matrix.is_inside(),
             "a matrix to pack reaches beyond its slice"
@@ -83,21 +134,18 @@ impl PackedMatrix {
             "{} rows are not {parts} equal parts",
             matrix.rows
         );
-        *self = Self {
-            values: std::mem::take(&mut self.values),
+        Self {
+            values: Vec::new(),
             rows: matrix.rows,
             columns: matrix.columns,
             parts,
-        };
-        let blocks = self.depth_blocks();
-        let len = |depth: Range<usize>| columns_len(matrix.columns, depth.len());
-        self.values.resize(blocks.clone().map(len).sum(), 0);
-        let mut rest = &mut self.values[..];
-        for depth in blocks {
-            let (block, after) = rest.split_at_mut(len(depth.clone()));
-            pack_columns(&matrix, depth, block);
-            rest = after;
         }
+    }
+
+    /// Returns the number of packed values.
+    fn len(&self) -> usize {
+        let len = |depth: Range<usize>| columns_len(self.columns, depth.len());
+        self.depth_blocks().map(len).sum()
     }
 
     /// Packs a matrix on the CPU, of type f32 or bf16; a transposed one is packed as fast.
@@ -109,7 +157,7 @@ impl PackedMatrix {
         let Storage::Cpu(storage) = &*storage else {
             bail!("matrix to pack: expected a tensor on the CPU");
         };
-        Ok(Self::new(Operand::of_tensor(storage, layout)?))
+        Ok(Self::in_parallel(Operand::of_tensor(storage, layout)?))
     }
 
     /// Multiplies `lhs` `[n, rows]` by this matrix into `output` `[n, columns]`, both row by row,

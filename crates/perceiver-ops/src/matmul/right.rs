@@ -92,9 +92,12 @@ impl<'a> Right<'a> {
         if products != Products::F32 || matrix.row_stride == matrix.columns {
             return Self::new(products, matrix);
         }
-        let rows = matrix.values.chunks(matrix.row_stride).take(matrix.rows);
-        let values = rows.flat_map(|row| &row[..matrix.columns]).copied();
-        Self::Copy(values.collect(), matrix.rows, matrix.columns)
+        // Row by row: an iterator over all values would copy them one by one.
+        let mut values = Vec::with_capacity(matrix.rows * matrix.columns);
+        for row in 0..matrix.rows {
+            values.extend_from_slice(matrix.row(row));
+        }
+        Self::Copy(values, matrix.rows, matrix.columns)
     }
 
     /// Creates the operand from the transpose of a row-major matrix, for so many products that a

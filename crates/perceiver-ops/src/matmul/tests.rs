@@ -253,6 +253,30 @@ fn products_on_many_threads_have_the_bits_of_one() {
 }
 
 #[test]
+fn packing_in_parallel_gives_the_same_matrix() {
+    for (rows, columns, order) in [
+        (257, 2048, Order::Rows),
+        (2057, 256, Order::Columns),
+        (600, 129, Order::Spread),
+        (3, 1, Order::Rows),
+        (0, 300, Order::Rows),
+    ] {
+        let rhs = Stored::new(rows, columns, order, 0, false, 8);
+        let lhs = Stored::new(20, rows, Order::Rows, 0, false, 9);
+        let packed = rhs.with(|rhs| PackedMatrix::in_parallel(rhs));
+        for kernel in Bf16Kernel::all() {
+            let mut values = vec![0f32; 20 * columns];
+            let target = Target {
+                values: &mut values,
+                row_stride: columns,
+            };
+            lhs.with(|lhs| multiply_packed(kernel, target, lhs, &packed, PLAIN));
+            assert!(values == product(kernel, &lhs, &rhs, 0, PLAIN), "{kernel}");
+        }
+    }
+}
+
+#[test]
 fn a_packed_matrix_can_be_packed_again() {
     let mut packed = PackedMatrix::default();
     for (rows, columns) in [(600, 70), (33, 5), (64, 40)] {

@@ -22,8 +22,14 @@ use crate::nn::broadcast::{SumSlices, add_bias_composed};
 use crate::nn::linear::bf16::LinearBf16;
 use crate::{cpu, gelu};
 
-/// Number of rows of `x` per task; fixed, so that results do not depend on the number of threads.
+/// Number of rows per task of a large batch; fixed, so that results do not depend on the number of
+/// threads.
 const TASK_ROWS: usize = 256;
+
+/// Returns the number of rows per task: few for a single image, so that all cores have work.
+fn task_rows(rows: usize) -> usize {
+    if rows < 4 * TASK_ROWS { 64 } else { TASK_ROWS }
+}
 
 /// Computes `x W^T + b` for `x` `[..., inputs]`, `weight` `[outputs, inputs]` and `bias`
 /// `[outputs]`: `[..., outputs]`.
@@ -160,9 +166,10 @@ fn multiply_rows(
     output: &mut [f32],
 ) {
     let (inputs, outputs) = (inputs.max(1), outputs.max(1));
+    let task = task_rows(x.len() / inputs);
     output
-        .par_chunks_mut(TASK_ROWS * outputs)
-        .zip(x.par_chunks(TASK_ROWS * inputs))
+        .par_chunks_mut(task * outputs)
+        .zip(x.par_chunks(task * inputs))
         .for_each(|(output, x)| {
             let rows = Matrix::new(x, x.len() / inputs, inputs);
             matrix.multiply_rows(rows, bias, output);

@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use half::bf16;
 
+use crate::attention::absorbed::weights::PackedWeights;
 use crate::attention::dropout_mask::Mask;
 use crate::attention::shape::Geometry;
 use crate::half_precision::{narrow_values, with_narrow_values};
@@ -36,6 +37,7 @@ pub(super) struct AbsorbedBf16 {
     pub(super) mask: Option<Mask>,
     /// Whether a backward pass may follow.
     pub(super) keep: bool,
+    pub(super) packed: PackedWeights,
     /// Values saved for the backward pass, per image.
     pub(super) kept: Mutex<Vec<Kept>>,
 }

@@ -8,11 +8,15 @@
 //! projections. The function is the same, and cheaper with wide heads: each of the eight heads of
 //! the Keras example is as wide as the model.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{Result, Tensor};
 
 use crate::attention::bias_columns::{with_column, with_padding};
 use crate::autograd::recorded_ops::{cat, reshape, transposed};
-use crate::{Transpose, batched_matmul, cuda, join_heads, multiply_scalar, split_heads};
+use crate::{
+    PackedMatrix, Transpose, batched_matmul, cuda, join_heads, multiply_scalar, split_heads,
+};
 
 /// The projections of an attention layer: weights `[outputs, inputs]` and biases `[outputs]`.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +39,14 @@ pub struct Projections<'a> {
 #[derive(Clone, Debug)]
 pub struct AbsorbedWeights {
     form: Form,
+    packed: PackedWeights,
     pub(crate) query: (usize, usize), // rows and columns
     pub(crate) output: (usize, usize),
 }
+
+/// Both projections as right operands in bf16, packed by the first pass that no backward pass
+/// follows: a pass on one image would spend a tenth of its time on it.
+pub(crate) type PackedWeights = Arc<OnceLock<[PackedMatrix; 2]>>;
 
 #[derive(Clone, Debug)]
 enum Form {
@@ -100,6 +109,7 @@ impl AbsorbedWeights {
     pub fn new(query: &Tensor, output: &Tensor) -> Result<Self> {
         Ok(Self {
             form: Form::Flat(together(query, output)?),
+            packed: PackedWeights::default(),
             query: query.dims2()?,
             output: output.dims2()?,
         })
@@ -107,6 +117,7 @@ impl AbsorbedWeights {
 
     /// Returns the underlying tensors, to replace by others of the same sizes.
     pub fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        self.packed = PackedWeights::default();
         match &mut self.form {
             Form::Flat(values) => vec![values],
             Form::Rows(WeightRows { values, bias, .. }) => {
@@ -171,8 +182,14 @@ impl AbsorbedWeights {
     pub(crate) fn with_flat(&self, values: &Tensor) -> Self {
         Self {
             form: Form::Flat(values.clone()),
+            packed: PackedWeights::default(),
             ..*self
         }
+    }
+
+    /// Returns where the packed projections are, or will be.
+    pub(crate) fn packed(&self) -> PackedWeights {
+        Arc::clone(&self.packed)
     }
 
     /// Returns the projections for whole-tensor products.
@@ -280,6 +297,7 @@ impl Projections<'_> {
             query: (weight.dim(1)? + 1, inner),
             output: (inner + self.heads + 1, outputs),
             form: Form::Rows(WeightRows::new(&query, &output, bias)?),
+            packed: PackedWeights::default(),
         })
     }
 
@@ -356,6 +374,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Weights that replace others are packed anew.
+    #[test]
+    fn replaced_weights_are_used() {
+        let narrow = |seed: u64, shape: &[usize]| {
+            let values = variable(seed, shape).to_dtype(DType::BF16).unwrap();
+            values.detach()
+        };
+        let [x, tokens] = [5, 7].map(|n| narrow(n, &[2, n as usize, 16]));
+        let new = |seed| AbsorbedWeights::new(&narrow(seed, &[17, 32]), &narrow(seed, &[35, 16]));
+        let [mut changed, expected] = [new(1).unwrap(), new(2).unwrap()];
+        let how = Attention {
+            heads: 2,
+            scale: 1.0,
+            dropout: 0.0,
+            mode: Mode::Inference,
+        };
+        let run = |weights: &AbsorbedWeights| {
+            let read = absorbed_attention(&x, &tokens, weights, how).unwrap();
+            read.to_dtype(DType::F32)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        let before = run(&changed);
+        assert_eq!(run(&changed), before);
+        for tensor in changed.tensors_mut() {
+            *tensor = expected.flat().unwrap().clone();
+        }
+        assert_eq!(run(&changed), run(&expected));
+        assert_ne!(run(&changed), before);
     }
 
     fn assert_close(found: &Tensor, expected: &Tensor) {

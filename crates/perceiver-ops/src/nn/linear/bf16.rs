@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{TASK_ROWS, with_width};
+use super::{TASK_ROWS, task_rows, with_width};
 use crate::cpu::floats::Floats;
 use crate::cpu::gemm::{Sum, Target};
 use crate::cpu::output::computed;
@@ -39,7 +39,8 @@ impl CustomOp3 for LinearBf16 {
     ) -> Result<(CpuStorage, Shape)> {
         let x = narrow_values(self.name(), x, x_layout)?;
         let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let weight = PackedMatrix::new(Operand::of_tensor(weight, weight_layout)?.transposed());
+        let weight = Operand::of_tensor(weight, weight_layout)?.transposed();
+        let weight = PackedMatrix::in_parallel(weight);
         let mut buffer = Vec::new();
         let bias = Floats::of(self.name(), bias, bias_layout)?.wide(0..outputs, &mut buffer);
         let output = self.rows(x, inputs, &weight, Some(bias));
@@ -87,14 +88,15 @@ impl LinearBf16 {
         bias: Option<&[f32]>,
     ) -> Vec<bf16> {
         let columns = matrix.columns();
-        let len = x.len() / width.max(1) * columns;
+        let rows = x.len() / width.max(1);
+        let task = task_rows(rows);
         computed(
-            len,
-            TASK_ROWS * columns,
+            rows * columns,
+            task * columns,
             || (),
             |(), number, values| {
                 let rows = values.len() / columns;
-                let x = &x[number * TASK_ROWS * width..];
+                let x = &x[number * task * width..];
                 let lhs = Lhs::Rows(RowMajor::new(x, rows, width));
                 let product = Product::Bf16 {
                     values,

@@ -43,7 +43,8 @@ impl AbsorbedBf16 {
         let g = self.geometry;
         let all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let [query, output] = self.projections(weights);
-        let packed = |matrix: RowMajor| PackedMatrix::new(Operand::from(matrix).transposed());
+        let packed =
+            |matrix: RowMajor| PackedMatrix::in_parallel(Operand::from(matrix).transposed());
         let projections = Projections {
             query: packed(query.rows(0, self.width)),
             output: packed(output),

@@ -34,9 +34,22 @@ impl AbsorbedBf16 {
         weights: &[bf16],
     ) -> (Vec<bf16>, Vec<Kept>) {
         let g = self.geometry;
-        let projections = self
-            .projections(weights)
-            .map(|matrix| PackedMatrix::new(Operand::from(matrix)).with_even_rows());
+        let pack = || {
+            let projections = self.projections(weights);
+            projections.map(|matrix| PackedMatrix::in_parallel(matrix).with_even_rows())
+        };
+        let of_this_pass;
+        let projections = if self.keep {
+            of_this_pass = pack();
+            &of_this_pass
+        } else if let Some(packed) = self.packed.get() {
+            packed
+        } else {
+            // Packed before the lock is taken: a thread that waits for the tasks of packing may take on
+            // another pass with the same weights.
+            let packed = pack();
+            self.packed.get_or_init(|| packed)
+        };
         let image = g.queries * self.outputs;
         let mut output = Output::new(g.batch * image);
         let kept: Vec<Kept> = output
@@ -46,7 +59,7 @@ impl AbsorbedBf16 {
             .zip(tokens.par_chunks(g.keys * g.key_row()))
             .enumerate()
             .map(|(number, ((output, x), tokens))| {
-                self.forward_image(number, x, tokens, &projections, zeroed(output))
+                self.forward_image(number, x, tokens, projections, zeroed(output))
             })
             .collect();
         // SAFETY: the closure above zeroes the part of every image.
