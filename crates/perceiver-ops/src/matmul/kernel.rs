@@ -65,6 +65,7 @@ impl Bf16Kernel {
     }
 
     /// Returns the kernel for products of so many rows: AMX multiplies 16 at least.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub(super) fn for_rows(self, rows: usize) -> Self {
         match self.0 {
             #[cfg(target_arch = "x86_64")]

@@ -207,10 +207,10 @@ pub(super) fn pack_rows(
 ) {
     match operand.values {
         Values::F32(values) => {
-            pack_rows_f32(rows_of(values, operand), rows, depth, packed, row_stride)
+            pack_rows_f32(rows_of(values, operand), rows, depth, packed, row_stride);
         }
         Values::Bf16(values) => {
-            pack_rows_bf16(rows_of(values, operand), rows, depth, packed, row_stride)
+            pack_rows_bf16(rows_of(values, operand), rows, depth, packed, row_stride);
         }
     }
 }

@@ -14,14 +14,15 @@ use super::unpacked::{Lhs, RowMajor};
 pub(crate) struct Transposed {
     kernel: Bf16Kernel,
     packed: PackedMatrix,
-    rows: Rows,
+    by_rows: PairRows,
 }
 
 /// Rows of pairs.
 #[derive(Default)]
-struct Rows {
+struct PairRows {
     pairs: Vec<u32>,
     rows: usize,
+    /// Number of values of a row.
     columns: usize,
     /// Number of pairs from one row to the next.
     row_stride: usize,
@@ -33,7 +34,7 @@ impl Transposed {
         Self {
             kernel,
             packed: PackedMatrix::default(),
-            rows: Rows::default(),
+            by_rows: PairRows::default(),
         }
     }
 
@@ -50,7 +51,7 @@ impl Transposed {
     /// When the matrix reaches beyond its slice: an error of the calling operation.
     pub(crate) fn pack(&mut self, matrix: RowMajor) {
         if self.is_by_rows() {
-            self.rows.pack(Operand::from(matrix).transposed());
+            self.by_rows.pack(Operand::from(matrix).transposed());
         } else {
             self.packed.pack(matrix);
         }
@@ -59,7 +60,7 @@ impl Transposed {
     /// Returns the operand.
     pub(crate) fn lhs(&self) -> Lhs<'_> {
         if self.is_by_rows() {
-            Lhs::Rows(self.rows.matrix())
+            Lhs::Rows(self.by_rows.matrix())
         } else {
             Lhs::Packed(&self.packed)
         }
@@ -76,7 +77,7 @@ impl Transposed {
     }
 }
 
-impl Rows {
+impl PairRows {
     fn pack(&mut self, matrix: Operand) {
         assert!(
             matrix.is_inside(),
