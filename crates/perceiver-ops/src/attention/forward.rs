@@ -7,7 +7,6 @@ use super::dropout_mask::{self, Mask};
 use super::shape::{Geometry, part};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target};
-use crate::cpu::output::{Output, zeroed};
 use crate::cpu::simd::{self, vectorised};
 use crate::matmul::right::Right;
 
@@ -16,7 +15,6 @@ use crate::matmul::right::Right;
 pub(crate) const QUERY_BLOCK: usize = 128;
 
 /// Computes the outputs of all images, and the values for the backward pass if `keep` is set.
-#[allow(unsafe_code)]
 pub(super) fn run(
     g: Geometry,
     mask: Option<Mask>,
@@ -44,11 +42,11 @@ pub(super) fn run(
                 values: image_of(values, number, g.keys * g.value_row()),
             };
             let tokens = source.tokens();
-            let mut kept = Output::new(kept_size);
+            let mut kept = vec![0f32; kept_size];
             output
                 .par_chunks_mut(QUERY_BLOCK * g.output_width())
                 .zip(queries.par_chunks(QUERY_BLOCK * g.query_row()))
-                .zip(blocks_of_heads(kept.values(), g, g.kept_width()))
+                .zip(blocks_of_heads(&mut kept, g, g.kept_width()))
                 .enumerate()
                 .for_each(|(block, ((output, queries), mut kept))| {
                     let rows = queries.len() / g.query_row();
@@ -59,12 +57,10 @@ pub(super) fn run(
                             values: &mut output[head * g.value_width..],
                             row_stride: g.output_width(),
                         };
-                        let kept = of_head(&mut kept, head).map(zeroed);
-                        reader.read(head, queries, read, kept);
+                        reader.read(head, queries, read, of_head(&mut kept, head));
                     }
                 });
-            // SAFETY: the tasks have zeroed every head's rows of every block.
-            unsafe { kept.finish() }
+            kept
         })
         .collect();
     (output, kept)
@@ -72,11 +68,11 @@ pub(super) fn run(
 
 /// Splits values `[heads, queries, width]` into blocks of queries, each with its rows of every head.
 /// If there are no values, nor do the blocks have any.
-pub(crate) fn blocks_of_heads<T>(
-    values: &mut [T],
+pub(crate) fn blocks_of_heads(
+    values: &mut [f32],
     g: Geometry,
     width: usize,
-) -> Vec<Vec<&mut [T]>> {
+) -> Vec<Vec<&mut [f32]>> {
     let mut blocks = Vec::new();
     blocks.resize_with(g.queries.div_ceil(QUERY_BLOCK), Vec::new);
     for head in values.chunks_mut(g.queries * width) {
@@ -88,7 +84,7 @@ pub(crate) fn blocks_of_heads<T>(
 }
 
 /// Returns a head's rows of a block of [`blocks_of_heads`], if it has any.
-pub(crate) fn of_head<'a, T>(block: &'a mut [&mut [T]], head: usize) -> Option<&'a mut [T]> {
+pub(crate) fn of_head<'a>(block: &'a mut [&mut [f32]], head: usize) -> Option<&'a mut [f32]> {
     block.get_mut(head).map(|rows| &mut **rows)
 }
 

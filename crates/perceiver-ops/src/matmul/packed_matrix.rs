@@ -13,7 +13,6 @@ use super::product::{Epilogue, multiply_packed};
 use super::tile::{PAIRS, TILE_COLUMNS};
 use super::unpacked::{self, Lhs, Product, RowMajor};
 use crate::cpu::gemm::{Matrix, Sum, Target};
-use crate::cpu::output::{Output, zeroed};
 
 /// A matrix `[rows, columns]`, rounded to bf16 and packed as the right operand of products.
 ///
@@ -64,12 +63,11 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// As for [`PackedMatrix::new`].
-    #[allow(unsafe_code)]
     pub(crate) fn in_parallel<'a>(matrix: impl Into<Operand<'a>>) -> Self {
         let matrix = matrix.into();
         let mut packed = Self::empty(&matrix, 1);
-        let mut values = Output::new(packed.len());
-        let mut rest = values.values();
+        let mut values = vec![0; packed.len()];
+        let mut rest = &mut values[..];
         let mut tasks = Vec::new();
         for depth in packed.depth_blocks() {
             for columns in (0..matrix.columns).step_by(TASK_COLUMNS) {
@@ -79,12 +77,10 @@ impl PackedMatrix {
                 rest = after;
             }
         }
-        assert!(rest.is_empty(), "a packed value belongs to no task");
         tasks.into_par_iter().for_each(|(columns, depth, part)| {
-            pack_columns(&matrix.columns(columns), depth, zeroed(part));
+            pack_columns(&matrix.columns(columns), depth, part);
         });
-        // SAFETY: the tasks have zeroed their parts, which are all values by the assertion.
-        packed.values = unsafe { values.finish() };
+        packed.values = values;
         packed
     }
 

@@ -10,9 +10,8 @@ use super::pack::{pack_rows, rows_len};
 use super::packed_matrix::PackedMatrix;
 use super::portable;
 use super::tile::{Destination, MOST_ROWS, PAIRS, Sums, TILE_COLUMNS, Tile};
-use super::unpacked::Product;
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx512};
+use super::{amx, avx512, unpacked::Product};
 use crate::cpu::gemm::{Sum, Target};
 
 /// Number of rows packed at a time: 55 KB, which stay in the second-level cache while all columns

@@ -114,13 +114,23 @@ fn product(
     epilogue: Epilogue,
 ) -> Vec<f32> {
     let packed = rhs.with(|rhs| PackedMatrix::new(rhs));
-    let row_stride = rhs.columns + gap;
+    product_with(kernel, lhs, &packed, gap, epilogue)
+}
+
+fn product_with(
+    kernel: Bf16Kernel,
+    lhs: &Stored,
+    packed: &PackedMatrix,
+    gap: usize,
+    epilogue: Epilogue,
+) -> Vec<f32> {
+    let row_stride = packed.columns() + gap;
     let mut values = vec![7f32; lhs.rows * row_stride];
     let target = Target {
         values: &mut values,
         row_stride,
     };
-    lhs.with(|lhs| multiply_packed(kernel, target, lhs, &packed, epilogue));
+    lhs.with(|lhs| multiply_packed(kernel, target, lhs, packed, epilogue));
     values
 }
 
@@ -265,12 +275,7 @@ fn packing_in_parallel_gives_the_same_matrix() {
         let lhs = Stored::new(20, rows, Order::Rows, 0, false, 9);
         let packed = rhs.with(|rhs| PackedMatrix::in_parallel(rhs));
         for kernel in Bf16Kernel::all() {
-            let mut values = vec![0f32; 20 * columns];
-            let target = Target {
-                values: &mut values,
-                row_stride: columns,
-            };
-            lhs.with(|lhs| multiply_packed(kernel, target, lhs, &packed, PLAIN));
+            let values = product_with(kernel, &lhs, &packed, 0, PLAIN);
             assert!(values == product(kernel, &lhs, &rhs, 0, PLAIN), "{kernel}");
         }
     }
@@ -284,12 +289,7 @@ fn a_packed_matrix_can_be_packed_again() {
         let lhs = Stored::new(9, rows, Order::Rows, 0, false, 5);
         rhs.with(|rhs| packed.pack(rhs));
         for kernel in Bf16Kernel::all() {
-            let mut values = vec![0f32; 9 * columns];
-            let target = Target {
-                values: &mut values,
-                row_stride: columns,
-            };
-            lhs.with(|lhs| multiply_packed(kernel, target, lhs, &packed, PLAIN));
+            let values = product_with(kernel, &lhs, &packed, 0, PLAIN);
             assert!(values == product(kernel, &lhs, &rhs, 0, PLAIN), "{kernel}");
         }
     }

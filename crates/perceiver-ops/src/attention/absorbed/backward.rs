@@ -11,7 +11,6 @@ use crate::attention::backward::{ImageGradient, OfHead, row_products};
 use crate::attention::forward::{Source, image_of};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target};
-use crate::cpu::output::{Output, zeroed};
 use crate::matmul::right::{Left, Right};
 
 impl AbsorbedAttention {
@@ -75,7 +74,6 @@ impl AbsorbedAttention {
 
     /// Adds an image's gradients to `dx` and `dtokens`, or all to `dx` if there are no `dtokens`,
     /// and returns those of its queries, `[heads, n, token_width]`.
-    #[allow(unsafe_code)]
     fn differentiate_image(
         &self,
         source: Source,
@@ -90,10 +88,9 @@ impl AbsorbedAttention {
         let mut dsums = vec![0f32; g.queries * (g.heads + 1)];
         transposes.of_sums.multiply_rows(grad, None, &mut dsums);
         let mut dread = vec![0f32; size];
-        let mut all_dqueries = Output::new(g.heads * size);
+        let mut dqueries = vec![0f32; g.heads * size];
         let mut image = ImageGradient::new(source, &kept.softmax);
-        let of_heads = all_dqueries
-            .values()
+        let of_heads = dqueries
             .chunks_mut(size)
             .zip(transposes.query.iter().zip(&transposes.output));
         for (head, (dqueries, (query, project))) in of_heads.enumerate() {
@@ -111,7 +108,6 @@ impl AbsorbedAttention {
                 products: &products,
                 of_sums: &of_sums,
             };
-            let dqueries = zeroed(dqueries);
             let target = Target {
                 values: &mut *dqueries,
                 row_stride: g.width,
@@ -125,8 +121,7 @@ impl AbsorbedAttention {
             let dqueries = rows_of_head(g, dqueries, 0);
             query.multiply(target, Sum::Add, dqueries, 1.0);
         }
-        // SAFETY: the loop has zeroed every head's rows.
-        unsafe { all_dqueries.finish() }
+        dqueries
     }
 }
 

@@ -3,22 +3,19 @@
 //! One task is a block of an image's queries, head by head from the first projection to the last:
 //! a head's queries and what they read stay in a core's cache.
 
-use std::mem::MaybeUninit;
-
 use rayon::prelude::*;
 
 use crate::attention::absorbed::pass::{AbsorbedAttention, Kept, Projections};
 use crate::attention::forward::{QUERY_BLOCK, Reader, Source, blocks_of_heads, image_of, of_head};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Sum, Target};
-use crate::cpu::output::{Output, zeroed};
 use crate::matmul::right::Right;
 
 /// A block of queries of [`Kept`]: the rows of every head, or nothing.
 struct KeptBlock<'a> {
-    queries: Vec<&'a mut [MaybeUninit<f32>]>,
-    read: Vec<&'a mut [MaybeUninit<f32>]>,
-    softmax: Vec<&'a mut [MaybeUninit<f32>]>,
+    queries: Vec<&'a mut [f32]>,
+    read: Vec<&'a mut [f32]>,
+    softmax: Vec<&'a mut [f32]>,
     sums: &'a mut [f32],
 }
 
@@ -46,7 +43,6 @@ impl AbsorbedAttention {
         (output, if self.keep { kept } else { Vec::new() })
     }
 
-    #[allow(unsafe_code)]
     fn forward_image(
         &self,
         number: usize,
@@ -58,13 +54,15 @@ impl AbsorbedAttention {
         let g = self.geometry;
         let of_heads = |width: usize| {
             let heads = if self.keep { g.heads } else { 0 };
-            Output::new(heads * g.queries * width)
+            vec![0f32; heads * g.queries * width]
         };
-        let input = with_ones(x, self.width);
-        let mut all_queries = of_heads(g.width);
-        let mut all_softmax = of_heads(g.kept_width());
-        let mut all_read = of_heads(g.value_width);
-        let mut all_sums = vec![1f32; g.queries * (g.heads + 1)];
+        let mut kept = Kept {
+            input: with_ones(x, self.width),
+            queries: of_heads(g.width),
+            softmax: of_heads(g.kept_width()),
+            read: of_heads(g.value_width),
+            sums: vec![1f32; g.queries * (g.heads + 1)],
+        };
         let source = Source {
             g,
             mask: self.mask,
@@ -75,11 +73,11 @@ impl AbsorbedAttention {
         let tokens = source.tokens();
         output
             .par_chunks_mut(QUERY_BLOCK * self.outputs)
-            .zip(input.par_chunks(QUERY_BLOCK * (self.width + 1)))
-            .zip(blocks_of_heads(all_queries.values(), g, g.width))
-            .zip(blocks_of_heads(all_read.values(), g, g.value_width))
-            .zip(blocks_of_heads(all_softmax.values(), g, g.kept_width()))
-            .zip(all_sums.par_chunks_mut(QUERY_BLOCK * (g.heads + 1)))
+            .zip(kept.input.par_chunks(QUERY_BLOCK * (self.width + 1)))
+            .zip(blocks_of_heads(&mut kept.queries, g, g.width))
+            .zip(blocks_of_heads(&mut kept.read, g, g.value_width))
+            .zip(blocks_of_heads(&mut kept.softmax, g, g.kept_width()))
+            .zip(kept.sums.par_chunks_mut(QUERY_BLOCK * (g.heads + 1)))
             .enumerate()
             .for_each(
                 |(block, (((((output, input), queries), read), softmax), sums))| {
@@ -95,16 +93,7 @@ impl AbsorbedAttention {
                     self.forward_block(reader, input, projections, kept, output);
                 },
             );
-        // SAFETY: the tasks have zeroed every head's rows of every block.
-        unsafe {
-            Kept {
-                input,
-                queries: all_queries.finish(),
-                softmax: all_softmax.finish(),
-                read: all_read.finish(),
-                sums: all_sums,
-            }
-        }
+        kept
     }
 
     /// Computes the outputs of a block of queries, and its values for the backward pass.
@@ -126,12 +115,12 @@ impl AbsorbedAttention {
             .zip(&projections.output)
             .enumerate()
         {
-            let queries = of_head(&mut kept.queries, head).map_or(&mut of_queries[..], zeroed);
+            let queries = of_head(&mut kept.queries, head).unwrap_or(&mut of_queries);
             query.multiply(target(queries, g.width), Sum::Replace, input, 1.0);
             let queries = Matrix::new(queries, rows, g.width);
 
-            let read = of_head(&mut kept.read, head).map_or(&mut of_read[..], zeroed);
-            let softmax = of_head(&mut kept.softmax, head).map(zeroed);
+            let read = of_head(&mut kept.read, head).unwrap_or(&mut of_read);
+            let softmax = of_head(&mut kept.softmax, head);
             reader.read(head, queries, target(read, g.value_width), softmax);
             for (sums, sum) in kept.sums.chunks_mut(g.heads + 1).zip(reader.sums()) {
                 sums[head] = sum;

@@ -1,16 +1,12 @@
 //! The forward pass of absorbed attention in bf16: one task per block of an image's queries.
 
-use std::mem::MaybeUninit;
-
 use half::bf16;
 use rayon::prelude::*;
-use rayon::slice::ChunksMut;
 
 use super::softmax::{softmax, without_dropped};
 use super::{AbsorbedBf16, Kept, LOGIT_ROWS};
 use crate::attention::forward::QUERY_BLOCK;
 use crate::cpu::gemm::{Sum, Target};
-use crate::cpu::output::{Output, zeroed};
 use crate::matmul::operand::Operand;
 use crate::matmul::packed_matrix::PackedMatrix;
 use crate::matmul::rounding::rounded;
@@ -26,7 +22,6 @@ struct Tokens {
 
 impl AbsorbedBf16 {
     /// Computes the outputs of all images, and the values for the backward pass if they are kept.
-    #[allow(unsafe_code)]
     pub(super) fn forward(
         &self,
         x: &[bf16],
@@ -50,24 +45,19 @@ impl AbsorbedBf16 {
             let packed = pack();
             self.packed.get_or_init(|| packed)
         };
-        let image = g.queries * self.outputs;
-        let mut output = Output::new(g.batch * image);
+        let mut output = vec![bf16::ZERO; g.batch * g.queries * self.outputs];
         let kept: Vec<Kept> = output
-            .values()
-            .par_chunks_mut(image)
+            .par_chunks_mut(g.queries * self.outputs)
             .zip(x.par_chunks(g.queries * self.width))
             .zip(tokens.par_chunks(g.keys * g.key_row()))
             .enumerate()
             .map(|(number, ((output, x), tokens))| {
-                self.forward_image(number, x, tokens, projections, zeroed(output))
+                self.forward_image(number, x, tokens, projections, output)
             })
             .collect();
-        // SAFETY: the closure above zeroes the part of every image.
-        let output = unsafe { output.finish() };
         (output, if self.keep { kept } else { Vec::new() })
     }
 
-    #[allow(unsafe_code)]
     fn forward_image(
         &self,
         number: usize,
@@ -83,17 +73,22 @@ impl AbsorbedBf16 {
             keys: PackedMatrix::new(matrix.transposed()),
         };
         let strides = self.strides();
-        let input = with_ones(x, self.width, strides.input);
-        let rows = |row: usize| Output::new(g.queries * row);
-        let mut all_queries = rows(strides.queries);
-        let mut all_probabilities = rows(strides.probabilities);
-        let mut all_read = rows(strides.read);
+        let zeros = |row: usize| vec![bf16::ZERO; g.queries * row];
+        let mut kept = Kept {
+            input: with_ones(x, self.width, strides.input),
+            queries: zeros(strides.queries),
+            probabilities: zeros(strides.probabilities),
+            read: zeros(strides.read),
+        };
         output
             .par_chunks_mut(QUERY_BLOCK * self.outputs)
-            .zip(input.par_chunks(QUERY_BLOCK * strides.input))
-            .zip(blocks(&mut all_queries, strides.queries))
-            .zip(blocks(&mut all_read, strides.read))
-            .zip(blocks(&mut all_probabilities, strides.probabilities))
+            .zip(kept.input.par_chunks(QUERY_BLOCK * strides.input))
+            .zip(kept.queries.par_chunks_mut(QUERY_BLOCK * strides.queries))
+            .zip(kept.read.par_chunks_mut(QUERY_BLOCK * strides.read))
+            .zip(
+                kept.probabilities
+                    .par_chunks_mut(QUERY_BLOCK * strides.probabilities),
+            )
             .enumerate()
             .for_each(
                 |(block, ((((output, input), queries), read), probabilities))| {
@@ -105,8 +100,6 @@ impl AbsorbedBf16 {
                         })
                     };
                     let [query, project] = projections;
-                    let (queries, read) = (zeroed(queries), zeroed(read));
-                    let probabilities = zeroed(probabilities);
                     let input = of_rows(input, strides.input, self.width + 1);
                     self.product(queries, strides.queries, input, query, 1.0);
                     let first = block * QUERY_BLOCK;
@@ -115,15 +108,7 @@ impl AbsorbedBf16 {
                     self.product(output, self.outputs, read, project, 1.0);
                 },
             );
-        // SAFETY: every task has zeroed its part of each, and all have returned.
-        unsafe {
-            Kept {
-                input,
-                queries: all_queries.finish(),
-                probabilities: all_probabilities.finish(),
-                read: all_read.finish(),
-            }
-        }
+        kept
     }
 
     /// Computes a product rounded to bf16.
@@ -224,11 +209,6 @@ impl AbsorbedBf16 {
             row[g.heads * g.value_width + g.heads] = bf16::ONE;
         }
     }
-}
-
-/// Splits rows of `row` values into those of blocks of queries.
-fn blocks(values: &mut Output<bf16>, row: usize) -> ChunksMut<'_, MaybeUninit<bf16>> {
-    values.values().par_chunks_mut(QUERY_BLOCK * row)
 }
 
 /// Appends a 1 to every row of `width` values, and zeros up to `stride` values.
