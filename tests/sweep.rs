@@ -256,11 +256,21 @@ fn everything_is_checked_before_the_first_run() {
         assert!(!sandbox.path("all").exists(), "{finding}");
     }
     let sandbox = new_sandbox(SWEEP);
-    for flags in ["--resume all", "--seed 3"] {
+    for (flags, finding) in [
+        ("--resume all", "cannot be used with"),
+        ("--seed 3", "found `seeds` in sweep.toml too"),
+    ] {
         let message = failure(&sandbox, &format!("train --sweep sweep.toml {flags}"));
-        assert!(message.contains("cannot be used with"), "{message}");
+        assert!(message.contains(finding), "{message}");
     }
     assert!(!sandbox.path("runs").exists());
+}
+
+#[test]
+fn without_seeds_in_the_file_the_flag_sets_the_seed() {
+    let sandbox = new_sandbox("[[variant]]\nname = 'plain'");
+    sandbox.succeed(&format!("{TRAIN} --seed 5"));
+    assert!(names_in(&sandbox.path("all")).contains(&"plain-seed5".to_string()));
 }
 
 #[test]

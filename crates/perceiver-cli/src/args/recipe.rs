@@ -70,7 +70,7 @@ pub(crate) struct RecipeFlags {
 
     /// Random seed.
     #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
 
     /// Start from the weights and architecture of a run or checkpoint, with a new head if the
     /// classes differ.

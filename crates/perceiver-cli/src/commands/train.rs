@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
 
     /// Compare recipes: train every [[variant]] of a TOML file with each of its seeds, in --output;
     /// repeat the command to resume. See docs/recipes.md for an example.
-    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    #[arg(long, value_name = "FILE")]
     sweep: Option<PathBuf>,
 
     /// Resume an interrupted run with its own recipe. Only these flags may be added: --device,

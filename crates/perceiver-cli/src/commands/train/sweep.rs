@@ -12,13 +12,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use perceiver_model::Architecture;
 use perceiver_train::{
     Difference, DirectoryLock, Recipe, RunDirectory, SingleProcess, Surveys, TrainError,
     TrainingData, shell_quoted,
 };
 
+use crate::args::errors::usage_error;
 use crate::args::init_from;
 use crate::args::recipe::RecipeFlags;
 use crate::commands::train::fit::{fit_and_test, read};
@@ -57,6 +58,12 @@ pub(crate) fn run(
     stop: &AtomicBool,
 ) -> Result<ExitCode> {
     let sweep = SweepFile::read(file)?;
+    if sweep.seeds.is_some() && flags.seed.is_some() {
+        let file = file.display();
+        return Err(usage_error(anyhow!(
+            "--seed: expected seeds in one place, found `seeds` in {file} too; remove the flag, or `seeds` from the file"
+        )));
+    }
     // Held to the end, because another sweep in this directory would take over the runs of this
     // one.
     let (root, _lock) = match output {
